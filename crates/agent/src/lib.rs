@@ -1,0 +1,1 @@
+//! The part of pagemerge that lives inside a target process.

@@ -1,0 +1,101 @@
+//! The one error type of the Rust side; the binding has the one table from it to Python.
+
+use std::fmt;
+
+/// What went wrong, with what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// A system call failed.
+    Os {
+        /// The call or interface, as its man page names it.
+        call: &'static str,
+        /// The error number.
+        errno: i32,
+        /// The process it was about, where it was about one.
+        pid: Option<i32>,
+        /// The address it was about, where it was about one.
+        address: Option<u64>,
+    },
+    /// This kernel or this user cannot do it; the text says what would have to change.
+    Unsupported(String),
+    /// The caller passed something that makes no sense.
+    Usage(String),
+    /// The hub cannot be reached, went away, or refused.
+    Hub(String),
+    /// The other side of a connection sent something that is not the protocol.
+    Protocol(String),
+}
+
+/// `Result` with our error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The failure of `call`, from the thread's `errno`.
+    #[must_use]
+    pub fn last_os(call: &'static str) -> Self {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        Self::os(call, errno)
+    }
+
+    /// The failure of `call` with error number `errno`.
+    #[must_use]
+    pub const fn os(call: &'static str, errno: i32) -> Self {
+        Self::Os { call, errno, pid: None, address: None }
+    }
+
+    /// Name the process that the error is about.
+    #[must_use]
+    pub fn of_pid(mut self, about: i32) -> Self {
+        if let Self::Os { pid, .. } = &mut self {
+            *pid = Some(about);
+        }
+        self
+    }
+
+    /// Name the address that the error is about.
+    #[must_use]
+    pub fn at(mut self, about: u64) -> Self {
+        if let Self::Os { address, .. } = &mut self {
+            *address = Some(about);
+        }
+        self
+    }
+
+    /// The error number, if a system call failed.
+    #[must_use]
+    pub const fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Os { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Os { call, errno, pid, address } => {
+                write!(f, "{call}: {}", std::io::Error::from_raw_os_error(*errno))?;
+                if let Some(pid) = pid {
+                    write!(f, ", process {pid}")?;
+                }
+                if let Some(address) = address {
+                    write!(f, ", address {address:#x}")?;
+                }
+                Ok(())
+            }
+            Self::Unsupported(text)
+            | Self::Usage(text)
+            | Self::Hub(text)
+            | Self::Protocol(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<rustix::io::Errno> for Error {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::os("system call", errno.raw_os_error())
+    }
+}

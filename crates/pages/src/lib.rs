@@ -1,0 +1,8 @@
+//! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
+
+pub mod error;
+
+pub use error::{Error, Result};
+
+/// Bytes in a page. pagemerge runs on 4 KiB pages only; the binding checks that at import.
+pub const PAGE: usize = 4096;

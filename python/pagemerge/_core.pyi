@@ -1,0 +1,3 @@
+"""The typed contract with the Rust core."""
+
+PAGE_SIZE: int

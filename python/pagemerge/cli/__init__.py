@@ -1,0 +1,85 @@
+"""The command line: one file a verb, found by name; a verb's class docstring is its help.
+
+Only the verb that was asked for is imported, so that ``pagemerge --help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from pagemerge.errors import PagemergeError
+
+VERBS: dict[str, str] = {
+    "demo": "merge real duplicate memory of a few workers, and show what it saved",
+    "scan": "tell what merging would save; reads only",
+    "status": "what the hub has merged, for whom, and at what cost",
+    "daemon": "run a hub in the foreground",
+}
+"""Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
+
+
+class Verb(Protocol):
+    """What each ``cli/<verb>.py`` offers: a class named like the verb, capitalised."""
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own arguments to ``parser``."""
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Do it; return the exit status: 0 done, 1 failed, 2 wrong usage, 77 not on this host."""
+
+
+def load(name: str) -> type[Verb]:
+    """Import the verb ``name`` (a key of ``VERBS``)."""
+    module = importlib.import_module(f"pagemerge.cli.{name}")
+    return cast(type[Verb], getattr(module, name.capitalize()))
+
+
+def overview() -> argparse.ArgumentParser:
+    """The parser of the bare command: it knows the verbs' names, and imports none of them."""
+    from pagemerge import __version__
+
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="pagemerge",
+        description="Find identical memory pages across processes, keep one copy of each.",
+        epilog=f"verbs:\n{lines}\n\n`pagemerge VERB --help` tells more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pagemerge {__version__}")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (see ``Verb.run``)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in VERBS:
+        overview().parse_args(words)  # prints help, version or the error, and exits
+        return 2
+    name, rest = words[0], words[1:]
+    verb = load(name)
+    parser = argparse.ArgumentParser(
+        prog=f"pagemerge {name}",
+        description=verb.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.arguments(parser)
+    try:
+        return verb.run(parser.parse_args(rest))
+    except PagemergeError as error:
+        print(f"pagemerge {name}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"pagemerge {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,54 @@
+"""Every exception that pagemerge raises on purpose.
+
+Each carries what it is about (``pid``, ``address``, ``path``) where that is known, and its
+message names the cause and the cure. Only the command line's ``main`` prints them.
+"""
+
+from __future__ import annotations
+
+
+class PagemergeError(Exception):
+    """Base of all: the work failed (exit status 1)."""
+
+    exit_status = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pid: int | None = None,
+        address: int | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.address = address
+        self.path = path
+
+
+class UsageError(PagemergeError, ValueError):
+    """An argument or a setting is wrong (exit status 2); nothing was changed."""
+
+    exit_status = 2
+
+
+class NoSuchProcess(PagemergeError, LookupError):
+    """The process does not exist, or has gone meanwhile."""
+
+
+class AccessDenied(PagemergeError, PermissionError):
+    """The kernel refused: someone else's process, or a right that is missing."""
+
+
+class Unsupported(PagemergeError):
+    """This host cannot do it (exit status 77); the message says what would have to change."""
+
+    exit_status = 77
+
+
+class HubError(PagemergeError):
+    """The hub cannot be reached, went away, or refused."""
+
+
+class ProtocolError(HubError):
+    """The other side of a connection sent something that is not the protocol."""
