@@ -1,1 +1,293 @@
 //! The part of pagemerge that lives inside a target process.
+//!
+//! One thread, the agent, holds the connection to the hub and makes every change of mapping. One
+//! lock orders it with the program's own calls: whoever holds it may rely on the regions being
+//! mapped as the table says. Nothing of the agent survives a fork; the child's memory is right
+//! without one, and it gets its own with its first call.
+
+mod apply;
+mod barriers;
+mod region;
+mod spawn;
+mod thread;
+
+pub use barriers::Choice;
+use pagemerge_pages::{Error, Result, PAGE};
+use region::Table;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How the agent finds its hub, and how it merges.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The hub's socket.
+    pub socket: PathBuf,
+    /// The command (absolute path first) that starts a hub where none listens; empty: none.
+    pub hub: Vec<CString>,
+    /// The barrier for background merging.
+    pub barrier: Choice,
+}
+
+/// What this process has to do with merging.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Mergeable ranges.
+    pub regions: usize,
+    /// Bytes in them.
+    pub bytes: usize,
+    /// Pages that map a slab, whether or not they were written since.
+    pub slabbed_pages: usize,
+    /// One of `wire::barrier`, once the agent has chosen.
+    pub barrier: Option<u32>,
+    /// Why it is not a better one.
+    pub reason: String,
+    /// The hub's process, while connected.
+    pub hub: Option<i32>,
+}
+
+/// Everything that the lock protects.
+#[derive(Debug, Default)]
+struct State {
+    table: Table,
+    config: Option<Config>,
+    /// The process that the agent's thread belongs to: after a fork, not ours.
+    process: i32,
+    agent: i32,
+    /// The agent has been signalled and has not looked yet.
+    poked: bool,
+    jobs: VecDeque<Arc<Job>>,
+    summary: Summary,
+}
+
+static STATE: Mutex<Option<State>> = Mutex::new(None);
+
+/// The lock, held.
+struct Locked(MutexGuard<'static, Option<State>>);
+
+impl std::ops::Deref for Locked {
+    type Target = State;
+    fn deref(&self) -> &State {
+        match &*self.0 {
+            Some(state) => state,
+            None => unreachable!("lock() fills it"),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.get_or_insert_with(State::default)
+    }
+}
+
+fn lock() -> Locked {
+    let mut guard = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.get_or_insert_with(State::default);
+    Locked(guard)
+}
+
+/// Pages that a caller wants merged before it goes on.
+#[derive(Debug)]
+pub(crate) struct Job {
+    source: usize,
+    target: usize,
+    pages: usize,
+    cancelled: AtomicBool,
+    answer: Mutex<Option<Result<Vec<u8>>>>,
+    answered: Condvar,
+}
+
+impl Job {
+    /// Where the contents of the page at `target` are.
+    fn source_of(&self, target: usize) -> usize {
+        self.source.wrapping_add(target.wrapping_sub(self.target))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn finish(&self, answer: Result<Vec<u8>>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.answered.notify_all();
+    }
+}
+
+/// Start this process's agent, if it has none.
+///
+/// # Errors
+/// `Os` if the thread cannot be started.
+pub fn start(config: Config) -> Result<()> {
+    let mut state = lock();
+    let process = std::process::id() as i32;
+    if state.process == process {
+        return Ok(());
+    }
+    thread::watch_forks();
+    state.config = Some(config.clone());
+    state.jobs.clear();
+    (state.poked, state.agent) = (false, 0);
+    state.summary = Summary::default();
+    thread::start(config)?;
+    state.process = process;
+    Ok(())
+}
+
+/// Map `bytes` bytes of mergeable memory, zeroed.
+///
+/// # Errors
+/// `Usage` for no bytes, `Os` when memory runs out.
+pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
+    if bytes == 0 || bytes > isize::MAX as usize - PAGE {
+        return Err(Error::Usage(format!("cannot make mergeable memory of {bytes} bytes")));
+    }
+    let len = bytes.next_multiple_of(PAGE);
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let mut state = lock();
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let base =
+        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::PRIVATE) }
+            .map_err(|errno| Error::os("mmap", errno.raw_os_error()))?;
+    // Single pages of a huge page can be shared, but not freed. EINVAL: no huge pages here.
+    // SAFETY: advice about our own fresh mapping.
+    let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
+    state.table.insert(base as usize, len / PAGE);
+    NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))
+}
+
+/// Bytes (whole pages) of the region that starts at `address`, if one does.
+#[must_use]
+pub fn region_bytes(address: usize) -> Option<usize> {
+    lock().table.starting_at(address).map(|region| region.pages * PAGE)
+}
+
+/// Give mergeable memory back. Does nothing if no region starts there.
+///
+/// # Safety
+/// Nobody may use the memory any more.
+pub unsafe fn release(address: usize) {
+    let mut state = lock();
+    if let Some(region) = state.table.remove(address) {
+        // SAFETY: the region was mapped by `allocate`, and the caller gives it up. ENOMEM (the
+        // mapping limit) leaves it mapped, which loses memory and nothing else.
+        let _ = unsafe { rustix::mm::munmap(address as *mut _, region.pages * PAGE) };
+    }
+}
+
+/// Merge pages at once; `source` may be anywhere, `target` lies in a region.
+///
+/// `target` is `source` for merging in place, or untouched memory for a copy: then the caller
+/// copies what is not merged. Returns a bit a page. `patient` is asked ten times a second.
+///
+/// # Errors
+/// `Usage` if the target is not mergeable memory; `Hub` if there is no hub, or it refuses.
+/// The target is as it was then, or partly merged with the right contents.
+///
+/// # Safety
+/// `source` must be readable, and nobody may write source or target during the call.
+pub unsafe fn intern(
+    source: usize,
+    target: usize,
+    pages: usize,
+    mut patient: impl FnMut() -> bool,
+) -> Result<Vec<u8>> {
+    let job = Arc::new(Job {
+        source,
+        target,
+        pages,
+        cancelled: AtomicBool::new(false),
+        answer: Mutex::new(None),
+        answered: Condvar::new(),
+    });
+    {
+        let mut state = lock();
+        if state.table.holding(target, target + pages * PAGE).is_none() {
+            return Err(Error::Usage(
+                "this is not mergeable memory: allocate it with pagemerge.empty, buffer or \
+                 mergeable_arrays, or use pagemerge.copy"
+                    .into(),
+            ));
+        }
+        state.jobs.push_back(Arc::clone(&job));
+        poke(&mut state);
+    }
+    let mut answer = job.answer.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(answer) = answer.take() {
+            return answer;
+        }
+        let slice = Duration::from_millis(100);
+        answer =
+            job.answered.wait_timeout(answer, slice).map_or_else(|e| e.into_inner().0, |r| r.0);
+        if answer.is_none() && !patient() {
+            drop(answer);
+            // Under the lock, so that no window of this job is open when we return.
+            let _state = lock();
+            job.cancelled.store(true, Ordering::Release);
+            return Err(Error::Hub("interrupted before the hub had answered".into()));
+        }
+    }
+}
+
+/// Give `[address, address + bytes)` pages of its own again, and keep it from being merged.
+///
+/// Safe beside writers: the kernel separates the pages, as on a write.
+///
+/// # Errors
+/// `Usage` if it is not mergeable memory, `Os` when memory runs out: what was separated by then
+/// stays separated.
+pub fn unmerge(address: usize, bytes: usize) -> Result<()> {
+    let (start, end) = (address & !(PAGE - 1), (address + bytes).next_multiple_of(PAGE));
+    let mut state = lock();
+    let region = state
+        .table
+        .holding(start, end)
+        .ok_or_else(|| Error::Usage("this is not mergeable memory".into()))?;
+    let (first, last) = ((start - region.start) / PAGE, (end - region.start) / PAGE);
+    region.set_mergeable(first..last, false);
+    const MADV_POPULATE_WRITE: i32 = 23;
+    // SAFETY: it faults pages in for writing (Linux 5.14) and changes no byte.
+    if unsafe { libc::madvise(start as *mut _, end - start, MADV_POPULATE_WRITE) } == 0 {
+        return Ok(());
+    }
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    if errno != libc::EINVAL {
+        return Err(Error::os("madvise(MADV_POPULATE_WRITE)", errno).at(start as u64));
+    }
+    for page in (start..end).step_by(PAGE) {
+        // SAFETY: adding nothing, atomically, loses no write of anybody and separates the page.
+        unsafe { (*(page as *const std::sync::atomic::AtomicU8)).fetch_or(0, Ordering::Relaxed) };
+    }
+    Ok(())
+}
+
+/// What this process has to do with merging.
+#[must_use]
+pub fn summary() -> Summary {
+    let state = lock();
+    let own = state.process == std::process::id() as i32;
+    let mut summary = if own { state.summary.clone() } else { Summary::default() };
+    for region in state.table.iter() {
+        summary.regions += 1;
+        summary.bytes += region.pages * PAGE;
+        summary.slabbed_pages += region.slabbed_pages();
+    }
+    summary
+}
+
+/// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
+fn poke(state: &mut State) {
+    if state.agent != 0 && !state.poked {
+        // SAFETY: the thread is ours and never ends; all signals are blocked in it.
+        unsafe {
+            libc::syscall(libc::SYS_tgkill, state.process, state.agent, thread::wake_signal())
+        };
+        state.poked = true;
+    }
+}

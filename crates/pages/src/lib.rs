@@ -1,6 +1,15 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
 pub mod error;
+pub mod mask;
+pub mod moving;
+pub mod park;
+pub mod pins;
+pub mod protect;
+pub mod slab;
+pub mod uffd;
+pub mod window;
+pub mod wire;
 
 pub use error::{Error, Result};
 

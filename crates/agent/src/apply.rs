@@ -1,0 +1,278 @@
+//! A hub's plan, carried out window by window under the agent's lock.
+//!
+//! The hub is trusted with nothing: each address, slab, slot and length is checked here, and the
+//! bytes decide. The worst a wrong plan can do is to waste time.
+
+use crate::barriers::Barriers;
+use crate::region::Region;
+use crate::{lock, Job};
+use pagemerge_pages::slab::View;
+use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
+use pagemerge_pages::wire::{Merged, Run};
+use pagemerge_pages::{Error, Result, PAGE};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::mm::ProtFlags;
+use std::collections::HashMap;
+
+/// A slab that this process may map.
+#[derive(Debug)]
+pub struct Slab {
+    /// The descriptor that every mapping of it uses: mappings coalesce only through the same one.
+    pub descriptor: OwnedFd,
+    /// Pages.
+    pub pages: u32,
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Pages that were left alone, by reason.
+    pub report: Merged,
+    /// A bit a planned page, in order: it is what was planned now.
+    pub bits: Vec<u8>,
+}
+
+impl Applied {
+    fn set(&mut self, index: usize) {
+        self.bits[index / 8] |= 1 << (index % 8);
+    }
+
+    /// Is planned page `index` what was planned?
+    pub fn has(&self, index: usize) -> bool {
+        self.bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+    }
+}
+
+/// A part of a run that lies in one window.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    run: Run,
+    /// Number of its first page in the plan.
+    index: usize,
+}
+
+/// Carry out `runs`: behind the process's barrier, or at birth for a job whose caller waits.
+pub fn apply(
+    barriers: &mut Barriers,
+    slabs: &HashMap<u64, Slab>,
+    runs: &[Run],
+    birth: Option<&Job>,
+) -> Applied {
+    let total: usize = runs.iter().map(|run| run.pages as usize).sum();
+    let mut applied = Applied { bits: vec![0; total.div_ceil(8)], ..Applied::default() };
+    let ready =
+        views(slabs, runs).and_then(|views| barriers.prepare(birth.is_some()).map(|()| views));
+    let views = match ready {
+        Ok(views) => views,
+        Err(error) => {
+            barriers.note(&error);
+            applied.report.refused += total as u64;
+            return applied;
+        }
+    };
+    let limit = if birth.is_some() { pagemerge_pages::mask::WINDOW } else { barriers.most_pages() };
+    let mut index = 0;
+    let mut parts: Vec<Part> = Vec::new();
+    for &run in runs {
+        let mut rest = run;
+        while rest.pages > 0 {
+            if parts.last().is_some_and(|last| !fits(&parts[0].run, &last.run, &rest, limit)) {
+                window_of(barriers, slabs, &views, &parts, birth, &mut applied);
+                parts.clear();
+            }
+            let start = parts.first().map_or(rest.address, |part| part.run.address);
+            let room = limit - ((rest.address - start) as usize / PAGE);
+            let pages = rest.pages.min(room as u32);
+            parts.push(Part { run: Run { pages, ..rest }, index });
+            index += pages as usize;
+            rest = Run {
+                address: rest.address.wrapping_add(u64::from(pages) * PAGE as u64),
+                slot: rest.slot.wrapping_add(if rest.slab == 0 { 0 } else { pages }),
+                pages: rest.pages - pages,
+                ..rest
+            };
+        }
+    }
+    if !parts.is_empty() {
+        window_of(barriers, slabs, &views, &parts, birth, &mut applied);
+    }
+    barriers.finish();
+    applied
+}
+
+/// Does `next` start behind `last`, in the window that `first` opened?
+fn fits(first: &Run, last: &Run, next: &Run, limit: usize) -> bool {
+    let end = last.address + u64::from(last.pages) * PAGE as u64;
+    next.address >= end && next.address - first.address < (limit * PAGE) as u64
+}
+
+/// Map the slabs that a plan names, for as long as it is carried out.
+fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>> {
+    let mut views = HashMap::new();
+    for run in runs {
+        let lawful = run.address % PAGE as u64 == 0 && run.address < 1 << 56;
+        if !lawful {
+            return Err(Error::Protocol(format!("a run at address {:#x}", run.address)));
+        }
+        if run.slab == 0 {
+            continue;
+        }
+        let slab = slabs
+            .get(&run.slab)
+            .ok_or_else(|| Error::Protocol(format!("a run of slab {}, never sent", run.slab)))?;
+        if run.slot.checked_add(run.pages).is_none_or(|end| end > slab.pages) {
+            return Err(Error::Protocol(format!("a run beyond the end of slab {}", run.slab)));
+        }
+        if let std::collections::hash_map::Entry::Vacant(entry) = views.entry(run.slab) {
+            entry.insert(pagemerge_pages::slab::open(&slab.descriptor)?);
+        }
+    }
+    Ok(views)
+}
+
+/// Merge the parts of one window, which are in order of address.
+fn window_of(
+    barriers: &mut Barriers,
+    slabs: &HashMap<u64, Slab>,
+    views: &HashMap<u64, View>,
+    parts: &[Part],
+    birth: Option<&Job>,
+    applied: &mut Applied,
+) {
+    let (first, last) = (&parts[0].run, &parts[parts.len() - 1].run);
+    let start = first.address as usize;
+    let end = last.address as usize + last.pages as usize * PAGE;
+    let total: u64 = parts.iter().map(|part| u64::from(part.run.pages)).sum();
+    let mut state = lock();
+    // A caller that has given up wants nothing done to its memory any more.
+    let given_up = birth.is_some_and(Job::is_cancelled);
+    let region = state.table.holding(start, end);
+    let Some(region) = region.filter(|_| !given_up && !has_own_policy(start)) else {
+        applied.report.refused += total;
+        return;
+    };
+    let mut tried = 0;
+    for backing in [Backing::Anonymous, Backing::Slab] {
+        let pieces = pieces(region, start, parts, backing, birth.is_some(), slabs, views);
+        let pages: usize = pieces.iter().map(|piece| piece.pages).sum();
+        if pages == 0 {
+            continue;
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let pages_in_window = (end - start) / PAGE;
+        let window =
+            Window { start, pages: pages_in_window, backing, protection: access, pieces: &pieces };
+        let mut outcome = Outcome::default();
+        let mut at_birth = Birth { source: std::ptr::null() };
+        let barrier: &mut dyn Barrier = match (birth, barriers.barrier(backing)) {
+            (Some(job), _) => {
+                at_birth.source = job.source_of(start) as *const u8;
+                &mut at_birth
+            }
+            (None, Some(barrier)) => barrier,
+            (None, None) => continue,
+        };
+        tried += pages as u64;
+        // SAFETY: the region is ours, and the lock keeps it as it is.
+        if let Err(error) = unsafe { window::merge(barrier, &window, &mut outcome) } {
+            barriers.failed(&error);
+        }
+        account(region, start, parts, &outcome, backing, applied);
+    }
+    applied.report.refused += total - tried;
+}
+
+/// The pieces of a window that stand on one backing and may be merged.
+fn pieces<'a>(
+    region: &mut Region,
+    start: usize,
+    parts: &[Part],
+    backing: Backing,
+    birth: bool,
+    slabs: &'a HashMap<u64, Slab>,
+    views: &HashMap<u64, View>,
+) -> Vec<Piece<'a>> {
+    let mut pieces: Vec<Piece<'a>> = Vec::new();
+    for Part { run, .. } in parts {
+        let base = (run.address as usize - region.start) / PAGE;
+        let first = (run.address as usize - start) / PAGE;
+        let mut open = false;
+        for page in 0..run.pages as usize {
+            if birth {
+                region.set_mergeable(base + page..base + page + 1, true);
+            }
+            if region.backing(base + page) != backing || !region.is_mergeable(base + page) {
+                open = false;
+                continue;
+            }
+            match pieces.last_mut() {
+                Some(piece) if open => piece.pages += 1,
+                _ => pieces.push(Piece {
+                    first: first + page,
+                    pages: 1,
+                    content: content(run, page, slabs, views),
+                }),
+            }
+            open = true;
+        }
+    }
+    pieces
+}
+
+fn content<'a>(
+    run: &Run,
+    page: usize,
+    slabs: &'a HashMap<u64, Slab>,
+    views: &HashMap<u64, View>,
+) -> Content<'a> {
+    let (Some(slab), Some(view)) = (slabs.get(&run.slab), views.get(&run.slab)) else {
+        return Content::Zero; // slab 0; `views` has checked all others
+    };
+    let slot = run.slot as usize + page;
+    Content::Slots {
+        bytes: view.page(slot),
+        slab: slab.descriptor.as_fd(),
+        offset: (slot * PAGE) as u64,
+    }
+}
+
+/// Write down what a window came to.
+fn account(
+    region: &mut Region,
+    start: usize,
+    parts: &[Part],
+    outcome: &Outcome,
+    backing: Backing,
+    applied: &mut Applied,
+) {
+    applied.report.differed += u64::from(outcome.differed);
+    applied.report.busy += u64::from(outcome.busy);
+    applied.report.vanished += u64::from(outcome.vanished);
+    applied.report.unmapped += u64::from(outcome.unmapped);
+    let base = (start - region.start) / PAGE;
+    for Part { run, index } in parts {
+        let first = (run.address as usize - start) / PAGE;
+        for page in first..first + run.pages as usize {
+            if outcome.merged.has(page) {
+                applied.set(index + page - first);
+                if outcome.slabbed.has(page) {
+                    region.set_backing(base + page..base + page + 1, Backing::Slab);
+                } else if backing == Backing::Slab {
+                    region.set_backing(base + page..base + page + 1, Backing::Anonymous);
+                }
+            }
+        }
+    }
+}
+
+/// Does this memory have a NUMA policy of its own (mbind)? On a slab's mapping it would apply to
+/// everybody who shares the slab.
+fn has_own_policy(address: usize) -> bool {
+    const MPOL_F_ADDR: usize = 1 << 1;
+    let mut mode = 0_i32;
+    // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
+    let asked = unsafe {
+        libc::syscall(libc::SYS_get_mempolicy, &mut mode, 0_usize, 0_usize, address, MPOL_F_ADDR)
+    };
+    asked == 0 && mode != 0
+}

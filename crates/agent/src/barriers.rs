@@ -1,0 +1,214 @@
+//! Which barrier this process uses, and why not a better one.
+
+use pagemerge_pages::moving::Mover;
+use pagemerge_pages::park::Parker;
+use pagemerge_pages::protect::Protector;
+use pagemerge_pages::window::{Backing, Barrier};
+use pagemerge_pages::wire::barrier;
+use pagemerge_pages::{Error, Result};
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that stops no threads: move, else write-protect, else none.
+    Auto,
+    /// UFFDIO_MOVE or nothing.
+    Move,
+    /// UFFDIO_WRITEPROTECT or nothing.
+    WriteProtect,
+    /// Stopped threads.
+    Park,
+    /// No background merging.
+    Intern,
+}
+
+impl Choice {
+    /// Parse a barrier's name, as `PAGEMERGE_BARRIER` gives it.
+    ///
+    /// # Errors
+    /// `Usage` with the names there are.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "" | "auto" => Self::Auto,
+            "move" => Self::Move,
+            "write-protect" => Self::WriteProtect,
+            "park" => Self::Park,
+            "intern" => Self::Intern,
+            _ => {
+                return Err(Error::Usage(format!(
+                    "no barrier is called {name:?}: auto, move, write-protect, park or intern"
+                )))
+            }
+        })
+    }
+}
+
+/// The barriers of this process.
+pub struct Barriers {
+    choice: Choice,
+    kind: u32,
+    mover: Option<Mover>,
+    protector: Option<Protector>,
+    parker: Option<Parker>,
+    reason: String,
+    note: String,
+}
+
+impl Barriers {
+    /// Find out what this host allows.
+    pub fn choose(choice: Choice) -> Self {
+        let mut this = Self {
+            choice,
+            kind: barrier::INTERN,
+            mover: None,
+            protector: None,
+            parker: None,
+            reason: String::new(),
+            note: String::new(),
+        };
+        this.open();
+        this
+    }
+
+    fn open(&mut self) {
+        let mut reasons = Vec::new();
+        if matches!(self.choice, Choice::Auto | Choice::Move) {
+            match Mover::new() {
+                Ok(mover) => {
+                    self.mover = Some(mover);
+                    self.kind = barrier::MOVE;
+                }
+                Err(error) => reasons.push(format!("move: {error}")),
+            }
+        }
+        // Beside move it serves pages that were merged before: those cannot be moved.
+        if matches!(self.choice, Choice::Auto | Choice::Move | Choice::WriteProtect) {
+            match Protector::new() {
+                Ok(protector) => {
+                    self.protector = Some(protector);
+                    if self.mover.is_none() && self.choice != Choice::Move {
+                        self.kind = barrier::WRITE_PROTECT;
+                    }
+                }
+                Err(error) => reasons.push(format!("write-protect: {error}")),
+            }
+        }
+        match self.choice {
+            Choice::Park => self.kind = barrier::PARK,
+            Choice::Intern => reasons.push("background merging was not wanted".into()),
+            _ => {}
+        }
+        self.reason = reasons.join("; ");
+    }
+
+    /// One of `wire::barrier`.
+    pub const fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// Why it is not a better one; empty if there is none.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// What holds merging back now; empty if nothing does.
+    pub fn current_note(&self) -> &str {
+        &self.note
+    }
+
+    /// Remember what holds merging back.
+    pub fn note(&mut self, error: &Error) {
+        self.note = error.to_string();
+    }
+
+    /// Get ready for a plan; one that is carried out at birth needs no barrier.
+    ///
+    /// # Errors
+    /// `Unsupported` if this process must not be merged now, with the cause.
+    pub fn prepare(&mut self, birth: bool) -> Result<()> {
+        self.note.clear();
+        refuse_locked()?;
+        if birth {
+            return Ok(());
+        }
+        match self.kind {
+            barrier::MOVE if self.mover.is_none() => self.mover = Some(Mover::new()?),
+            barrier::PARK => self.parker = Some(Parker::new()?),
+            barrier::INTERN => {
+                return Err(Error::Unsupported("this process merges at birth only".into()))
+            }
+            _ => {}
+        }
+        if self.protector.is_none() && self.kind != barrier::PARK {
+            self.protector = Protector::new().ok();
+        }
+        if self.protector.is_some() {
+            if let Err(error) = pagemerge_pages::pins::refuse_mapped() {
+                if self.kind == barrier::WRITE_PROTECT {
+                    return Err(error);
+                }
+                self.protector = None; // move needs no such refusal
+            }
+        }
+        Ok(())
+    }
+
+    /// Most pages of a window.
+    pub fn most_pages(&self) -> usize {
+        match self.kind {
+            barrier::MOVE => self.mover.as_ref().map_or(1, Barrier::most_pages),
+            _ => pagemerge_pages::mask::WINDOW,
+        }
+    }
+
+    /// The barrier for memory that stands on `backing`.
+    pub fn barrier(&mut self, backing: Backing) -> Option<&mut dyn Barrier> {
+        let slabs = backing == Backing::Slab;
+        match self.kind {
+            barrier::PARK => self.parker.as_mut().map(|parker| parker as &mut dyn Barrier),
+            barrier::MOVE if !slabs => self.mover.as_mut().map(|mover| mover as &mut dyn Barrier),
+            barrier::MOVE | barrier::WRITE_PROTECT => self
+                .protector
+                .as_mut()
+                .filter(|protector| !slabs || protector.takes_slabs())
+                .map(|protector| protector as &mut dyn Barrier),
+            _ => None,
+        }
+    }
+
+    /// A barrier could not be raised or lowered. Dropping it closes its userfaultfd, and that
+    /// wakes whoever might still wait.
+    pub fn failed(&mut self, error: &Error) {
+        if let Error::Unsupported(_) = error {
+            // Refused before anything was done. The protector stays out for the rest of the plan.
+            if self.kind != barrier::MOVE {
+                self.note(error);
+            }
+            self.protector = None;
+        } else if error.errno() != Some(libc::EAGAIN) {
+            self.note(error);
+            (self.mover, self.protector) = (None, None);
+            if self.kind == barrier::MOVE {
+                self.mover = Mover::new().ok();
+            }
+        }
+    }
+
+    /// A plan is done: nobody stays traced between plans.
+    pub fn finish(&mut self) {
+        self.parker = None;
+    }
+}
+
+/// Locked memory must stay where it is, page by page; the kernel gives only the sum cheaply.
+fn refuse_locked() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(|error| Error::os("read of status", error.raw_os_error().unwrap_or(0)))?;
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+    match locked.map(str::trim) {
+        None | Some("0 kB") => Ok(()),
+        Some(amount) => Err(Error::Unsupported(format!(
+            "this process has locked memory ({amount}, mlock(2)), which must not be remapped"
+        ))),
+    }
+}

@@ -1,0 +1,80 @@
+//! Starting a hub from inside somebody else's program, without a trace in it.
+//!
+//! The hub must not be the program's child: no SIGCHLD, no zombie, nothing for its wait() to
+//! find. So a first child without an exit signal starts the hub as a second, and ends.
+
+use pagemerge_pages::{Error, Result};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ffi::CString;
+
+const STACK: usize = 64 * 1024;
+
+/// What the children read; the parent waits for them (CLONE_VFORK), so it stays valid.
+struct Order {
+    path: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    stack: *mut libc::c_void,
+}
+
+/// Start `command` (absolute path first) in a session of its own, and forget it.
+///
+/// # Errors
+/// `Os` if no process can be started. Whether the command runs, its socket will tell.
+pub fn detached(command: &[CString]) -> Result<()> {
+    let Some(path) = command.first() else {
+        return Err(Error::Hub("no command to start a hub with".into()));
+    };
+    let mut argv: Vec<*const libc::c_char> = command.iter().map(|word| word.as_ptr()).collect();
+    argv.push(std::ptr::null());
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let stacks = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), 2 * STACK, access, MapFlags::PRIVATE)
+    }
+    .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
+    let top = stacks.wrapping_byte_add(2 * STACK);
+    let mut order =
+        Order { path: path.as_ptr(), argv: argv.as_ptr(), stack: stacks.wrapping_byte_add(STACK) };
+    // SAFETY: each child has a stack of its own and calls nothing but async-signal-safe
+    // functions; CLONE_VFORK keeps us here until the first has ended.
+    let pid = unsafe {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK;
+        let pid = libc::clone(first, top, flags, (&raw mut order).cast());
+        if pid > 0 {
+            libc::waitpid(pid, std::ptr::null_mut(), libc::__WCLONE);
+        }
+        let _ = rustix::mm::munmap(stacks, 2 * STACK);
+        pid
+    };
+    if pid < 0 {
+        return Err(Error::last_os("clone"));
+    }
+    Ok(())
+}
+
+extern "C" fn first(order: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `detached` passes an Order; the second child's stack is unused until now.
+    unsafe {
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        libc::clone(second, (*order.cast::<Order>()).stack, flags, order);
+    }
+    0
+}
+
+extern "C" fn second(order: *mut libc::c_void) -> libc::c_int {
+    extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    // SAFETY: async-signal-safe calls on memory that `detached` keeps alive.
+    unsafe {
+        let order = &*order.cast::<Order>();
+        libc::setsid();
+        libc::chdir(c"/".as_ptr());
+        // The agent's thread blocks all signals; a hub must not be born deaf.
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+        libc::execve(order.path, order.argv, environ);
+    }
+    127
+}

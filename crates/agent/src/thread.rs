@@ -1,0 +1,409 @@
+//! The agent's thread: one connection, one loop.
+
+use crate::apply::{apply, Slab};
+use crate::barriers::Barriers;
+use crate::{lock, spawn, Config, Job, Locked};
+use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
+use pagemerge_pages::{slab, Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
+
+/// Pages that one request to merge at birth asks for: this much is held twice for a moment.
+const CHUNK: usize = 4096;
+
+/// How long a waiting caller gives a hub to appear.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The signal that wakes the agent, directed at its thread alone. A real-time one, because the
+/// program's own use of it, if any, is directed elsewhere and is not touched.
+pub fn wake_signal() -> i32 {
+    libc::SIGRTMAX() - 1
+}
+
+/// Start the thread, deaf to every signal.
+pub fn start(config: Config) -> Result<()> {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: plain sigset calls. libc keeps its own two signals out, which setuid() needs.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let started = std::thread::Builder::new().name("pagemerge".into()).spawn(move || {
+        // A panic here could leave a barrier up: rather no process than one that hangs.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&config))).is_err() {
+            std::process::abort();
+        }
+    });
+    // SAFETY: restores the mask saved above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    started
+        .map(|_| ())
+        .map_err(|error| Error::os("pthread_create", error.raw_os_error().unwrap_or(0)))
+}
+
+/// Keep forks out of windows: a child that is born inside one would miss its pages.
+pub fn watch_forks() {
+    static ONCE: Once = Once::new();
+    thread_local! {
+        static HELD: RefCell<Option<Locked>> = const { RefCell::new(None) };
+    }
+    extern "C" fn before() {
+        HELD.with(|held| *held.borrow_mut() = Some(lock()));
+    }
+    extern "C" fn after() {
+        HELD.with(|held| *held.borrow_mut() = None);
+    }
+    ONCE.call_once(|| {
+        // SAFETY: the handlers are functions of a library that is never unloaded.
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    });
+}
+
+/// A job being worked on.
+struct Current {
+    job: Arc<Job>,
+    bits: Vec<u8>,
+    done: usize,
+    sequence: u64,
+    deadline: Instant,
+}
+
+struct Agent<'a> {
+    config: &'a Config,
+    barriers: Barriers,
+    connection: Option<Connection>,
+    slabs: HashMap<u64, Slab>,
+    current: Option<Current>,
+    sequence: u64,
+    last_note: String,
+    next_try: Instant,
+    tries: u32,
+    trouble: Error,
+}
+
+fn run(config: &Config) {
+    let signals = own_descriptors();
+    let barriers = Barriers::choose(config.barrier);
+    {
+        let mut state = lock();
+        state.agent = rustix::thread::gettid().as_raw_nonzero().get();
+        state.summary.barrier = Some(barriers.kind());
+        state.summary.reason = barriers.reason().to_owned();
+    }
+    let mut agent = Agent {
+        config,
+        barriers,
+        connection: None,
+        slabs: HashMap::new(),
+        current: None,
+        sequence: 0,
+        last_note: String::new(),
+        next_try: Instant::now(),
+        tries: 0,
+        trouble: Error::Hub("the hub does not answer".into()),
+    };
+    loop {
+        agent.connect();
+        agent.next_job();
+        agent.give_up_late();
+        agent.wait(&signals);
+        if let Err(error) = agent.converse() {
+            agent.disconnect(&error);
+        }
+    }
+}
+
+/// A descriptor table of our own, so that a program that closes everything cannot hurt us and we
+/// keep nothing of its own open. Returns a descriptor that is readable when we were poked.
+fn own_descriptors() -> OwnedFd {
+    // SAFETY: the new table belongs to this thread alone, which has opened nothing yet.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+        for _ in 0..3 {
+            libc::open(c"/dev/null".as_ptr(), libc::O_RDWR); // 0, 1, 2
+        }
+        let mut mask = std::mem::zeroed();
+        libc::sigemptyset(&mut mask);
+        libc::sigaddset(&mut mask, wake_signal());
+        let fd = libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        assert!(fd >= 0, "signalfd");
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+impl Agent<'_> {
+    /// Connect to the hub; start one if none listens and somebody has use for it.
+    fn connect(&mut self) {
+        let wanted = self.current.is_some() || {
+            let state = lock();
+            !state.jobs.is_empty() || state.table.iter().next().is_some()
+        };
+        if self.connection.is_some() || !wanted || Instant::now() < self.next_try {
+            return;
+        }
+        match self.greet() {
+            Ok(()) => self.tries = 0,
+            Err(error) => {
+                self.connection = None;
+                if self.tries == 0 && !self.config.hub.is_empty() {
+                    let _ = spawn::detached(&self.config.hub);
+                }
+                self.tries += 1;
+                // 10 ms at first, while a new hub starts; every 2 s in the long run.
+                let pause = Duration::from_millis(if self.tries < 200 { 10 } else { 2000 });
+                if self.tries % 400 == 0 {
+                    self.tries = 0; // it may have ended as soon as it was started: once more
+                }
+                self.next_try = Instant::now() + pause;
+                self.trouble = error;
+            }
+        }
+    }
+
+    fn greet(&mut self) -> Result<()> {
+        let path = self.config.socket.display();
+        let stream = UnixStream::connect(&self.config.socket).map_err(|error| {
+            Error::Hub(format!("no hub answers at {path}: {error}; start one: pagemerge daemon"))
+        })?;
+        let hub = rustix::net::sockopt::socket_peercred(stream.as_fd())?;
+        if hub.uid != rustix::process::geteuid() && !hub.uid.is_root() {
+            return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
+        }
+        let pid = hub.pid.as_raw_nonzero().get();
+        // Where Yama is, the hub reads us by our leave only. EINVAL: there is no Yama.
+        // SAFETY: prctl with integers.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, pid, 0, 0, 0) };
+        let mut connection = Connection::new(stream);
+        let hello = Hello { version: wire::VERSION, barrier: self.barriers.kind() };
+        let reason = self.barriers.reason().as_bytes();
+        connection.send(kind::HELLO, 0, &[bytes_of(&[hello]), reason], None)?;
+        for slab in self.slabs.values() {
+            connection.send(kind::HANDBACK, 0, &[], Some(slab.descriptor.as_fd()))?;
+        }
+        self.connection = Some(connection);
+        self.last_note.clear();
+        lock().summary.hub = Some(pid);
+        self.resume_job()
+    }
+
+    fn disconnect(&mut self, error: &Error) {
+        self.connection = None;
+        self.trouble = error.clone();
+        lock().summary.hub = None;
+        self.next_try = Instant::now();
+        self.tries = 0;
+    }
+
+    /// Wait until something arrives, we are poked, or it is time to connect again.
+    fn wait(&mut self, signals: &OwnedFd) {
+        let pause = match (&self.connection, self.current.is_some()) {
+            (Some(_), false) => None,
+            (Some(_), true) => Some(Duration::from_millis(500)),
+            (None, _) => Some(
+                self.next_try
+                    .saturating_duration_since(Instant::now())
+                    .max(Duration::from_millis(1)),
+            ),
+        };
+        let idle = self.connection.is_none()
+            && self.current.is_none()
+            && lock().table.iter().next().is_none();
+        let pause = if idle { None } else { pause };
+        let timeout = pause.map(|pause| Timespec {
+            tv_sec: pause.as_secs() as i64,
+            tv_nsec: i64::from(pause.subsec_nanos()),
+        });
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        if let Some(connection) = &self.connection {
+            fds.push(PollFd::from_borrowed_fd(connection.socket(), PollFlags::IN));
+        }
+        let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+        let mut state = lock();
+        if state.poked {
+            // Exactly one, ours: one more could be the program's own.
+            let mut info = [0_u8; 128];
+            if rustix::io::read(signals, &mut info).is_ok() {
+                state.poked = false;
+            }
+        } else if fds[0].revents().contains(PollFlags::IN) {
+            // The program has this signal pending for itself; leave it, and do not spin.
+            drop(state);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn converse(&mut self) -> Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        connection.receive()?;
+        while let Some(connection) = &mut self.connection {
+            let Some(frame) = connection.next_frame()? else { break };
+            self.handle(frame)?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, frame: Frame) -> Result<()> {
+        match frame.kind {
+            kind::WELCOME => {
+                let hello = values_of::<Hello>(&frame.body)?;
+                if hello.first().is_none_or(|hello| hello.version != wire::VERSION) {
+                    return Err(Error::Protocol("the hub is of another version".into()));
+                }
+                Ok(())
+            }
+            kind::LOOK => self.tell_regions(frame.sequence),
+            kind::SLAB => self.take_slab(),
+            kind::MERGE => self.merge(&frame),
+            kind::DROP => {
+                for id in frame.body.chunks_exact(8) {
+                    let mut bytes = [0; 8];
+                    bytes.copy_from_slice(id);
+                    self.slabs.remove(&u64::from_ne_bytes(bytes));
+                }
+                Ok(())
+            }
+            kind::REFUSED => {
+                let text = String::from_utf8_lossy(&frame.body).into_owned();
+                if let Some(current) = self.current.take_if(|it| it.sequence == frame.sequence) {
+                    current.job.finish(Err(Error::Hub(text)));
+                }
+                Ok(())
+            }
+            other => Err(Error::Protocol(format!("a frame of unknown kind {other}"))),
+        }
+    }
+
+    fn send(&mut self, kind: u32, sequence: u64, body: &[&[u8]]) -> Result<()> {
+        match &mut self.connection {
+            Some(connection) => connection.send(kind, sequence, body, None),
+            None => Err(Error::Hub("not connected".into())),
+        }
+    }
+
+    fn tell_regions(&mut self, sequence: u64) -> Result<()> {
+        let regions: Vec<wire::Region> = lock()
+            .table
+            .iter()
+            .map(|region| wire::Region {
+                id: region.id,
+                start: region.start as u64,
+                pages: region.pages as u64,
+            })
+            .collect();
+        self.send(kind::REGIONS, sequence, &[bytes_of(&regions)])
+    }
+
+    fn take_slab(&mut self) -> Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let descriptor = connection.take_descriptor()?;
+        // The hub is checked like anybody else: what could be changed is never mapped.
+        let pages = slab::open(&descriptor)?.pages() as u32;
+        self.slabs.insert(slab::id(&descriptor)?, Slab { descriptor, pages });
+        Ok(())
+    }
+
+    fn merge(&mut self, frame: &Frame) -> Result<()> {
+        let runs = values_of::<wire::Run>(&frame.body)?;
+        let birth = self
+            .current
+            .as_ref()
+            .filter(|current| current.sequence == frame.sequence && frame.sequence != 0)
+            .map(|current| Arc::clone(&current.job));
+        if birth.is_none() && frame.sequence & 1 == 1 {
+            return Ok(()); // the answer to a job whose caller has given up
+        }
+        let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
+        let report = [applied.report];
+        self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &applied.bits])?;
+        if self.barriers.current_note() != self.last_note {
+            self.last_note = self.barriers.current_note().to_owned();
+            let note = self.last_note.clone();
+            self.send(kind::NOTE, 0, &[note.as_bytes()])?;
+        }
+        if let Some(job) = birth {
+            self.advance(&job, &runs, |index| applied.has(index))?;
+        }
+        Ok(())
+    }
+
+    /// Take the next job, if none is being worked on.
+    fn next_job(&mut self) {
+        if self.current.as_ref().is_some_and(|current| current.job.is_cancelled()) {
+            self.current = None;
+        }
+        while self.current.is_none() {
+            let Some(job) = lock().jobs.pop_front() else { return };
+            if job.is_cancelled() {
+                continue;
+            }
+            let bits = vec![0; job.pages.div_ceil(8)];
+            let deadline = Instant::now() + PATIENCE;
+            self.current = Some(Current { job, bits, done: 0, sequence: 0, deadline });
+            if self.connection.is_some() {
+                if let Err(error) = self.resume_job() {
+                    self.disconnect(&error);
+                }
+            }
+        }
+    }
+
+    /// Ask for the next chunk of the current job, if there is one.
+    fn resume_job(&mut self) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        // Odd numbers are ours, even ones the hub's.
+        self.sequence += if self.sequence == 0 { 1 } else { 2 };
+        current.sequence = self.sequence;
+        let job = &current.job;
+        let at = current.done * pagemerge_pages::PAGE;
+        let ask = wire::Intern {
+            source: job.source.wrapping_add(at) as u64,
+            target: (job.target + at) as u64,
+            pages: (job.pages - current.done).min(CHUNK) as u64,
+        };
+        let sequence = self.sequence;
+        self.send(kind::INTERN, sequence, &[bytes_of(&[ask])])
+    }
+
+    /// A chunk is merged: note its pages, and ask for the next or wake the caller.
+    fn advance(
+        &mut self,
+        job: &Job,
+        runs: &[wire::Run],
+        merged: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let mut index = 0;
+        for run in runs {
+            let first = (run.address as usize).wrapping_sub(job.target) / pagemerge_pages::PAGE;
+            for page in first..first.saturating_add(run.pages as usize).min(job.pages) {
+                if merged(index + page - first) {
+                    current.bits[page / 8] |= 1 << (page % 8);
+                }
+            }
+            index += run.pages as usize;
+        }
+        current.done = (current.done + CHUNK).min(job.pages);
+        current.deadline = Instant::now() + PATIENCE;
+        if current.done < job.pages {
+            return self.resume_job();
+        }
+        if let Some(current) = self.current.take() {
+            current.job.finish(Ok(current.bits));
+        }
+        Ok(())
+    }
+
+    /// The caller has waited long enough. Should an answer come yet, nobody waits for it.
+    fn give_up_late(&mut self) {
+        if let Some(current) = self.current.take_if(|it| Instant::now() > it.deadline) {
+            current.job.finish(Err(self.trouble.clone()));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What lets a device or the kernel write to our memory without a page fault.
+//!
+//! Write protection and stopped threads do not stop such writers, so the barriers that rest on
+//! those refuse a process that has one open. Nothing here allocates.
+
+use crate::error::{Error, Result};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, RawDir};
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+
+/// Link targets in /proc/PID/fd that stand for pinned memory, and what to call them.
+const PINNING: [(&[u8], &str); 6] = [
+    (b"anon_inode:[io_uring]", "an io_uring"),
+    (b"/dev/vfio/", "a vfio device"),
+    (b"anon_inode:[vfio", "a vfio device"),
+    (b"/dev/infiniband/", "an RDMA device"),
+    (b"/dev/vhost-vdpa", "a vDPA device"),
+    (b"/dev/nvidia", "a GPU that maps host memory"),
+];
+
+/// Refuse if this process has a descriptor that can have pages pinned.
+///
+/// To be called with the barrier up: a pin that is asked for later faults, and waits.
+///
+/// # Errors
+/// `Unsupported` that names the cause; `Os` if that cannot be found out.
+pub fn refuse() -> Result<()> {
+    let tasks = open_directory(c"/proc/self/task")?;
+    let leader = rustix::process::getpid().as_raw_nonzero().get();
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
+    let mut entries = RawDir::new(&tasks, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|errno| Error::os("getdents", errno.raw_os_error()))?;
+        let Some(task) = number(entry.file_name()) else { continue };
+        // The agent's own table holds slabs and sockets only. Threads nearly always share one
+        // table; one with a table of its own is looked at as well.
+        if task == own || (task != leader && shares_files(task, leader)) {
+            continue;
+        }
+        let Ok(task) = rustix::fs::openat(&tasks, entry.file_name(), OPEN, Mode::empty()) else {
+            continue; // the thread has ended meanwhile
+        };
+        refuse_table(&task)?;
+    }
+    Ok(())
+}
+
+/// Refuse if rings that outlive their descriptors are mapped (AIO, io_uring).
+///
+/// Dear (it reads /proc/self/maps), so it is asked once a request, not once a window.
+///
+/// # Errors
+/// As `refuse`.
+pub fn refuse_mapped() -> Result<()> {
+    let maps = std::fs::read("/proc/self/maps")
+        .map_err(|error| Error::os("read of maps", error.raw_os_error().unwrap_or(0)))?;
+    for (name, what) in [("/[aio]", "an AIO ring"), ("anon_inode:[io_uring]", "an io_uring")] {
+        if maps.windows(name.len()).any(|window| window == name.as_bytes()) {
+            return Err(pinned(what));
+        }
+    }
+    Ok(())
+}
+
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn open_directory(path: &CStr) -> Result<OwnedFd> {
+    rustix::fs::open(path, OPEN, Mode::empty())
+        .map_err(|errno| Error::os("open of /proc/self/task", errno.raw_os_error()))
+}
+
+fn pinned(what: &str) -> Error {
+    Error::Unsupported(format!(
+        "this process has {what} open, whose writes this barrier does not stop; merging it in \
+         the background needs UFFDIO_MOVE (Linux 6.8 and full-mode userfaultfd)"
+    ))
+}
+
+fn number(name: &CStr) -> Option<i32> {
+    name.to_str().ok()?.parse().ok()
+}
+
+/// Do two tasks use one descriptor table (kcmp(2))? Where the kernel cannot tell: no.
+fn shares_files(one: i32, other: i32) -> bool {
+    const KCMP_FILES: i32 = 2;
+    // SAFETY: kcmp only compares; the last two arguments are unused for KCMP_FILES.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) == 0 }
+}
+
+/// Look through one task's descriptors.
+fn refuse_table(task: &OwnedFd) -> Result<()> {
+    let Ok(table) = rustix::fs::openat(task, c"fd", OPEN, Mode::empty()) else {
+        return Ok(()); // the thread has ended meanwhile
+    };
+    let info = rustix::fs::openat(task, c"fdinfo", OPEN, Mode::empty());
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
+    let mut entries = RawDir::new(&table, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|errno| Error::os("getdents", errno.raw_os_error()))?;
+        let name = entry.file_name();
+        let mut link = [MaybeUninit::<u8>::uninit(); 128];
+        let Ok((target, _)) = rustix::fs::readlinkat_raw(&table, name, &mut link) else {
+            continue; // `.`, `..`, or closed meanwhile
+        };
+        let target = &*target;
+        for (prefix, what) in PINNING {
+            if target.starts_with(prefix) {
+                return Err(pinned(what));
+            }
+        }
+        if target.starts_with(b"/") && info.as_ref().is_ok_and(|info| is_direct(info, name)) {
+            return Err(pinned("a file with O_DIRECT"));
+        }
+    }
+    Ok(())
+}
+
+/// Was this descriptor opened with O_DIRECT (the `flags` line of fdinfo, octal)?
+fn is_direct(info: &OwnedFd, name: &CStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(info, name, flags, Mode::empty()) else { return false };
+    let mut text = [0_u8; 128];
+    let Ok(len) = rustix::io::read(&file, &mut text) else { return false };
+    let Some(at) = text[..len].windows(6).position(|word| word == b"flags:") else { return false };
+    let digits = text[at + 6..len].iter().skip_while(|byte| byte.is_ascii_whitespace());
+    let mut value = 0_u32;
+    for byte in digits.take_while(|byte| byte.is_ascii_digit()) {
+        value = value << 3 | u32::from(byte - b'0');
+    }
+    value & libc::O_DIRECT as u32 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    #[test]
+    fn a_file_with_o_direct_is_named() {
+        // One test, because both halves look at the same descriptor table.
+        refuse().unwrap();
+        refuse_mapped().unwrap();
+        let path = std::env::current_exe().unwrap();
+        let Ok(direct) =
+            std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
+        else {
+            eprintln!("this file system has no O_DIRECT");
+            return;
+        };
+        let error = refuse().unwrap_err();
+        assert!(error.to_string().contains("O_DIRECT"), "{error}");
+        drop(direct);
+        refuse().unwrap();
+    }
+}

@@ -1,0 +1,170 @@
+//! Slabs: sealed memory files of stable pages. Once sealed, nobody can change a byte of one.
+
+use crate::error::{Error, Result};
+use crate::PAGE;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ptr::{null_mut, NonNull};
+
+/// The name that /proc/PID/maps shows for a slab: `/memfd:pagemerge-slab (deleted)`.
+pub const NAME: &str = "pagemerge-slab";
+
+/// Most pages that a slab may have (16 MiB): small enough to die, few enough descriptors.
+pub const MOST_PAGES: usize = 4096;
+
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// Read-only bytes of a slab, mapped for as long as this value lives.
+#[derive(Debug)]
+pub struct View {
+    base: NonNull<u8>,
+    pages: usize,
+}
+
+// SAFETY: the bytes are sealed, or (while a slab is being filled) owned by one thread.
+unsafe impl Send for View {}
+
+impl View {
+    fn map(fd: impl AsFd, pages: usize, protection: ProtFlags, flags: MapFlags) -> Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let base = unsafe { rustix::mm::mmap(null_mut(), pages * PAGE, protection, flags, fd, 0) }
+            .map_err(|errno| Error::os("mmap of a slab", errno.raw_os_error()))?;
+        let base = NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))?;
+        Ok(Self { base, pages })
+    }
+
+    /// The address of page `slot`.
+    ///
+    /// # Panics
+    /// If the slab has no such page.
+    #[must_use]
+    pub fn page(&self, slot: usize) -> *const u8 {
+        assert!(slot < self.pages, "slot {slot} of a slab of {} pages", self.pages);
+        // SAFETY: inside the mapping, by the check above.
+        unsafe { self.base.as_ptr().add(slot * PAGE) }
+    }
+
+    /// Pages of the slab.
+    #[must_use]
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping lives as long as self, and sealed bytes never change.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.pages * PAGE) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nobody can borrow any more. It cannot fail but for
+        // the mapping limit, where keeping the mapping is harmless.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.pages * PAGE) };
+    }
+}
+
+/// Make a slab of `pages` pages, let `fill` write them, and seal it for good.
+///
+/// # Errors
+/// `Os` when memory or descriptors run out; whatever `fill` returns. Nothing remains then.
+pub fn build(pages: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
+    if pages == 0 || pages > MOST_PAGES {
+        return Err(Error::Usage(format!("a slab has 1 to {MOST_PAGES} pages, not {pages}")));
+    }
+    let os = |call| move |errno: rustix::io::Errno| Error::os(call, errno.raw_os_error());
+    let fd = rustix::fs::memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(os("memfd_create"))?;
+    // Before anything else: memory files are born with mode 0777, and whoever may look into
+    // /proc/PID/fd could re-open one for writing.
+    rustix::fs::fchmod(&fd, Mode::RUSR).map_err(os("fchmod"))?;
+    rustix::fs::ftruncate(&fd, (pages * PAGE) as u64).map_err(os("ftruncate"))?;
+    {
+        let view = View::map(&fd, pages, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
+        // SAFETY: a private descriptor, mapped once, so this is the only reference to the bytes.
+        fill(unsafe { std::slice::from_raw_parts_mut(view.base.as_ptr(), pages * PAGE) })?;
+        // The writable mapping ends here: F_SEAL_WRITE answers EBUSY while one lives.
+    }
+    rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(os("F_ADD_SEALS"))?;
+    Ok(fd)
+}
+
+/// Check that `fd` is a slab nobody can change, and map it for reading.
+///
+/// This is what both sides do with every slab that comes out of a socket.
+///
+/// # Errors
+/// `Protocol` if it is not a sealed memory file of a lawful size.
+pub fn open(fd: impl AsFd) -> Result<View> {
+    let no = |why: &str| Error::Protocol(format!("not a slab: {why}"));
+    let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| no("it has no seals"))?;
+    if !seals.contains(SEALS) {
+        return Err(no("its seals would let somebody change it"));
+    }
+    let stat = rustix::fs::fstat(&fd).map_err(|_| no("it cannot be examined"))?;
+    let size = usize::try_from(stat.st_size).unwrap_or(0);
+    // A memory file of huge pages has seals as well, and cannot be mapped page by page.
+    if stat.st_blksize != PAGE as i64 || size % PAGE != 0 {
+        return Err(no("its pages are not 4 KiB"));
+    }
+    if size == 0 || size / PAGE > MOST_PAGES {
+        return Err(no("its size is out of bounds"));
+    }
+    // Private, because before Linux 6.12 a write-sealed file could not be mapped shared at all.
+    View::map(fd, size / PAGE, ProtFlags::READ, MapFlags::PRIVATE)
+}
+
+/// The name of a slab between hub and agents: its inode number.
+///
+/// # Errors
+/// `Os` if the descriptor cannot be examined.
+pub fn id(fd: impl AsFd) -> Result<u64> {
+    Ok(rustix::fs::fstat(fd).map_err(|errno| Error::os("fstat", errno.raw_os_error()))?.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slab_cannot_be_changed_by_anybody() {
+        let fd = build(2, |bytes| {
+            bytes.fill(7);
+            Ok(())
+        })
+        .unwrap();
+        let view = open(&fd).unwrap();
+        assert_eq!(view.pages(), 2);
+        assert!(view.bytes().iter().all(|&byte| byte == 7));
+        let shared = View::map(&fd, 2, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        assert_eq!(shared.unwrap_err().errno(), Some(libc::EPERM));
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+        assert!(rustix::fs::fcntl_add_seals(&fd, SealFlags::FUTURE_WRITE).is_err());
+        assert_eq!(rustix::fs::fstat(&fd).unwrap().st_mode & 0o777, 0o400);
+    }
+
+    #[test]
+    fn a_forged_slab_is_refused() {
+        let fd = rustix::fs::memfd_create("forged", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, PAGE as u64).unwrap();
+        assert!(matches!(open(&fd), Err(Error::Protocol(_))));
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::FUTURE_WRITE | SealFlags::SHRINK).unwrap();
+        assert!(matches!(open(&fd), Err(Error::Protocol(_))));
+        rustix::fs::fcntl_add_seals(&fd, SEALS).unwrap();
+        assert_eq!(open(&fd).unwrap().pages(), 1);
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        assert!(matches!(open(&file), Err(Error::Protocol(_))));
+    }
+
+    #[test]
+    fn a_failed_fill_leaves_nothing() {
+        assert!(build(1, |_| Err(Error::Usage("no".into()))).is_err());
+        assert!(matches!(build(0, |_| Ok(())), Err(Error::Usage(_))));
+        assert!(matches!(build(MOST_PAGES + 1, |_| Ok(())), Err(Error::Usage(_))));
+    }
+}

@@ -1,0 +1,291 @@
+//! Barrier, compare, swap: the merge of one window of memory in our own process.
+//!
+//! This is the one place where a page is replaced. The order is the whole argument for safety:
+//!
+//! 1. the barrier is raised: from here on nobody can write the pages that it reports as held;
+//! 2. each held page is compared with its slot, byte for byte; a digest has only nominated it;
+//! 3. equal pages are replaced by a private mapping of the slab, which nobody can change;
+//! 4. the barrier is lowered, and whoever waited goes on with the page that is there now.
+//!
+//! A page that is not held, not equal, or cannot be mapped stays exactly as it was. Nothing here
+//! allocates: other threads of the process may be held while this runs.
+
+use crate::error::Result;
+use crate::mask::{Mask, WINDOW};
+use crate::PAGE;
+use rustix::fd::BorrowedFd;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+/// What a page should become.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// Memory that reads as zero and holds no page.
+    Zero,
+    /// Consecutive slots of a slab.
+    Slots {
+        /// The bytes of the first slot.
+        bytes: *const u8,
+        /// The slab, by the descriptor that every mapping of it in this process uses: mappings
+        /// coalesce only through the same open file description.
+        slab: BorrowedFd<'a>,
+        /// The first slot's offset in the slab, in bytes.
+        offset: u64,
+    },
+}
+
+/// A run of pages of a window and what they should become.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece<'a> {
+    /// First page, counted from the start of the window.
+    pub first: usize,
+    /// Pages.
+    pub pages: usize,
+    /// What they should become.
+    pub content: Content<'a>,
+}
+
+/// What stands under the pages of a window now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Anonymous memory.
+    Anonymous,
+    /// A private mapping of a slab: pages that were merged before, and written since.
+    Slab,
+}
+
+/// A range of at most `WINDOW` pages whose pages are merged behind one barrier.
+#[derive(Debug)]
+pub struct Window<'a> {
+    /// Address of the first page.
+    pub start: usize,
+    /// Pages from there on.
+    pub pages: usize,
+    /// What the planned pages have under them.
+    pub backing: Backing,
+    /// Protection of the region, which the merged mapping keeps.
+    pub protection: ProtFlags,
+    /// What is planned; in order, without overlap, inside the window.
+    pub pieces: &'a [Piece<'a>],
+}
+
+/// What a barrier holds after it was raised.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    /// Pages nobody can write now.
+    pub pages: Mask,
+    /// Pages that are pinned, or shared with a fork child: left alone.
+    pub busy: u32,
+    /// Pages that went away since they were planned.
+    pub vanished: u32,
+}
+
+/// What became of the pages of a window before its barrier is lowered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Swapped {
+    /// Pages with a new mapping.
+    pub remapped: Mask,
+    /// Zero pages that were given back in place.
+    pub emptied: Mask,
+}
+
+/// What merging a window came to, in pages.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// Pages that are what was planned now.
+    pub merged: Mask,
+    /// Of these, pages whose backing is a slab now.
+    pub slabbed: Mask,
+    /// Pages that were not equal to their slot.
+    pub differed: u32,
+    /// Pages that are pinned, or shared with a fork child.
+    pub busy: u32,
+    /// Pages that went away since they were planned.
+    pub vanished: u32,
+    /// Pages for which the kernel refused a mapping.
+    pub unmapped: u32,
+}
+
+/// A way to keep everybody from writing some pages for a moment.
+pub trait Barrier {
+    /// Most pages that a window should have, for the sake of whoever has to wait.
+    fn most_pages(&self) -> usize;
+
+    /// Hold as many of the `planned` pages as possible.
+    ///
+    /// # Errors
+    /// When nothing is held; everything is as it was then.
+    fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held>;
+
+    /// Where the bytes of a held page can be read.
+    fn bytes(&self, window: &Window<'_>, page: usize) -> *const u8;
+
+    /// Are held pages out of their place, so that a zero page is given back by leaving it out?
+    fn vacates(&self) -> bool {
+        false
+    }
+
+    /// Let everybody go on; `swapped` says which pages are not what they were.
+    ///
+    /// # Errors
+    /// When the barrier has to be thrown away and made anew. The memory is right nevertheless:
+    /// dropping the barrier lets everybody go.
+    fn lower(&mut self, window: &Window<'_>, held: &Mask, swapped: &Swapped) -> Result<()>;
+}
+
+/// The barrier of memory nobody else can write yet: by construction, or by the caller's word.
+#[derive(Debug)]
+pub struct Birth {
+    /// Where the contents of the window's first page are read; the window itself for merging in
+    /// place, the source for a copy.
+    pub source: *const u8,
+}
+
+impl Barrier for Birth {
+    fn most_pages(&self) -> usize {
+        WINDOW
+    }
+
+    fn raise(&mut self, _: &Window<'_>, planned: &Mask) -> Result<Held> {
+        Ok(Held { pages: *planned, ..Held::default() })
+    }
+
+    fn bytes(&self, _: &Window<'_>, page: usize) -> *const u8 {
+        self.source.wrapping_add(page * PAGE)
+    }
+
+    fn lower(&mut self, _: &Window<'_>, _: &Mask, _: &Swapped) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Merge one window.
+///
+/// # Errors
+/// As the barrier's `raise` (nothing was changed) and `lower` (the window is merged or as it
+/// was, page by page; `outcome` says which, and the barrier must be replaced).
+///
+/// # Safety
+/// The window must be private memory that belongs to the caller, mapped as `backing` says, and
+/// nobody may map or unmap there meanwhile: the agent's lock is held.
+pub unsafe fn merge(
+    barrier: &mut dyn Barrier,
+    window: &Window<'_>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut planned = Mask::NONE;
+    for piece in window.pieces {
+        planned.insert(piece.first, piece.pages);
+    }
+    let held = barrier.raise(window, &planned)?;
+    let equal = compare(barrier, window, &held.pages);
+    let mut swapped = Swapped::default();
+    for piece in window.pieces {
+        let mut own = Mask::NONE;
+        own.insert(piece.first, piece.pages);
+        for (first, pages) in own.and(&equal).runs() {
+            // SAFETY: the pages are in the window, held, and equal to what replaces them.
+            unsafe { swap(barrier.vacates(), window, piece, first, pages, &mut swapped) };
+            if matches!(piece.content, Content::Slots { .. }) {
+                let mut run = Mask::NONE;
+                run.insert(first, pages);
+                outcome.slabbed = outcome.slabbed.or(&run.and(&swapped.remapped));
+            }
+        }
+    }
+    let lowered = barrier.lower(window, &held.pages, &swapped);
+    outcome.merged = swapped.remapped.or(&swapped.emptied);
+    outcome.differed = held.pages.minus(&equal).len() as u32;
+    outcome.unmapped = equal.minus(&outcome.merged).len() as u32;
+    (outcome.busy, outcome.vanished) = (held.busy, held.vanished);
+    lowered
+}
+
+/// The held pages whose bytes are those planned for them.
+fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
+    const NOTHING: [u8; PAGE] = [0; PAGE];
+    let mut equal = Mask::NONE;
+    for piece in window.pieces {
+        for page in piece.first..piece.first + piece.pages {
+            if !held.has(page) {
+                continue;
+            }
+            let slot = match piece.content {
+                Content::Zero => NOTHING.as_ptr(),
+                Content::Slots { bytes, .. } => bytes.wrapping_add((page - piece.first) * PAGE),
+            };
+            // SAFETY: a held page is readable and nobody writes it; slots are sealed.
+            let same =
+                unsafe { libc::memcmp(barrier.bytes(window, page).cast(), slot.cast(), PAGE) == 0 };
+            if same {
+                equal.insert(page, 1);
+            }
+        }
+    }
+    equal
+}
+
+/// Replace a run of equal pages; on failure they are as they were, and not in `swapped`.
+///
+/// # Safety
+/// As for `merge`; the run is held and equal to its content.
+unsafe fn swap(
+    vacated: bool,
+    window: &Window<'_>,
+    piece: &Piece<'_>,
+    first: usize,
+    pages: usize,
+    swapped: &mut Swapped,
+) {
+    let (at, len) = ((window.start + first * PAGE) as *mut libc::c_void, pages * PAGE);
+    let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+    // SAFETY (all calls): the caller owns this range, and its bytes are those that replace it.
+    let done = match (piece.content, window.backing) {
+        (Content::Zero, Backing::Anonymous) => {
+            if vacated || unsafe { rustix::mm::madvise(at, len, Advice::LinuxDontNeed) }.is_ok() {
+                swapped.emptied.insert(first, pages);
+            }
+            return;
+        }
+        // Discarding pages of a slab's mapping would bring the slots' bytes back.
+        (Content::Zero, Backing::Slab) => unsafe {
+            rustix::mm::mmap_anonymous(at, len, window.protection, fixed)
+        },
+        (Content::Slots { slab, offset, .. }, _) => unsafe {
+            let offset = offset + ((first - piece.first) * PAGE) as u64;
+            rustix::mm::mmap(at, len, window.protection, fixed, slab, offset)
+        },
+    };
+    if done.is_ok() {
+        swapped.remapped.insert(first, pages);
+    } else if !vacated {
+        // SAFETY: as above.
+        unsafe { restore(window, piece, first, pages) };
+    }
+}
+
+/// A mapping failed: older kernels may have unmapped the range by then. Bring its bytes back.
+///
+/// # Safety
+/// As for `swap`.
+unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: usize) {
+    for page in first..first + pages {
+        let at = (window.start + page * PAGE) as *mut libc::c_void;
+        let mut resident = 0_u8;
+        // SAFETY: mincore only asks; one page needs one byte.
+        if unsafe { libc::mincore(at, PAGE, &mut resident) } == 0 {
+            continue; // still mapped, so still as it was
+        }
+        let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: nothing is mapped there, and the bytes that stood there equal the slot's.
+        unsafe {
+            if rustix::mm::mmap_anonymous(at, PAGE, window.protection, fixed).is_err() {
+                // Its owner's bytes cannot be brought back: rather no process than a wrong one.
+                libc::abort();
+            }
+            if let Content::Slots { bytes, .. } = piece.content {
+                let slot = bytes.wrapping_add((page - piece.first) * PAGE);
+                std::ptr::copy_nonoverlapping(slot, at.cast(), PAGE);
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What hub and agents say to each other: frames over a Unix stream socket, both on one host.
+//!
+//! A frame is a header (body length u32, kind u32, sequence number u64; native byte order) and a
+//! body. Bodies are arrays of the structs below, or UTF-8 text. A descriptor rides on the first
+//! byte of the frame it belongs to, and such a frame is a message of its own.
+
+use crate::error::{Error, Result};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+
+/// Raised whenever a frame changes its meaning; both sides refuse another one.
+pub const VERSION: u32 = 1;
+
+/// Longest body: a plan of 16 million runs is split long before that.
+pub const MOST_BODY: usize = 64 << 20;
+
+/// Bytes of a header.
+pub const HEADER: usize = 16;
+
+/// Kinds of frames.
+pub mod kind {
+    /// Agent: here I am (`Hello`, then the reason for the barrier as text).
+    pub const HELLO: u32 = 1;
+    /// Agent: my regions, all of them (`Region`s); the answer to `LOOK`.
+    pub const REGIONS: u32 = 2;
+    /// Agent: merge this at once, nobody writes it (`Intern`).
+    pub const INTERN: u32 = 3;
+    /// Agent: what became of a `MERGE` (`Merged`, then a bit a planned page, in order).
+    pub const MERGED: u32 = 4;
+    /// Agent, to a new hub: a slab that I map (with its descriptor; no body).
+    pub const HANDBACK: u32 = 5;
+    /// Agent: why background merging is held back now (text; empty: it is not).
+    pub const NOTE: u32 = 6;
+    /// Hub: welcome (`Hello`, whose barrier is 0).
+    pub const WELCOME: u32 = 17;
+    /// Hub: tell me your regions.
+    pub const LOOK: u32 = 18;
+    /// Hub: a slab that a later `MERGE` names (with its descriptor; no body).
+    pub const SLAB: u32 = 19;
+    /// Hub: merge (`Run`s); with the sequence number of an `INTERN`, its answer.
+    pub const MERGE: u32 = 20;
+    /// Hub: slabs that nobody shares any more (ids, u64): close them.
+    pub const DROP: u32 = 21;
+    /// Hub: an `INTERN` that cannot be done (text).
+    pub const REFUSED: u32 = 22;
+    /// A viewer: tell me your counters.
+    pub const STATUS: u32 = 33;
+    /// Hub: the counters, as JSON text.
+    pub const COUNTERS: u32 = 34;
+}
+
+/// Barriers by number, as `Hello` carries them.
+pub mod barrier {
+    /// No background merging: only what is merged at birth, or interned.
+    pub const INTERN: u32 = 0;
+    /// UFFDIO_MOVE.
+    pub const MOVE: u32 = 1;
+    /// UFFDIO_WRITEPROTECT.
+    pub const WRITE_PROTECT: u32 = 2;
+    /// All threads stopped.
+    pub const PARK: u32 = 3;
+}
+
+/// A struct of integers without padding, so that its bytes are its wire form.
+///
+/// # Safety
+/// Only for `repr(C)` structs of unsigned integers that have no padding.
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)+ }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)+ }
+        // SAFETY: integers only; the assertion rules out padding.
+        unsafe impl Plain for $name {}
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$type>())+);
+    };
+}
+
+plain! {
+    /// The first frame of either side.
+    Hello {
+        /// `VERSION`.
+        version: u32,
+        /// One of `barrier`.
+        barrier: u32,
+    }
+}
+
+plain! {
+    /// A mergeable range of the client.
+    Region {
+        /// Never used twice by one client: the same address may come again with other memory.
+        id: u64,
+        /// Address of its first page.
+        start: u64,
+        /// Pages.
+        pages: u64,
+    }
+}
+
+plain! {
+    /// Pages to be merged at once.
+    Intern {
+        /// Where the contents are; any address.
+        source: u64,
+        /// Where the merged pages go; page-aligned, in a region of the client.
+        target: u64,
+        /// Pages.
+        pages: u64,
+    }
+}
+
+plain! {
+    /// Consecutive pages that shall map consecutive slots, or read as zero.
+    Run {
+        /// Address of the first page, in the client.
+        address: u64,
+        /// The slab's id (its inode number), or 0 for zero pages.
+        slab: u64,
+        /// The first slot.
+        slot: u32,
+        /// Pages.
+        pages: u32,
+    }
+}
+
+plain! {
+    /// Pages of a plan that were left alone, by reason.
+    Merged {
+        /// Their bytes were not those of the slot.
+        differed: u64,
+        /// Pinned, or shared with a fork child.
+        busy: u64,
+        /// They went away.
+        vanished: u64,
+        /// The kernel refused a mapping (vm.max_map_count).
+        unmapped: u64,
+        /// No barrier could be raised, or the memory is not (or no longer) mergeable.
+        refused: u64,
+    }
+}
+
+/// The bytes of some values.
+pub fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: Plain has no padding, so every byte is initialised.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The values of some bytes.
+///
+/// # Errors
+/// `Protocol` if the length does not fit.
+pub fn values_of<T: Plain>(bytes: &[u8]) -> Result<Vec<T>> {
+    if bytes.len() % size_of::<T>() != 0 {
+        return Err(Error::Protocol(format!("a body of {} bytes does not fit", bytes.len())));
+    }
+    let read = |chunk: &[u8]| {
+        // SAFETY: Plain takes any bits, and the chunk has its size.
+        unsafe { chunk.as_ptr().cast::<T>().read_unaligned() }
+    };
+    Ok(bytes.chunks_exact(size_of::<T>()).map(read).collect())
+}
+
+/// A frame as it arrived.
+#[derive(Debug)]
+pub struct Frame {
+    /// One of `kind`.
+    pub kind: u32,
+    /// Ties an answer to its question.
+    pub sequence: u64,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The agent's end of a connection; it blocks on sending and never on receiving.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    received: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Connection {
+    /// Wrap a connected socket.
+    #[must_use]
+    pub const fn new(stream: UnixStream) -> Self {
+        Self { stream, received: Vec::new(), descriptors: VecDeque::new() }
+    }
+
+    /// Send one frame, with a descriptor if it carries one.
+    ///
+    /// # Errors
+    /// `Hub` when the other side has gone.
+    pub fn send(
+        &mut self,
+        kind: u32,
+        sequence: u64,
+        body: &[&[u8]],
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
+        let length: usize = body.iter().map(|part| part.len()).sum();
+        let mut frame = Vec::with_capacity(HEADER + length);
+        frame.extend_from_slice(&(length as u32).to_ne_bytes());
+        frame.extend_from_slice(&kind.to_ne_bytes());
+        frame.extend_from_slice(&sequence.to_ne_bytes());
+        body.iter().for_each(|part| frame.extend_from_slice(part));
+        let mut sent = 0;
+        while sent < frame.len() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let rights = descriptor.as_slice();
+            if sent == 0 && !rights.is_empty() {
+                ancillary.push(SendAncillaryMessage::ScmRights(rights));
+            }
+            let parts = [IoSlice::new(&frame[sent..])];
+            match sendmsg(&self.stream, &parts, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(count) => sent += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(gone(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Take in what has arrived.
+    ///
+    /// # Errors
+    /// `Hub` when the other side has gone.
+    pub fn receive(&mut self) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut chunk = vec![0_u8; 256 << 10];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let mut parts = [IoSliceMut::new(&mut chunk)];
+        let message = match recvmsg(&self.stream, &mut parts, &mut ancillary, flags) {
+            Ok(message) => message,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(gone(errno)),
+        };
+        for part in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = part {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        if message.bytes == 0 {
+            return Err(Error::Hub("the hub has ended".into()));
+        }
+        self.received.extend_from_slice(&chunk[..message.bytes]);
+        Ok(())
+    }
+
+    /// The next whole frame that has arrived, if there is one.
+    ///
+    /// # Errors
+    /// `Protocol` if it is longer than any frame can be.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>> {
+        let Some(header) = self.received.first_chunk::<HEADER>() else { return Ok(None) };
+        let word = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let length = word(0) as usize;
+        if length > MOST_BODY {
+            return Err(Error::Protocol(format!("a frame of {length} bytes")));
+        }
+        if self.received.len() < HEADER + length {
+            return Ok(None);
+        }
+        let kind = word(4);
+        let mut sequence = [0; 8];
+        sequence.copy_from_slice(&header[8..]);
+        let body = self.received[HEADER..HEADER + length].to_vec();
+        self.received.drain(..HEADER + length);
+        Ok(Some(Frame { kind, sequence: u64::from_ne_bytes(sequence), body }))
+    }
+
+    /// The descriptor that came with a frame.
+    ///
+    /// # Errors
+    /// `Protocol` if none came.
+    pub fn take_descriptor(&mut self) -> Result<OwnedFd> {
+        self.descriptors
+            .pop_front()
+            .ok_or_else(|| Error::Protocol("a frame lacks its descriptor".into()))
+    }
+
+    /// The socket, to wait on.
+    #[must_use]
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn gone(errno: rustix::io::Errno) -> Error {
+    Error::Hub(format!("the connection to the hub broke: {errno}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_the_socket_with_their_descriptors() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (mut left, mut right) = (Connection::new(left), Connection::new(right));
+        let runs = [Run { address: 4096, slab: 7, slot: 3, pages: 9 }];
+        let pipe = rustix::pipe::pipe().unwrap();
+        left.send(kind::SLAB, 1, &[], Some(pipe.1.as_fd())).unwrap();
+        left.send(kind::MERGE, 2, &[bytes_of(&runs)], None).unwrap();
+        let mut frames = Vec::new();
+        while frames.len() < 2 {
+            right.receive().unwrap();
+            while let Some(frame) = right.next_frame().unwrap() {
+                frames.push(frame);
+            }
+        }
+        assert_eq!((frames[0].kind, frames[0].sequence), (kind::SLAB, 1));
+        let writer = right.take_descriptor().unwrap();
+        rustix::io::write(&writer, b"x").unwrap();
+        assert!(right.take_descriptor().is_err());
+        assert_eq!(values_of::<Run>(&frames[1].body).unwrap(), runs);
+        assert!(values_of::<Run>(&frames[1].body[1..]).is_err());
+        drop(left);
+        assert!(matches!(right.receive(), Err(Error::Hub(_))));
+    }
+
+    #[test]
+    fn an_endless_frame_is_refused() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let mut right = Connection::new(right);
+        rustix::io::write(&left, &[0xff; HEADER]).unwrap();
+        right.receive().unwrap();
+        assert!(matches!(right.next_frame(), Err(Error::Protocol(_))));
+    }
+}
