@@ -1,6 +1,9 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
+pub mod digest;
 pub mod error;
+pub mod pagemap;
+pub mod remote;
 
 pub use error::{Error, Result};
 
