@@ -1,3 +1,69 @@
-"""The typed contract with the Rust core."""
+"""The typed contract with the Rust core.
+
+Arrays are any contiguous objects with the buffer protocol; none may be written by another thread
+while a call uses it. Every function releases the GIL. ``seed`` is 64 bits. Wrong shapes, dtypes
+and ranges raise ``UsageError``; for another process ``NoSuchProcess`` and ``AccessDenied`` carry
+its ``pid``.
+"""
+
+from typing_extensions import Buffer
 
 PAGE_SIZE: int
+
+# find: crates/python/src/find.rs
+
+ABSENT: int
+"""Digest 0: the page was not looked at (hole, swapped, not anonymous, or gone meanwhile)."""
+ZERO: int
+"""Digest 1: every byte of the page is zero (compared, not hashed)."""
+CHUNK: int
+"""Bytes that one thread reads at a time."""
+
+def digest(data: Buffer, seed: int, out: Buffer) -> None:
+    """XXH3-64 of each page of ``data`` (u8[n * 4096]) into ``out`` (u64[n]); see ``ZERO``."""
+
+def present_runs(
+    pid: int, start: int, end: int, anonymous: bool = True
+) -> tuple[bytes, bytes]:
+    """Runs of present pages in [start, end): their addresses u64[r] and page counts u64[r].
+
+    Anonymous pages only, or also those of files and shared memory; never the kernel's page of
+    zeros, nor swapped pages. Both are native-endian, for ``np.frombuffer``. Touches no page.
+    ``Unsupported`` for more than 1 TiB on kernels without PAGEMAP_SCAN (Linux 6.7).
+    """
+
+def pagemap(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> None:
+    """Raw pagemap entries of the pages of runs (u64[r], u64[r]) into ``out`` (u64[sum(pages)]).
+
+    Bits: 0-54 page frame number (0 without CAP_SYS_ADMIN), 56 mapped only once, 61 file or
+    shared, 62 swapped, 63 present. Source: Linux Documentation/admin-guide/mm/pagemap.rst.
+    """
+
+def read_digests(
+    pid: int, starts: Buffer, pages: Buffer, seed: int, out: Buffer, threads: int = 1
+) -> tuple[int, int]:
+    """Digests of the pages of runs into ``out`` (u64[sum(pages)]), by process_vm_readv(2).
+
+    Returns the bytes read and the pages that could not be read, which are ``ABSENT``. Give it
+    only pages from ``present_runs``: reading others would fault them in.
+    """
+
+def read_only(
+    pid: int, starts: Buffer, pages: Buffer, out: Buffer, threads: int = 1, chunk: int = ...
+) -> tuple[int, int]:
+    """``read_digests`` without the digests, ``chunk`` bytes at a time; for benchmarks."""
+
+def read_pages(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> tuple[int, int]:
+    """Copy the pages of runs into ``out`` (u8[sum(pages) * 4096]).
+
+    Returns the bytes read and the pages that could not be read, which are filled with zeros.
+    """
+
+def look(
+    pid: int, start: int, pages: int, seed: int, out: Buffer, threads: int = 1
+) -> tuple[int, int]:
+    """``present_runs`` and ``read_digests`` in one: digests of ``pages`` pages from ``start`` on.
+
+    ``out`` is u64[pages]; pages that are not present and anonymous become ``ABSENT`` and are not
+    touched. Returns the bytes read and the pages that vanished before they could be read.
+    """

@@ -167,6 +167,12 @@ pub fn region_bytes(address: usize) -> Option<usize> {
     lock().table.starting_at(address).map(|region| region.pages * PAGE)
 }
 
+/// Does `[address, address + bytes)` lie in one region?
+#[must_use]
+pub fn is_mergeable(address: usize, bytes: usize) -> bool {
+    lock().table.holding(address, address.saturating_add(bytes)).is_some()
+}
+
 /// Give mergeable memory back. Does nothing if no region starts there.
 ///
 /// # Safety

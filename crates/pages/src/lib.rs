@@ -1,11 +1,14 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
+pub mod digest;
 pub mod error;
 pub mod mask;
 pub mod moving;
+pub mod pagemap;
 pub mod park;
 pub mod pins;
 pub mod protect;
+pub mod remote;
 pub mod slab;
 pub mod uffd;
 pub mod window;

@@ -2,11 +2,20 @@
 
 use pyo3::prelude::*;
 
+mod agent;
 mod errors;
+mod find;
+mod numpy;
+mod store;
+mod wire;
 
 /// The Rust core of pagemerge; its typed contract is `_core.pyi`.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PAGE_SIZE", pagemerge_pages::PAGE)?;
-    Ok(())
+    find::register(module)?;
+    store::register(module)?;
+    wire::register(module)?;
+    agent::register(module)?;
+    numpy::register(module)
 }

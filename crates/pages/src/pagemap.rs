@@ -1,0 +1,385 @@
+//! Which pages of a process are there: the `PAGEMAP_SCAN` ioctl, or `/proc/PID/pagemap`.
+//!
+//! Neither touches a page: no fault, no swap-in. Source: Linux
+//! `Documentation/admin-guide/mm/pagemap.rst` and `fs/proc/task_mmu.c`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use crate::{Error, Result, PAGE};
+
+/// Consecutive pages of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The address of the first.
+    pub start: u64,
+    /// How many.
+    pub pages: u64,
+}
+
+/// Which present pages are asked for. The kernel's shared page of zeros never counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Private anonymous memory, the only kind that can be merged.
+    Anonymous,
+    /// Pages of files and shared memory too.
+    Any,
+}
+
+/// Bits of a pagemap entry; the low 55 are the page frame number, for `CAP_SYS_ADMIN` only.
+pub mod entry {
+    /// The page frame number.
+    pub const FRAME: u64 = (1 << 55) - 1;
+    /// Mapped by this page table entry alone, in the whole system.
+    pub const EXCLUSIVE: u64 = 1 << 56;
+    /// A page of a file or of shared memory, not anonymous.
+    pub const FILE: u64 = 1 << 61;
+    /// In swap.
+    pub const SWAPPED: u64 = 1 << 62;
+    /// In memory.
+    pub const PRESENT: u64 = 1 << 63;
+}
+
+/// The longest range that the fallback walks: it reads 8 bytes for each page, hole or not, so
+/// that 1 TiB takes seconds. `PAGEMAP_SCAN` skips holes by whole page tables and has no limit.
+const FALLBACK_LIMIT: u64 = 1 << 40;
+
+/// `struct pm_scan_arg` of `include/uapi/linux/fs.h`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region` of the same.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: u64 = 0xC000_6610 | (size_of::<ScanArg>() as u64) << 16;
+
+const IS_FILE: u64 = 1 << 2;
+const IS_PRESENT: u64 = 1 << 3;
+const IS_SWAPPED: u64 = 1 << 4;
+const IS_PFNZERO: u64 = 1 << 5;
+
+/// An open `/proc/PID/pagemap`.
+///
+/// It keeps describing the address space that it was opened on: after an exec of the process,
+/// or its end, it shows nothing any more, never the pages of another process.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: File,
+    pid: i32,
+}
+
+impl Pagemap {
+    /// Open the pagemap of process `pid`.
+    ///
+    /// # Errors
+    /// [`Error::Os`] with `ESRCH` if there is no such process, `EACCES` or `EPERM` if this user
+    /// may not look at it (`PTRACE_MODE_READ`, see ptrace(2)).
+    pub fn open(pid: i32) -> Result<Self> {
+        match File::open(format!("/proc/{pid}/pagemap")) {
+            Ok(file) => Ok(Self { file, pid }),
+            Err(error) => Err(os("open /proc/PID/pagemap", &error, pid)),
+        }
+    }
+
+    /// The runs of pages of `kind` in `[start, end)`, ascending, not touching each other.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] unless both are page aligned and ordered; [`Error::Os`] as the kernel
+    /// says; [`Error::Unsupported`] for more than 1 TiB on kernels without `PAGEMAP_SCAN`.
+    pub fn present_runs(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
+        if start > end || start % PAGE as u64 != 0 || end % PAGE as u64 != 0 {
+            return Err(Error::Usage(format!("{start:#x}-{end:#x} is not a range of pages")));
+        }
+        match self.scan(start, end, kind) {
+            // Before Linux 6.7 the file has no ioctl at all. Try, never ask for the version.
+            Err(error) if matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL)) => {
+                self.walk(start, end, kind)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The raw entries of the pages from `start` on, one a page (see [`entry`]); zero beyond the
+    /// end of the address space.
+    ///
+    /// # Errors
+    /// [`Error::Os`] as the kernel says.
+    pub fn entries(&self, start: u64, out: &mut [u64]) -> Result<()> {
+        // SAFETY: any bytes are a u64, and the slice is borrowed for writing as a whole.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out))
+        };
+        let mut done = 0;
+        while done < bytes.len() {
+            let offset = start / PAGE as u64 * 8 + done as u64;
+            match self.file.read_at(&mut bytes[done..], offset) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(os("read /proc/PID/pagemap", &error, self.pid).at(start)),
+            }
+        }
+        bytes[done..].fill(0);
+        Ok(())
+    }
+
+    /// By the ioctl.
+    fn scan(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
+        let unwanted = match kind {
+            Kind::Anonymous => IS_FILE | IS_SWAPPED | IS_PFNZERO,
+            Kind::Any => IS_SWAPPED | IS_PFNZERO,
+        };
+        let mut found = [Region::default(); 512];
+        let mut runs = Vec::new();
+        let mut from = start;
+        while from < end {
+            let mut arg = ScanArg {
+                size: size_of::<ScanArg>() as u64,
+                start: from,
+                end,
+                vec: found.as_mut_ptr() as u64,
+                vec_len: found.len() as u64,
+                category_inverted: unwanted,
+                category_mask: unwanted | IS_PRESENT,
+                // What is returned also decides where regions are cut: only what never varies.
+                return_mask: IS_PRESENT,
+                ..ScanArg::default()
+            };
+            // SAFETY: `arg` and the array it points to are alive, and as long as they say.
+            let count =
+                unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut arg) };
+            let Ok(count) = usize::try_from(count) else {
+                let error = Error::last_os("ioctl PAGEMAP_SCAN").of_pid(self.pid).at(from);
+                match error.errno() {
+                    Some(libc::EINTR) => continue,
+                    _ => return Err(error),
+                }
+            };
+            for region in &found[..count] {
+                append(&mut runs, region.start, (region.end - region.start) / PAGE as u64);
+            }
+            // The walk stops early where the array is full; it must at least have moved.
+            if arg.walk_end <= from {
+                break;
+            }
+            from = arg.walk_end;
+        }
+        Ok(runs)
+    }
+
+    /// By reading the entries. They do not name the page of zeros: with `CAP_SYS_ADMIN` it is the
+    /// frame that one of our own untouched pages has, without it such pages count as present and
+    /// are later read as zero pages.
+    fn walk(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
+        if end - start > FALLBACK_LIMIT {
+            return Err(Error::Unsupported(format!(
+                "process {}: {start:#x}-{end:#x} is too long to walk on a kernel without \
+                 PAGEMAP_SCAN (Linux 6.7)",
+                self.pid
+            )));
+        }
+        let zero_frame = zero_frame();
+        let wanted = |entry: u64| {
+            let refused = match kind {
+                Kind::Anonymous => entry::FILE | entry::SWAPPED,
+                Kind::Any => entry::SWAPPED,
+            };
+            let frame = entry & entry::FRAME;
+            entry & entry::PRESENT != 0
+                && entry & refused == 0
+                && (frame == 0 || Some(frame) != zero_frame)
+        };
+        let mut entries = vec![0; 16384];
+        let mut runs = Vec::new();
+        let mut from = start;
+        while from < end {
+            let count = ((end - from) / PAGE as u64).min(entries.len() as u64) as usize;
+            self.entries(from, &mut entries[..count])?;
+            for (index, _) in entries[..count].iter().enumerate().filter(|(_, e)| wanted(**e)) {
+                append(&mut runs, from + (index * PAGE) as u64, 1);
+            }
+            from += (count * PAGE) as u64;
+        }
+        Ok(runs)
+    }
+}
+
+/// Put `pages` at `start` behind `runs`, as part of the last run where they continue it.
+fn append(runs: &mut Vec<Run>, start: u64, pages: u64) {
+    match runs.last_mut() {
+        Some(last) if last.start + last.pages * PAGE as u64 == start => last.pages += pages,
+        _ => runs.push(Run { start, pages }),
+    }
+}
+
+/// The frame of the kernel's page of zeros, as far as this user may know it.
+fn zero_frame() -> Option<u64> {
+    let own = memory::Anonymous::new(1)?;
+    // A read of memory never written maps the page of zeros.
+    std::hint::black_box(own.first_byte());
+    let mut entries = [0];
+    Pagemap::open(std::process::id() as i32).ok()?.entries(own.address(), &mut entries).ok()?;
+    Some(entries[0] & entry::FRAME).filter(|frame| *frame != 0)
+}
+
+fn os(call: &'static str, error: &io::Error, pid: i32) -> Error {
+    let errno = match error.raw_os_error() {
+        // No directory of that number in /proc.
+        Some(libc::ENOENT) => libc::ESRCH,
+        errno => errno.unwrap_or(0),
+    };
+    Error::os(call, errno).of_pid(pid)
+}
+
+/// Anonymous memory of our own, for questions about the kernel's behaviour.
+mod memory {
+    use crate::PAGE;
+
+    /// A private anonymous mapping.
+    pub struct Anonymous {
+        start: *mut libc::c_void,
+        bytes: usize,
+    }
+
+    impl Anonymous {
+        /// Map `pages` pages, without huge pages; nothing if the kernel has no memory.
+        pub fn new(pages: usize) -> Option<Self> {
+            let bytes = pages * PAGE;
+            // SAFETY: a new anonymous mapping wherever there is room touches nothing of ours.
+            let start = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    bytes,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                    -1,
+                    0,
+                )
+            };
+            if start == libc::MAP_FAILED {
+                return None;
+            }
+            // SAFETY: advice on the mapping made above. Its failure (no huge pages) is fine.
+            unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+            Some(Self { start, bytes })
+        }
+
+        pub fn address(&self) -> u64 {
+            self.start as u64
+        }
+
+        pub fn first_byte(&self) -> u8 {
+            // SAFETY: the mapping is readable and at least one page long.
+            unsafe { self.start.cast::<u8>().read_volatile() }
+        }
+
+        #[cfg(test)]
+        pub fn bytes(&mut self) -> &mut [u8] {
+            // SAFETY: the mapping is ours alone, writable, and lives as long as `self`.
+            unsafe { std::slice::from_raw_parts_mut(self.start.cast::<u8>(), self.bytes) }
+        }
+    }
+
+    impl Drop for Anonymous {
+        fn drop(&mut self) {
+            // SAFETY: exactly the mapping made in `new`; nothing borrows it any more.
+            unsafe { libc::munmap(self.start, self.bytes) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Pagemap {
+        Pagemap::open(std::process::id() as i32).unwrap()
+    }
+
+    #[test]
+    fn the_ioctl_and_the_walk_see_the_same_runs() {
+        let mut memory = memory::Anonymous::new(5000).unwrap();
+        let start = memory.address();
+        let written = |page: usize| page % 7 < 3 || (1200..1900).contains(&page);
+        for page in (0..5000).filter(|page| written(*page)) {
+            memory.bytes()[page * PAGE] = 1;
+        }
+        let end = start + (5000 * PAGE) as u64;
+        let mut expected = Vec::new();
+        for page in (0..5000).filter(|page| written(*page)) {
+            append(&mut expected, start + (page * PAGE) as u64, 1);
+        }
+        assert!(expected.len() > 512, "more runs than one call of the ioctl returns");
+        let map = own();
+        assert_eq!(map.walk(start, end, Kind::Anonymous).unwrap(), expected);
+        match map.scan(start, end, Kind::Anonymous) {
+            Err(error) if matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL)) => {
+                eprintln!("no PAGEMAP_SCAN here: only the walk was tested");
+            }
+            runs => assert_eq!(runs.unwrap(), expected),
+        }
+    }
+
+    #[test]
+    fn the_page_of_zeros_is_not_a_page_of_ours() {
+        let memory = memory::Anonymous::new(1).unwrap();
+        std::hint::black_box(memory.first_byte());
+        let start = memory.address();
+        let runs = own().present_runs(start, start + PAGE as u64, Kind::Any).unwrap();
+        assert_eq!(runs, []);
+    }
+
+    #[test]
+    fn a_huge_hole_costs_nothing() {
+        let mut memory = memory::Anonymous::new(1 << 30).unwrap();
+        let last = (1 << 30) - 1;
+        memory.bytes()[last * PAGE] = 1;
+        let start = memory.address();
+        let end = start + (1 << 42);
+        let map = own();
+        let walked = map.walk(start, end, Kind::Anonymous);
+        assert!(matches!(walked, Err(Error::Unsupported(_))));
+        match map.present_runs(start, end, Kind::Anonymous) {
+            Err(Error::Unsupported(_)) => eprintln!("no PAGEMAP_SCAN here"),
+            runs => {
+                let only = Run { start: start + (last * PAGE) as u64, pages: 1 };
+                assert_eq!(runs.unwrap(), [only]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_named() {
+        let error = Pagemap::open(i32::MAX).unwrap_err();
+        assert_eq!(error, Error::os("open /proc/PID/pagemap", libc::ESRCH).of_pid(i32::MAX));
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let outcome = own().present_runs(PAGE as u64, 0, Kind::Any);
+        assert!(matches!(outcome, Err(Error::Usage(_))));
+    }
+}

@@ -1,0 +1,236 @@
+//! The find stage for Python: buffers in, buffers out, the GIL released while it works.
+
+use pagemerge_pages::digest::{digest_pages, ABSENT, ZERO};
+use pagemerge_pages::pagemap::{Kind, Pagemap, Run};
+use pagemerge_pages::remote;
+use pagemerge_pages::{Error, Result, PAGE};
+use pyo3::buffer::{Element, PyBuffer};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use std::slice;
+
+use crate::errors::raise;
+
+/// Add the functions and constants of this file to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("ABSENT", ABSENT)?;
+    module.add("ZERO", ZERO)?;
+    module.add("CHUNK", remote::CHUNK)?;
+    module.add_function(wrap_pyfunction!(digest, module)?)?;
+    module.add_function(wrap_pyfunction!(present_runs, module)?)?;
+    module.add_function(wrap_pyfunction!(pagemap, module)?)?;
+    module.add_function(wrap_pyfunction!(read_digests, module)?)?;
+    module.add_function(wrap_pyfunction!(read_only, module)?)?;
+    module.add_function(wrap_pyfunction!(read_pages, module)?)?;
+    module.add_function(wrap_pyfunction!(look, module)?)
+}
+
+#[pyfunction]
+fn digest(
+    py: Python<'_>,
+    data: &Bound<'_, PyAny>,
+    seed: u64,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let data = buffer::<u8>(data, "data")?;
+    let out = buffer::<u64>(out, "out")?;
+    let (data, out) = (shared(py, &data, "data")?, exclusive(py, &out, "out")?);
+    apart(py, data.as_ptr_range(), out.as_ptr_range())?;
+    detached(py, || digest_pages(data, seed, out))
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, start, end, anonymous = true))]
+fn present_runs<'py>(
+    py: Python<'py>,
+    pid: i32,
+    start: u64,
+    end: u64,
+    anonymous: bool,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let kind = if anonymous { Kind::Anonymous } else { Kind::Any };
+    let runs = detached(py, || Pagemap::open(pid)?.present_runs(start, end, kind))?;
+    let starts: Vec<u8> = runs.iter().flat_map(|run| run.start.to_ne_bytes()).collect();
+    let pages: Vec<u8> = runs.iter().flat_map(|run| run.pages.to_ne_bytes()).collect();
+    Ok((PyBytes::new(py, &starts), PyBytes::new(py, &pages)))
+}
+
+#[pyfunction]
+fn pagemap(
+    py: Python<'_>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    pages: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let runs = runs(py, starts, pages)?;
+    let out = buffer::<u64>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    detached(py, || {
+        let total: usize = runs.iter().map(|run| run.pages as usize).sum();
+        if out.len() != total {
+            return Err(Error::Usage(format!("room for {} entries of {total} pages", out.len())));
+        }
+        let map = Pagemap::open(pid)?;
+        let mut rest = out;
+        for run in &runs {
+            let (now, later) = rest.split_at_mut(run.pages as usize);
+            map.entries(run.start, now)?;
+            rest = later;
+        }
+        Ok(())
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, starts, pages, seed, out, threads = 1))]
+fn read_digests(
+    py: Python<'_>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    pages: &Bound<'_, PyAny>,
+    seed: u64,
+    out: &Bound<'_, PyAny>,
+    threads: usize,
+) -> PyResult<(u64, u64)> {
+    let runs = runs(py, starts, pages)?;
+    let out = buffer::<u64>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    figures(detached(py, || remote::read_digests(pid, &runs, seed, out, threads))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, starts, pages, out, threads = 1, chunk = remote::CHUNK))]
+fn read_only(
+    py: Python<'_>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    pages: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    threads: usize,
+    chunk: usize,
+) -> PyResult<(u64, u64)> {
+    let runs = runs(py, starts, pages)?;
+    let out = buffer::<u64>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    figures(detached(py, || remote::read_only(pid, &runs, out, threads, chunk))?)
+}
+
+#[pyfunction]
+fn read_pages(
+    py: Python<'_>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    pages: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<(u64, u64)> {
+    let runs = runs(py, starts, pages)?;
+    let out = buffer::<u8>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    figures(detached(py, || remote::read_pages(pid, &runs, out))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, start, pages, seed, out, threads = 1))]
+fn look(
+    py: Python<'_>,
+    pid: i32,
+    start: u64,
+    pages: usize,
+    seed: u64,
+    out: &Bound<'_, PyAny>,
+    threads: usize,
+) -> PyResult<(u64, u64)> {
+    let out = buffer::<u64>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    if out.len() != pages {
+        let text = format!("room for {} digests of {pages} pages", out.len());
+        return Err(raise(py, &Error::Usage(text)));
+    }
+    figures(detached(py, || remote::look(pid, start, seed, out, threads))?)
+}
+
+/// Run `work` without the GIL.
+fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|error| raise(py, &error))
+}
+
+fn figures(look: remote::Look) -> PyResult<(u64, u64)> {
+    Ok((look.read, look.unreadable))
+}
+
+/// A copy of the runs that two arrays describe; their sum is known to fit an address space.
+fn runs(py: Python<'_>, starts: &Bound<'_, PyAny>, pages: &Bound<'_, PyAny>) -> PyResult<Vec<Run>> {
+    let starts = buffer::<u64>(starts, "starts")?;
+    let pages = buffer::<u64>(pages, "pages")?;
+    let (starts, pages) = (shared(py, &starts, "starts")?, shared(py, &pages, "pages")?);
+    let mut total = 0_u64;
+    let fits = starts.len() == pages.len()
+        && starts.iter().zip(pages).all(|(start, pages)| {
+            total = total.saturating_add(*pages);
+            let end = pages.checked_mul(PAGE as u64).and_then(|bytes| start.checked_add(bytes));
+            start % PAGE as u64 == 0 && end.is_some() && total < 1 << 51
+        });
+    if !fits {
+        let text = "starts and pages must be equally long, of aligned addresses and page counts";
+        return Err(raise(py, &Error::Usage(text.into())));
+    }
+    Ok(starts.iter().zip(pages).map(|(&start, &pages)| Run { start, pages }).collect())
+}
+
+/// The buffer behind `object`, whose elements must be `T`.
+pub fn buffer<T: Element>(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyBuffer<T>> {
+    PyBuffer::get(object).map_err(|error| {
+        let bits = 8 * size_of::<T>();
+        let text = format!("{name} must be a buffer of {bits}-bit unsigned elements: {error}");
+        raise(object.py(), &Error::Usage(text))
+    })
+}
+
+/// The elements of `buffer`, to read.
+pub fn shared<'a, T: Element>(
+    py: Python<'_>,
+    buffer: &'a PyBuffer<T>,
+    name: &str,
+) -> PyResult<&'a [T]> {
+    if !buffer.is_c_contiguous() {
+        return Err(raise(py, &Error::Usage(format!("{name} must be contiguous"))));
+    }
+    if buffer.item_count() == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: the buffer is held by the caller for the lifetime of the slice, contiguous, aligned
+    // (PyBuffer checked it) and that long. That no other thread writes to it meanwhile is the
+    // contract in `_core.pyi`.
+    Ok(unsafe { slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.item_count()) })
+}
+
+/// The elements of `buffer`, to write.
+#[allow(clippy::mut_from_ref)] // The buffer is only the handle; it owns the memory as a whole.
+fn exclusive<'a, T: Element>(
+    py: Python<'_>,
+    buffer: &'a PyBuffer<T>,
+    name: &str,
+) -> PyResult<&'a mut [T]> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(raise(py, &Error::Usage(format!("{name} must be writable and contiguous"))));
+    }
+    if buffer.item_count() == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: as in `shared`; and writable. Each function makes one such slice, and `apart` tells
+    // it from what else is in use.
+    Ok(unsafe { slice::from_raw_parts_mut(buffer.buf_ptr().cast(), buffer.item_count()) })
+}
+
+/// Refuse an output that lies over its input.
+fn apart(
+    py: Python<'_>,
+    input: std::ops::Range<*const u8>,
+    output: std::ops::Range<*const u64>,
+) -> PyResult<()> {
+    if input.start < output.end.cast() && output.start.cast() < input.end {
+        return Err(raise(py, &Error::Usage("data and out overlap".into())));
+    }
+    Ok(())
+}

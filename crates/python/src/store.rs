@@ -1,0 +1,90 @@
+//! Slabs for the hub: made from pages of clients, or adopted after a check.
+
+use pagemerge_pages::digest::digest_pages;
+use pagemerge_pages::pagemap::Run;
+use pagemerge_pages::{remote, slab, Result, PAGE};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+
+use crate::errors::raise;
+use crate::find::{buffer, shared};
+
+/// Add the functions of this file to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("SLAB_NAME", slab::NAME)?;
+    module.add("SLAB_PAGES", slab::MOST_PAGES)?;
+    module.add_function(wrap_pyfunction!(build_slab, module)?)?;
+    module.add_function(wrap_pyfunction!(open_slab, module)?)
+}
+
+#[pyfunction]
+fn build_slab<'py>(
+    py: Python<'py>,
+    pids: &Bound<'py, PyAny>,
+    starts: &Bound<'py, PyAny>,
+    pages: &Bound<'py, PyAny>,
+    seed: u64,
+) -> PyResult<(i32, u64, Bound<'py, PyBytes>)> {
+    let pids = buffer::<u64>(pids, "pids")?;
+    let starts = buffer::<u64>(starts, "starts")?;
+    let pages = buffer::<u64>(pages, "pages")?;
+    let rows = shared(py, &pids, "pids")?
+        .iter()
+        .zip(shared(py, &starts, "starts")?)
+        .zip(shared(py, &pages, "pages")?);
+    let rows: Vec<(i32, Run)> =
+        rows.map(|((&pid, &start), &pages)| (pid as i32, Run { start, pages })).collect();
+    let built = py.detach(|| -> Result<_> {
+        let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
+        let descriptor = slab::build(total, |bytes| {
+            fill(&rows, bytes);
+            Ok(())
+        })?;
+        examine(descriptor, seed)
+    });
+    let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
+    Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
+}
+
+/// Copy the rows, in order. A page that cannot be read any more stays zero: its slot's digest
+/// tells, and nobody will be given it.
+fn fill(rows: &[(i32, Run)], bytes: &mut [u8]) {
+    let mut rest = bytes;
+    for same in rows.chunk_by(|(one, _), (other, _)| one == other) {
+        let runs: Vec<Run> = same.iter().map(|&(_, run)| run).collect();
+        let len = runs.iter().map(|run| run.pages as usize * PAGE).sum();
+        let (own, others) = rest.split_at_mut(len);
+        let _ = remote::read_pages(same[0].0, &runs, own);
+        rest = others;
+    }
+}
+
+#[pyfunction]
+fn open_slab<'py>(
+    py: Python<'py>,
+    descriptor: i32,
+    seed: u64,
+) -> PyResult<(u64, Bound<'py, PyBytes>)> {
+    // SAFETY: the caller keeps the descriptor open during the call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let (id, digests) = py
+        .detach(|| Ok((slab::id(borrowed)?, digests_of(borrowed, seed)?)))
+        .map_err(|error| raise(py, &error))?;
+    Ok((id, PyBytes::new(py, &digests)))
+}
+
+fn examine(descriptor: OwnedFd, seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
+    use rustix::fd::AsFd;
+    let digests = digests_of(descriptor.as_fd(), seed)?;
+    let id = slab::id(&descriptor)?;
+    Ok((descriptor, id, digests))
+}
+
+/// The digests of a slab's pages, from the sealed bytes themselves (u64, native order).
+fn digests_of(descriptor: BorrowedFd<'_>, seed: u64) -> Result<Vec<u8>> {
+    let view = slab::open(descriptor)?;
+    let mut digests = vec![0_u64; view.pages()];
+    digest_pages(view.bytes(), seed, &mut digests)?;
+    Ok(digests.iter().flat_map(|digest| digest.to_ne_bytes()).collect())
+}

@@ -1,0 +1,34 @@
+//! The numbers of the wire protocol, so that Python has them from where they are defined.
+
+use pagemerge_pages::wire::{barrier, kind, MOST_BODY, VERSION};
+use pyo3::prelude::*;
+
+/// Add the constants of this file to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("WIRE_VERSION", VERSION)?;
+    module.add("WIRE_MOST_BODY", MOST_BODY)?;
+    let kinds = [
+        ("HELLO", kind::HELLO),
+        ("REGIONS", kind::REGIONS),
+        ("INTERN", kind::INTERN),
+        ("MERGED", kind::MERGED),
+        ("HANDBACK", kind::HANDBACK),
+        ("NOTE", kind::NOTE),
+        ("WELCOME", kind::WELCOME),
+        ("LOOK", kind::LOOK),
+        ("SLAB", kind::SLAB),
+        ("MERGE", kind::MERGE),
+        ("DROP", kind::DROP),
+        ("REFUSED", kind::REFUSED),
+        ("STATUS", kind::STATUS),
+        ("COUNTERS", kind::COUNTERS),
+    ];
+    module.add("WIRE_KINDS", kinds.into_iter().collect::<std::collections::HashMap<_, _>>())?;
+    let barriers = [
+        (barrier::INTERN, "intern"),
+        (barrier::MOVE, "move"),
+        (barrier::WRITE_PROTECT, "write-protect"),
+        (barrier::PARK, "park"),
+    ];
+    module.add("BARRIERS", barriers.into_iter().collect::<std::collections::HashMap<_, _>>())
+}
