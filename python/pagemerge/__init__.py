@@ -2,4 +2,20 @@
 
 from __future__ import annotations
 
+from pagemerge._core import Memory
+from pagemerge.errors import PagemergeError
+from pagemerge.memory import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Memory",
+    "PagemergeError",
+    "buffer",
+    "copy",
+    "empty",
+    "intern",
+    "mergeable_arrays",
+    "stats",
+    "unmerge",
+]

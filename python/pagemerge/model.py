@@ -3,9 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # numpy takes longer to import than the whole command line
+    import numpy as np
+    import numpy.typing as npt
 
 PAGE_SIZE = 4096
 """Bytes in a page; hosts with another page size are refused at import of ``_core``."""
+
+BLOCK = 512
+"""Pages of a block (2 MiB): the unit in which looking is paced."""
+
+ABSENT = 0
+"""The digest of a page that was not looked at."""
+ZERO = 1
+"""The digest of a page of zeros."""
+
+NO_SLOT = 0xFFFF_FFFF
+"""A page that maps no slot."""
+ZERO_SLOT = 0xFFFF_FFFE
+"""A zero page that was given back; slot numbers are smaller than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """What is remembered of a region: 13 bytes a page and 2 a block, changed in place."""
+
+    digest: npt.NDArray[np.uint64]
+    """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
+    looks: npt.NDArray[np.uint8]
+    """u8[n]: looks in a row that saw it."""
+    slot: npt.NDArray[np.uint32]
+    """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
+    quiet: npt.NDArray[np.uint8]
+    """u8[blocks]: looks in a row without a yield."""
+    wait: npt.NDArray[np.uint8]
+    """u8[blocks]: cycles that the block is still passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pages that may be merged, in order of client and address; one element a page."""
+
+    client: npt.NDArray[np.uint32]
+    """u32[n]: number of the client in this cycle."""
+    address: npt.NDArray[np.uint64]
+    """u64[n]: bytes, in that client."""
+    digest: npt.NDArray[np.uint64]
+    """u64[n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which candidate maps which slot."""
+
+    slot: npt.NDArray[np.uint32]
+    """u32[n]: one element a candidate; ``NO_SLOT``: leave it alone."""
+    donors: npt.NDArray[np.int64]
+    """i64[m]: the candidates whose bytes fill the new slots, in order of the slots' numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Consecutive pages that map consecutive slots."""
+
+    first: npt.NDArray[np.int64]
+    """i64[r]: index of each run's first page among the pages given."""
+    pages: npt.NDArray[np.int64]
+    """i64[r]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,55 @@
+"""``pagemerge daemon``: a hub in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from pagemerge.errors import HubError
+
+
+class Daemon:
+    """Run a hub in the foreground: it finds equal pages of its clients and has them merged.
+
+    A hub starts by itself with the first program that uses pagemerge, and ends with the last;
+    run one by hand to keep it, to watch its log, or to give it settings of its own.
+    """
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own arguments."""
+        parser.add_argument("--socket", type=Path, help="where to listen (PAGEMERGE_SOCKET)")
+        parser.add_argument("--config", type=Path, help="a TOML file with a [hub] table")
+        parser.add_argument(
+            "--until-idle", action="store_true", help="end when the last client has gone"
+        )
+        parser.add_argument("--verbose", "-v", action="store_true", help="say who comes and goes")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Serve; 0 when told to end, 1 if another hub is there already."""
+        from pagemerge.config import load
+        from pagemerge.hub import Hub
+        from pagemerge.merge.client import socket_path
+        from pagemerge.service import Service, only_one
+
+        settings = load(args.config)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING,
+            format="%(asctime)s %(message)s",
+            stream=sys.stderr,
+        )
+        path = (args.socket or socket_path()).absolute()
+        try:
+            with only_one(path):
+                asyncio.run(Service(Hub(settings), path, args.until_idle).run())
+        except OSError as error:
+            raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
+        logging.shutdown()
+        sys.stdout.flush()
+        # A reader that a client keeps waiting would keep us, too.
+        os._exit(0)

@@ -1,0 +1,42 @@
+"""Settings of the hub: TOML in, typed values out, errors that name the key and the cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from pagemerge.errors import UsageError
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the ``[hub]`` table of a configuration may say."""
+
+    looks: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
+    """Looks that must see the same bytes before a page is merged; 1 merges at first sight."""
+    least_run: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
+    """Shortest run of pages worth a mapping; more for programs that fork."""
+    cpu_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50
+    """Share of one core that the hub may use."""
+    longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
+    """Seconds between cycles when nothing changes."""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    hub: Settings = msgspec.field(default_factory=Settings)
+
+
+def load(path: Path | None) -> Settings:
+    """The settings in the file at ``path``; the defaults if it is None.
+
+    Raises ``UsageError`` that names the file, the key and what it should be.
+    """
+    if path is None:
+        return Settings()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=_File).hub
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UsageError(f"{path}: {error}", path=str(path)) from error

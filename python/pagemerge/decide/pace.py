@@ -1,0 +1,67 @@
+"""How often to look: pure functions.
+
+A block of 2 MiB that never yields is looked at less and less often, and a hub whose clients do
+not change sleeps longer and longer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.model import BLOCK, Pages
+
+PATIENT = 2
+"""Looks without a yield that cost a block nothing: stability needs two."""
+
+MOST_SKIPPED = 63
+"""Cycles that a block is passed over at the most."""
+
+
+def due(pages: Pages) -> list[tuple[int, int]]:
+    """The runs of blocks to look at in this cycle, as (first page, pages); counts the others down.
+
+    Runs are cut at 8 blocks (16 MiB), so that each look is short.
+    """
+    ready = np.flatnonzero(pages.wait == 0)
+    pages.wait[pages.wait > 0] -= 1
+    if len(ready) == 0:
+        return []
+    cuts = np.flatnonzero(np.diff(ready) != 1) + 1
+    runs = []
+    for run in np.split(ready, cuts):
+        for at in range(0, len(run), 8):
+            first = int(run[at]) * BLOCK
+            last = min((int(run[min(at + 7, len(run) - 1)]) + 1) * BLOCK, len(pages.digest))
+            runs.append((first, last - first))
+    return runs
+
+
+def settle(pages: Pages, first: int, count: int) -> None:
+    """A look at these pages is over: pass over blocks that have not yielded for long.
+
+    ``reward`` undoes that for blocks that do yield.
+    """
+    blocks = slice(first // BLOCK, -(-(first + count) // BLOCK))
+    quiet = pages.quiet[blocks]
+    quiet[quiet < 16] += 1
+    beyond = np.maximum(quiet.astype(np.int64) - PATIENT, 0)
+    pages.wait[blocks] = np.minimum((1 << beyond) - 1, MOST_SKIPPED).astype(np.uint8)
+
+
+def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
+    """Pages were merged: look at their blocks again soon."""
+    blocks = np.unique(indices // BLOCK)
+    pages.quiet[blocks] = 0
+    pages.wait[blocks] = 0
+
+
+def pause(last: float, worked: float, yielded: bool, share: float, longest: float) -> float:
+    """Seconds to sleep before the next cycle.
+
+    ``last``: the pause before; ``worked``: processor seconds of this cycle; ``yielded``: whether
+    anything was merged or is new; ``share``: how much of a core may be used (0 to 1).
+    """
+    affordable = worked * (1 / share - 1) if share < 1 else 0.0
+    wanted = 0.05 if yielded else min(max(last * 2, 0.05), longest)
+    return max(affordable, wanted)

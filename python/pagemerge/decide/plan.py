@@ -1,0 +1,77 @@
+"""From candidates to a plan: which page maps which slot, and which slots are new.
+
+Pure functions on arrays. Order matters twice: new slots are laid out in the order of the pages
+that need them first, so that runs stay runs (a mapping costs the kernel a VMA each); and where
+mappings are short, the longest runs come first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.model import NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates, Layout, Runs
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+
+def lay_out(
+    found: Candidates,
+    known: npt.NDArray[np.uint32],
+    members: I64,
+    starts: I64,
+    next_slot: int,
+) -> Layout:
+    """Give each candidate a slot.
+
+    ``known`` u32[n]: the slot whose digest the store has, or ``NO_SLOT``; ``members`` and
+    ``starts``: groups of equal digests among the candidates (indices into ``found``, ascending
+    inside a group), of which only those without a known slot get new ones, from ``next_slot`` on.
+    """
+    slot = known.copy()
+    slot[found.digest == ZERO] = ZERO_SLOT
+    first = members[starts[:-1]]
+    sizes = np.diff(starts)
+    unknown = slot[first] == NO_SLOT
+    first, sizes = first[unknown], sizes[unknown]
+    order = np.argsort(first)
+    rank = np.empty(len(first), np.uint32)
+    rank[order] = np.arange(len(first), dtype=np.uint32)
+    chosen = members[np.repeat(unknown, np.diff(starts))]
+    slot[chosen] = np.repeat(rank, sizes) + np.uint32(next_slot)
+    return Layout(slot=slot, donors=first[order])
+
+
+def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
+    """Maximal runs of pages at consecutive addresses that map consecutive slots of one slab.
+
+    All three arrays have one element a page, in order of address; zero pages have ``ZERO_SLOT``
+    and slab 0 and form runs of their own. Pages with ``NO_SLOT`` must have been left out.
+    """
+    if len(address) == 0:
+        none = np.empty(0, np.int64)
+        return Runs(none, none)
+    zero = slot == ZERO_SLOT
+    step = np.diff(slot.astype(np.int64))
+    joined = (
+        (np.diff(address) == PAGE_SIZE)
+        & (slab[1:] == slab[:-1])
+        & np.where(zero[1:], zero[:-1], step == 1)
+    )
+    first = np.flatnonzero(np.concatenate(([True], ~joined)))
+    return Runs(first, np.diff(np.append(first, len(address))))
+
+
+def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least: int) -> I64:
+    """Indices of the runs to carry out, in order of address.
+
+    ``costs``: whether a run costs a mapping (zero runs in anonymous memory do not); at most
+    ``budget`` of those are kept, the longest first, and none shorter than ``least`` pages.
+    """
+    wanted = ~costs | (found.pages >= least)
+    costly = np.flatnonzero(wanted & costs)
+    if len(costly) > budget:
+        by_length = np.argsort(-found.pages[costly], kind="stable")
+        wanted[costly[by_length[max(budget, 0) :]]] = False
+    return np.flatnonzero(wanted)

@@ -1,0 +1,64 @@
+"""Which pages stay equal long enough to be worth it: pure functions on arrays.
+
+One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``looks``
+u8: how many looks in a row saw that digest; ``slot`` u32: what the page maps (``model.NO_SLOT``,
+``model.ZERO_SLOT``, or a slot's number).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.model import ABSENT, NO_SLOT, Pages
+
+MOST_LOOKS = 255
+"""Looks are counted up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a look found, in pages."""
+
+    separated: int
+    """Mapped a slot, and were written since."""
+    volatile: int
+    """Changed since the last look."""
+    stable: int
+    """Reached the required number of looks with this one."""
+
+
+def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: int) -> Observed:
+    """Note a look at ``pages[first : first + len(seen)]`` in place.
+
+    A page that is present and anonymous though it was merged has been written: the hardware
+    separated it. ``required`` looks with the same digest make a page a candidate.
+    """
+    part = slice(first, first + len(seen))
+    digest, looks, slot = pages.digest[part], pages.looks[part], pages.slot[part]
+    present = seen != ABSENT
+    separated = present & (slot != NO_SLOT)
+    slot[separated] = NO_SLOT
+    same = present & (seen == digest)
+    changed = present & ~same & (digest != ABSENT)
+    fresh = present & ~same
+    looks[same & (looks < MOST_LOOKS)] += 1
+    looks[fresh] = 1
+    looks[~present] = 0
+    digest[:] = seen
+    stable = int(np.count_nonzero(present & (looks == required)))
+    return Observed(int(np.count_nonzero(separated)), int(np.count_nonzero(changed)), stable)
+
+
+def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
+    """Indices of the pages that are worth comparing: stable, and not merged yet."""
+    ready = (pages.looks >= required) & (pages.slot == NO_SLOT) & (pages.digest != ABSENT)
+    return np.flatnonzero(ready)
+
+
+def forget(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
+    """Let pages that could not be merged prove themselves anew."""
+    pages.looks[indices] = 0
+    pages.digest[indices] = ABSENT

@@ -1,0 +1,325 @@
+"""The hub: find, decide, merge, watch, over and over, for the clients of each trust domain.
+
+``Hub.cycle`` is the whole idea. ``Hub.intern`` is the same for pages that a client wants merged
+at once, because nobody writes them yet. Who connects, and what they say, is in ``service``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.config import Settings
+from pagemerge.decide import pace, plan, stability
+from pagemerge.decide.trust import Domain
+from pagemerge.errors import HubError, PagemergeError, ProtocolError
+from pagemerge.find.groups import duplicates
+from pagemerge.merge import wire
+from pagemerge.merge.store import Store
+from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_body
+from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates
+from pagemerge.watch import counters
+
+log = logging.getLogger("pagemerge.hub")
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+
+MOST_INTERN = 16384
+"""Pages that one request may ask for (64 MiB); agents ask for less."""
+
+
+@dataclass(slots=True)
+class Members:
+    """A trust domain at work: its clients and its store. Nothing of it reaches another."""
+
+    domain: Domain
+    store: Store = field(default_factory=Store)
+    clients: list[Client] = field(default_factory=list)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from the choice of new slots' numbers until their slabs are in the store."""
+    born: set[int] = field(default_factory=set)
+    """Slabs that plans under way may use, though nobody maps them yet."""
+    again: bool = False
+    """Part of the last plan was not carried out: decide anew, whether or not something is new."""
+
+
+class Hub:
+    """Scans the clients' memory and decides what they merge."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.domains: dict[Domain, Members] = {}
+        self.full_scans = 0
+        self.started = time.monotonic()
+        self.wake = asyncio.Event()
+        """Set when somebody new has come: the pause between cycles ends."""
+        self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+        self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_text())
+
+    async def run(self) -> None:
+        """Cycle for ever; pauses grow while nothing changes."""
+        pause = 0.0
+        while True:
+            before, self.wake = time.process_time(), asyncio.Event()
+            yielded = False
+            for members in list(self.domains.values()):
+                yielded |= await self.cycle(members)
+            self.full_scans += 1
+            worked = time.process_time() - before
+            share = self.settings.cpu_percent / 100
+            pause = pace.pause(pause, worked, yielded, share, self.settings.longest_pause)
+            try:
+                await asyncio.wait_for(self.wake.wait(), pause)
+                pause = 0.0
+            except TimeoutError:
+                pass
+
+    async def cycle(self, members: Members) -> bool:
+        """Look at every client of a domain once and merge what is found; true if that yielded."""
+        fresh = await asyncio.gather(*(self._visit(members, it) for it in members.clients))
+        clients = [it for it in members.clients if it.is_ready and it.has_barrier]
+        merged = 0
+        if any(fresh) or members.again:
+            members.again = False
+            found = self._candidates(clients)
+            async with members.lock:
+                layout = await self._lay_out(members, clients, found)
+            merged = sum(
+                await asyncio.gather(
+                    *(
+                        self._merge(members, client, found, layout, number)
+                        for number, client in enumerate(clients)
+                    )
+                )
+            )
+        self._drop_unused(members)
+        return merged > 0 or any(fresh)
+
+    async def _visit(self, members: Members, client: Client) -> bool:
+        """Find: look at one client. True if there is something new to group."""
+        if not client.is_ready:
+            return False
+        try:
+            fresh = await client.refresh()
+            if client.adopting:
+                client.adopt_mappings(members.store)
+            if not client.has_barrier:
+                await self._check_separated(client)
+                return False
+            stable = 0
+            for region in list(client.regions.values()):
+                for first, count in pace.due(region.pages):
+                    seen = np.empty(count, np.uint64)
+                    start = region.start + first * PAGE_SIZE
+                    await client.read(
+                        _core.look, client.pid, start, count, members.store.seed, seen, 1
+                    )
+                    required = self.settings.looks
+                    observed = stability.observe(region.pages, first, seen, required)
+                    pace.settle(region.pages, first, count)
+                    stable += observed.stable
+            # New regions are nothing to group yet, but a reason to look again soon.
+            return stable > 0 or fresh
+        except ProtocolError as error:
+            client.link.close(f"it does not speak the protocol: {error}")
+        except (PagemergeError, OSError) as error:
+            log.info("passing over process %d: %s", client.pid, error)
+        return False
+
+    async def _check_separated(self, client: Client) -> None:
+        """A client without a barrier is looked at for statistics only: which pages it wrote."""
+        for region in client.regions.values():
+            slot = region.pages.slot
+            if not np.any(slot != NO_SLOT):
+                continue
+            end = region.start + len(region) * PAGE_SIZE
+            found = await client.read(_core.present_runs, client.pid, region.start, end)
+            starts, counts = (np.frombuffer(part, np.uint64) for part in found)
+            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+                first = (start - region.start) // PAGE_SIZE
+                slot[first : first + count] = NO_SLOT
+
+    def _candidates(self, clients: list[Client]) -> Candidates:
+        """All pages that are stable and not merged, in order of client and address."""
+        parts: list[tuple[U32, U64, U64]] = []
+        for number, client in enumerate(clients):
+            for region in client.regions.values():
+                index = stability.candidates(region.pages, self.settings.looks)
+                address = (index * PAGE_SIZE + region.start).astype(np.uint64)
+                who = np.full(len(index), number, np.uint32)
+                parts.append((who, address, region.pages.digest[index]))
+        if not parts:
+            return Candidates(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))
+        return Candidates(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    async def _lay_out(self, members: Members, clients: list[Client], found: Candidates) -> U32:
+        """Decide: which page maps which slot; makes the slabs of new slots."""
+        store = members.store
+        known = store.find(found.digest)
+        unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
+        groups = duplicates(found.digest[unknown])
+        layout = plan.lay_out(
+            found, known, unknown[groups.members], groups.starts, store.next_slot
+        )
+        pids = np.array([client.pid for client in clients], np.uint64)
+        donors = layout.donors
+        await self._build(
+            members, pids[found.client[donors]], found.address[donors], found.digest[donors]
+        )
+        return self._usable(members, layout.slot, found.digest)
+
+    async def _build(self, members: Members, pids: U64, addresses: U64, digests: U64) -> None:
+        """Fill new slots, in order, from pages of clients; ``digests`` is what they should be."""
+        store = members.store
+        for first in range(0, len(addresses), _core.SLAB_PAGES):
+            part = slice(first, first + _core.SLAB_PAGES)
+            step = np.diff(addresses[part]) != PAGE_SIZE
+            cuts = np.flatnonzero(step | (np.diff(pids[part]) != 0)) + 1
+            heads = np.concatenate(([0], cuts))
+            counts = np.diff(np.append(heads, len(addresses[part]))).astype(np.uint64)
+            arguments = (pids[part][heads], addresses[part][heads], counts)
+            loop = asyncio.get_running_loop()
+            future = loop.run_in_executor(self._builder, store.build, *arguments)
+            await asyncio.wait({future}, timeout=DEADLINE)
+            if not future.done():
+                # A donor makes us wait. Its slab comes to nothing; the thread is given up.
+                future.add_done_callback(_discard)
+                self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+                store.next_slot += len(digests[part])
+                continue
+            descriptor, slab, sealed = future.result()
+            store.add(descriptor, slab, sealed)
+            members.born.add(slab)
+
+    def _usable(self, members: Members, slot: U32, digest: U64) -> U32:
+        """Leave out pages whose slot does not hold what they held: it changed while copied."""
+        holds = members.store.find(digest)
+        zero = slot == ZERO_SLOT
+        slot = np.where(zero | (holds == NO_SLOT), slot, holds)
+        slabs, _ = members.store.locate(slot)
+        lost = ~zero & ((slabs == 0) | (holds == NO_SLOT))
+        slot[lost] = NO_SLOT
+        return slot
+
+    async def _merge(
+        self, members: Members, client: Client, found: Candidates, slot: U32, number: int
+    ) -> int:
+        """Merge: have one client carry out its part of the plan; returns the pages merged."""
+        mine = np.flatnonzero((found.client == number) & (slot != NO_SLOT))
+        try:
+            sent = self._send_plan(
+                members, client, found.address[mine], slot[mine], least=self.settings.least_run
+            )
+            if len(sent[0]) == 0:
+                return 0
+            body = await client.ask(wire.Kind.MERGE, sent[2])
+            return self._note(client, body, sent[0], sent[1])
+        except ProtocolError as error:
+            client.link.close(f"it does not speak the protocol: {error}")
+        except (PagemergeError, OSError) as error:
+            members.again = True
+            log.info("passing over process %d: %s", client.pid, error)
+        return 0
+
+    def _send_plan(
+        self, members: Members, client: Client, address: U64, slot: U32, least: int
+    ) -> tuple[U64, U32, bytes]:
+        """Give a client the slabs of a plan; returns its pages, their slots, and its body."""
+        slab, place = members.store.locate(slot)
+        runs = plan.runs(address, slot, slab)
+        budget = mappings_left(client.pid, self._most_mappings)
+        kept = plan.within_budget(runs, slab[runs.first] != 0, budget, least)
+        first, pages = runs.first[kept], runs.pages[kept]
+        client.skipped["over_budget"] = int(runs.pages.sum() - pages.sum())
+        chosen = np.repeat(first - np.concatenate(([0], np.cumsum(pages)[:-1])), pages) + np.arange(
+            pages.sum()
+        )
+        used = np.unique(slab[first])
+        client.give(members.store.slabs[int(it)] for it in used if it)
+        body = plan_body(address[first], slab[first], place[first], pages)
+        return address[chosen], slot[chosen], body
+
+    def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
+        """Watch: remember what a client has merged, and what not."""
+        _, merged = client.note_merged(body, address, slot)
+        for region, part, index in client.locate(address):
+            good = merged[part]
+            region.pages.digest[index[good]] = ABSENT
+            pace.reward(region.pages, index[good])
+            stability.forget(region.pages, index[~good])
+        return int(np.count_nonzero(merged))
+
+    async def intern(
+        self, members: Members, client: Client, sequence: int, source: int, target: int, pages: int
+    ) -> None:
+        """Merge pages of a client at once; what the store does not have yet, it gets from them."""
+        if not 0 < pages <= MOST_INTERN or target % PAGE_SIZE:
+            raise ProtocolError("a request to merge that no agent makes")
+        try:
+            probe = np.array([target], np.uint64)
+            if not any(True for _ in client.locate(probe)):
+                await client.refresh()
+            async with members.lock:
+                seen = np.empty(pages, np.uint64)
+                run = (np.array([source], np.uint64), np.array([pages], np.uint64))
+                await client.read(
+                    _core.read_digests, client.pid, *run, members.store.seed, seen, 1
+                )
+                offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+                new = np.flatnonzero((members.store.find(seen) == NO_SLOT) & (seen > ZERO))
+                _, donors = np.unique(seen[new], return_index=True)
+                donors = new[np.sort(donors)]
+                pids = np.full(len(donors), client.pid, np.uint64)
+                await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
+                zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
+                slot = self._usable(members, zero, seen)
+            mine = np.flatnonzero(slot != NO_SLOT)
+            address = offset[mine] + np.uint64(target)
+            address, slot, body = self._send_plan(members, client, address, slot[mine], least=1)
+            client.births[sequence] = (address, slot)
+            client.link.send(wire.Kind.MERGE, sequence, body)
+        except (PagemergeError, OSError) as error:
+            client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
+
+    def note_birth(self, client: Client, sequence: int, body: bytes) -> None:
+        """The report of a merge at birth."""
+        address, slot = client.births.pop(sequence)
+        self._note(client, body, address, slot)
+
+    def _drop_unused(self, members: Members) -> None:
+        """Let go of slabs nobody maps; plans under way keep theirs."""
+        if any(it.births or not it.is_ready for it in members.clients) or members.lock.locked():
+            return
+        pages = [region.pages for it in members.clients for region in it.regions.values()]
+        counts = counters.sharers(pages, members.store.next_slot)
+        unused = []
+        for slab in members.store.slabs.values():
+            if slab.id in members.born:
+                members.born.discard(slab.id)  # it gets one more cycle
+            elif not counts[slab.base : slab.base + slab.pages].any():
+                unused.append(slab.id)
+        if unused:
+            members.store.drop(unused)
+            for client in members.clients:
+                gone = np.array(sorted(client.given.intersection(unused)), np.uint64)
+                client.given.difference_update(unused)
+                if len(gone):
+                    client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+
+def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:
+    """A slab that was given up is ready after all."""
+    if not future.cancelled() and future.exception() is None:
+        os.close(future.result()[0])
+
+
+__all__ = ["Hub", "HubError", "Members"]

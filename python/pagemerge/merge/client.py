@@ -1,0 +1,64 @@
+"""What a program says to a hub that it does not share memory with: where it is, how it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pagemerge.errors import HubError
+from pagemerge.model import Status
+
+
+def socket_path() -> Path:
+    """Where this user's hub listens: PAGEMERGE_SOCKET, else in a directory of the user's own."""
+    if named := os.environ.get("PAGEMERGE_SOCKET"):
+        return Path(named)
+    return own_directory() / "hub.sock"
+
+
+def own_directory() -> Path:
+    """A directory that only this user can write: XDG_RUNTIME_DIR, else one in /run or /tmp."""
+    uid = os.geteuid()
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if runtime.is_absolute() and runtime.is_dir() and runtime.stat().st_uid == uid:
+        return runtime / "pagemerge"
+    return Path("/run/pagemerge") if uid == 0 else Path(f"/tmp/pagemerge-{uid}")
+
+
+def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
+    """The counters of the hub at ``path`` (default: ``socket_path()``).
+
+    Raises ``HubError`` if none listens there, or it does not answer in ``timeout`` seconds.
+    """
+    import msgspec
+
+    from pagemerge.merge import wire
+
+    path = path or socket_path()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(timeout)
+            peer.connect(str(path))
+            peer.sendall(wire.HEADER.pack(0, wire.Kind.STATUS, 0))
+            length, kind, _ = wire.HEADER.unpack(_exactly(peer, wire.HEADER.size))
+            body = _exactly(peer, min(length, wire.MOST_BODY))
+    except OSError as error:
+        raise HubError(
+            f"no hub answers at {path} ({error.strerror or error}); it starts with the first "
+            "program that uses pagemerge, or by hand: pagemerge daemon",
+            path=str(path),
+        ) from error
+    if kind != wire.Kind.COUNTERS:
+        raise HubError(f"what listens at {path} is no pagemerge hub", path=str(path))
+    return msgspec.json.decode(body, type=Status)
+
+
+def _exactly(peer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = peer.recv(size - len(data))
+        if not part:
+            raise ConnectionResetError("the hub hung up")
+        data += part
+    return data

@@ -1,0 +1,167 @@
+"""The hub's end of one connection: frames in, frames out, descriptors beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from pagemerge.errors import HubError, ProtocolError
+from pagemerge.merge import wire
+
+MOST_DESCRIPTORS = 512
+"""Received and not asked for yet; whoever sends more than it announces is disconnected."""
+MOST_WAITING = 256 << 20
+"""Bytes that a client may leave unread before it is disconnected."""
+
+Handler = Callable[[int, int, bytes], None]
+"""Called with kind, sequence number and body of each frame that answers no ``ask``."""
+
+
+class Link:
+    """Frames over a connected, non-blocking Unix stream socket; all calls in the loop's thread."""
+
+    def __init__(
+        self, peer: socket.socket, on_frame: Handler, on_end: Callable[[str], None]
+    ) -> None:
+        self._socket = peer
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._descriptors: deque[int] = deque()
+        self._waiting: deque[tuple[memoryview, int | None]] = deque()
+        self._waiting_bytes = 0
+        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._sequence = 0
+        self.open = True
+        self._loop.add_reader(peer, self._readable)
+
+    def send(
+        self, kind: int, sequence: int = 0, body: bytes = b"", descriptor: int | None = None
+    ) -> None:
+        """Send a frame, now or when there is room; nothing is sent on a closed link.
+
+        ``descriptor`` is duplicated, so the caller may close its own at once.
+        """
+        if not self.open:
+            return
+        frame = wire.HEADER.pack(len(body), kind, sequence) + body
+        held = None if descriptor is None else os.dup(descriptor)
+        self._waiting.append((memoryview(frame), held))
+        self._waiting_bytes += len(frame)
+        if self._waiting_bytes > MOST_WAITING:
+            self.close("it does not read what it is sent")
+            return
+        self._writable()
+
+    def ask(self, kind: int, body: bytes = b"") -> asyncio.Future[bytes]:
+        """Send a frame and return the future body of its answer (``HubError`` if it ends)."""
+        self._sequence += 2  # even numbers are the hub's
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        if self.open:
+            self._asked[self._sequence] = future
+            self.send(kind, self._sequence, body)
+        else:
+            future.set_exception(HubError("the client has gone"))
+        return future
+
+    def take_descriptor(self) -> int:
+        """The descriptor that came with a frame; the caller closes it."""
+        if not self._descriptors:
+            raise ProtocolError("a frame lacks its descriptor")
+        return self._descriptors.popleft()
+
+    def close(self, why: str) -> None:
+        """End the connection, and tell the owner why; further calls do nothing."""
+        if not self.open:
+            return
+        self.open = False
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        for _, held in self._waiting:
+            if held is not None:
+                os.close(held)
+        self._waiting.clear()
+        for future in self._asked.values():
+            if not future.done():
+                future.set_exception(HubError("the client has gone"))
+                future.exception()  # whoever waited may have given up: no warning then
+        self._asked.clear()
+        self._on_end(why)
+
+    def _writable(self) -> None:
+        while self._waiting:
+            data, descriptor = self._waiting[0]
+            try:
+                if descriptor is None:
+                    sent = self._socket.send(data)
+                else:
+                    sent = socket.send_fds(self._socket, [data], [descriptor])
+            except BlockingIOError:
+                self._loop.add_writer(self._socket, self._writable)
+                return
+            except OSError as error:
+                self.close(str(error))
+                return
+            if descriptor is not None:
+                os.close(descriptor)
+            self._waiting_bytes -= sent
+            if sent < len(data):
+                self._waiting[0] = (data[sent:], None)
+            else:
+                self._waiting.popleft()
+        self._loop.remove_writer(self._socket)
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(self._socket, 1 << 18, 64)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(str(error))
+            return
+        self._descriptors.extend(descriptors)
+        try:
+            if flags & socket.MSG_CTRUNC or len(self._descriptors) > MOST_DESCRIPTORS:
+                raise ProtocolError("more descriptors than announced")
+            if not data:
+                self.close("it has ended")
+                return
+            self._received += data
+            self._frames()
+        except ProtocolError as error:
+            self.close(f"it does not speak the protocol: {error}")
+
+    def _frames(self) -> None:
+        while self.open and len(self._received) >= wire.HEADER.size:
+            length, kind, sequence = wire.HEADER.unpack_from(self._received)
+            if length > wire.MOST_BODY:
+                raise ProtocolError(f"a frame of {length} bytes")
+            end = wire.HEADER.size + length
+            if len(self._received) < end:
+                return
+            body = bytes(self._received[wire.HEADER.size : end])
+            del self._received[:end]
+            future = self._asked.pop(sequence, None) if sequence % 2 == 0 else None
+            if future is None:
+                self._on_frame(kind, sequence, body)
+            elif not future.done():
+                future.set_result(body)
+
+
+def listen(path: str) -> socket.socket:
+    """A listening socket at ``path``; the caller holds the lock that makes it the only one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - a path of bytes limits, not of a tree
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    server.bind(path)
+    os.chmod(path, 0o666 if os.geteuid() == 0 else 0o600)  # noqa: PTH101
+    server.listen(128)
+    return server

@@ -1,0 +1,116 @@
+"""The store of one trust domain: its slabs, and which digest lies in which slot.
+
+Slots are numbered through all slabs of a domain and numbers are never used twice, so a number
+that is remembered somewhere can never come to mean another page.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.model import NO_SLOT, PAGE_SIZE, ZERO
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A sealed memory file of stable pages."""
+
+    id: int
+    """Its inode number, the name that hub and agents use."""
+    descriptor: int
+    base: int
+    """Number of its first slot."""
+    pages: int
+
+
+class Store:
+    """Slabs and their index: 12 bytes a slot."""
+
+    def __init__(self) -> None:
+        self.seed = secrets.randbits(64)
+        """Of the digests; secret, so that nobody can prepare pages whose digests collide."""
+        self.slabs: dict[int, Slab] = {}
+        self.next_slot = 0
+        self._digests: U64 = np.empty(0, np.uint64)
+        self._slots: U32 = np.empty(0, np.uint32)
+
+    def add(self, descriptor: int, slab: int, digests: U64) -> Slab:
+        """Take in a sealed slab; its descriptor is the store's from now on."""
+        made = Slab(slab, descriptor, self.next_slot, len(digests))
+        self.slabs[slab] = made
+        self.next_slot += len(digests)
+        useful = np.flatnonzero(digests > ZERO)
+        self._index(
+            np.append(self._digests, digests[useful]),
+            np.append(self._slots, (useful + made.base).astype(np.uint32)),
+        )
+        return made
+
+    def build(self, pids: U64, starts: U64, pages: U64) -> tuple[int, int, U64]:
+        """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.
+
+        Reads other processes, which may make it wait: to be called where a deadline can abandon
+        it. The slab is not in the store yet; ``add`` it. Digests come from the sealed bytes.
+        """
+        descriptor, slab, digests = _core.build_slab(pids, starts, pages, self.seed)
+        return descriptor, slab, np.frombuffer(digests, np.uint64)
+
+    def find(self, digests: U64) -> U32:
+        """The slot of each digest, or ``NO_SLOT``."""
+        if len(self._digests) == 0:
+            return np.full(len(digests), NO_SLOT, np.uint32)
+        at = np.searchsorted(self._digests, digests)
+        at[at == len(self._digests)] = 0
+        return np.where(self._digests[at] == digests, self._slots[at], np.uint32(NO_SLOT))
+
+    def locate(self, slots: U32) -> tuple[U64, U32]:
+        """Slab id and place in it of slots; 0 and 0 for numbers that are no slot (any more)."""
+        slabs = list(self.slabs.values())  # in order of base: dicts keep insertion order
+        if not slabs or len(slots) == 0:
+            return np.zeros(len(slots), np.uint64), np.zeros(len(slots), np.uint32)
+        bases = np.array([slab.base for slab in slabs], np.int64)
+        ends = bases + np.array([slab.pages for slab in slabs], np.int64)
+        ids = np.array([slab.id for slab in slabs], np.uint64)
+        wide = slots.astype(np.int64)
+        at = np.searchsorted(bases, wide, side="right") - 1
+        inside = (at >= 0) & (wide < ends[at])
+        place = np.where(inside, wide - bases[at], 0).astype(np.uint32)
+        return np.where(inside, ids[at], np.uint64(0)), place
+
+    def drop(self, slabs: Iterable[int]) -> None:
+        """Forget slabs that nobody shares; the kernel frees them with their last mapping."""
+        gone = [self.slabs.pop(slab) for slab in slabs if slab in self.slabs]
+        keep = np.ones(len(self._slots), np.bool_)
+        for slab in gone:
+            os.close(slab.descriptor)
+            keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
+        if gone:
+            self._digests, self._slots = self._digests[keep], self._slots[keep]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the slabs hold."""
+        return sum(slab.pages for slab in self.slabs.values()) * PAGE_SIZE
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Memory that the index holds."""
+        return self._digests.nbytes + self._slots.nbytes
+
+    def _index(self, digests: U64, slots: U32) -> None:
+        """Sort, and keep the first slot of each digest."""
+        order = np.argsort(digests, kind="stable")
+        digests, slots = digests[order], slots[order]
+        first = np.ones(len(digests), np.bool_)
+        first[1:] = digests[1:] != digests[:-1]
+        self._digests, self._slots = digests[first], slots[first]

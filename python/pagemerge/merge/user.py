@@ -1,0 +1,226 @@
+"""The user engine, hub side: what the hub knows of a client, and how it has things done there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.errors import HubError, NoSuchProcess, ProtocolError
+from pagemerge.merge import wire
+from pagemerge.merge.link import Link
+from pagemerge.merge.store import Slab, Store
+from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Pages
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+T = TypeVar("T")
+
+DEADLINE = 5.0
+"""Seconds that a client may keep the hub waiting before the hub goes on without it."""
+
+
+@dataclass(slots=True)
+class Region:
+    """A mergeable range of a client."""
+
+    start: int
+    pages: Pages
+
+    def __len__(self) -> int:
+        return len(self.pages.digest)
+
+    @classmethod
+    def of(cls, start: int, count: int) -> Region:
+        """A region nothing is known of yet."""
+        blocks = -(-count // BLOCK)
+        return cls(
+            start,
+            Pages(
+                digest=np.zeros(count, np.uint64),
+                looks=np.zeros(count, np.uint8),
+                slot=np.full(count, NO_SLOT, np.uint32),
+                quiet=np.zeros(blocks, np.uint8),
+                wait=np.zeros(blocks, np.uint8),
+            ),
+        )
+
+
+@dataclass(slots=True)
+class Client:
+    """A process that wants its memory merged, as far as the hub knows it."""
+
+    pid: int
+    uid: int
+    name: str
+    handle: int
+    """pidfd: the number ``pid`` means this process for as long as it has not ended."""
+    link: Link
+    barrier: str = "intern"
+    note: str = ""
+    regions: dict[int, Region] = field(default_factory=dict)
+    """By the agent's id, in order of address."""
+    given: set[int] = field(default_factory=set)
+    """Slabs whose descriptor the agent has."""
+    skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(wire.LEFT_ALONE, 0))
+    births: dict[int, tuple[U64, U32]] = field(default_factory=dict)
+    """Merges at birth that have not been reported yet: addresses and slots, one a page."""
+    adopting: bool = False
+    """It handed slabs back: what it maps has to be read from /proc/PID/maps."""
+    reader: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
+    )
+    unanswered: set[asyncio.Future[bytes]] = field(default_factory=set)
+    stuck: asyncio.Future[object] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Has it answered everything, and can it be read?"""
+        stuck = self.stuck is not None and not self.stuck.done()
+        return self.link.open and not stuck and all(it.done() for it in self.unanswered)
+
+    @property
+    def has_barrier(self) -> bool:
+        """Can it be merged in the background?"""
+        return self.barrier != "intern"
+
+    async def read(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function that reads this process, in a thread that a deadline can abandon.
+
+        A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then,
+        ``NoSuchProcess`` if the process has ended, and whatever the function raises.
+        """
+        self.check_alive()
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self.reader, function, *arguments)
+        await asyncio.wait({future}, timeout=DEADLINE)
+        if not future.done():
+            self.stuck = future  # type: ignore[assignment]
+            self.note = "reading its memory makes the hub wait"
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
+        self.check_alive()
+        return future.result()
+
+    def check_alive(self) -> None:
+        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now."""
+        if select.select([self.handle], [], [], 0)[0]:
+            raise NoSuchProcess(f"process {self.pid} has ended", pid=self.pid)
+
+    async def refresh(self) -> bool:
+        """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
+        body = await self.ask(wire.Kind.LOOK)
+        rows = wire.rows(body, wire.REGION)
+        total = sum(int(pages) for pages in rows["pages"])
+        if total > _pages_of(self.pid):
+            raise ProtocolError("it claims more memory than it has")
+        regions: dict[int, Region] = {}
+        fresh = False
+        for row in rows[np.argsort(rows["start"], kind="stable")]:
+            known = self.regions.get(int(row["id"]))
+            same = known is not None and known.start == row["start"] and len(known) == row["pages"]
+            if known is None or not same:
+                known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
+            regions[int(row["id"])] = known
+        self.regions = regions
+        return fresh
+
+    async def ask(self, kind: int, body: bytes = b"") -> bytes:
+        """Ask and wait; a client that does not answer in time is left out until it does."""
+        answer = self.link.ask(kind, body)
+        self.unanswered = {it for it in self.unanswered if not it.done()} | {answer}
+        done, _ = await asyncio.wait({answer}, timeout=DEADLINE)
+        if not done:
+            raise HubError(f"process {self.pid} does not answer", pid=self.pid)
+        return answer.result()
+
+    def give(self, slabs: Iterable[Slab]) -> None:
+        """Send the descriptors of slabs that it does not have yet."""
+        for slab in slabs:
+            if slab.id not in self.given:
+                self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
+                self.given.add(slab.id)
+
+    def note_merged(self, body: bytes, address: U64, slot: U32) -> tuple[U64, npt.NDArray[np.bool_]]:
+        """Take in a ``MERGED``: counts the pages left alone; returns addresses and their success."""
+        for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
+            self.skipped[reason] += count
+        bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
+        if len(bits) != -(-len(address) // 8):
+            raise ProtocolError("a report does not fit its plan")
+        merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
+        for region, part, index in self.locate(address):
+            good = merged[part]
+            region.pages.slot[index[good]] = slot[part][good]
+        return address, merged
+
+    def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
+        """Split ascending addresses by region: the region, the part, and the indices in it."""
+        regions = list(self.regions.values())
+        starts = np.array([region.start for region in regions], np.uint64)
+        which = np.searchsorted(starts, address, side="right") - 1
+        cuts = np.flatnonzero(np.diff(which)) + 1
+        for first, end in zip([0, *cuts], [*cuts, len(address)], strict=True):
+            if first == end or which[first] < 0:
+                continue
+            region = regions[which[first]]
+            index = ((address[first:end] - np.uint64(region.start)) // PAGE_SIZE).astype(np.int64)
+            inside = int(np.searchsorted(index, len(region)))
+            yield region, slice(int(first), int(first) + inside), index[:inside]
+
+    def adopt_mappings(self, store: Store) -> None:
+        """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot."""
+        self.adopting = False
+        for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) < 6 or _core.SLAB_NAME not in fields[5]:
+                continue
+            slab = store.slabs.get(int(fields[4]))
+            if slab is None:
+                continue
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            address = np.arange(start, end, PAGE_SIZE, dtype=np.uint64)
+            first = slab.base + int(fields[2], 16) // PAGE_SIZE
+            slot = np.arange(first, first + len(address), dtype=np.uint32)
+            for region, part, index in self.locate(address):
+                region.pages.slot[index] = slot[part]
+
+    def close(self) -> None:
+        """Let go of everything; a reader that is stuck ends with the process it reads."""
+        self.reader.shutdown(wait=False)
+        os.close(self.handle)
+
+
+def plan_body(address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]) -> bytes:
+    """The body of a ``MERGE``: one element a run in each array."""
+    rows = np.empty(len(address), wire.RUN)
+    rows["address"], rows["slab"], rows["slot"], rows["pages"] = address, slab, place, pages
+    return rows.tobytes()
+
+
+def mappings_left(pid: int, most: int) -> int:
+    """How many more mappings process ``pid`` may get: its limit, less what it has, less an eighth.
+
+    ``most`` is vm.max_map_count; 0 if the process cannot be examined.
+    """
+    with contextlib.suppress(OSError):
+        used = Path(f"/proc/{pid}/maps").read_bytes().count(b"\n")
+        return max(most - most // 8 - used, 0)
+    return 0
+
+
+def _pages_of(pid: int) -> int:
+    """Pages of a process's address space (/proc/PID/statm)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError) as error:
+        raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error

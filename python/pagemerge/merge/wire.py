@@ -1,0 +1,47 @@
+"""The wire protocol, hub side: the same structs as crates/pages/src/wire.rs, as numpy dtypes."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.errors import ProtocolError
+
+VERSION: int = _core.WIRE_VERSION
+MOST_BODY: int = _core.WIRE_MOST_BODY
+BARRIERS: dict[int, str] = _core.BARRIERS
+"""Number on the wire -> name."""
+
+Kind = IntEnum("Kind", _core.WIRE_KINDS)  # type: ignore[misc]
+
+HEADER = struct.Struct("=IIQ")
+"""Body length, kind, sequence number."""
+HELLO = struct.Struct("=II")
+"""Version, barrier."""
+INTERN = struct.Struct("=QQQ")
+"""Source address, target address, pages."""
+MERGED = struct.Struct("=QQQQQ")
+"""Pages left alone: differed, busy, vanished, unmapped, refused."""
+LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused")
+"""The reasons, in the order of ``MERGED``."""
+
+REGION = np.dtype([("id", "u8"), ("start", "u8"), ("pages", "u8")])
+RUN = np.dtype([("address", "u8"), ("slab", "u8"), ("slot", "u4"), ("pages", "u4")])
+
+
+def rows(body: bytes, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """The structs of a body. Raises ``ProtocolError`` if the length does not fit."""
+    if len(body) % dtype.itemsize:
+        raise ProtocolError(f"a body of {len(body)} bytes does not fit")
+    return np.frombuffer(body, dtype)
+
+
+def unpack(body: bytes, form: struct.Struct) -> tuple[int, ...]:
+    """The integers at the start of a body. Raises ``ProtocolError`` if it is too short."""
+    if len(body) < form.size:
+        raise ProtocolError(f"a body of {len(body)} bytes is too short")
+    return form.unpack_from(body)
