@@ -4,6 +4,8 @@ pub mod digest;
 pub mod error;
 pub mod pagemap;
 pub mod remote;
+#[cfg(target_arch = "x86_64")]
+mod xxh3;
 
 pub use error::{Error, Result};
 

@@ -1,6 +1,6 @@
 //! The find stage for Python: buffers in, buffers out, the GIL released while it works.
 
-use pagemerge_pages::digest::{digest_pages, ABSENT, ZERO};
+use pagemerge_pages::digest::{Digester, ABSENT, ZERO};
 use pagemerge_pages::pagemap::{Kind, Pagemap, Run};
 use pagemerge_pages::remote;
 use pagemerge_pages::{Error, Result, PAGE};
@@ -36,7 +36,7 @@ fn digest(
     let out = buffer::<u64>(out, "out")?;
     let (data, out) = (shared(py, &data, "data")?, exclusive(py, &out, "out")?);
     apart(py, data.as_ptr_range(), out.as_ptr_range())?;
-    detached(py, || digest_pages(data, seed, out))
+    detached(py, || Digester::new(seed).digest_pages(data, out))
 }
 
 #[pyfunction]
