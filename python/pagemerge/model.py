@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PAGE_SIZE = 4096
 """Bytes in a page; hosts with another page size are refused at import of ``_core``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """Elements of a digest array that share their digest with at least one other."""
+
+    members: NDArray[np.int64]
+    """int64[m]: indices of the elements, group after group, ascending inside each."""
+    starts: NDArray[np.int64]
+    """int64[groups + 1]: where each group starts in ``members``; the last is m."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
 
 @dataclass(frozen=True, slots=True)

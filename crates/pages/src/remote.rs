@@ -1,7 +1,7 @@
 //! Bulk reads of another process: process_vm_readv(2) into a small buffer, a digest a page.
 //!
-//! The copy is bound by memory, the digest by the processor; a buffer that stays in the second
-//! level cache makes the digest almost free. Only pages that pagemap calls present are read:
+//! The copy is bound by memory, the digest by the processor; a buffer that stays in the cache lets
+//! the digest run at its own limit. Only pages that pagemap calls present are read:
 //! reading a hole would map page tables and the page of zeros into the target, reading a swapped
 //! page would bring it in. A page that vanishes between the two is a race nobody can close: then
 //! its read finds zeros, or nothing.
@@ -16,12 +16,13 @@ use crate::digest::{pages, Digester, ABSENT};
 use crate::pagemap::{Kind, Pagemap, Run};
 use crate::{Error, Result, PAGE};
 
-/// Bytes read at a time, by each thread: see `benchmarks/find.py` for how it was chosen.
-pub const CHUNK: usize = 1 << 20;
+/// Bytes read at a time, by each thread. The fastest of 256 KiB to 4 MiB, with the digest and
+/// without (`benchmarks/find.py`): the copy likes long stretches better than a warm buffer.
+pub const CHUNK: usize = 2 << 20;
 
-/// Pages between two questions to pagemap in [`look`]: what it says is at most this old (64 MiB,
-/// about 10 ms of reading).
-const WINDOW: usize = 16384;
+/// Pages between two questions to pagemap in [`look`]: what it says is at most this old (256 MiB,
+/// about 35 ms of reading).
+const WINDOW: usize = 65536;
 
 /// The most pieces that one process_vm_readv takes (`UIO_MAXIOV`).
 const PIECES: usize = 1024;
