@@ -22,9 +22,7 @@ CHUNK: int
 def digest(data: Buffer, seed: int, out: Buffer) -> None:
     """XXH3-64 of each page of ``data`` (u8[n * 4096]) into ``out`` (u64[n]); see ``ZERO``."""
 
-def present_runs(
-    pid: int, start: int, end: int, anonymous: bool = True
-) -> tuple[bytes, bytes]:
+def present_runs(pid: int, start: int, end: int, anonymous: bool = True) -> tuple[bytes, bytes]:
     """Runs of present pages in [start, end): their addresses u64[r] and page counts u64[r].
 
     Anonymous pages only, or also those of files and shared memory; never the kernel's page of
@@ -67,3 +65,62 @@ def look(
     ``out`` is u64[pages]; pages that are not present and anonymous become ``ABSENT`` and are not
     touched. Returns the bytes read and the pages that vanished before they could be read.
     """
+
+# merge, hub side: crates/python/src/{store,wire}.rs
+
+SLAB_NAME: str
+SLAB_PAGES: int
+WIRE_VERSION: int
+WIRE_MOST_BODY: int
+WIRE_KINDS: dict[str, int]
+BARRIERS: dict[int, str]
+
+def build_slab(pids: Buffer, starts: Buffer, pages: Buffer, seed: int) -> tuple[int, int, bytes]:
+    """Copy runs of pages of processes (u64[r] each) into a new sealed slab.
+
+    Returns its descriptor (the caller's to close), its id, and the digests u64[sum(pages)] of the
+    sealed bytes. Pages that could not be read are zero. ``PagemergeError`` when memory runs out.
+    """
+
+def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
+    """The id and the digests u64[pages] of a slab that somebody else made.
+
+    ``ProtocolError`` if anybody could still change it.
+    """
+
+# the agent: crates/python/src/agent.rs
+
+class Memory:
+    """Mergeable memory: a writable buffer of bytes, zero at first, page-aligned."""
+
+    def __new__(cls, nbytes: int) -> Memory: ...
+    @property
+    def address(self) -> int:
+        """Address of the first byte."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
+def start_agent(socket: str, hub: list[str], barrier: str) -> None:
+    """Start this process's agent, if it has none: where its hub is, and how to start one."""
+
+def intern_pages(data: Buffer) -> int:
+    """Merge the whole pages of ``data`` (u8) in place; returns how many are merged."""
+
+def copy_into(data: Buffer, memory: Memory) -> int:
+    """Copy ``data`` (u8) into new memory, merged; returns how many pages are merged."""
+
+def unmerge_range(address: int, nbytes: int) -> None:
+    """Separate the pages of a range, and keep them from being merged."""
+
+def is_mergeable(address: int, nbytes: int) -> bool:
+    """Does the range lie in one mergeable region?"""
+
+def agent_summary() -> dict[str, int | str | None]:
+    """This process's regions, bytes, slabbed_pages, barrier (number), reason and hub_pid."""
+
+LARGE_ARRAY: int
+
+def set_numpy_handler(handler: object | None = None) -> object:
+    """Make ``handler`` (None: ours) NumPy's allocator in this context; returns the one before."""

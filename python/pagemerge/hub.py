@@ -125,7 +125,7 @@ class Hub:
                     )
                     required = self.settings.looks
                     observed = stability.observe(region.pages, first, seen, required)
-                    pace.settle(region.pages, first, count)
+                    pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
             # New regions are nothing to group yet, but a reason to look again soon.
             return stable > 0 or fresh
@@ -158,7 +158,9 @@ class Hub:
                 who = np.full(len(index), number, np.uint32)
                 parts.append((who, address, region.pages.digest[index]))
         if not parts:
-            return Candidates(np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64))
+            return Candidates(
+                np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64)
+            )
         return Candidates(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     async def _lay_out(self, members: Members, clients: list[Client], found: Candidates) -> U32:
@@ -167,9 +169,7 @@ class Hub:
         known = store.find(found.digest)
         unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
         groups = duplicates(found.digest[unknown])
-        layout = plan.lay_out(
-            found, known, unknown[groups.members], groups.starts, store.next_slot
-        )
+        layout = plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
         pids = np.array([client.pid for client in clients], np.uint64)
         donors = layout.donors
         await self._build(
@@ -250,7 +250,7 @@ class Hub:
 
     def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
         """Watch: remember what a client has merged, and what not."""
-        _, merged = client.note_merged(body, address, slot)
+        merged = client.note_merged(body, address, slot)
         for region, part, index in client.locate(address):
             good = merged[part]
             region.pages.digest[index[good]] = ABSENT
@@ -271,9 +271,7 @@ class Hub:
             async with members.lock:
                 seen = np.empty(pages, np.uint64)
                 run = (np.array([source], np.uint64), np.array([pages], np.uint64))
-                await client.read(
-                    _core.read_digests, client.pid, *run, members.store.seed, seen, 1
-                )
+                await client.read(_core.read_digests, client.pid, *run, members.store.seed, seen, 1)
                 offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
                 new = np.flatnonzero((members.store.find(seen) == NO_SLOT) & (seen > ZERO))
                 _, donors = np.unique(seen[new], return_index=True)

@@ -145,7 +145,9 @@ def _bytes(array: npt.NDArray[Any] | Memory) -> npt.NDArray[np.uint8] | Memory:
     import numpy as np
 
     if not isinstance(array, np.ndarray):
-        raise UsageError(f"a numpy array or a pagemerge buffer is needed, not {type(array).__name__}")
+        raise UsageError(
+            f"a numpy array or a pagemerge buffer is needed, not {type(array).__name__}"
+        )
     if array.flags.c_contiguous:
         return array.reshape(-1).view(np.uint8)
     if array.flags.f_contiguous:

@@ -74,6 +74,19 @@ class Runs:
     """i64[r]."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """Elements of a digest array that share their digest with at least one other."""
+
+    members: npt.NDArray[np.int64]
+    """int64[m]: indices of the elements, group after group, ascending inside each."""
+    starts: npt.NDArray[np.int64]
+    """int64[groups + 1]: where each group starts in ``members``; the last is m."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
     """One client of a hub, as ``pagemerge status`` shows it."""

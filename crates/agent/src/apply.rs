@@ -152,8 +152,11 @@ fn window_of(
         return;
     };
     let mut tried = 0;
-    for backing in [Backing::Anonymous, Backing::Slab] {
-        let pieces = pieces(region, start, parts, backing, birth.is_some(), slabs, views);
+    // Both before either: what is merged now stands on a slab afterwards.
+    let planned = [Backing::Anonymous, Backing::Slab].map(|backing| {
+        (backing, pieces(region, start, parts, backing, birth.is_some(), slabs, views))
+    });
+    for (backing, pieces) in planned {
         let pages: usize = pieces.iter().map(|piece| piece.pages).sum();
         if pages == 0 {
             continue;

@@ -5,6 +5,8 @@
 
 use twox_hash::XxHash3_64;
 
+#[cfg(target_arch = "x86_64")]
+use crate::xxh3::PageHasher;
 use crate::{Error, Result, PAGE};
 
 /// The page was not looked at: a hole, swapped, not ours to merge, or gone meanwhile.
@@ -22,33 +24,61 @@ pub fn is_zero(page: &[u8]) -> bool {
     blocks.by_ref().all(none) && none(blocks.remainder())
 }
 
-/// The digest of `page` (any length, in practice `PAGE`): [`ZERO`], or XXH3-64 with `seed`; never
-/// [`ABSENT`].
-#[inline]
-#[must_use]
-pub fn digest(page: &[u8], seed: u64) -> u64 {
-    if is_zero(page) {
-        return ZERO;
-    }
-    set_apart(XxHash3_64::oneshot_with_seed(seed, page))
+/// Makes digests with one seed.
+#[derive(Debug, Clone)]
+pub struct Digester {
+    seed: u64,
+    #[cfg(target_arch = "x86_64")]
+    fast: Option<PageHasher>,
 }
 
-/// Digest the consecutive pages of `data` into `out`.
-///
-/// # Errors
-/// [`Error::Usage`] unless `data` is exactly `out.len()` pages.
-pub fn digest_pages(data: &[u8], seed: u64, out: &mut [u64]) -> Result<()> {
-    if data.len() != out.len() * PAGE {
-        return Err(Error::Usage(format!(
-            "{} bytes are not the {} pages that the output has room for",
-            data.len(),
-            out.len()
-        )));
+impl Digester {
+    /// A digester with `seed`. It costs about as much as the digest of a page: keep it.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            #[cfg(target_arch = "x86_64")]
+            fast: PageHasher::new(seed),
+        }
     }
-    for (page, digest_of) in data.chunks_exact(PAGE).zip(out) {
-        *digest_of = digest(page, seed);
+
+    /// The digest of `page`: [`ZERO`], or XXH3-64; never [`ABSENT`].
+    #[inline]
+    #[must_use]
+    pub fn digest(&self, page: &[u8; PAGE]) -> u64 {
+        if is_zero(page) {
+            return ZERO;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(fast) = &self.fast {
+            return set_apart(fast.hash(page));
+        }
+        set_apart(XxHash3_64::oneshot_with_seed(self.seed, page))
     }
-    Ok(())
+
+    /// Digest the consecutive pages of `data` into `out`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] unless `data` is exactly `out.len()` pages.
+    pub fn digest_pages(&self, data: &[u8], out: &mut [u64]) -> Result<()> {
+        if data.len() != out.len() * PAGE {
+            return Err(Error::Usage(format!(
+                "{} bytes are not the {} pages that the output has room for",
+                data.len(),
+                out.len()
+            )));
+        }
+        for (page, value) in pages(data).zip(out) {
+            *value = self.digest(page);
+        }
+        Ok(())
+    }
+}
+
+/// The whole pages of `data`.
+pub fn pages(data: &[u8]) -> impl Iterator<Item = &[u8; PAGE]> {
+    data.chunks_exact(PAGE).filter_map(|page| page.try_into().ok())
 }
 
 /// A hash that happens to be a reserved value becomes one that is not.
@@ -66,8 +96,8 @@ mod tests {
 
     #[test]
     fn a_single_nonzero_byte_anywhere_is_seen() {
-        let mut page = vec![0_u8; PAGE];
-        assert_eq!(digest(&page, 7), ZERO);
+        let mut page = [0_u8; PAGE];
+        assert_eq!(Digester::new(7).digest(&page), ZERO);
         for at in 0..PAGE {
             page[at] = 1;
             assert!(!is_zero(&page), "byte {at}");
@@ -87,12 +117,13 @@ mod tests {
     #[test]
     fn the_seed_changes_the_digest() {
         let page = [3_u8; PAGE];
-        assert_ne!(digest(&page, 1), digest(&page, 2));
-        assert_eq!(digest(&page, 1), digest(&page, 1));
+        assert_ne!(Digester::new(1).digest(&page), Digester::new(2).digest(&page));
+        assert_eq!(Digester::new(1).digest(&page), Digester::new(1).digest(&page));
     }
 
     #[test]
     fn lengths_must_agree() {
-        assert!(matches!(digest_pages(&[0; PAGE], 0, &mut [0; 2]), Err(Error::Usage(_))));
+        let outcome = Digester::new(0).digest_pages(&[0; PAGE], &mut [0; 2]);
+        assert!(matches!(outcome, Err(Error::Usage(_))));
     }
 }

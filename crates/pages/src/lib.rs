@@ -13,6 +13,8 @@ pub mod slab;
 pub mod uffd;
 pub mod window;
 pub mod wire;
+#[cfg(target_arch = "x86_64")]
+mod xxh3;
 
 pub use error::{Error, Result};
 

@@ -113,10 +113,7 @@ fn intern(py: Python<'_>, source: usize, target: usize, pages: usize) -> PyResul
 }
 
 #[pyfunction]
-fn intern_pages(
-    py: Python<'_>,
-    data: &Bound<'_, PyAny>,
-) -> PyResult<usize> {
+fn intern_pages(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
     let data = buffer::<u8>(data, "data")?;
     let (start, bytes) = (data.buf_ptr() as usize, data.len_bytes());
     // Whole pages only: the rest of a page may belong to somebody else.

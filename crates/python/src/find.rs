@@ -1,6 +1,6 @@
 //! The find stage for Python: buffers in, buffers out, the GIL released while it works.
 
-use pagemerge_pages::digest::{digest_pages, ABSENT, ZERO};
+use pagemerge_pages::digest::{Digester, ABSENT, ZERO};
 use pagemerge_pages::pagemap::{Kind, Pagemap, Run};
 use pagemerge_pages::remote;
 use pagemerge_pages::{Error, Result, PAGE};
@@ -36,7 +36,7 @@ fn digest(
     let out = buffer::<u64>(out, "out")?;
     let (data, out) = (shared(py, &data, "data")?, exclusive(py, &out, "out")?);
     apart(py, data.as_ptr_range(), out.as_ptr_range())?;
-    detached(py, || digest_pages(data, seed, out))
+    detached(py, || Digester::new(seed).digest_pages(data, out))
 }
 
 #[pyfunction]
@@ -169,10 +169,10 @@ fn runs(py: Python<'_>, starts: &Bound<'_, PyAny>, pages: &Bound<'_, PyAny>) -> 
         && starts.iter().zip(pages).all(|(start, pages)| {
             total = total.saturating_add(*pages);
             let end = pages.checked_mul(PAGE as u64).and_then(|bytes| start.checked_add(bytes));
-            start % PAGE as u64 == 0 && end.is_some() && total < 1 << 51
+            end.is_some() && total < 1 << 51
         });
     if !fits {
-        let text = "starts and pages must be equally long, of aligned addresses and page counts";
+        let text = "starts and pages must be equally long, of addresses and page counts";
         return Err(raise(py, &Error::Usage(text.into())));
     }
     Ok(starts.iter().zip(pages).map(|(&start, &pages)| Run { start, pages }).collect())

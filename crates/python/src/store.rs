@@ -1,6 +1,6 @@
 //! Slabs for the hub: made from pages of clients, or adopted after a check.
 
-use pagemerge_pages::digest::digest_pages;
+use pagemerge_pages::digest::Digester;
 use pagemerge_pages::pagemap::Run;
 use pagemerge_pages::{remote, slab, Result, PAGE};
 use pyo3::prelude::*;
@@ -85,6 +85,6 @@ fn examine(descriptor: OwnedFd, seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
 fn digests_of(descriptor: BorrowedFd<'_>, seed: u64) -> Result<Vec<u8>> {
     let view = slab::open(descriptor)?;
     let mut digests = vec![0_u64; view.pages()];
-    digest_pages(view.bytes(), seed, &mut digests)?;
+    Digester::new(seed).digest_pages(view.bytes(), &mut digests)?;
     Ok(digests.iter().flat_map(|digest| digest.to_ne_bytes()).collect())
 }

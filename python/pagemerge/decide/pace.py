@@ -37,14 +37,16 @@ def due(pages: Pages) -> list[tuple[int, int]]:
     return runs
 
 
-def settle(pages: Pages, first: int, count: int) -> None:
-    """A look at these pages is over: pass over blocks that have not yielded for long.
+def settle(pages: Pages, first: int, awake: npt.NDArray[np.bool_]) -> None:
+    """A look at some blocks is over: pass over those that have not yielded for long.
 
-    ``reward`` undoes that for blocks that do yield.
+    ``first``: their first page; ``awake`` bool[blocks]: blocks that are looked at again soon
+    whatever they yielded. ``reward`` does the same for blocks that have yielded.
     """
-    blocks = slice(first // BLOCK, -(-(first + count) // BLOCK))
+    blocks = slice(first // BLOCK, first // BLOCK + len(awake))
     quiet = pages.quiet[blocks]
     quiet[quiet < 16] += 1
+    quiet[awake] = 0
     beyond = np.maximum(quiet.astype(np.int64) - PATIENT, 0)
     pages.wait[blocks] = np.minimum((1 << beyond) - 1, MOST_SKIPPED).astype(np.uint8)
 

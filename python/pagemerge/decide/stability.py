@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.model import ABSENT, NO_SLOT, Pages
+from pagemerge.model import ABSENT, BLOCK, NO_SLOT, Pages
 
 MOST_LOOKS = 255
 """Looks are counted up to here."""
@@ -28,6 +28,9 @@ class Observed:
     """Changed since the last look."""
     stable: int
     """Reached the required number of looks with this one."""
+    awake: npt.NDArray[np.bool_]
+    """bool[blocks touched]: blocks where pages have come that were not there before, and blocks
+    with nothing to look at, which cost nothing."""
 
 
 def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: int) -> Observed:
@@ -39,6 +42,7 @@ def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: in
     part = slice(first, first + len(seen))
     digest, looks, slot = pages.digest[part], pages.looks[part], pages.slot[part]
     present = seen != ABSENT
+    came = _by_block(present & (digest == ABSENT))
     separated = present & (slot != NO_SLOT)
     slot[separated] = NO_SLOT
     same = present & (seen == digest)
@@ -49,7 +53,8 @@ def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: in
     looks[~present] = 0
     digest[:] = seen
     stable = int(np.count_nonzero(present & (looks == required)))
-    return Observed(int(np.count_nonzero(separated)), int(np.count_nonzero(changed)), stable)
+    awake = came | ~_by_block(present)
+    return Observed(int(np.count_nonzero(separated)), int(np.count_nonzero(changed)), stable, awake)
 
 
 def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
@@ -61,4 +66,10 @@ def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
 def forget(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
     """Let pages that could not be merged prove themselves anew."""
     pages.looks[indices] = 0
-    pages.digest[indices] = ABSENT
+
+
+def _by_block(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which blocks have a marked page; the first element is the first page of a block."""
+    if len(marks) == 0:
+        return marks
+    return np.bitwise_or.reduceat(marks, np.arange(0, len(marks), BLOCK))

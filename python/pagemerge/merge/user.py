@@ -150,8 +150,10 @@ class Client:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
-    def note_merged(self, body: bytes, address: U64, slot: U32) -> tuple[U64, npt.NDArray[np.bool_]]:
-        """Take in a ``MERGED``: counts the pages left alone; returns addresses and their success."""
+    def note_merged(
+        self, body: bytes, address: U64, slot: U32
+    ) -> npt.NDArray[np.bool_]:
+        """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
         for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
             self.skipped[reason] += count
         bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
@@ -161,7 +163,7 @@ class Client:
         for region, part, index in self.locate(address):
             good = merged[part]
             region.pages.slot[index[good]] = slot[part][good]
-        return address, merged
+        return merged
 
     def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
         """Split ascending addresses by region: the region, the part, and the indices in it."""

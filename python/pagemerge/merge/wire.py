@@ -16,7 +16,25 @@ MOST_BODY: int = _core.WIRE_MOST_BODY
 BARRIERS: dict[int, str] = _core.BARRIERS
 """Number on the wire -> name."""
 
-Kind = IntEnum("Kind", _core.WIRE_KINDS)  # type: ignore[misc]
+
+class Kind(IntEnum):
+    """Kinds of frames; crates/pages/src/wire.rs tells what each carries."""
+
+    HELLO = 1
+    REGIONS = 2
+    INTERN = 3
+    MERGED = 4
+    HANDBACK = 5
+    NOTE = 6
+    WELCOME = 17
+    LOOK = 18
+    SLAB = 19
+    MERGE = 20
+    DROP = 21
+    REFUSED = 22
+    STATUS = 33
+    COUNTERS = 34
+
 
 HEADER = struct.Struct("=IIQ")
 """Body length, kind, sequence number."""
