@@ -25,6 +25,8 @@ pub struct View {
 
 // SAFETY: the bytes are sealed, or (while a slab is being filled) owned by one thread.
 unsafe impl Send for View {}
+// SAFETY: as above; a shared view is only read.
+unsafe impl Sync for View {}
 
 impl View {
     fn map(fd: impl AsFd, pages: usize, protection: ProtFlags, flags: MapFlags) -> Result<Self> {

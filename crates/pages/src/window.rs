@@ -238,22 +238,26 @@ unsafe fn swap(
 ) {
     let (at, len) = ((window.start + first * PAGE) as *mut libc::c_void, pages * PAGE);
     let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY (all calls): the caller owns this range, and its bytes are those that replace it.
     let done = match (piece.content, window.backing) {
         (Content::Zero, Backing::Anonymous) => {
-            if vacated || unsafe { rustix::mm::madvise(at, len, Advice::LinuxDontNeed) }.is_ok() {
+            // SAFETY: the caller owns the range, and it reads as zero before and after.
+            let given_back =
+                vacated || unsafe { rustix::mm::madvise(at, len, Advice::LinuxDontNeed) }.is_ok();
+            if given_back {
                 swapped.emptied.insert(first, pages);
             }
             return;
         }
         // Discarding pages of a slab's mapping would bring the slots' bytes back.
+        // SAFETY: the caller owns the range, and it reads as zero before and after.
         (Content::Zero, Backing::Slab) => unsafe {
             rustix::mm::mmap_anonymous(at, len, window.protection, fixed)
         },
-        (Content::Slots { slab, offset, .. }, _) => unsafe {
+        (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
-            rustix::mm::mmap(at, len, window.protection, fixed, slab, offset)
-        },
+            // SAFETY: the caller owns the range, and the slab holds the same bytes.
+            unsafe { rustix::mm::mmap(at, len, window.protection, fixed, slab, offset) }
+        }
     };
     if done.is_ok() {
         swapped.remapped.insert(first, pages);

@@ -1,0 +1,335 @@
+//! Writers against a merger that does nothing but merge: no write may be lost, under any barrier.
+//!
+//! Each page is owned by one writer, which remembers what it must hold and checks that before
+//! each change. Without a barrier the same test loses writes within moments: it can fail.
+//! `PAGEMERGE_RACE_SECONDS` sets the time a barrier (default 3).
+
+#![allow(clippy::unwrap_used)] // a test
+
+use pagemerge_pages::moving::Mover;
+use pagemerge_pages::park::Parker;
+use pagemerge_pages::protect::Protector;
+use pagemerge_pages::slab::{self, View};
+use pagemerge_pages::window::{merge, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
+use pagemerge_pages::{Error, PAGE};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const PAGES: usize = 512;
+const WRITERS: usize = 2;
+/// Contents that pages have: few, so that there is much to merge. The first is zero.
+const FILLS: u64 = 8;
+
+/// The barriers stop or slow each other's writers: one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn seconds() -> Duration {
+    let text = std::env::var("PAGEMERGE_RACE_SECONDS").unwrap_or_default();
+    Duration::from_secs_f64(text.parse().unwrap_or(3.0))
+}
+
+/// What a fill looks like, word by word.
+const fn word(fill: u64) -> u64 {
+    fill.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+struct Arena {
+    base: usize,
+    /// The agent's lock: the backing of each page.
+    slabbed: Mutex<Vec<bool>>,
+    slab: OwnedFd,
+    view: View,
+    stop: AtomicBool,
+    lost: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Arena {
+    fn new() -> Self {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh mapping.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                PAGES * PAGE,
+                access,
+                MapFlags::PRIVATE,
+            )
+        }
+        .unwrap() as usize;
+        let slab = slab::build(FILLS as usize, |bytes| {
+            for (fill, page) in bytes.chunks_exact_mut(PAGE).enumerate() {
+                for slot in page.chunks_exact_mut(8) {
+                    slot.copy_from_slice(&word(fill as u64).to_ne_bytes());
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+        let view = slab::open(&slab).unwrap();
+        Self {
+            base,
+            slabbed: Mutex::new(vec![false; PAGES]),
+            slab,
+            view,
+            stop: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    fn words(&self, page: usize) -> *mut u64 {
+        (self.base + page * PAGE) as *mut u64
+    }
+
+    /// Fresh anonymous memory for a page, as a program that maps anew beside the agent.
+    fn renew(&self, page: usize) {
+        let mut slabbed = self.slabbed.lock().unwrap();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: the page is its writer's, which has given its contents up.
+        unsafe {
+            rustix::mm::mmap_anonymous(self.words(page).cast(), PAGE, access, fixed).unwrap();
+        }
+        slabbed[page] = false;
+    }
+}
+
+/// Ways to write a page.
+#[derive(Clone, Copy, PartialEq)]
+enum Ways {
+    /// Stores of this process only.
+    Own,
+    /// Also by read(2), process_vm_writev(2) and, with the file, O_DIRECT.
+    All,
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 8) as usize
+    }
+}
+
+/// One writer's life: verify, change, remember; `patch` is a word that differs from the fill.
+fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Option<&File>) {
+    let mut random = Random(number as u64 * 77 + 1);
+    let mut fill = vec![0_u64; PAGES];
+    let mut patch: Vec<Option<(usize, u64)>> = vec![None; PAGES];
+    while !arena.stop.load(Ordering::Relaxed) {
+        let page = random.next() % (PAGES / WRITERS) * WRITERS + number;
+        let words = arena.words(page);
+        for at in 0..PAGE / 8 {
+            let wanted = patch[page].filter(|it| it.0 == at).map_or(word(fill[page]), |it| it.1);
+            // SAFETY: the page is ours; only this thread writes it.
+            if unsafe { words.add(at).read_volatile() } != wanted {
+                arena.lost.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+        }
+        arena.writes.fetch_add(1, Ordering::Relaxed);
+        let new = random.next() as u64 % FILLS;
+        let bytes = word(new).to_ne_bytes();
+        let way = random.next() % if ways == Ways::All { 16 } else { 8 };
+        (fill[page], patch[page]) = match way {
+            0..=3 => {
+                let (at, value) = (random.next() % (PAGE / 8), random.next() as u64);
+                // SAFETY: as above. A word over the old contents: patched pages get a new fill.
+                unsafe {
+                    if let Some((old, _)) = patch[page] {
+                        words.add(old).write_volatile(word(fill[page]));
+                    }
+                    words.add(at).write_volatile(value);
+                }
+                (fill[page], Some((at, value)))
+            }
+            4..=6 => {
+                for at in 0..PAGE / 8 {
+                    // SAFETY: as above.
+                    unsafe { words.add(at).write_volatile(word(new)) };
+                }
+                (new, None)
+            }
+            7 => {
+                arena.renew(page);
+                (0, None)
+            }
+            8..=10 => {
+                let local = [bytes; PAGE / 8];
+                let from = libc::iovec { iov_base: local.as_ptr() as *mut _, iov_len: PAGE };
+                let to = libc::iovec { iov_base: words.cast(), iov_len: PAGE };
+                let own = std::process::id() as i32;
+                // SAFETY: writes our own page, through the path that another process would use.
+                let done = unsafe { libc::process_vm_writev(own, &from, 1, &to, 1, 0) };
+                assert_eq!(done, PAGE as isize);
+                (new, None)
+            }
+            _ => {
+                let file = direct.filter(|_| way > 12).unwrap_or(buffered);
+                let offset = (new as usize * PAGE) as i64;
+                // SAFETY: the kernel, or the device, writes our own page.
+                let done = unsafe { libc::pread(file.as_raw_fd(), words.cast(), PAGE, offset) };
+                assert_eq!(done, PAGE as isize, "{}", std::io::Error::last_os_error());
+                (new, None)
+            }
+        };
+    }
+}
+
+/// Nominate what a page seems to hold, and merge: the barrier and the comparison must do the rest.
+fn merger(
+    arena: &Arena,
+    mut barrier: Option<&mut dyn Barrier>,
+    backings: &[Backing],
+) -> (u64, u64) {
+    let (mut merged, mut busy) = (0, 0);
+    let mut random = Random(4711);
+    // Without a barrier the first loss is enough, however long a busy host takes to show it.
+    let unguarded = barrier.is_none();
+    let end = Instant::now() + if unguarded { Duration::from_secs(60) } else { seconds() };
+    while Instant::now() < end && !(unguarded && arena.lost.load(Ordering::Relaxed) > 0) {
+        std::thread::yield_now(); // the writers take the same lock
+        let first = random.next() % (PAGES - 64);
+        let mut slabbed = arena.slabbed.lock().unwrap();
+        for &backing in backings {
+            let mut pieces = Vec::new();
+            for page in 0..64 {
+                // SAFETY: a racy look at a page, as a finder in another process takes it.
+                let seen = unsafe { arena.words(first + page).add(1).read_volatile() };
+                let Some(fill) = (0..FILLS).find(|&fill| word(fill) == seen) else { continue };
+                let on_slab = slabbed[first + page];
+                if on_slab != (backing == Backing::Slab) {
+                    continue;
+                }
+                let content = if fill == 0 {
+                    Content::Zero
+                } else {
+                    Content::Slots {
+                        bytes: arena.view.page(fill as usize),
+                        slab: arena.slab.as_fd(),
+                        offset: fill * PAGE as u64,
+                    }
+                };
+                pieces.push(Piece { first: page, pages: 1, content });
+            }
+            let window = Window {
+                start: arena.base + first * PAGE,
+                pages: 64,
+                backing,
+                protection: ProtFlags::READ | ProtFlags::WRITE,
+                pieces: &pieces,
+            };
+            let mut outcome = Outcome::default();
+            let mut none = Birth { source: window.start as *const u8 };
+            let barrier = match &mut barrier {
+                Some(barrier) => &mut **barrier,
+                None => &mut none,
+            };
+            // SAFETY: the arena is ours, and its lock keeps the mappings as they are.
+            match unsafe { merge(barrier, &window, &mut outcome) } {
+                Ok(()) => {}
+                Err(Error::Os { errno: libc::EAGAIN, .. }) => continue, // parked too slowly
+                Err(error) => panic!("{error}"),
+            }
+            for page in 0..64 {
+                if outcome.merged.has(page) {
+                    merged += 1;
+                    slabbed[first + page] = outcome.slabbed.has(page);
+                }
+            }
+            busy += u64::from(outcome.busy);
+        }
+    }
+    (merged, busy)
+}
+
+fn race(
+    barrier: Option<&mut dyn Barrier>,
+    backings: &[Backing],
+    ways: Ways,
+    direct: bool,
+) -> (u64, u64) {
+    let arena = Arena::new();
+    let path = std::env::temp_dir().join(format!("pagemerge-race-{}", std::process::id()));
+    let mut file = File::create(&path).unwrap();
+    file.write_all(arena.view.bytes()).unwrap();
+    file.sync_all().unwrap();
+    let buffered = File::open(&path).unwrap();
+    let direct = direct
+        .then(|| std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path))
+        .and_then(Result::ok);
+    std::fs::remove_file(&path).unwrap();
+    let (merged, busy) = std::thread::scope(|scope| {
+        for number in 0..WRITERS {
+            let (arena, buffered, direct) = (&arena, &buffered, direct.as_ref());
+            scope.spawn(move || writer(arena, number, ways, buffered, direct));
+        }
+        let done = merger(&arena, barrier, backings);
+        arena.stop.store(true, Ordering::Relaxed);
+        done
+    });
+    let (writes, lost) = (arena.writes.into_inner(), arena.lost.into_inner());
+    eprintln!("{writes} writes, {merged} merged, {busy} busy, {lost} lost");
+    // SAFETY: all threads that knew the arena have ended.
+    unsafe { rustix::mm::munmap(arena.base as *mut _, PAGES * PAGE).unwrap() };
+    assert!(lost > 0 || writes > 1000, "the writers hardly ran");
+    assert!(lost > 0 || merged > 1000, "the merger hardly ran");
+    (lost, busy)
+}
+
+/// Without full-mode userfaultfd the test has nothing to do; `PAGEMERGE_REQUIRE=uffd` forbids it.
+fn need<T>(made: Result<T, Error>) -> Option<T> {
+    match made {
+        Ok(barrier) => Some(barrier),
+        Err(error @ Error::Unsupported(_)) => {
+            let required = std::env::var("PAGEMERGE_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("uffd"), "{error}");
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn without_a_barrier_writes_are_lost() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let (lost, _) = race(None, &[Backing::Anonymous, Backing::Slab], Ways::Own, false);
+    assert!(lost > 0, "this test could not have found a lost write");
+}
+
+#[test]
+fn moving_loses_nothing_not_even_direct_io() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let Some(mut mover) = need(Mover::new()) else { return };
+    let (lost, _) = race(Some(&mut mover), &[Backing::Anonymous], Ways::All, true);
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn write_protection_loses_nothing() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let Some(mut protector) = need(Protector::new()) else { return };
+    let backings = [Backing::Anonymous, Backing::Slab];
+    let (lost, _) = race(Some(&mut protector), &backings, Ways::Own, false);
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn parking_loses_nothing() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let mut parker = Parker::new().unwrap();
+    let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::Own, false);
+    assert_eq!(lost, 0);
+}
