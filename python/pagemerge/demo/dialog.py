@@ -6,6 +6,7 @@ the end of its input; so it cannot outlive its parent. Every wait has a deadline
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import RawIOBase
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,18 +47,25 @@ def serve(handlers: Mapping[str, Handler], **ready: Any) -> None:
     A handler gets the question's arguments by keyword. An exception is the answer
     ``{"error": text}``, and the child goes on.
     """
-    _say({"pid": os.getpid(), **ready})
-    for line in sys.stdin.buffer:
-        question = json.loads(line)
-        try:
-            _say(handlers[question.pop("do")](**question))
-        except Exception as error:
-            _say({"error": f"{type(error).__name__}: {error}"})
+    # Unbuffered: nothing is left to be flushed when the parent has gone.
+    with (
+        contextlib.suppress(BrokenPipeError),
+        open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as up,
+    ):
+        _say(up, {"pid": os.getpid(), **ready})
+        for line in sys.stdin.buffer:
+            _say(up, _answer(handlers, json.loads(line)))
 
 
-def _say(answer: Answer) -> None:
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
-    sys.stdout.buffer.flush()
+def _answer(handlers: Mapping[str, Handler], question: dict[str, Any]) -> Answer:
+    try:
+        return handlers[question.pop("do")](**question)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _say(up: RawIOBase, answer: Answer) -> None:
+    up.write(json.dumps(answer).encode() + b"\n")
 
 
 class Child:

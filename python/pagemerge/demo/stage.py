@@ -23,7 +23,7 @@ from pagemerge.watch import memory
 START = 10.0
 """Seconds that the hub may take to answer for the first time."""
 
-TICK = 0.05
+TICK = 0.02
 """Seconds between two looks at a hub that is at work."""
 
 
