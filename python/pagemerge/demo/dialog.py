@@ -32,11 +32,11 @@ Handler = Callable[..., Answer]
 def die_with_parent(parent: int) -> None:
     """Have the kernel end this process when process ``parent`` ends, however that happens.
 
-    PR_SET_PDEATHSIG, prctl(2). It counts the thread that forked as the parent, so children are
-    to be started from a thread that stays.
+    PR_SET_PDEATHSIG, prctl(2), with SIGKILL: a process that is stopped would not see another. It
+    counts the thread that forked as the parent, so children are to be started from one that stays.
     """
     set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, int(signal.SIGTERM), 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it ended before the prctl
         sys.exit(1)
 
