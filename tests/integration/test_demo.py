@@ -20,7 +20,7 @@ from pagemerge.model import PAGE_SIZE
 PROMISED = """workers page_size engine barrier before_bytes after_bytes saved_bytes
     expected_saved_bytes merge_seconds cpu_seconds pages_shared pages_sharing zero_pages
     contents_verified separated_after_write"""
-SMALL = ("--workers", "3", "--size", "16")
+SMALL = ("--workers", "3", "--size", "32")
 
 
 def demo(*arguments: str) -> dict[str, Any]:

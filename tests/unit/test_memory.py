@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import NoSuchProcess
+from pagemerge.model import PAGE_SIZE
 from pagemerge.watch import memory
 
 SMAPS = """\
@@ -80,4 +81,7 @@ def test_available_and_ksm(tmp_path: Path) -> None:
     write(tmp_path / "meminfo", "MemTotal: 8 kB\nMemAvailable:       4 kB\n")
     write(tmp_path / "run", "1\n")
     assert memory.available_bytes(proc=tmp_path) == 4096
+    pagesets = "  pagesets\n    cpu: {}\n              count:    {}\n              high:     9\n"
+    write(tmp_path / "zoneinfo", "Node 0\n" + pagesets.format(0, 3) + pagesets.format(1, 4))
+    assert memory.available_bytes(proc=tmp_path) == 4096 + 7 * PAGE_SIZE
     assert memory.ksm_run(ksm=tmp_path) == 1

@@ -17,7 +17,7 @@ class Accounts:
     store_bytes: int
     """The slabs, once."""
     available_bytes: int | None
-    """MemAvailable of the host."""
+    """MemAvailable of the host, and what lies on the free lists of its processors."""
     cgroup_bytes: int | None
     """Usage of the memory cgroup that the demo runs in."""
 

@@ -79,7 +79,9 @@ def table(outcome: Outcome) -> Table:
         drawn.add_row("memory cgroup", size(used[0]), size(used[1]), size(used[0] - used[1]))
     if before.available_bytes is not None and after.available_bytes is not None:
         left = before.available_bytes, after.available_bytes
-        drawn.add_row("MemAvailable", size(left[0]), size(left[1]), size(left[1] - left[0]))
+        drawn.add_row(
+            "available on the host", size(left[0]), size(left[1]), size(left[1] - left[0])
+        )
     return drawn
 
 

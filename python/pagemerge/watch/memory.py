@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess
+from pagemerge.model import PAGE_SIZE
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -85,10 +86,15 @@ def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
 
 
 def available_bytes(*, proc: Path = PROC) -> int | None:
-    """MemAvailable of ``/proc/meminfo`` in bytes."""
+    """Memory of the host that is there for the taking, in bytes.
+
+    MemAvailable of ``/proc/meminfo``, and the free pages on the lists of each processor, which it
+    leaves out: since Linux 6.7 (``pcp->high`` tunes itself) hundreds of MB that were just freed
+    may lie there for seconds.
+    """
     for line in (proc / "meminfo").read_bytes().splitlines():
         if line.startswith(b"MemAvailable:"):
-            return _kilobytes(line)
+            return _kilobytes(line) + _listed_pages(proc) * PAGE_SIZE
     return None
 
 
@@ -115,6 +121,15 @@ def ksm_run(*, ksm: Path = KSM) -> int | None:
         return int((ksm / "run").read_text())
     except OSError:
         return None
+
+
+def _listed_pages(proc: Path) -> int:
+    """Free pages on the lists of all processors: ``count`` of each pageset in ``zoneinfo``."""
+    try:
+        zones = (proc / "zoneinfo").read_bytes()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in zones.splitlines() if b" count: " in line)
 
 
 def _usage_files(entries: list[str], cgroups: Path) -> Iterator[Path]:
