@@ -64,10 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         overview().parse_args(words)  # prints help, version or the error, and exits
         return 2
     name, rest = words[0], words[1:]
+    from inspect import cleandoc
+
     verb = load(name)
     parser = argparse.ArgumentParser(
         prog=f"pagemerge {name}",
-        description=verb.__doc__,
+        description=cleandoc(verb.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.arguments(parser)

@@ -1,0 +1,72 @@
+# pagemerge: `make demo` and `make test` set up all they need, in .venv and target of this
+# checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint types rust python bench clean
+.DELETE_ON_ERROR:
+
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+# ARGS go to the program: make demo ARGS="--workers 8", make python ARGS="-k status".
+ARGS ?=
+
+# Build for the Python of .venv, whatever environment the caller is in.
+export VIRTUAL_ENV := $(VENV)
+export PYO3_PYTHON := $(BIN)/python
+export PIP_QUIET := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
+
+SOURCES := pyproject.toml Cargo.toml Cargo.lock \
+	$(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.c')
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | \
+		while IFS=: read -r name text; do printf '  make %-8s%s\n' "$$name" "$$text"; done
+
+demo: build ## merge real duplicate memory of a few processes, and show what it saved
+	@$(BIN)/pagemerge demo $(ARGS)
+
+test: lint types rust python ## all checks: format, lint, types, Rust tests, Python tests
+
+build: $(VENV)/.built ## the package with its Rust core, in .venv
+
+lint: $(VENV)/.test ## rustfmt, clippy, ruff
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+
+types: build $(VENV)/.test ## mypy --strict, and the stub of the core against the module
+	$(BIN)/mypy --strict
+	@echo 'pagemerge\._core\.__all__' >$(VENV)/stubtest-allowed # PyO3 adds it by itself
+	$(BIN)/python -m mypy.stubtest --concise --mypy-config-file pyproject.toml \
+		--allowlist $(VENV)/stubtest-allowed pagemerge._core
+
+# The binding has no tests of its own, and linking it outside an interpreter needs libpython.
+rust: $(VENV)/.test ## the tests of the Rust crates
+	cargo test --workspace --exclude pagemerge-python --quiet
+
+python: build $(VENV)/.test ## the Python tests
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: build ## the benchmarks, one after the other
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean: ## remove everything that was built here, .venv too
+	rm -rf .venv target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/pagemerge/*.so
+
+# A new Python or a new list of packages: everything after it is redone.
+$(VENV)/.run: pyproject.toml bootstrap
+	@./bootstrap run
+	@touch $@
+
+$(VENV)/.test: pyproject.toml bootstrap | $(VENV)/.run
+	@./bootstrap test
+	@touch $@
+
+$(VENV)/.built: $(SOURCES) $(VENV)/.run
+	$(BIN)/maturin develop --release --quiet
+	@touch $@

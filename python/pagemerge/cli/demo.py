@@ -1,0 +1,109 @@
+"""``pagemerge demo``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pagemerge.demo.outcome import Outcome
+
+BARRIERS = ("auto", "move", "write-protect", "park", "intern")
+
+
+class Demo:
+    """Merge real duplicate memory of a few workers, and show what it saved.
+
+    Starts a hub of its own and some workers. Each worker loads the same real files into mergeable
+    memory, adds random data, and has one thread that never stops writing to a part of it. Their
+    memory is merged and measured by the kernel's own accounts, before and after; then every page
+    is verified, and one worker writes to shared pages to show that only it changes.
+
+    With a full-mode userfaultfd (root, CAP_SYS_PTRACE, or access to /dev/userfaultfd) the hub
+    merges behind the workers' backs; without it they merge what they loaded themselves.
+
+    Exit status: 0, or 1 where contents differ, a write was lost, or less than 95% of what was
+    expected was saved.
+    """
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add --workers, --size, --barrier and --json."""
+        parser.add_argument(
+            "--workers", type=positive, default=4, metavar="N", help="processes (default: 4)"
+        )
+        parser.add_argument(
+            "--size",
+            type=positive,
+            default=128,
+            metavar="MB",
+            help="real data that each worker loads, in MB (default: 128)",
+        )
+        parser.add_argument(
+            "--barrier",
+            choices=BARRIERS,
+            default="auto",
+            help="how pages are kept still while they are merged (default: what the host allows)",
+        )
+        parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Play it, print what came of it, and judge."""
+        from pagemerge.demo.play import Settings, play
+        from pagemerge.demo.show import progress
+
+        settings = Settings(args.workers, args.size * 1_000_000, args.barrier)
+        with sigterm_unwinds(), progress() as tell:
+            outcome = play(settings, tell)
+        report(outcome, as_json=args.json, asked_bytes=settings.loaded_bytes)
+        for fault in outcome.faults():
+            print(f"pagemerge demo: {fault}", file=sys.stderr)
+        return 1 if outcome.faults() else 0
+
+
+def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
+    """Print ``outcome`` on stdout."""
+    if as_json:
+        print(json.dumps(asdict(outcome), indent=2))
+        return
+    from rich.console import Console
+
+    from pagemerge.cli.words import size
+    from pagemerge.demo import show
+
+    show.told(outcome, Console(highlight=False))
+    if outcome.loaded_bytes < asked_bytes - outcome.page_size:
+        print(
+            f"This machine has {size(outcome.loaded_bytes)} of different files to load; "
+            f"{size(asked_bytes)} were asked for."
+        )
+
+
+def positive(text: str) -> int:
+    """A type for argparse: a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Inside, SIGTERM leaves as an exception does, so that every process started is ended."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

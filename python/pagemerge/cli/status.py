@@ -1,0 +1,110 @@
+"""``pagemerge status``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pagemerge import model
+from pagemerge.cli.words import duration, number, plain, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class Status:
+    """What the hub has merged, for whom, and at what cost.
+
+    Asks the hub of this user (or the one that listens at --socket) for its counters. The words
+    are those of the kernel's own same-page merging: a stable page is one that was merged, and
+    pages "sharing" are the mappings of stable pages beyond the first of each.
+
+    Exit status: 0, or 1 where no hub runs.
+    """
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add --json and --socket."""
+        parser.add_argument("--json", action="store_true", help="print all counters as JSON")
+        parser.add_argument(
+            "--socket",
+            type=Path,
+            metavar="PATH",
+            help="where the hub listens (default: $PAGEMERGE_SOCKET, else this user's hub)",
+        )
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Print the status; raises ``HubError`` where no hub answers."""
+        from pagemerge.merge.client import fetch_status
+
+        status = fetch_status(args.socket)
+        if args.json:
+            print(json.dumps(asdict(status), indent=2))
+            return 0
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        console.print(sentence(status))
+        if status.clients:
+            console.print(clients(status))
+        for note in notes(status):
+            console.print(note, markup=False)
+        return 0
+
+
+def sentence(status: model.Status) -> str:
+    """The gain and the price in one sentence."""
+    mappings = status.pages_shared + status.pages_sharing
+    kept = f"The hub keeps {number(status.pages_shared, 'stable page')}"
+    kept += f" for {number(mappings, 'mapping')}"
+    if status.zero_pages:
+        kept += f", and gave back {number(status.zero_pages, 'zero page')}"
+    profit = status.general_profit_bytes
+    gain = f"{size(profit)} saved" if profit >= 0 else f"{size(-profit)} more than it saves"
+    who = number(len(status.clients), "client")
+    share = status.cpu_seconds / status.seconds if status.seconds > 0 else 0.0
+    cost = f"at {share:.1%} of a core over {duration(status.seconds)}"
+    return f"{kept}: {gain} for {who}, {cost}."
+
+
+def clients(status: model.Status) -> Table:
+    """One row a client, the one that gains most first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("pid", "name", "uid", "barrier"):
+        table.add_column(heading)
+    for heading in ("regions", "mergeable", "merged", "zero", "mappings"):
+        table.add_column(heading, justify="right")
+    for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages)):
+        table.add_row(
+            str(one.pid),
+            Text(plain(one.name)),
+            str(one.uid),
+            one.barrier,
+            f"{one.regions:,}",
+            size(one.bytes),
+            size(one.merged_pages * model.PAGE_SIZE),
+            size(one.zero_pages * model.PAGE_SIZE),
+            f"{one.mappings:,}",
+        )
+    return table
+
+
+def notes(status: model.Status) -> list[str]:
+    """What is held back, and why: one line a client and reason."""
+    found = []
+    for one in status.clients:
+        who = f"{one.pid} {plain(one.name)}"
+        if one.note:
+            found.append(f"{who}: {plain(one.note)}")
+        for reason, pages in sorted(one.skipped.items()):
+            if pages:
+                left = number(pages, "candidate page")
+                found.append(f"{who}: {left} left alone: {plain(reason)}")
+    return found

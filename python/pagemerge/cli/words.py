@@ -1,0 +1,38 @@
+"""How figures are written for people; ``--json`` gives them bare."""
+
+from __future__ import annotations
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that fits, three digits or so: ``190 MB``; powers of 1000, as units say."""
+    sign = "-" if count < 0 else ""
+    count = abs(count)
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    exact = unit == "bytes" or count >= 100
+    return f"{sign}{count:.0f} {unit}" if exact else f"{sign}{count:.1f} {unit}"
+
+
+def number(count: int, noun: str, plural: str = "") -> str:
+    """A count and what is counted: ``1 page``, ``12,345 pages``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``0.42 s``, ``12 s``, ``3 min``, ``5 h``, ``2 days``."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172800:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def plain(text: str) -> str:
+    """Text that a process chose (its name) without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

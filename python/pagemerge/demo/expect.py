@@ -1,0 +1,50 @@
+"""What merging should save, worked out beforehand from the workers' own memory.
+
+The finder looks twice, and only pages that are the same both times count: of each content one
+page must stay, of zero pages none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.errors import PagemergeError
+from pagemerge.model import PAGE_SIZE
+
+Digests = npt.NDArray[np.uint64]
+
+ABSENT, ZERO = np.uint64(_core.ABSENT), np.uint64(_core.ZERO)
+
+
+def look(pid: int, areas: Sequence[tuple[int, int]], seed: int) -> Digests:
+    """Digests of all pages in ``areas`` (address, pages) of process ``pid``: uint64, in order.
+
+    Raises ``PagemergeError`` where the memory cannot be read.
+    """
+    threads = len(os.sched_getaffinity(0))
+    found = []
+    for start, pages in areas:
+        out = np.zeros(pages, np.uint64)
+        _, unreadable = _core.look(pid, start, pages, seed, out.data, threads)
+        if unreadable:
+            raise PagemergeError(
+                f"{unreadable} of {pages} pages of process {pid} cannot be read",
+                pid=pid,
+                address=start,
+            )
+        found.append(out)
+    return np.concatenate(found)
+
+
+def saved_bytes(first: Digests, second: Digests) -> int:
+    """Bytes that merging saves of pages looked at twice (both looks uint64, the same shape)."""
+    stable = second[(first == second) & (second != ABSENT)]
+    zero = np.count_nonzero(stable == ZERO)
+    ordered = np.sort(stable[stable != ZERO])
+    beyond_the_first = np.count_nonzero(ordered[1:] == ordered[:-1])
+    return int(zero + beyond_the_first) * PAGE_SIZE

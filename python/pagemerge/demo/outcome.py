@@ -1,0 +1,94 @@
+"""What came of a demo, and whether it is good enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GOOD_ENOUGH = 0.95
+"""The part of what was expected that must have been saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Memory as the kernel accounts it at one moment, in bytes."""
+
+    pss_bytes: int
+    """PSS of all workers, their mappings of slabs left out."""
+    store_bytes: int
+    """The slabs, once."""
+    available_bytes: int | None
+    """MemAvailable of the host, and what lies on the free lists of its processors."""
+    cgroup_bytes: int | None
+    """Usage of the memory cgroup that the demo runs in."""
+
+    @property
+    def total_bytes(self) -> int:
+        """What the workers need between them."""
+        return self.pss_bytes + self.store_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The figures of ``demo --json``; bytes, pages and seconds as the names say."""
+
+    workers: int
+    page_size: int
+    engine: str
+    barrier: str
+    """move | write-protect | park | intern: what the workers ran under."""
+    asked_barrier: str
+    """What --barrier asked for; auto leaves the choice to the workers."""
+    why: str
+    """Why it went this way."""
+    before: Accounts
+    after: Accounts
+    before_bytes: int
+    after_bytes: int
+    saved_bytes: int
+    expected_saved_bytes: int
+    loaded_bytes: int
+    """Real data a worker."""
+    private_bytes: int
+    """Random data a worker."""
+    hot_bytes: int
+    """Memory a worker that is written all the time."""
+    sources: list[str]
+    """Where the real data is from."""
+    merge_seconds: float
+    """From the first work on merging until the gain no longer grew."""
+    cpu_seconds: float
+    """Processor time that the hub and the workers spent on merging."""
+    pages_shared: int
+    pages_sharing: int
+    zero_pages: int
+    writes: int
+    """Pages that the writers wrote until the check."""
+    lost_writes: int
+    changed_pages: int
+    """Pages that no longer hold what was loaded."""
+    contents_verified: bool
+    written_pages: int
+    """Shared pages that one worker wrote to afterwards."""
+    separated_after_write: bool
+    """Each of them is its own now, and no other page of any worker changed."""
+
+    def faults(self) -> list[str]:
+        """What went wrong, one sentence each; none if the demo did what it should."""
+        found = []
+        if self.asked_barrier not in ("auto", self.barrier):
+            found.append(
+                f"--barrier {self.asked_barrier} was asked for, the workers ran under "
+                f"{self.barrier}: {self.why}"
+            )
+        if self.lost_writes:
+            found.append(f"{self.lost_writes} writes were lost")
+        if self.changed_pages:
+            found.append(f"{self.changed_pages} pages do not hold what was loaded")
+        if self.saved_bytes < GOOD_ENOUGH * self.expected_saved_bytes:
+            found.append(
+                f"{self.saved_bytes} bytes were saved, less than {GOOD_ENOUGH:.0%} of the "
+                f"{self.expected_saved_bytes} that were expected"
+            )
+        if not self.separated_after_write:
+            found.append("a write to a shared page did not give the writer a page of its own")
+        return found

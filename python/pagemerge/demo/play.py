@@ -1,0 +1,205 @@
+"""The demo, act by act: load, measure, merge, measure again, verify, write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pagemerge import model
+from pagemerge.demo import content, expect
+from pagemerge.demo.outcome import Accounts, Outcome
+from pagemerge.demo.stage import Stage
+from pagemerge.watch import memory
+
+PRIVATE_BYTES = 16_000_000
+HOT_BYTES = 1024 * model.PAGE_SIZE
+
+MERGING = 300.0
+"""Seconds that background merging may take."""
+
+LOOKS = 2
+"""Full scans that must pass without more gain; as many may pass before the first."""
+
+WRITTEN = 64
+"""Shared pages that one worker writes to at the end."""
+
+Tell = Callable[[str, float | None], None]
+"""Called with what goes on now, and which part of it is done (0 to 1, or ``None``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asked for."""
+
+    workers: int
+    loaded_bytes: int
+    barrier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The merging itself."""
+
+    status: model.Status
+    seconds: float
+    cpu_seconds: float
+
+
+def play(settings: Settings, tell: Tell) -> Outcome:
+    """Run the demo; every process that it starts has ended when this returns or raises."""
+    tell("looking for real data", None)
+    pieces, sources = content.collect(pages_of(settings.loaded_bytes))
+    loaded = sum(piece.room for piece in pieces)
+    with Stage(settings.barrier) as stage:
+        tell(f"starting {settings.workers} workers", None)
+        stage.start_workers(settings.workers)
+        areas = open_memory(stage, loaded)
+        client = stage.clients()[0]
+        background = client.barrier != "intern"
+        idle = stage.status()
+        if background:
+            stage.hold()  # or it would merge before the memory was measured
+
+        tell("loading files", None)
+        stage.ask("load", pieces=[(piece.path, piece.size) for piece in pieces])
+        tell("working out what can be saved", None)
+        expected = expectation(stage, areas)
+        before = accounts(stage, idle.store_bytes)
+        spent = cpu_seconds(stage)
+        merged = (in_background if background else by_workers)(stage, expected, tell)
+        after = accounts(stage, merged.status.store_bytes)
+
+        tell("verifying every page", None)
+        checks = stage.ask("check")
+        tell("writing to shared pages", None)
+        written, separated = separate(stage)
+    lost = sum(check["lost"] for check in checks)
+    changed = sum(check["changed"] for check in checks)
+    return Outcome(
+        workers=settings.workers,
+        page_size=model.PAGE_SIZE,
+        engine=merged.status.engine,
+        barrier=client.barrier,
+        asked_barrier=settings.barrier,
+        why=why(client, settings.barrier),
+        before=before,
+        after=after,
+        before_bytes=before.total_bytes,
+        after_bytes=after.total_bytes,
+        saved_bytes=before.total_bytes - after.total_bytes,
+        expected_saved_bytes=expected,
+        loaded_bytes=loaded,
+        private_bytes=pages_of(PRIVATE_BYTES),
+        hot_bytes=HOT_BYTES,
+        sources=sources,
+        merge_seconds=merged.seconds,
+        cpu_seconds=merged.cpu_seconds - spent,
+        pages_shared=merged.status.pages_shared,
+        pages_sharing=merged.status.pages_sharing,
+        zero_pages=merged.status.zero_pages,
+        writes=sum(check["writes"] for check in checks),
+        lost_writes=lost,
+        changed_pages=changed,
+        contents_verified=not lost and not changed,
+        written_pages=written,
+        separated_after_write=separated,
+    )
+
+
+def pages_of(nbytes: int) -> int:
+    """``nbytes`` in whole pages."""
+    return nbytes // model.PAGE_SIZE * model.PAGE_SIZE
+
+
+def open_memory(stage: Stage, loaded: int) -> list[list[tuple[int, int]]]:
+    """Have each worker allocate its memory; (address, pages) of its areas, worker by worker."""
+    answers = stage.ask("open", loaded=loaded, private=pages_of(PRIVATE_BYTES), hot=HOT_BYTES)
+    return [[(start, pages) for start, pages in answer["areas"]] for answer in answers]
+
+
+def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
+    """Bytes that merging should save, from two looks with a turn of the writers between them."""
+    seed = int.from_bytes(os.urandom(8), "little")
+
+    def look() -> expect.Digests:
+        pairs = zip(stage.workers, areas, strict=True)
+        return np.concatenate([expect.look(worker.pid, own, seed) for worker, own in pairs])
+
+    first = look()
+    stage.ask("turn", turns=2)  # the turn under way does not count
+    return expect.saved_bytes(first, look())
+
+
+def accounts(stage: Stage, store_bytes: int) -> Accounts:
+    """The kernel's accounts now."""
+    pss = sum(memory.footprint(worker.pid).own_pss_bytes for worker in stage.workers)
+    return Accounts(pss, store_bytes, memory.available_bytes(), memory.cgroup_bytes(os.getpid()))
+
+
+def cpu_seconds(stage: Stage) -> float:
+    """Processor time so far of the hub, and of the workers less their writers."""
+    workers: float = sum(answer["seconds"] for answer in stage.ask("cpu"))
+    return stage.hub_cpu_seconds() + workers
+
+
+def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
+    """Let the hub merge until it finds no more; it is done where the gain last grew.
+
+    The gain may also fall: what the writers wrote to is merged at times, and separates again.
+    """
+    began = time.monotonic()
+    stage.release()
+    status = stage.status()
+    best, reached, cpu = 0, began, cpu_seconds(stage)
+    goal = status.full_scans + 2 * LOOKS
+
+    def settled() -> bool:
+        nonlocal status, best, reached, cpu, goal
+        status = stage.status()
+        gain = status.pages_sharing + status.zero_pages
+        if gain > best:
+            best, reached, cpu = gain, time.monotonic(), cpu_seconds(stage)
+            goal = status.full_scans + LOOKS
+        part = min(1.0, gain * model.PAGE_SIZE / expected) if expected else None
+        tell("the hub merges in the background", part)
+        return status.full_scans >= goal
+
+    stage.until(settled, MERGING, "finish merging")
+    return Merged(status, reached - began, cpu)
+
+
+def by_workers(stage: Stage, expected: int, tell: Tell) -> Merged:
+    """Have every worker merge what it loaded, all at once."""
+    tell("the workers merge what they loaded", None)
+    began = time.monotonic()
+    stage.ask("intern")
+    seconds = time.monotonic() - began
+    return Merged(stage.status(), seconds, cpu_seconds(stage))
+
+
+def separate(stage: Stage) -> tuple[int, bool]:
+    """Have the first worker write to shared pages; how many, and whether only it changed."""
+    answer = stage.workers[0].ask("write", pages=WRITTEN)
+    # Its own check knows what it wrote, and so finds any other change.
+    checks = stage.ask("check")
+    unharmed = not any(check["changed"] or check["lost"] for check in checks)
+    written: int = answer["written"]
+    return written, unharmed and written > 0 and answer["own"] == written
+
+
+def why(client: model.ClientStatus, asked: str) -> str:
+    """The reason for the barrier, in words."""
+    if client.note:
+        return client.note
+    if asked == client.barrier:
+        return f"--barrier {asked} asked for it"
+    return {
+        "move": "the workers have a full-mode userfaultfd, and the kernel has UFFDIO_MOVE",
+        "write-protect": "the workers have a full-mode userfaultfd, but not UFFDIO_MOVE",
+        "park": "the workers have no full-mode userfaultfd",
+        "intern": "the workers have no full-mode userfaultfd, so nothing can merge behind them",
+    }.get(client.barrier, client.barrier)

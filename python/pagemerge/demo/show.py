@@ -1,0 +1,112 @@
+"""How a demo is told: progress on a terminal while it works, words and a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pagemerge.cli.words import duration, number, size
+from pagemerge.demo.outcome import Outcome
+from pagemerge.demo.play import Tell
+
+WAYS = {
+    "move": "by the hub in the background, each page held by UFFDIO_MOVE while it is compared",
+    "write-protect": "by the hub in the background, each page write-protected while it is compared",
+    "park": "by the hub in the background, all threads of a worker stopped while it compares",
+    "intern": "by the workers, with pagemerge.intern on what they loaded",
+}
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """Yields a ``Tell`` that draws on stderr; where that is no terminal, it draws nothing."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task("", total=None)
+
+        def tell(what: str, part: float | None) -> None:
+            total = None if part is None else 1.0
+            bars.update(task, description=what, completed=part or 0.0, total=total)
+
+        yield tell
+
+
+def told(outcome: Outcome, console: Console) -> None:
+    """Print ``outcome``: what was done, the accounts, the price, the proof."""
+    console.print(f"{loaded(outcome)}\n{way(outcome)}\n", markup=False)
+    console.print(table(outcome))
+    console.print(f"\n{price(outcome)}\n{proof(outcome)}", markup=False)
+
+
+def loaded(outcome: Outcome) -> str:
+    """What the workers had in memory."""
+    return (
+        f"Each of {number(outcome.workers, 'worker')} loaded {size(outcome.loaded_bytes)} of real "
+        f"files ({', '.join(outcome.sources)}), made {size(outcome.private_bytes)} of random "
+        f"data, and kept writing {size(outcome.hot_bytes)} more."
+    )
+
+
+def way(outcome: Outcome) -> str:
+    """How it was merged, and why so."""
+    return f"Merged {WAYS.get(outcome.barrier, outcome.barrier)}: {outcome.why}."
+
+
+def table(outcome: Outcome) -> Table:
+    """The kernel's accounts before and after, and what was expected of them."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("memory, by the kernel's accounts")
+    for heading in ("before", "after", "saved", "expected"):
+        drawn.add_column(heading, justify="right")
+    before, after = outcome.before, outcome.after
+    drawn.add_row(
+        "PSS of the workers, and the store",
+        size(before.total_bytes),
+        size(after.total_bytes),
+        size(outcome.saved_bytes),
+        size(outcome.expected_saved_bytes),
+    )
+    drawn.add_row("  of it the store", size(before.store_bytes), size(after.store_bytes))
+    if before.cgroup_bytes is not None and after.cgroup_bytes is not None:
+        used = before.cgroup_bytes, after.cgroup_bytes
+        drawn.add_row("memory cgroup", size(used[0]), size(used[1]), size(used[0] - used[1]))
+    if before.available_bytes is not None and after.available_bytes is not None:
+        left = before.available_bytes, after.available_bytes
+        drawn.add_row(
+            "available on the host", size(left[0]), size(left[1]), size(left[1] - left[0])
+        )
+    return drawn
+
+
+def price(outcome: Outcome) -> str:
+    """Time, processor time, and the pages it bought."""
+    mappings = outcome.pages_shared + outcome.pages_sharing
+    return (
+        f"It took {duration(outcome.merge_seconds)}, and {duration(outcome.cpu_seconds)} of "
+        f"processor time: {number(outcome.pages_shared, 'stable page')} for "
+        f"{number(mappings, 'mapping')}, and {number(outcome.zero_pages, 'zero page')} given back."
+    )
+
+
+def proof(outcome: Outcome) -> str:
+    """What was verified."""
+    verified = (
+        "Every page of every worker holds what was loaded"
+        if not outcome.changed_pages
+        else f"{number(outcome.changed_pages, 'page')} DIFFER from what was loaded"
+    )
+    writes = f"of {number(outcome.writes, 'page write')} meanwhile {outcome.lost_writes} were lost"
+    separated = (
+        "by the kernel's page table each is its own now, and no other page of any worker changed"
+        if outcome.separated_after_write
+        else "they did NOT all become its own"
+    )
+    pages = number(outcome.written_pages, "shared page")
+    return f"{verified}; {writes}.\nThen one worker wrote to {pages}: {separated}."

@@ -1,0 +1,114 @@
+"""What the tests share: real victims, a private hub socket, and honest skips.
+
+A test that needs something of the host says so: ``@pytest.mark.requires("uffd", "root")``. Where
+the host has it not, the test is skipped with the reason; ``PAGEMERGE_REQUIRE=kernel,uffd,qemu``
+names those that must be there, and turns their skips into failures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from pagemerge.demo.dialog import Child
+
+VICTIMS = Path(__file__).parent / "victims"
+
+
+def lacks_kernel() -> str | None:
+    """Why the kernel's own merging cannot be used here."""
+    run = Path("/sys/kernel/mm/ksm/run")
+    if not run.exists():
+        return "Linux was built without CONFIG_KSM"
+    return None if os.access(run, os.W_OK) else f"{run} is not writable: needs root"
+
+
+def lacks_uffd() -> str | None:
+    """Why a full-mode userfaultfd cannot be had here (userfaultfd(2))."""
+    if os.uname().machine != "x86_64":
+        return "the number of the userfaultfd system call is known for x86_64 only"
+    userfaultfd, close_on_exec = 323, os.O_CLOEXEC
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(userfaultfd, close_on_exec)
+    if descriptor >= 0:
+        os.close(descriptor)
+        return None
+    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        return None
+    why = os.strerror(ctypes.get_errno())
+    return f"userfaultfd: {why}: needs CAP_SYS_PTRACE or access to /dev/userfaultfd"
+
+
+def lacks_qemu() -> str | None:
+    """Why no guest can be booted here."""
+    if not shutil.which("qemu-system-x86_64"):
+        return "qemu-system-x86_64 is not installed"
+    kernels = list(Path("/boot").glob("vmlinuz-*"))
+    return None if kernels else "there is no kernel to boot in /boot"
+
+
+def lacks_root() -> str | None:
+    """Why things only root may do cannot be tested."""
+    return None if os.geteuid() == 0 else "needs root"
+
+
+PROBES: dict[str, Callable[[], str | None]] = {
+    "kernel": lacks_kernel,
+    "uffd": lacks_uffd,
+    "qemu": lacks_qemu,
+    "root": lacks_root,
+}
+REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    names = ", ".join(PROBES)
+    config.addinivalue_line("markers", f"requires(*names): what the host must offer: {names}")
+    if unknown := REQUIRED - PROBES.keys():
+        raise pytest.UsageError(f"PAGEMERGE_REQUIRE: {', '.join(unknown)}: not one of {names}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("requires"):
+        for name in mark.args:
+            if reason := PROBES[name]():
+                (pytest.fail if name in REQUIRED else pytest.skip)(f"{name}: {reason}")
+
+
+class Spawn(Protocol):
+    """Start ``tests/victims/NAME.py`` with arguments, and wait for its ready line."""
+
+    def __call__(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> Child: ...
+
+
+@pytest.fixture
+def victim() -> Iterator[Spawn]:
+    """Starts victims, real processes that talk JSON lines; all of them end with the test."""
+    with ExitStack() as running:
+
+        def spawn(name: str, *arguments: str, env: dict[str, str] | None = None) -> Child:
+            argv = [sys.executable, str(VICTIMS / f"{name}.py"), *arguments]
+            return running.enter_context(Child(argv, env={**os.environ, **(env or {})}))
+
+        yield spawn
+
+
+@pytest.fixture
+def hub_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a hub of this test alone would listen; nobody does yet.
+
+    Not below ``tmp_path``: the path of a socket has at most 107 bytes (unix(7)).
+    """
+    with tempfile.TemporaryDirectory(prefix="pagemerge-test-") as folder:
+        path = Path(folder) / "hub"
+        monkeypatch.setenv("PAGEMERGE_SOCKET", str(path))
+        yield path

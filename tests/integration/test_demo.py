@@ -1,0 +1,121 @@
+"""``pagemerge demo`` as a user runs it, under every barrier; and that nothing of it stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagemerge.model import PAGE_SIZE
+
+PROMISED = """workers page_size engine barrier before_bytes after_bytes saved_bytes
+    expected_saved_bytes merge_seconds cpu_seconds pages_shared pages_sharing zero_pages
+    contents_verified separated_after_write"""
+SMALL = ("--workers", "3", "--size", "32")
+
+
+def demo(*arguments: str) -> dict[str, Any]:
+    """Run a small demo to its end; its figures. Fails with what it said if it failed."""
+    argv = [sys.executable, "-m", "pagemerge", "demo", "--json", *SMALL, *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}\n{done.stdout}"
+    assert not done.stderr, "progress is for terminals"
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def judge(figures: dict[str, Any]) -> None:
+    """What must hold whichever way it went."""
+    assert set(PROMISED.split()) <= set(figures)
+    assert (figures["workers"], figures["page_size"]) == (3, PAGE_SIZE)
+    assert figures["saved_bytes"] == figures["before_bytes"] - figures["after_bytes"]
+    # Three workers have the same data: at least two copies of it can go.
+    assert figures["expected_saved_bytes"] >= 2 * figures["loaded_bytes"]
+    assert figures["saved_bytes"] >= 0.95 * figures["expected_saved_bytes"]
+    assert figures["pages_sharing"] > figures["pages_shared"] > 0
+    assert figures["writes"] > 0
+    assert figures["lost_writes"] == figures["changed_pages"] == 0
+    assert figures["contents_verified"] is True
+    assert figures["separated_after_write"] is True
+
+
+def test_auto_takes_what_the_host_allows() -> None:
+    judge(demo())
+
+
+@pytest.mark.parametrize(
+    "barrier",
+    [
+        pytest.param("move", marks=pytest.mark.requires("uffd")),
+        pytest.param("write-protect", marks=pytest.mark.requires("uffd")),
+        "park",
+        "intern",
+    ],
+)
+def test_each_barrier(barrier: str) -> None:
+    figures = demo("--barrier", barrier)
+    assert figures["barrier"] == barrier
+    judge(figures)
+
+
+def test_wrong_usage() -> None:
+    argv = [sys.executable, "-m", "pagemerge", "demo", "--workers", "0"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert "0 is less than 1" in done.stderr
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the demo makes its temporary files; short, for the path of a socket."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_when_it_is_ended(number: signal.Signals, folder: Path) -> None:
+    argv = [sys.executable, "-m", "pagemerge", "demo", "--size", "64"]
+    env = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        until(lambda: len(children(run.pid)) == 5)  # the hub and four workers
+        started = children(run.pid)
+        run.send_signal(number)
+        _, said = run.communicate(timeout=30)
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM}
+    assert run.returncode == expected.get(number, -number)
+    assert b"Traceback" not in said
+    until(lambda: not any(alive(pid) for pid in started))
+    if number != signal.SIGKILL:  # nobody can tidy up after that one
+        assert not list(folder.iterdir())
+
+
+def until(done: Callable[[], bool], patience: float = 30.0) -> None:
+    """Look again until ``done`` or the deadline; the other side cannot tell us."""
+    deadline = time.monotonic() + patience
+    while not done():
+        assert time.monotonic() < deadline, "deadline passed"
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of ``pid``, whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for task in tasks for word in task.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether ``pid`` is a process that runs; one that only waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
