@@ -272,10 +272,8 @@ def only_one(path: Path) -> Iterator[None]:
     parent = path.parent
     parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     owner = parent.stat()
-    if (
-        owner.st_uid not in (0, os.geteuid())
-        or (owner.st_mode & 0o022
-        and not owner.st_mode & 0o1000)
+    if owner.st_uid not in (0, os.geteuid()) or (
+        owner.st_mode & 0o022 and not owner.st_mode & 0o1000
     ):
         raise HubError(f"others can write to {parent}: choose a directory of your own")
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

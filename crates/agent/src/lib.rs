@@ -158,6 +158,9 @@ pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
     // SAFETY: advice about our own fresh mapping.
     let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
     state.table.insert(base as usize, len / PAGE);
+    if state.summary.hub.is_none() {
+        poke(&mut state); // an agent without regions may be waiting for the first
+    }
     NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))
 }
 

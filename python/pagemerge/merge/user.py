@@ -150,9 +150,7 @@ class Client:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
-    def note_merged(
-        self, body: bytes, address: U64, slot: U32
-    ) -> npt.NDArray[np.bool_]:
+    def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
         """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
         for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
             self.skipped[reason] += count
