@@ -150,18 +150,23 @@ class Hub:
 
     def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
-        parts: list[tuple[U32, U64, U64]] = []
-        for number, client in enumerate(clients):
-            for region in client.regions.values():
-                index = stability.candidates(region.pages, self.settings.looks)
-                address = (index * PAGE_SIZE + region.start).astype(np.uint64)
-                who = np.full(len(index), number, np.uint32)
-                parts.append((who, address, region.pages.digest[index]))
-        if not parts:
-            return Candidates(
-                np.empty(0, np.uint32), np.empty(0, np.uint64), np.empty(0, np.uint64)
-            )
-        return Candidates(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        ready = [
+            (number, region, stability.candidates(region.pages, self.settings.looks))
+            for number, client in enumerate(clients)
+            for region in client.regions.values()
+        ]
+        total = sum(len(index) for _, _, index in ready)
+        found = Candidates(
+            np.empty(total, np.uint32), np.empty(total, np.uint64), np.empty(total, np.uint64)
+        )
+        at = 0
+        while ready:  # each part is let go of at once: this is the hub's largest moment
+            number, region, index = ready.pop(0)
+            part = slice(at, at := at + len(index))
+            found.client[part] = number
+            found.address[part] = index * PAGE_SIZE + region.start
+            found.digest[part] = region.pages.digest[index]
+        return found
 
     async def _lay_out(self, members: Members, clients: list[Client], found: Candidates) -> U32:
         """Decide: which page maps which slot; makes the slabs of new slots."""

@@ -304,7 +304,7 @@ impl Agent<'_> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let descriptor = connection.take_descriptor()?;
         // The hub is checked like anybody else: what could be changed is never mapped.
-        let pages = slab::open(&descriptor)?.pages() as u32;
+        let pages = slab::check(&descriptor)? as u32;
         self.slabs.insert(slab::id(&descriptor)?, Slab { descriptor, pages });
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::PAGE;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
+use std::ops::Range;
 use std::ptr::{null_mut, NonNull};
 
 /// The name that /proc/PID/maps shows for a slab: `/memfd:pagemerge-slab (deleted)`.
@@ -29,9 +30,16 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    fn map(fd: impl AsFd, pages: usize, protection: ProtFlags, flags: MapFlags) -> Result<Self> {
+    fn map(
+        fd: impl AsFd,
+        pages: Range<usize>,
+        protection: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self> {
+        let (offset, pages) = ((pages.start * PAGE) as u64, pages.len());
+        let len = pages * PAGE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let base = unsafe { rustix::mm::mmap(null_mut(), pages * PAGE, protection, flags, fd, 0) }
+        let base = unsafe { rustix::mm::mmap(null_mut(), len, protection, flags, fd, offset) }
             .map_err(|errno| Error::os("mmap of a slab", errno.raw_os_error()))?;
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))?;
         Ok(Self { base, pages })
@@ -70,11 +78,15 @@ impl Drop for View {
     }
 }
 
-/// Make a slab of `pages` pages, let `fill` write them, and seal it for good.
+/// Pages of a slab that whoever fills or digests it has mapped at once: his own memory counts.
+const CHUNK: usize = 256;
+
+/// Make a slab of `pages` pages, let `fill` write it piece by piece, in order, and seal it for
+/// good. What `fill` is given is zero.
 ///
 /// # Errors
 /// `Os` when memory or descriptors run out; whatever `fill` returns. Nothing remains then.
-pub fn build(pages: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
+pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
     if pages == 0 || pages > MOST_PAGES {
         return Err(Error::Usage(format!("a slab has 1 to {MOST_PAGES} pages, not {pages}")));
     }
@@ -85,23 +97,26 @@ pub fn build(pages: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result
     // /proc/PID/fd could re-open one for writing.
     rustix::fs::fchmod(&fd, Mode::RUSR).map_err(os("fchmod"))?;
     rustix::fs::ftruncate(&fd, (pages * PAGE) as u64).map_err(os("ftruncate"))?;
-    {
-        let view = View::map(&fd, pages, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
+    for first in (0..pages).step_by(CHUNK) {
+        let chunk = first..pages.min(first + CHUNK);
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let view = View::map(&fd, chunk, access, MapFlags::SHARED)?;
+        let len = view.pages * PAGE;
         // SAFETY: a private descriptor, mapped once, so this is the only reference to the bytes.
-        fill(unsafe { std::slice::from_raw_parts_mut(view.base.as_ptr(), pages * PAGE) })?;
+        fill(unsafe { std::slice::from_raw_parts_mut(view.base.as_ptr(), len) })?;
         // The writable mapping ends here: F_SEAL_WRITE answers EBUSY while one lives.
     }
     rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(os("F_ADD_SEALS"))?;
     Ok(fd)
 }
 
-/// Check that `fd` is a slab nobody can change, and map it for reading.
+/// Check that `fd` is a slab nobody can change, and return its pages.
 ///
 /// This is what both sides do with every slab that comes out of a socket.
 ///
 /// # Errors
 /// `Protocol` if it is not a sealed memory file of a lawful size.
-pub fn open(fd: impl AsFd) -> Result<View> {
+pub fn check(fd: impl AsFd) -> Result<usize> {
     let no = |why: &str| Error::Protocol(format!("not a slab: {why}"));
     let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| no("it has no seals"))?;
     if !seals.contains(SEALS) {
@@ -116,8 +131,33 @@ pub fn open(fd: impl AsFd) -> Result<View> {
     if size == 0 || size / PAGE > MOST_PAGES {
         return Err(no("its size is out of bounds"));
     }
-    // Private, because before Linux 6.12 a write-sealed file could not be mapped shared at all.
-    View::map(fd, size / PAGE, ProtFlags::READ, MapFlags::PRIVATE)
+    Ok(size / PAGE)
+}
+
+/// Check a slab as `check` does, and map all of it for reading.
+///
+/// # Errors
+/// As `check`; `Os` if it cannot be mapped.
+pub fn open(fd: impl AsFd) -> Result<View> {
+    let pages = check(&fd)?;
+    read_only(fd, 0..pages)
+}
+
+/// Check a slab as `check` does, and show its bytes piece by piece, in order.
+///
+/// # Errors
+/// As `open`; whatever `look` returns.
+pub fn read(fd: impl AsFd, mut look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let pages = check(&fd)?;
+    for first in (0..pages).step_by(CHUNK) {
+        look(read_only(&fd, first..pages.min(first + CHUNK))?.bytes())?;
+    }
+    Ok(())
+}
+
+/// Private, because before Linux 6.12 a write-sealed file could not be mapped shared at all.
+fn read_only(fd: impl AsFd, pages: Range<usize>) -> Result<View> {
+    View::map(fd, pages, ProtFlags::READ, MapFlags::PRIVATE)
 }
 
 /// The name of a slab between hub and agents: its inode number.
@@ -142,7 +182,7 @@ mod tests {
         let view = open(&fd).unwrap();
         assert_eq!(view.pages(), 2);
         assert!(view.bytes().iter().all(|&byte| byte == 7));
-        let shared = View::map(&fd, 2, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        let shared = View::map(&fd, 0..2, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         assert_eq!(shared.unwrap_err().errno(), Some(libc::EPERM));
         assert!(rustix::fs::ftruncate(&fd, 0).is_err());
         assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());

@@ -6,6 +6,7 @@ use pagemerge_pages::{remote, slab, Result, PAGE};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::collections::VecDeque;
 
 use crate::errors::raise;
 use crate::find::{buffer, shared};
@@ -37,8 +38,9 @@ fn build_slab<'py>(
         rows.map(|((&pid, &start), &pages)| (pid as i32, Run { start, pages })).collect();
     let built = py.detach(|| -> Result<_> {
         let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
+        let mut rows = VecDeque::from(rows);
         let descriptor = slab::build(total, |bytes| {
-            fill(&rows, bytes);
+            fill(&mut rows, bytes);
             Ok(())
         })?;
         examine(descriptor, seed)
@@ -47,15 +49,26 @@ fn build_slab<'py>(
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
 }
 
-/// Copy the rows, in order. A page that cannot be read any more stays zero: its slot's digest
-/// tells, and nobody will be given it.
-fn fill(rows: &[(i32, Run)], bytes: &mut [u8]) {
+/// Copy the next rows, in order, until `bytes` is full. A page that cannot be read any more stays
+/// zero: its slot's digest tells, and nobody will be given it.
+fn fill(rows: &mut VecDeque<(i32, Run)>, bytes: &mut [u8]) {
     let mut rest = bytes;
-    for same in rows.chunk_by(|(one, _), (other, _)| one == other) {
-        let runs: Vec<Run> = same.iter().map(|&(_, run)| run).collect();
-        let len = runs.iter().map(|run| run.pages as usize * PAGE).sum();
-        let (own, others) = rest.split_at_mut(len);
-        let _ = remote::read_pages(same[0].0, &runs, own);
+    while let Some(&(pid, _)) = rows.front().filter(|_| !rest.is_empty()) {
+        // All that comes next from one process, in one go.
+        let (mut runs, mut taken) = (Vec::new(), 0);
+        while taken < rest.len() / PAGE && rows.front().is_some_and(|row| row.0 == pid) {
+            let Some((_, mut run)) = rows.pop_front() else { break };
+            let pages = run.pages.min((rest.len() / PAGE - taken) as u64);
+            if pages < run.pages {
+                let start = run.start + pages * PAGE as u64;
+                rows.push_front((pid, Run { start, pages: run.pages - pages }));
+                run.pages = pages;
+            }
+            taken += pages as usize;
+            runs.push(run);
+        }
+        let (own, others) = rest.split_at_mut(taken * PAGE);
+        let _ = remote::read_pages(pid, &runs, own);
         rest = others;
     }
 }
@@ -83,8 +96,12 @@ fn examine(descriptor: OwnedFd, seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
 
 /// The digests of a slab's pages, from the sealed bytes themselves (u64, native order).
 fn digests_of(descriptor: BorrowedFd<'_>, seed: u64) -> Result<Vec<u8>> {
-    let view = slab::open(descriptor)?;
-    let mut digests = vec![0_u64; view.pages()];
-    Digester::new(seed).digest_pages(view.bytes(), &mut digests)?;
-    Ok(digests.iter().flat_map(|digest| digest.to_ne_bytes()).collect())
+    let (digester, mut digests) = (Digester::new(seed), Vec::new());
+    slab::read(descriptor, |bytes| {
+        let mut part = vec![0_u64; bytes.len() / PAGE];
+        digester.digest_pages(bytes, &mut part)?;
+        digests.extend(part.iter().flat_map(|digest| digest.to_ne_bytes()));
+        Ok(())
+    })?;
+    Ok(digests)
 }

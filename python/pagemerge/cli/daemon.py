@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
 import logging
 import os
 import sys
@@ -43,6 +45,7 @@ class Daemon:
             format="%(asctime)s %(message)s",
             stream=sys.stderr,
         )
+        _return_memory()
         path = (args.socket or socket_path()).absolute()
         try:
             with only_one(path):
@@ -53,3 +56,16 @@ class Daemon:
         sys.stdout.flush()
         # A reader that a client keeps waiting would keep us, too.
         os._exit(0)
+
+
+def _return_memory() -> None:
+    """Have libc give large arrays back when they are freed (mallopt(3)); a hub's peaks are short.
+
+    By default glibc raises its threshold for mappings with the first large array that is freed,
+    and keeps the next ones. Other C libraries have no mallopt, and no such habit.
+    """
+    mmap_threshold, arena_max = -3, -8
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 128 << 10)
+        mallopt(arena_max, 2)
