@@ -255,11 +255,14 @@ class Hub:
 
     def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
         """Watch: remember what a client has merged, and what not."""
+        refused = client.skipped["refused"]
         merged = client.note_merged(body, address, slot)
+        # Refused for no lasting reason (threads that did not stop in time): once more, soon.
+        again = client.skipped["refused"] > refused and not client.note
         for region, part, index in client.locate(address):
             good = merged[part]
             region.pages.digest[index[good]] = ABSENT
-            pace.reward(region.pages, index[good])
+            pace.reward(region.pages, index if again else index[good])
             stability.forget(region.pages, index[~good])
         return int(np.count_nonzero(merged))
 

@@ -90,6 +90,8 @@ impl Barriers {
                         self.kind = barrier::WRITE_PROTECT;
                     }
                 }
+                // No userfaultfd at all: said once is enough.
+                Err(_) if self.mover.is_none() && self.choice != Choice::WriteProtect => {}
                 Err(error) => reasons.push(format!("write-protect: {error}")),
             }
         }

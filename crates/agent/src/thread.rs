@@ -320,13 +320,13 @@ impl Agent<'_> {
             return Ok(()); // the answer to a job whose caller has given up
         }
         let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
-        let report = [applied.report];
-        self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &applied.bits])?;
         if self.barriers.current_note() != self.last_note {
             self.last_note = self.barriers.current_note().to_owned();
             let note = self.last_note.clone();
             self.send(kind::NOTE, 0, &[note.as_bytes()])?;
         }
+        let report = [applied.report];
+        self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &applied.bits])?;
         if let Some(job) = birth {
             self.advance(&job, &runs, |index| applied.has(index))?;
         }

@@ -65,5 +65,6 @@ def pause(last: float, worked: float, yielded: bool, share: float, longest: floa
     anything was merged or is new; ``share``: how much of a core may be used (0 to 1).
     """
     affordable = worked * (1 / share - 1) if share < 1 else 0.0
-    wanted = 0.05 if yielded else min(max(last * 2, 0.05), longest)
+    shortest = min(0.05, longest)
+    wanted = shortest if yielded else min(max(last * 2, shortest), longest)
     return max(affordable, wanted)

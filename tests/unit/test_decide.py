@@ -1,0 +1,190 @@
+"""decide: pure functions on arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagemerge.decide import pace, plan, stability
+from pagemerge.decide.trust import Domain, may_join
+from pagemerge.model import (
+    ABSENT,
+    BLOCK,
+    NO_SLOT,
+    PAGE_SIZE,
+    ZERO,
+    ZERO_SLOT,
+    Candidates,
+    Pages,
+)
+
+
+def pages_of(count: int) -> Pages:
+    blocks = -(-count // BLOCK)
+    return Pages(
+        digest=np.zeros(count, np.uint64),
+        looks=np.zeros(count, np.uint8),
+        slot=np.full(count, NO_SLOT, np.uint32),
+        quiet=np.zeros(blocks, np.uint8),
+        wait=np.zeros(blocks, np.uint8),
+    )
+
+
+def u64(*values: int) -> np.ndarray:
+    return np.array(values, np.uint64)
+
+
+class TestStability:
+    def test_two_looks_make_a_candidate_and_a_change_starts_anew(self) -> None:
+        pages = pages_of(4)
+        first = stability.observe(pages, 0, u64(7, 8, ZERO, ABSENT), 2)
+        assert (first.stable, first.volatile) == (0, 0)
+        assert len(stability.candidates(pages, 2)) == 0
+        second = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        assert (second.stable, second.volatile) == (2, 1)
+        assert stability.candidates(pages, 2).tolist() == [0, 2]
+        stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
+
+    def test_one_look_merges_at_first_sight(self) -> None:
+        pages = pages_of(2)
+        assert stability.observe(pages, 0, u64(7, 8), 1).stable == 2
+        assert stability.candidates(pages, 1).tolist() == [0, 1]
+
+    def test_a_merged_page_that_is_there_again_was_written(self) -> None:
+        pages = pages_of(3)
+        pages.slot[:] = [5, ZERO_SLOT, 6]
+        seen = stability.observe(pages, 0, u64(11, 12, ABSENT), 2)
+        assert seen.separated == 2
+        assert pages.slot.tolist() == [NO_SLOT, NO_SLOT, 6]
+
+    def test_a_page_that_went_away_must_prove_itself_again(self) -> None:
+        pages = pages_of(1)
+        for digest in (7, ABSENT, 7):
+            stability.observe(pages, 0, u64(digest), 2)
+        assert len(stability.candidates(pages, 2)) == 0
+
+    def test_what_could_not_be_merged_is_looked_at_anew(self) -> None:
+        pages = pages_of(1)
+        for _ in range(3):
+            stability.observe(pages, 0, u64(7), 2)
+        stability.forget(pages, np.array([0]))
+        assert len(stability.candidates(pages, 2)) == 0
+        assert stability.observe(pages, 0, u64(7), 2).volatile == 0
+        assert stability.observe(pages, 0, u64(7), 2).stable == 1
+
+
+class TestPace:
+    def test_quiet_blocks_are_looked_at_less_and_less(self) -> None:
+        pages = pages_of(BLOCK)
+        looked = []
+        for cycle in range(400):
+            for first, count in pace.due(pages):
+                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2)
+                pace.settle(pages, first, seen.awake)
+                looked.append(cycle)
+        gaps = np.diff(looked)
+        assert looked[:3] == [0, 1, 2]
+        assert (np.diff(gaps) >= 0).all()
+        assert gaps.max() == pace.MOST_SKIPPED + 1
+
+    def test_new_pages_wake_a_block_and_empty_blocks_stay_awake(self) -> None:
+        pages = pages_of(2 * BLOCK)
+        nothing = np.zeros(2 * BLOCK, np.uint64)
+        for _ in range(20):
+            assert pace.due(pages) == [(0, 2 * BLOCK)]
+            pace.settle(pages, 0, stability.observe(pages, 0, nothing, 2).awake)
+
+    def test_due_runs_are_cut_and_end_with_the_region(self) -> None:
+        pages = pages_of(20 * BLOCK + 3)
+        runs = pace.due(pages)
+        assert runs == [
+            (0, 8 * BLOCK),
+            (8 * BLOCK, 8 * BLOCK),
+            (16 * BLOCK, 4 * BLOCK + 3),
+        ]
+        pages.wait[3] = 2
+        assert pace.due(pages)[0] == (0, 3 * BLOCK)
+        assert pages.wait[3] == 1
+
+    def test_reward_brings_blocks_back(self) -> None:
+        pages = pages_of(2 * BLOCK)
+        pages.quiet[:], pages.wait[:] = 9, 40
+        pace.reward(pages, np.array([BLOCK + 1]))
+        assert pages.wait.tolist() == [40, 0]
+
+    def test_pauses_grow_keep_the_budget_and_end_with_a_yield(self) -> None:
+        assert pace.pause(1.0, 0.0, True, 0.5, 2) == 0.05
+        assert pace.pause(1.0, 0.0, False, 0.5, 2) == 2
+        assert pace.pause(0.0, 1.0, True, 0.25, 2) == pytest.approx(3.0)
+        assert pace.pause(0.0, 1.0, True, 1.0, 0.001) == 0.001
+
+
+class TestPlan:
+    def candidates(self, *digests: int) -> Candidates:
+        count = len(digests)
+        address = np.arange(count, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+        return Candidates(np.zeros(count, np.uint32), address, u64(*digests))
+
+    def test_new_slots_follow_the_order_of_their_first_pages(self) -> None:
+        found = self.candidates(30, 10, 30, 20, 10, 20, 99, ZERO)
+        known = np.full(8, NO_SLOT, np.uint32)
+        members, starts = np.array([1, 4, 3, 5, 0, 2]), np.array([0, 2, 4, 6])
+        layout = plan.lay_out(found, known, members, starts, next_slot=100)
+        assert layout.slot.tolist() == [100, 101, 100, 102, 101, 102, NO_SLOT, ZERO_SLOT]
+        assert layout.donors.tolist() == [0, 1, 3]
+
+    def test_what_the_store_has_gets_no_new_slot(self) -> None:
+        found = self.candidates(30, 10, 30)
+        known = np.array([4, NO_SLOT, 4], np.uint32)
+        layout = plan.lay_out(found, known, np.array([0, 2]), np.array([0, 2]), next_slot=9)
+        assert layout.slot.tolist() == [4, NO_SLOT, 4]
+        assert len(layout.donors) == 0
+
+    def test_runs_break_at_gaps_slabs_and_zeros(self) -> None:
+        page = np.array([0, 1, 2, 4, 5, 6, 7, 8], np.uint64)
+        slot = np.array([1, 2, 3, 4, 5, 9, ZERO_SLOT, ZERO_SLOT], np.uint32)
+        slab = u64(1, 1, 2, 2, 2, 2, 0, 0)
+        found = plan.runs(page * np.uint64(PAGE_SIZE), slot, slab)
+        assert found.first.tolist() == [0, 2, 3, 5, 6]
+        assert found.pages.tolist() == [2, 1, 2, 1, 2]
+
+    def test_the_longest_runs_come_first_when_mappings_are_short(self) -> None:
+        found = plan.runs(
+            u64(0, 2, 3, 5, 7, 8, 9, 20) * np.uint64(PAGE_SIZE),
+            np.array([0, 2, 3, 5, 7, 8, 9, ZERO_SLOT], np.uint32),
+            u64(1, 1, 1, 1, 1, 1, 1, 0),
+        )
+        costs = np.array([True, True, True, True, False])
+        assert found.pages.tolist() == [1, 2, 1, 3, 1]
+        assert plan.within_budget(found, costs, 2, 1).tolist() == [1, 3, 4]
+        assert plan.within_budget(found, costs, 99, 2).tolist() == [1, 3, 4]
+        assert plan.within_budget(found, costs, 0, 1).tolist() == [4]
+
+    @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=60))
+    def test_runs_cover_every_page_once(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = sorted(dict(pairs).items())
+        page = np.array([page for page, _ in pairs], np.uint64)
+        slot = np.array([slot for _, slot in pairs], np.uint32)
+        slab = (slot // 4 + 1).astype(np.uint64)
+        found = plan.runs(page * np.uint64(PAGE_SIZE), slot, slab)
+        assert int(found.pages.sum()) == len(page)
+        for first, count in zip(found.first.tolist(), found.pages.tolist(), strict=True):
+            run = slice(first, first + count)
+            assert (np.diff(page[run].astype(int)) == 1).all()
+            assert (np.diff(slot[run].astype(int)) == 1).all()
+            assert len(set(slab[run].tolist())) == 1
+
+
+class TestTrust:
+    def test_a_users_hub_serves_that_user_and_roots_serves_all(self) -> None:
+        assert may_join(1000, 1000)
+        assert may_join(1000, 0)
+        assert not may_join(1001, 1000)
+        assert not may_join(0, 1000)
+
+    def test_domains_differ_by_owner_namespace_and_label(self) -> None:
+        domains = {Domain(1), Domain(2), Domain(1, 7), Domain(1, 0, "label")}
+        assert len(domains) == 4

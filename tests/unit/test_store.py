@@ -1,0 +1,100 @@
+"""The store of a domain: real slabs of this process's own memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pagemerge import _core
+from pagemerge.errors import ProtocolError
+from pagemerge.merge.store import Store
+from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO
+
+
+@pytest.fixture
+def pages() -> Iterator[np.ndarray]:
+    """Eight page-aligned pages: 1 2 3 0 1 2 3 0."""
+    raw = np.zeros(9 * PAGE_SIZE, np.uint8)
+    start = -raw.ctypes.data % PAGE_SIZE
+    aligned = raw[start : start + 8 * PAGE_SIZE].reshape(8, PAGE_SIZE)
+    aligned[:] = np.array([1, 2, 3, 0, 1, 2, 3, 0], np.uint8)[:, None]
+    yield aligned
+
+
+def build(store: Store, pages: np.ndarray) -> tuple[int, int, np.ndarray]:
+    count = np.array([len(pages)], np.uint64)
+    pid, start = np.array([os.getpid()], np.uint64), np.array([pages.ctypes.data], np.uint64)
+    return store.build(pid, start, count)
+
+
+def test_a_slab_holds_what_was_copied_and_knows_where(pages: np.ndarray) -> None:
+    store = Store()
+    descriptor, slab, digests = build(store, pages)
+    made = store.add(descriptor, slab, digests)
+    assert os.pread(descriptor, 8 * PAGE_SIZE, 0) == pages.tobytes()
+    assert (made.base, made.pages, store.next_slot) == (0, 8, 8)
+    assert store.bytes == 8 * PAGE_SIZE
+    # Equal pages: the first slot is the one that is found; zero pages are in no index.
+    assert store.find(digests).tolist() == [0, 1, 2, NO_SLOT, 0, 1, 2, NO_SLOT]
+    assert store.find(np.array([ABSENT, ZERO, 12345], np.uint64)).tolist() == [NO_SLOT] * 3
+    slabs, places = store.locate(np.array([2, 7, 8, NO_SLOT], np.uint32))
+    assert slabs.tolist() == [slab, slab, 0, 0]
+    assert places.tolist() == [2, 7, 0, 0]
+    store.drop([slab])
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+    assert store.find(digests).tolist() == [NO_SLOT] * 8
+
+
+def test_slot_numbers_are_never_used_twice(pages: np.ndarray) -> None:
+    store = Store()
+    first = store.add(*build(store, pages[:3]))
+    second = store.add(*build(store, pages[4:6]))
+    store.drop([first.id])
+    third = store.add(*build(store, pages[:1]))
+    assert (second.base, third.base) == (3, 5)
+    assert store.locate(np.array([0, 3, 5], np.uint32))[0].tolist() == [0, second.id, third.id]
+    store.drop([second.id, third.id])
+
+
+def test_seeds_differ_so_that_collisions_cannot_be_prepared(pages: np.ndarray) -> None:
+    one, other = Store(), Store()
+    digests = [build(store, pages[:1]) for store in (one, other)]
+    assert digests[0][2][0] != digests[1][2][0]
+    for descriptor, _, _ in digests:
+        os.close(descriptor)
+
+
+def test_an_unreadable_page_stays_zero_in_the_slab() -> None:
+    store = Store()
+    nowhere = np.array([PAGE_SIZE], np.uint64)
+    pid, count = np.array([os.getpid()], np.uint64), np.array([1], np.uint64)
+    descriptor, _, digests = store.build(pid, nowhere, count)
+    assert digests.tolist() == [ZERO]
+    os.close(descriptor)
+
+
+def test_a_memory_file_that_could_change_is_no_slab() -> None:
+    descriptor = os.memfd_create("forged", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, PAGE_SIZE)
+    with pytest.raises(ProtocolError, match="seals"):
+        _core.open_slab(descriptor, 1)
+    os.close(descriptor)
+
+
+def test_nobody_can_write_a_slab_not_even_its_maker(pages: np.ndarray) -> None:
+    store = Store()
+    descriptor, _, _ = build(store, pages)
+    with pytest.raises(PermissionError):
+        os.pwrite(descriptor, b"x", 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    prot_read, prot_write, shared = 1, 2, 1
+    mapped = libc.mmap(None, PAGE_SIZE, prot_read | prot_write, shared, descriptor, 0)
+    assert mapped == ctypes.c_void_p(-1).value
+    assert os.fstat(descriptor).st_mode & 0o777 == 0o400
+    os.close(descriptor)
