@@ -104,7 +104,8 @@ def test_a_hub_that_is_killed_is_reported(folder: Path) -> None:
     with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         until(lambda: len(children(run.pid)) == 5)
         started = children(run.pid)
-        os.kill(min(started), signal.SIGKILL)  # the hub is started first
+        (hub,) = (pid for pid in started if b"demo.hub" in command(pid))
+        os.kill(hub, signal.SIGKILL)
         _, said = run.communicate(timeout=60)
     assert run.returncode == 1
     assert said.startswith(b"pagemerge demo: ")
@@ -125,6 +126,11 @@ def children(pid: int) -> list[int]:
     """The child processes of ``pid``, whichever of its threads started them."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for task in tasks for word in task.read_text().split()]
+
+
+def command(pid: int) -> bytes:
+    """The command line of ``pid``."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def alive(pid: int) -> bool:
