@@ -162,12 +162,8 @@ def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
         status = stage.status()
         gain = (status.pages_sharing + status.zero_pages) * model.PAGE_SIZE
         if gain > best:
-            best, reached, cpu, scans = (
-                gain,
-                time.monotonic(),
-                cpu_seconds(stage),
-                status.full_scans,
-            )
+            best, reached, scans = gain, time.monotonic(), status.full_scans
+            cpu = cpu_seconds(stage)
         tell("the hub merges in the background", min(1.0, gain / max(expected, 1)))
         looks = LOOKS if best >= GOOD_ENOUGH * expected else MORE_LOOKS
         return status.full_scans >= scans + looks
