@@ -4,6 +4,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint types rust python bench clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin

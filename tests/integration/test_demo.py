@@ -98,6 +98,22 @@ def test_nothing_stays_when_it_is_ended(number: signal.Signals, folder: Path) ->
         assert not list(folder.iterdir())
 
 
+def test_a_hub_that_is_killed_is_reported(folder: Path) -> None:
+    argv = [sys.executable, "-m", "pagemerge", "demo", "--size", "64"]
+    env = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        until(lambda: len(children(run.pid)) == 5)
+        started = children(run.pid)
+        (hub,) = (pid for pid in started if b"demo.hub" in command(pid))
+        os.kill(hub, signal.SIGKILL)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert said.startswith(b"pagemerge demo: ")
+    assert b"Traceback" not in said
+    until(lambda: not any(alive(pid) for pid in started))
+    assert not list(folder.iterdir())
+
+
 def until(done: Callable[[], bool], patience: float = 30.0) -> None:
     """Look again until ``done`` or the deadline; the other side cannot tell us."""
     deadline = time.monotonic() + patience
@@ -110,6 +126,11 @@ def children(pid: int) -> list[int]:
     """The child processes of ``pid``, whichever of its threads started them."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for task in tasks for word in task.read_text().split()]
+
+
+def command(pid: int) -> bytes:
+    """The command line of ``pid``."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pagemerge import model
 from pagemerge.demo import content, expect
-from pagemerge.demo.outcome import Accounts, Outcome
+from pagemerge.demo.outcome import GOOD_ENOUGH, Accounts, Outcome
 from pagemerge.demo.stage import Stage
 from pagemerge.watch import memory
 
@@ -21,8 +21,9 @@ HOT_BYTES = 1024 * model.PAGE_SIZE
 MERGING = 300.0
 """Seconds that background merging may take."""
 
-LOOKS = 2
-"""Full scans that must pass without more gain; as many may pass before the first."""
+LOOKS, MORE_LOOKS = 2, 8
+"""Full scans that must pass without more gain: when there is about as much as was expected, and
+when there is less (a worker may have been busy, and the hub tries again after some looks)."""
 
 WRITTEN = 64
 """Shared pages that one worker writes to at the end."""
@@ -154,19 +155,18 @@ def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
     began = time.monotonic()
     stage.release()
     status = stage.status()
-    best, reached, cpu = 0, began, cpu_seconds(stage)
-    goal = status.full_scans + 2 * LOOKS
+    best, reached, cpu, scans = 0, began, cpu_seconds(stage), status.full_scans
 
     def settled() -> bool:
-        nonlocal status, best, reached, cpu, goal
+        nonlocal status, best, reached, cpu, scans
         status = stage.status()
-        gain = status.pages_sharing + status.zero_pages
+        gain = (status.pages_sharing + status.zero_pages) * model.PAGE_SIZE
         if gain > best:
-            best, reached, cpu = gain, time.monotonic(), cpu_seconds(stage)
-            goal = status.full_scans + LOOKS
-        part = min(1.0, gain * model.PAGE_SIZE / expected) if expected else None
-        tell("the hub merges in the background", part)
-        return status.full_scans >= goal
+            best, reached, scans = gain, time.monotonic(), status.full_scans
+            cpu = cpu_seconds(stage)
+        tell("the hub merges in the background", min(1.0, gain / max(expected, 1)))
+        looks = LOOKS if best >= GOOD_ENOUGH * expected else MORE_LOOKS
+        return status.full_scans >= scans + looks
 
     stage.until(settled, MERGING, "finish merging")
     return Merged(status, reached - began, cpu)

@@ -56,7 +56,7 @@ def loaded(outcome: Outcome) -> str:
 
 def way(outcome: Outcome) -> str:
     """How it was merged, and why so."""
-    return f"Merged {WAYS.get(outcome.barrier, outcome.barrier)}: {outcome.why}."
+    return f"Merged {WAYS.get(outcome.barrier, outcome.barrier)}.\nWhy so: {outcome.why}."
 
 
 def table(outcome: Outcome) -> Table:

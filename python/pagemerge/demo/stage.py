@@ -118,6 +118,8 @@ class Stage:
 
     def _environment(self) -> dict[str, str]:
         env = {**os.environ, "PAGEMERGE_SOCKET": str(self.socket)}
+        # A worker that outlives the hub by a moment would start another, which nobody ends.
+        env["PAGEMERGE_AUTOSTART"] = "0"
         env.pop("PAGEMERGE_BARRIER", None)
         if self._barrier != "auto":
             env["PAGEMERGE_BARRIER"] = self._barrier
