@@ -130,7 +130,9 @@ def test_descriptors_nobody_announced_end_the_connection_and_are_closed() -> Non
                 socket.send_fds(ends.peer, [b"\0"], [null.fileno()] * 50)
         while not ends.ended:
             await ends.change()
-        assert len(list(Path("/proc/self/fd").iterdir())) == before - 1, "the link's own is closed, too"
+        assert len(list(Path("/proc/self/fd").iterdir())) == before - 1, (
+            "the link's own is closed, too"
+        )
 
     run(test)
 
