@@ -6,7 +6,13 @@ and ranges raise ``UsageError``; for another process ``NoSuchProcess`` and ``Acc
 its ``pid``.
 """
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+# numpy's own stubs admit that arrays are buffers from Python 3.12 on only.
+_Bytes = Buffer | NDArray[np.uint8]
+_Words = Buffer | NDArray[np.uint64]
 
 PAGE_SIZE: int
 
@@ -19,7 +25,7 @@ ZERO: int
 CHUNK: int
 """Bytes that one thread reads at a time."""
 
-def digest(data: Buffer, seed: int, out: Buffer) -> None:
+def digest(data: _Bytes, seed: int, out: _Words) -> None:
     """XXH3-64 of each page of ``data`` (u8[n * 4096]) into ``out`` (u64[n]); see ``ZERO``."""
 
 def present_runs(
@@ -32,7 +38,7 @@ def present_runs(
     ``Unsupported`` for more than 1 TiB on kernels without PAGEMAP_SCAN (Linux 6.7).
     """
 
-def pagemap(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> None:
+def pagemap(pid: int, starts: _Words, pages: _Words, out: _Words) -> None:
     """Raw pagemap entries of the pages of runs (u64[r], u64[r]) into ``out`` (u64[sum(pages)]).
 
     Bits: 0-54 page frame number (0 without CAP_SYS_ADMIN), 56 mapped only once, 61 file or
@@ -40,7 +46,7 @@ def pagemap(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> None:
     """
 
 def read_digests(
-    pid: int, starts: Buffer, pages: Buffer, seed: int, out: Buffer, threads: int = 1
+    pid: int, starts: _Words, pages: _Words, seed: int, out: _Words, threads: int = 1
 ) -> tuple[int, int]:
     """Digests of the pages of runs into ``out`` (u64[sum(pages)]), by process_vm_readv(2).
 
@@ -49,21 +55,24 @@ def read_digests(
     """
 
 def read_only(
-    pid: int, starts: Buffer, pages: Buffer, out: Buffer, threads: int = 1, chunk: int = ...
+    pid: int, starts: _Words, pages: _Words, out: _Words, threads: int = 1, chunk: int = ...
 ) -> tuple[int, int]:
     """``read_digests`` without the digests, ``chunk`` bytes at a time; for benchmarks."""
 
-def read_pages(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> tuple[int, int]:
+def read_pages(pid: int, starts: _Words, pages: _Words, out: _Bytes) -> tuple[int, int]:
     """Copy the pages of runs into ``out`` (u8[sum(pages) * 4096]).
 
     Returns the bytes read and the pages that could not be read, which are filled with zeros.
     """
 
 def look(
-    pid: int, start: int, pages: int, seed: int, out: Buffer, threads: int = 1
+    pid: int, start: int, pages: int, seed: int, out: _Words, threads: int = 1
 ) -> tuple[int, int]:
     """``present_runs`` and ``read_digests`` in one: digests of ``pages`` pages from ``start`` on.
 
     ``out`` is u64[pages]; pages that are not present and anonymous become ``ABSENT`` and are not
     touched. Returns the bytes read and the pages that vanished before they could be read.
     """
+
+def sort(keys: _Words, threads: int = 1) -> None:
+    """Sort ``keys`` (u64[n]) in place, ascending."""

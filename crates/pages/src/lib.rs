@@ -4,6 +4,7 @@ pub mod digest;
 pub mod error;
 pub mod pagemap;
 pub mod remote;
+pub mod sort;
 #[cfg(target_arch = "x86_64")]
 mod xxh3;
 

@@ -22,7 +22,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read_digests, module)?)?;
     module.add_function(wrap_pyfunction!(read_only, module)?)?;
     module.add_function(wrap_pyfunction!(read_pages, module)?)?;
-    module.add_function(wrap_pyfunction!(look, module)?)
+    module.add_function(wrap_pyfunction!(look, module)?)?;
+    module.add_function(wrap_pyfunction!(sort, module)?)
 }
 
 #[pyfunction]
@@ -148,6 +149,17 @@ fn look(
         return Err(raise(py, &Error::Usage(text)));
     }
     figures(detached(py, || remote::look(pid, start, seed, out, threads))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (keys, threads = 1))]
+fn sort(py: Python<'_>, keys: &Bound<'_, PyAny>, threads: usize) -> PyResult<()> {
+    let keys = buffer::<u64>(keys, "keys")?;
+    let keys = exclusive(py, &keys, "keys")?;
+    detached(py, || {
+        pagemerge_pages::sort::sort(keys, threads);
+        Ok(())
+    })
 }
 
 /// Run `work` without the GIL.
