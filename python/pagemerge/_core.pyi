@@ -46,18 +46,28 @@ def pagemap(pid: int, starts: _Words, pages: _Words, out: _Words) -> None:
     """
 
 def read_digests(
-    pid: int, starts: _Words, pages: _Words, seed: int, out: _Words, threads: int = 1
+    pid: int,
+    starts: _Words,
+    pages: _Words,
+    entries: _Words,
+    seed: int,
+    out: _Words,
+    threads: int = 1,
 ) -> tuple[int, int]:
-    """Digests of the pages of runs into ``out`` (u64[sum(pages)]), by process_vm_readv(2).
+    """Digests of the pages of runs into ``out`` (u64[sum(pages)]).
 
-    Returns the bytes read and the pages that could not be read, which are ``ABSENT``. Give it
-    only pages from ``present_runs``: reading others would fault them in.
+    ``entries`` (u64[sum(pages)]) is what ``pagemap`` just said of them: pages that the target
+    shares with others are read without pinning, which would copy them; pages no longer present
+    are not touched. Returns the bytes read and the pages that could not be, which are ``ABSENT``.
     """
 
 def read_only(
     pid: int, starts: _Words, pages: _Words, out: _Words, threads: int = 1, chunk: int = ...
 ) -> tuple[int, int]:
-    """``read_digests`` without the digests, ``chunk`` bytes at a time; for benchmarks."""
+    """process_vm_readv(2) of the same pages, ``chunk`` bytes at a time, into nowhere.
+
+    For benchmarks: it copies what the target shares, see ``read_digests``.
+    """
 
 def read_pages(pid: int, starts: _Words, pages: _Words, out: _Bytes) -> tuple[int, int]:
     """Copy the pages of runs into ``out`` (u8[sum(pages) * 4096]).

@@ -191,8 +191,10 @@ def _read(
     try:
         for starts, pages in _steps(source.starts, source.pages):
             here = slice(at, at + int(pages.sum()))
-            read, unreadable = _core.read_digests(pid, starts, pages, seed, digests[here], threads)
             _core.pagemap(pid, starts, pages, frames[here])
+            read, unreadable = _core.read_digests(
+                pid, starts, pages, frames[here], seed, digests[here], threads
+            )
             frames[here] = tally.shared_frames(frames[here], digests[here])
             source.unreadable += unreadable
             at = here.stop

@@ -26,6 +26,7 @@ Int64s = NDArray[np.int64]
 FRAME = np.uint64((1 << 55) - 1)
 EXCLUSIVE = np.uint64(1 << 56)
 PRESENT = np.uint64(1 << 63)
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
     frame = entries & FRAME
     known = bool(frame.any())
     shared = (entries & (PRESENT if known else PRESENT | EXCLUSIVE)) == PRESENT
-    name = frame if known else ~digests
+    # Odd, so that frames keep different names: grouping looks at the upper bits first.
+    name = frame * SPREAD if known else ~digests
     return np.where(shared & (digests != ABSENT), name, np.uint64(ABSENT))
 
 
