@@ -163,8 +163,9 @@ def _show(result: Survey, rows: list[Row]) -> None:
         figures = [row.pages, row.zero_pages, row.duplicate_pages]
         sizes = [_bytes(pages * PAGE_SIZE) for pages in figures] + [_bytes(row.saveable_bytes)]
         note = Text(row.error or _unreadable(row))
-        pid, name, uid = str(row.process.pid), Text(row.process.name), str(row.process.uid)
-        table.add_row(pid, name, uid, *(sizes if not row.error else ["-"] * 4), note)
+        who = row.process
+        shown = sizes if not row.error else ["-"] * 4
+        table.add_row(str(who.pid), Text(who.name), str(who.uid), *shown, note)
     console.print()
     console.print(table)
 
