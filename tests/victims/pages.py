@@ -1,6 +1,7 @@
 """A process with pages of known content; what it does is told by its words.
 
     pages ZERO DUPLICATE UNIQUE   private pages: so many of zeros, of one content, of one's own
+    user UID                      become that user, and let its other processes look at us
     seed N                        for the unique ones: two victims with one seed have equal pages
     hole BYTES                    reserve memory and touch its last page only
     shared BYTES                  fill a shared memfd
@@ -20,6 +21,7 @@ import random
 import sys
 
 PAGE = 4096
+PR_SET_DUMPABLE = 4
 MAP_NORESERVE, MAP_HUGETLB = 0x4000, 0x40000
 
 
@@ -43,6 +45,12 @@ def main() -> None:
     for word in words:
         if word == "seed":
             seed = int(next(words))
+        elif word == "user":
+            user = int(next(words))
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         elif word == "pages":
             zero, duplicate, unique = (int(next(words)) for _ in range(3))
             memory = private((zero + duplicate + unique) * PAGE)
