@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -165,6 +166,44 @@ def test_looking_leaves_shared_pages_shared(start: Start) -> None:
     assert _core.read_pages(family[0], *run, data) == (520 * PAGE_SIZE, 0)
     for pid, was in zip(family, before, strict=True):
         assert np.array_equal(entries(pid, victim["pages"], 520), was)
+
+
+@pytest.fixture
+def ksmd() -> Iterator[None]:
+    """The kernel's own merger, running fast; its knobs are put back afterwards."""
+    root = Path("/sys/kernel/mm/ksm")
+    fast = {"sleep_millisecs": "0", "pages_to_scan": "20000", "run": "1"}
+    try:
+        before = {name: (root / name).read_text() for name in fast}
+        (root / "run").write_text(before["run"])
+    except OSError as error:
+        require = (
+            pytest.fail if "kernel" in os.environ.get("PAGEMERGE_REQUIRE", "") else pytest.skip
+        )
+        require(f"needs root and CONFIG_KSM: {error}")
+    try:
+        for name, value in fast.items():
+            (root / name).write_text(value)
+        yield
+    finally:
+        for name, value in before.items():
+            (root / name).write_text(value)
+
+
+@pytest.mark.usefixtures("ksmd")
+def test_looking_leaves_merged_pages_merged(start: Start) -> None:
+    victim = start("merge", "pages", 0, 500, 10)
+    pid, address = victim["pid"], victim["pages"]
+    deadline = time.monotonic() + 60
+    frame = np.uint64((1 << 55) - 1)
+    while len(np.unique(entries(pid, address, 500) & frame)) > 3:
+        assert time.monotonic() < deadline, "ksmd has not merged the pages"
+        os.sched_yield()
+    Path("/sys/kernel/mm/ksm/run").write_text("0")
+    before = entries(pid, address, 510)
+    totals = scan_json(pid)["totals"]
+    assert totals["already_shared_pages"] >= 490
+    assert np.array_equal(entries(pid, address, 510), before)
 
 
 @needs_root

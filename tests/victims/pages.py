@@ -6,6 +6,7 @@
     hole BYTES                    reserve memory and touch its last page only
     shared BYTES                  fill a shared memfd
     hugetlb BYTES                 fill private huge pages
+    merge                         let ksmd merge all that follows
     fork                          start a child that shares everything and waits
 
 Prints a line of JSON when ready: pid, child, addresses. Ends with its standard input.
@@ -21,7 +22,7 @@ import random
 import sys
 
 PAGE = 4096
-PR_SET_DUMPABLE = 4
+PR_SET_DUMPABLE, PR_SET_MEMORY_MERGE = 4, 67
 MAP_NORESERVE, MAP_HUGETLB = 0x4000, 0x40000
 
 
@@ -51,6 +52,8 @@ def main() -> None:
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
             ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        elif word == "merge":
+            ctypes.CDLL(None).prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
         elif word == "pages":
             zero, duplicate, unique = (int(next(words)) for _ in range(3))
             memory = private((zero + duplicate + unique) * PAGE)

@@ -1,8 +1,11 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
+mod chunks;
 pub mod digest;
 pub mod error;
+mod memory;
 pub mod pagemap;
+mod reader;
 pub mod remote;
 pub mod sort;
 #[cfg(target_arch = "x86_64")]

@@ -11,16 +11,11 @@
 //! in Linux mm/gup.c, since 5.19). A scan would undo what it is looking for. Such pages are read
 //! through `/proc/PID/mem`, which does not pin; at about half the speed.
 
-use std::ffi::c_void;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::panic::resume_unwind;
-use std::slice;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
-use crate::digest::{pages, Digester, ABSENT};
+use crate::chunks::{each_page, page_count, Place};
+use crate::digest::{Digester, ABSENT};
 use crate::pagemap::{entry, Kind, Pagemap, Run};
+pub use crate::reader::Look;
+use crate::reader::Reader;
 use crate::{Error, Result, PAGE};
 
 /// Bytes read at a time, by each thread. The fastest of 256 KiB to 4 MiB, with the digest and
@@ -30,25 +25,6 @@ pub const CHUNK: usize = 2 << 20;
 /// Pages between two questions to pagemap in [`look`]: what it says is at most this old (256 MiB,
 /// about 35 ms of reading).
 const WINDOW: usize = 65536;
-
-/// The most pieces that one process_vm_readv takes (`UIO_MAXIOV`).
-const PIECES: usize = 1024;
-
-/// What a look came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Bytes read.
-    pub read: u64,
-    /// Pages that were there a moment before and could not be read.
-    pub unreadable: u64,
-}
-
-impl Look {
-    fn add(&mut self, other: Self) {
-        self.read += other.read;
-        self.unreadable += other.unreadable;
-    }
-}
 
 /// Digest all pages of `runs` of process `pid` with `seed` into `out`, in that order, by up to
 /// `threads` threads; [`ABSENT`] for a page that is not there any more, or cannot be read.
@@ -131,7 +107,7 @@ pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     let (read, careful) = (page_count(&direct), page_count(&gentle));
     if read == entries.len() {
         let mut pieces: Vec<_> = direct.iter().map(Place::piece).collect();
-        return read_pieces(&Reader::Direct { pid }, &mut pieces, into, |_| ());
+        return Reader::Direct { pid }.read_all(&mut pieces, into, |_| ());
     }
     into.fill(0);
     let unreadable = (entries.len() - read - careful) as u64;
@@ -139,29 +115,10 @@ pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     for (reader, places) in [(Reader::Direct { pid }, direct), (Reader::gentle(pid)?, gentle)] {
         for place in places {
             let to = &mut into[place.at * PAGE..(place.at + place.pages) * PAGE];
-            total.add(read_pieces(&reader, &mut [place.piece()], to, |_| ())?);
+            total.add(reader.read_all(&mut [place.piece()], to, |_| ())?);
         }
     }
     Ok(total)
-}
-
-/// Consecutive pages and where their digests go.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    start: u64,
-    pages: usize,
-    /// Index of the first page's digest in the output.
-    at: usize,
-}
-
-impl Place {
-    fn piece(&self) -> libc::iovec {
-        libc::iovec { iov_base: self.start as *mut c_void, iov_len: self.pages * PAGE }
-    }
-}
-
-fn page_count(places: &[Place]) -> usize {
-    places.iter().map(|place| place.pages).sum()
 }
 
 /// `runs` with their output one behind the other.
@@ -242,205 +199,11 @@ fn digests(
     Ok(total)
 }
 
-/// Read all pages at `places`, which ascend in `out`, and put `value` of each there.
-fn each_page<V>(
-    reader: &Reader,
-    places: &[Place],
-    out: &mut [u64],
-    threads: usize,
-    chunk: usize,
-    value: V,
-) -> Result<Look>
-where
-    V: Fn(&[u8; PAGE]) -> u64 + Sync,
-{
-    let count = page_count(places);
-    let at_once = (chunk / PAGE).clamp(1, count.max(1));
-    let feed = Mutex::new(Feed { places: places.iter(), rest: None, out, base: 0 });
-    let work = || work(reader, &feed, at_once, &value);
-    thread::scope(|scope| {
-        let useful = threads.min(count.div_ceil(at_once));
-        let others: Vec<_> = (1..useful).map(|_| scope.spawn(work)).collect();
-        let mut total = work();
-        for other in others {
-            let part = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            total = total.and_then(|mut sum| {
-                sum.add(part?);
-                Ok(sum)
-            });
-        }
-        total
-    })
-}
-
-/// One thread's part of [`each_page`]: chunk after chunk until none is left.
-fn work<V>(reader: &Reader, feed: &Mutex<Feed<'_>>, at_once: usize, value: &V) -> Result<Look>
-where
-    V: Fn(&[u8; PAGE]) -> u64,
-{
-    let mut buffer = vec![Page([0; PAGE]); at_once];
-    let mut places = Vec::new();
-    let mut total = Look::default();
-    loop {
-        let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(at_once, &mut places);
-        let Some(out) = next else { return Ok(total) };
-        let bytes = &mut flatten(&mut buffer)[..page_count(&places) * PAGE];
-        let mut pieces: Vec<_> = places.iter().map(Place::piece).collect();
-        let mut gaps = Vec::new();
-        total.add(read_pieces(reader, &mut pieces, bytes, |page| gaps.push(page))?);
-        let mut gaps = gaps.into_iter().peekable();
-        let targets = places.iter().flat_map(|place| place.at..place.at + place.pages);
-        for ((number, page), target) in pages(bytes).enumerate().zip(targets) {
-            let gone = gaps.next_if_eq(&number).is_some();
-            out[target] = if gone { ABSENT } else { value(page) };
-        }
-    }
-}
-
-/// A page of buffer, aligned as one: vector loads then never straddle a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
-
-fn flatten(pages: &mut [Page]) -> &mut [u8] {
-    // SAFETY: a Page is exactly PAGE bytes, any of which are valid, and the borrow is passed on.
-    unsafe { slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
-}
-
-/// Deals out places and the output that belongs to them, chunk by chunk.
-struct Feed<'a> {
-    places: slice::Iter<'a, Place>,
-    /// What is left of a place that was cut.
-    rest: Option<Place>,
-    /// The output not yet dealt out, and the index of its first element.
-    out: &'a mut [u64],
-    base: usize,
-}
-
-impl<'a> Feed<'a> {
-    /// The next up to `pages` pages go to `places`, counted from the start of the output that is
-    /// returned.
-    fn next(&mut self, pages: usize, places: &mut Vec<Place>) -> Option<&'a mut [u64]> {
-        places.clear();
-        let mut room = pages;
-        while room > 0 {
-            let Some(place) = self.rest.take().or_else(|| self.places.next().copied()) else {
-                break;
-            };
-            let taken = room.min(place.pages);
-            places.push(Place { pages: taken, ..place });
-            room -= taken;
-            let start = place.start + (taken * PAGE) as u64;
-            let left = Place { start, pages: place.pages - taken, at: place.at + taken };
-            self.rest = (left.pages > 0).then_some(left);
-        }
-        let (first, last) = (places.first()?.at, places.last()?);
-        let end = last.at + last.pages;
-        let out = std::mem::take(&mut self.out);
-        let (now, later) = out[first - self.base..].split_at_mut(end - first);
-        (self.out, self.base) = (later, end);
-        places.iter_mut().for_each(|place| place.at -= first);
-        Some(now)
-    }
-}
-
-/// A way to read the memory of another process.
-enum Reader {
-    /// process_vm_readv: many pieces in one call, pins pages.
-    Direct { pid: i32 },
-    /// `/proc/PID/mem`: pins nothing.
-    Gentle { pid: i32, memory: File },
-}
-
-impl Reader {
-    fn gentle(pid: i32) -> Result<Self> {
-        match File::open(format!("/proc/{pid}/mem")) {
-            Ok(memory) => Ok(Self::Gentle { pid, memory }),
-            Err(error) => Err(Error::of_proc("open /proc/PID/mem", &error, pid)),
-        }
-    }
-
-    /// Read from the start of `pieces`, as far as one call gets: whole pages; 0 if already the
-    /// first is not there.
-    fn read(&self, pieces: &[libc::iovec], into: &mut [u8]) -> Result<usize> {
-        let outcome = match self {
-            Self::Direct { pid } => read_directly(*pid, pieces, into),
-            Self::Gentle { pid, memory } => read_gently(*pid, memory, pieces, into),
-        };
-        match outcome {
-            Ok(bytes) => Ok(bytes - bytes % PAGE),
-            Err(error) if matches!(error.errno(), Some(libc::EFAULT | libc::EIO)) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-fn read_directly(pid: i32, pieces: &[libc::iovec], into: &mut [u8]) -> Result<usize> {
-    let pieces = &pieces[..pieces.len().min(PIECES)];
-    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    // SAFETY: the kernel writes only into `into`, borrowed for writing; the addresses in `pieces`
-    // are those of another address space, which the kernel checks.
-    let got = unsafe {
-        libc::process_vm_readv(pid, &raw const local, 1, pieces.as_ptr(), pieces.len() as _, 0)
-    };
-    usize::try_from(got).map_err(|_| Error::last_os("process_vm_readv").of_pid(pid))
-}
-
-fn read_gently(pid: i32, memory: &File, pieces: &[libc::iovec], into: &mut [u8]) -> Result<usize> {
-    let Some(piece) = pieces.first() else { return Ok(0) };
-    let address = piece.iov_base as u64;
-    match memory.read_at(&mut into[..piece.iov_len], address) {
-        // The address space that the file was opened on is gone.
-        Ok(0) => Err(Error::os("read /proc/PID/mem", libc::ESRCH).of_pid(pid)),
-        Ok(bytes) => Ok(bytes),
-        Err(error) => Err(Error::of_proc("read /proc/PID/mem", &error, pid).at(address)),
-    }
-}
-
-/// Read `pieces`, all of them `into.len()` bytes together. The number of each page that cannot be
-/// read goes to `gap`, and zeros take its place.
-fn read_pieces(
-    reader: &Reader,
-    mut pieces: &mut [libc::iovec],
-    into: &mut [u8],
-    mut gap: impl FnMut(usize),
-) -> Result<Look> {
-    let mut look = Look::default();
-    let mut at = 0;
-    while at < into.len() {
-        let mut done = reader.read(pieces, &mut into[at..])?;
-        look.read += done as u64;
-        if done == 0 {
-            gap(at / PAGE);
-            look.unreadable += 1;
-            into[at..at + PAGE].fill(0);
-            done = PAGE;
-        }
-        at += done;
-        pieces = skip(pieces, done);
-    }
-    Ok(look)
-}
-
-/// What is left of `pieces` behind their first `bytes`.
-fn skip(pieces: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
-    let mut whole = 0;
-    while whole < pieces.len() && pieces[whole].iov_len <= bytes {
-        bytes -= pieces[whole].iov_len;
-        whole += 1;
-    }
-    let rest = &mut pieces[whole..];
-    if let Some(first) = rest.first_mut() {
-        first.iov_base = (first.iov_base as usize + bytes) as *mut c_void;
-        first.iov_len -= bytes;
-    }
-    rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::ZERO;
+    use std::slice;
 
     /// Eight pages of our own: 0 and 5 hold zeros, 3 is a hole, 7 has lost all access.
     fn sample() -> (u64, [u64; 8]) {

@@ -136,7 +136,8 @@ def _show(result: Survey, rows: list[Row]) -> None:
 
     from pagemerge.find.maps import REASONS
 
-    console = Console(highlight=False)
+    # In a pipe there is no width to fit into.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     totals = result.totals
     looked_at = [row for row in rows if not row.error]
     console.print(
