@@ -100,6 +100,9 @@ pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) ->
 /// # Errors
 /// As for [`look`]; [`Error::Usage`] unless `into` has room for just those pages.
 pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
+    if into.len() % PAGE != 0 {
+        return Err(Error::Usage(format!("{} bytes are not whole pages", into.len())));
+    }
     check(runs, into.len() / PAGE)?;
     let mut entries = vec![0; into.len() / PAGE];
     Pagemap::open(pid)?.entries_of(runs, &mut entries)?;
@@ -283,6 +286,9 @@ mod tests {
         let error = read_digests(i32::MAX, &run, &entries, 0, &mut [0], 1).unwrap_err();
         assert_eq!(error, Error::os("process_vm_readv", libc::ESRCH).of_pid(i32::MAX));
         assert!(matches!(read_digests(1, &run, &entries, 0, &mut [], 1), Err(Error::Usage(_))));
-        assert!(matches!(read_pages(1, &run, &mut [0; 2 * PAGE]), Err(Error::Usage(_))));
+        for size in [0, 7, PAGE + 7, 2 * PAGE] {
+            let outcome = read_pages(1, &run, &mut vec![0; size]);
+            assert!(matches!(outcome, Err(Error::Usage(_))), "{size} bytes");
+        }
     }
 }
