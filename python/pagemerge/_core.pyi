@@ -14,8 +14,6 @@ from typing_extensions import Buffer
 _Bytes = Buffer | NDArray[np.uint8]
 _Words = Buffer | NDArray[np.uint64]
 
-__all__: list[str]
-
 PAGE_SIZE: int
 
 # find: crates/python/src/find.rs
