@@ -6,7 +6,13 @@ and ranges raise ``UsageError``; for another process ``NoSuchProcess`` and ``Acc
 its ``pid``.
 """
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+# numpy's own stubs admit that arrays are buffers from Python 3.12 on only.
+_Bytes = Buffer | NDArray[np.uint8]
+_Words = Buffer | NDArray[np.uint64]
 
 PAGE_SIZE: int
 
@@ -19,7 +25,7 @@ ZERO: int
 CHUNK: int
 """Bytes that one thread reads at a time."""
 
-def digest(data: Buffer, seed: int, out: Buffer) -> None:
+def digest(data: _Bytes, seed: int, out: _Words) -> None:
     """XXH3-64 of each page of ``data`` (u8[n * 4096]) into ``out`` (u64[n]); see ``ZERO``."""
 
 def present_runs(pid: int, start: int, end: int, anonymous: bool = True) -> tuple[bytes, bytes]:
@@ -30,7 +36,7 @@ def present_runs(pid: int, start: int, end: int, anonymous: bool = True) -> tupl
     ``Unsupported`` for more than 1 TiB on kernels without PAGEMAP_SCAN (Linux 6.7).
     """
 
-def pagemap(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> None:
+def pagemap(pid: int, starts: _Words, pages: _Words, out: _Words) -> None:
     """Raw pagemap entries of the pages of runs (u64[r], u64[r]) into ``out`` (u64[sum(pages)]).
 
     Bits: 0-54 page frame number (0 without CAP_SYS_ADMIN), 56 mapped only once, 61 file or
@@ -38,32 +44,53 @@ def pagemap(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> None:
     """
 
 def read_digests(
-    pid: int, starts: Buffer, pages: Buffer, seed: int, out: Buffer, threads: int = 1
+    pid: int,
+    starts: _Words,
+    pages: _Words,
+    entries: _Words,
+    seed: int,
+    out: _Words,
+    threads: int = 1,
 ) -> tuple[int, int]:
-    """Digests of the pages of runs into ``out`` (u64[sum(pages)]), by process_vm_readv(2).
+    """Digests of the pages of runs into ``out`` (u64[sum(pages)]).
 
-    Returns the bytes read and the pages that could not be read, which are ``ABSENT``. Give it
-    only pages from ``present_runs``: reading others would fault them in.
+    ``entries`` (u64[sum(pages)]) is what ``pagemap`` just said of them: pages that the target
+    shares with others are read without pinning, which would copy them; pages no longer present
+    are not touched. Returns the bytes read and the pages that could not be, which are ``ABSENT``.
     """
 
 def read_only(
-    pid: int, starts: Buffer, pages: Buffer, out: Buffer, threads: int = 1, chunk: int = ...
+    pid: int, starts: _Words, pages: _Words, out: _Words, threads: int = 1, chunk: int = ...
 ) -> tuple[int, int]:
-    """``read_digests`` without the digests, ``chunk`` bytes at a time; for benchmarks."""
+    """process_vm_readv(2) of the same pages, ``chunk`` bytes at a time, into nowhere.
 
-def read_pages(pid: int, starts: Buffer, pages: Buffer, out: Buffer) -> tuple[int, int]:
+    For benchmarks: it copies what the target shares, see ``read_digests``.
+    """
+
+def read_pages(pid: int, starts: _Words, pages: _Words, out: _Bytes) -> tuple[int, int]:
     """Copy the pages of runs into ``out`` (u8[sum(pages) * 4096]).
 
     Returns the bytes read and the pages that could not be read, which are filled with zeros.
     """
 
 def look(
-    pid: int, start: int, pages: int, seed: int, out: Buffer, threads: int = 1
+    pid: int, start: int, pages: int, seed: int, out: _Words, threads: int = 1
 ) -> tuple[int, int]:
     """``present_runs`` and ``read_digests`` in one: digests of ``pages`` pages from ``start`` on.
 
     ``out`` is u64[pages]; pages that are not present and anonymous become ``ABSENT`` and are not
     touched. Returns the bytes read and the pages that vanished before they could be read.
+    """
+
+def sort(keys: _Words, threads: int = 1) -> None:
+    """Sort ``keys`` (u64[n]) in place, ascending."""
+
+def digest_stretches(
+    pid: int, start: int, seed: int, out: _Words, threads: int = 1
+) -> tuple[int, int]:
+    """Digests of stretches of 4096 bytes from ``start`` (any address) on, into ``out``.
+
+    For memory that its owner has asked us to read, present or not. Returns as ``read_digests``.
     """
 
 # merge, hub side: crates/python/src/{store,wire}.rs
@@ -75,7 +102,7 @@ WIRE_MOST_BODY: int
 WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 
-def build_slab(pids: Buffer, starts: Buffer, pages: Buffer, seed: int) -> tuple[int, int, bytes]:
+def build_slab(pids: _Words, starts: _Words, pages: _Words, seed: int) -> tuple[int, int, bytes]:
     """Copy runs of pages of processes (u64[r] each) into a new sealed slab.
 
     Returns its descriptor (the caller's to close), its id, and the digests u64[sum(pages)] of the
@@ -100,15 +127,14 @@ class Memory:
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
 def start_agent(socket: str, hub: list[str], barrier: str) -> None:
     """Start this process's agent, if it has none: where its hub is, and how to start one."""
 
-def intern_pages(data: Buffer) -> int:
+def intern_pages(data: _Bytes | Memory) -> int:
     """Merge the whole pages of ``data`` (u8) in place; returns how many are merged."""
 
-def copy_into(data: Buffer, memory: Memory) -> int:
+def copy_into(data: _Bytes | Memory, memory: Memory) -> int:
     """Copy ``data`` (u8) into new memory, merged; returns how many pages are merged."""
 
 def unmerge_range(address: int, nbytes: int) -> None:

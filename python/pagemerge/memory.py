@@ -53,7 +53,8 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = float) -> npt.NDA
         raise UsageError(f"an array of shape {shape} cannot be")
     if nbytes == 0:
         return np.empty(shape, kind)
-    return np.frombuffer(buffer(nbytes), np.uint8).view(kind).reshape(shape)
+    made: npt.NDArray[Any] = np.frombuffer(memoryview(buffer(nbytes)), np.uint8).view(kind)
+    return made.reshape(shape)
 
 
 def copy(array: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -71,7 +72,7 @@ def copy(array: npt.ArrayLike) -> npt.NDArray[Any]:
         return source.copy()
     memory = buffer(source.nbytes)
     _core.copy_into(_bytes(source), memory)
-    made = np.frombuffer(memory, np.uint8).view(source.dtype)
+    made: npt.NDArray[Any] = np.frombuffer(memoryview(memory), np.uint8).view(source.dtype)
     return made.reshape(np.shape(array))
 
 
@@ -93,9 +94,10 @@ def unmerge(array: Array) -> Array:
     Safe beside writers. ``intern`` makes it mergeable again. Raises ``UsageError`` if its memory
     is not mergeable.
     """
-    view = memoryview(_bytes(array))
-    if view.nbytes:
-        _core.unmerge_range(_address(view), view.nbytes)
+    data = _bytes(array)
+    if len(data):
+        address = data.address if isinstance(data, Memory) else data.ctypes.data
+        _core.unmerge_range(address, len(data))
     return array
 
 
@@ -153,9 +155,3 @@ def _bytes(array: npt.NDArray[Any] | Memory) -> npt.NDArray[np.uint8] | Memory:
     if array.flags.f_contiguous:
         return array.T.reshape(-1).view(np.uint8)
     raise UsageError("the array's elements are not contiguous in memory: intern what it views")
-
-
-def _address(view: memoryview) -> int:
-    import numpy as np
-
-    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])

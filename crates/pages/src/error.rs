@@ -43,6 +43,17 @@ impl Error {
         Self::Os { call, errno, pid: None, address: None }
     }
 
+    /// The failure `error` of `call` on a file of `/proc/PID`.
+    #[must_use]
+    pub fn of_proc(call: &'static str, error: &std::io::Error, pid: i32) -> Self {
+        let errno = match error.raw_os_error() {
+            // /proc has no directory of that number.
+            Some(libc::ENOENT) => libc::ESRCH,
+            errno => errno.unwrap_or(0),
+        };
+        Self::os(call, errno).of_pid(pid)
+    }
+
     /// Name the process that the error is about.
     #[must_use]
     pub fn of_pid(mut self, about: i32) -> Self {

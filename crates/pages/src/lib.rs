@@ -1,15 +1,19 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
+mod chunks;
 pub mod digest;
 pub mod error;
 pub mod mask;
+mod memory;
 pub mod moving;
 pub mod pagemap;
 pub mod park;
 pub mod pins;
 pub mod protect;
+mod reader;
 pub mod remote;
 pub mod slab;
+pub mod sort;
 pub mod uffd;
 pub mod window;
 pub mod wire;

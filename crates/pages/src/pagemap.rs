@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use crate::memory;
 use crate::{Error, Result, PAGE};
 
 /// Consecutive pages of one process.
@@ -100,7 +101,7 @@ impl Pagemap {
     pub fn open(pid: i32) -> Result<Self> {
         match File::open(format!("/proc/{pid}/pagemap")) {
             Ok(file) => Ok(Self { file, pid }),
-            Err(error) => Err(os("open /proc/PID/pagemap", &error, pid)),
+            Err(error) => Err(Error::of_proc("open /proc/PID/pagemap", &error, pid)),
         }
     }
 
@@ -110,14 +111,9 @@ impl Pagemap {
     /// [`Error::Usage`] unless both are page aligned and ordered; [`Error::Os`] as the kernel
     /// says; [`Error::Unsupported`] for more than 1 TiB on kernels without `PAGEMAP_SCAN`.
     pub fn present_runs(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
-        if start > end || start % PAGE as u64 != 0 || end % PAGE as u64 != 0 {
-            return Err(Error::Usage(format!("{start:#x}-{end:#x} is not a range of pages")));
-        }
-        match self.scan(start, end, kind) {
-            // Before Linux 6.7 the file has no ioctl at all. Try, never ask for the version.
-            Err(error) if matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL)) => {
-                self.walk(start, end, kind)
-            }
+        check(start, end)?;
+        match self.scan(start, end, kind, 0) {
+            Err(error) if is_missing(&error) => self.walk(start, end, kind),
             outcome => outcome,
         }
     }
@@ -139,15 +135,50 @@ impl Pagemap {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(os("read /proc/PID/pagemap", &error, self.pid).at(start)),
+                Err(error) => {
+                    let error = Error::of_proc("read /proc/PID/pagemap", &error, self.pid);
+                    return Err(error.at(start));
+                }
             }
         }
         bytes[done..].fill(0);
         Ok(())
     }
 
-    /// By the ioctl.
-    fn scan(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
+    /// [`Pagemap::entries`] for each of `runs`, one behind the other.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] unless `out` has one element for each page; else the same.
+    pub fn entries_of(&self, runs: &[Run], out: &mut [u64]) -> Result<()> {
+        let mut rest = out;
+        for run in runs {
+            let Some((now, later)) = rest.split_at_mut_checked(run.pages as usize) else {
+                return Err(Error::Usage("fewer entries than pages".into()));
+            };
+            self.entries(run.start, now)?;
+            rest = later;
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Usage("more entries than pages".into()))
+    }
+
+    /// The first page of [`Kind::Anonymous`] in `[start, end)`, or, on kernels that cannot tell
+    /// quickly, `start`.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::present_runs`].
+    pub fn next_present(&self, start: u64, end: u64) -> Result<Option<u64>> {
+        check(start, end)?;
+        match self.scan(start, end, Kind::Anonymous, 1) {
+            Err(error) if is_missing(&error) => Ok(Some(start)),
+            runs => Ok(runs?.first().map(|run| run.start)),
+        }
+    }
+
+    /// By the ioctl; at most `limit` pages, where that is not 0.
+    fn scan(&self, start: u64, end: u64, kind: Kind, limit: u64) -> Result<Vec<Run>> {
         let unwanted = match kind {
             Kind::Anonymous => IS_FILE | IS_SWAPPED | IS_PFNZERO,
             Kind::Any => IS_SWAPPED | IS_PFNZERO,
@@ -162,6 +193,7 @@ impl Pagemap {
                 end,
                 vec: found.as_mut_ptr() as u64,
                 vec_len: found.len() as u64,
+                max_pages: limit,
                 category_inverted: unwanted,
                 category_mask: unwanted | IS_PRESENT,
                 // What is returned also decides where regions are cut: only what never varies.
@@ -182,7 +214,7 @@ impl Pagemap {
                 append(&mut runs, region.start, (region.end - region.start) / PAGE as u64);
             }
             // The walk stops early where the array is full; it must at least have moved.
-            if arg.walk_end <= from {
+            if arg.walk_end <= from || (limit > 0 && !runs.is_empty()) {
                 break;
             }
             from = arg.walk_end;
@@ -227,6 +259,18 @@ impl Pagemap {
     }
 }
 
+fn check(start: u64, end: u64) -> Result<()> {
+    if start <= end && start % PAGE as u64 == 0 && end % PAGE as u64 == 0 {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{start:#x}-{end:#x} is not a range of pages")))
+}
+
+/// Before Linux 6.7 pagemap has no ioctl at all. We try it, and never ask for the version.
+fn is_missing(error: &Error) -> bool {
+    matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL))
+}
+
 /// Put `pages` at `start` behind `runs`, as part of the last run where they continue it.
 fn append(runs: &mut Vec<Run>, start: u64, pages: u64) {
     match runs.last_mut() {
@@ -243,72 +287,6 @@ fn zero_frame() -> Option<u64> {
     let mut entries = [0];
     Pagemap::open(std::process::id() as i32).ok()?.entries(own.address(), &mut entries).ok()?;
     Some(entries[0] & entry::FRAME).filter(|frame| *frame != 0)
-}
-
-fn os(call: &'static str, error: &io::Error, pid: i32) -> Error {
-    let errno = match error.raw_os_error() {
-        // No directory of that number in /proc.
-        Some(libc::ENOENT) => libc::ESRCH,
-        errno => errno.unwrap_or(0),
-    };
-    Error::os(call, errno).of_pid(pid)
-}
-
-/// Anonymous memory of our own, for questions about the kernel's behaviour.
-mod memory {
-    use crate::PAGE;
-
-    /// A private anonymous mapping.
-    pub struct Anonymous {
-        start: *mut libc::c_void,
-        bytes: usize,
-    }
-
-    impl Anonymous {
-        /// Map `pages` pages, without huge pages; nothing if the kernel has no memory.
-        pub fn new(pages: usize) -> Option<Self> {
-            let bytes = pages * PAGE;
-            // SAFETY: a new anonymous mapping wherever there is room touches nothing of ours.
-            let start = unsafe {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                    -1,
-                    0,
-                )
-            };
-            if start == libc::MAP_FAILED {
-                return None;
-            }
-            // SAFETY: advice on the mapping made above. Its failure (no huge pages) is fine.
-            unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
-            Some(Self { start, bytes })
-        }
-
-        pub fn address(&self) -> u64 {
-            self.start as u64
-        }
-
-        pub fn first_byte(&self) -> u8 {
-            // SAFETY: the mapping is readable and at least one page long.
-            unsafe { self.start.cast::<u8>().read_volatile() }
-        }
-
-        #[cfg(test)]
-        pub fn bytes(&mut self) -> &mut [u8] {
-            // SAFETY: the mapping is ours alone, writable, and lives as long as `self`.
-            unsafe { std::slice::from_raw_parts_mut(self.start.cast::<u8>(), self.bytes) }
-        }
-    }
-
-    impl Drop for Anonymous {
-        fn drop(&mut self) {
-            // SAFETY: exactly the mapping made in `new`; nothing borrows it any more.
-            unsafe { libc::munmap(self.start, self.bytes) };
-        }
-    }
 }
 
 #[cfg(test)]
@@ -335,8 +313,8 @@ mod tests {
         assert!(expected.len() > 512, "more runs than one call of the ioctl returns");
         let map = own();
         assert_eq!(map.walk(start, end, Kind::Anonymous).unwrap(), expected);
-        match map.scan(start, end, Kind::Anonymous) {
-            Err(error) if matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL)) => {
+        match map.scan(start, end, Kind::Anonymous, 0) {
+            Err(error) if is_missing(&error) => {
                 eprintln!("no PAGEMAP_SCAN here: only the walk was tested");
             }
             runs => assert_eq!(runs.unwrap(), expected),

@@ -1,19 +1,21 @@
 //! Bulk reads of another process: process_vm_readv(2) into a small buffer, a digest a page.
 //!
 //! The copy is bound by memory, the digest by the processor; a buffer that stays in the cache lets
-//! the digest run at its own limit. Only pages that pagemap calls present are read:
-//! reading a hole would map page tables and the page of zeros into the target, reading a swapped
-//! page would bring it in. A page that vanishes between the two is a race nobody can close: then
-//! its read finds zeros, or nothing.
+//! the digest run at its own limit. Only pages that pagemap calls present are read: reading a hole
+//! would map page tables and the page of zeros into the target, reading a swapped page would bring
+//! it in. A page that vanishes between the two is a race nobody can close: then its read finds
+//! zeros, or nothing.
+//!
+//! Pages that the target shares with a fork child, or through KSM, need care: process_vm_readv
+//! pins, and pinning an anonymous page that is not exclusive copies it first (`gup_must_unshare`
+//! in Linux mm/gup.c, since 5.19). A scan would undo what it is looking for. Such pages are read
+//! through `/proc/PID/mem`, which does not pin; at about half the speed.
 
-use std::ffi::c_void;
-use std::panic::resume_unwind;
-use std::slice;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-
-use crate::digest::{pages, Digester, ABSENT};
-use crate::pagemap::{Kind, Pagemap, Run};
+use crate::chunks::{each_page, page_count, Place};
+use crate::digest::{Digester, ABSENT};
+use crate::pagemap::{entry, Kind, Pagemap, Run};
+pub use crate::reader::Look;
+use crate::reader::Reader;
 use crate::{Error, Result, PAGE};
 
 /// Bytes read at a time, by each thread. The fastest of 256 KiB to 4 MiB, with the digest and
@@ -24,43 +26,32 @@ pub const CHUNK: usize = 2 << 20;
 /// about 35 ms of reading).
 const WINDOW: usize = 65536;
 
-/// The most pieces that one process_vm_readv takes (`UIO_MAXIOV`).
-const PIECES: usize = 1024;
-
-/// What a look came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Bytes read.
-    pub read: u64,
-    /// Pages that were there a moment before and could not be read.
-    pub unreadable: u64,
-}
-
-impl Look {
-    fn add(&mut self, other: Self) {
-        self.read += other.read;
-        self.unreadable += other.unreadable;
-    }
-}
-
 /// Digest all pages of `runs` of process `pid` with `seed` into `out`, in that order, by up to
-/// `threads` threads; [`ABSENT`] for a page that cannot be read.
+/// `threads` threads; [`ABSENT`] for a page that is not there any more, or cannot be read.
+///
+/// `entries` are the pages' pagemap entries, read a moment ago ([`Pagemap::entries`]).
 ///
 /// # Errors
-/// [`Error::Usage`] unless `out` has one element for each page; [`Error::Os`] with `ESRCH` if the
-/// process has gone, `EPERM` if this user may not read it.
+/// [`Error::Usage`] unless `out` and `entries` have one element for each page; [`Error::Os`] with
+/// `ESRCH` if the process has gone, `EPERM` or `EACCES` if this user may not read it.
 pub fn read_digests(
     pid: i32,
     runs: &[Run],
+    entries: &[u64],
     seed: u64,
     out: &mut [u64],
     threads: usize,
 ) -> Result<Look> {
-    let digester = Digester::new(seed);
-    each_page(pid, runs, out, threads, CHUNK, |page| digester.digest(page))
+    check(runs, entries.len())?;
+    check(runs, out.len())?;
+    out.fill(ABSENT);
+    let (direct, gentle) = sort_out(runs, entries, Kind::Any);
+    let mut total = digests(pid, &direct, &gentle, seed, out, threads)?;
+    total.unreadable += (out.len() - page_count(&direct) - page_count(&gentle)) as u64;
+    Ok(total)
 }
 
-/// Read all pages of `runs` as [`read_digests`] does, `chunk` bytes at a time, and do nothing with
+/// Read all pages of `runs` by process_vm_readv, `chunk` bytes at a time, and do nothing with
 /// them: what the digests are measured against. `out` becomes zero.
 ///
 /// # Errors
@@ -72,233 +63,194 @@ pub fn read_only(
     threads: usize,
     chunk: usize,
 ) -> Result<Look> {
-    each_page(pid, runs, out, threads, chunk, |_| ABSENT)
+    check(runs, out.len())?;
+    each_page(&Reader::Direct { pid }, &in_order(runs), out, threads, chunk, |_| ABSENT)
 }
 
 /// Digest the present anonymous pages among the `out.len()` pages from `start` on; [`ABSENT`] for
 /// all others, which are not touched.
 ///
 /// # Errors
-/// As for [`read_digests`], and those of [`Pagemap::open`] and [`Pagemap::present_runs`].
+/// As for [`read_digests`], and those of [`Pagemap`].
 pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) -> Result<Look> {
     let map = Pagemap::open(pid)?;
-    let mut total = Look::default();
-    let mut from = start;
-    for window in out.chunks_mut(WINDOW) {
-        let end = from + (window.len() * PAGE) as u64;
-        let runs = map.present_runs(from, end, Kind::Anonymous)?;
-        let present = page_count(&runs);
-        total.add(read_digests(pid, &runs, seed, &mut window[..present], threads)?);
-        spread(window, from, &runs, present);
-        from = end;
+    let address = |page: usize| start + (page * PAGE) as u64;
+    let (mut total, mut at) = (Look::default(), 0);
+    while at < out.len() {
+        let Some(next) = map.next_present(address(at), address(out.len()))? else { break };
+        let from = (next - start) as usize / PAGE;
+        out[at..from].fill(ABSENT);
+        let to = out.len().min(from + WINDOW);
+        let window = &mut out[from..to];
+        map.entries(next, window)?;
+        let run = Run { start: next, pages: window.len() as u64 };
+        let (direct, mut gentle) = sort_out(&[run], window, Kind::Anonymous);
+        gentle = without_zero_page(&map, &gentle)?;
+        window.fill(ABSENT);
+        total.add(digests(pid, &direct, &gentle, seed, window, threads)?);
+        at = to;
+    }
+    out[at..].fill(ABSENT);
+    Ok(total)
+}
+
+/// Copy all pages of `runs` of process `pid` into `into`, in that order. A page that is not there
+/// any more, or cannot be read, is filled with zeros and counted.
+///
+/// # Errors
+/// As for [`look`]; [`Error::Usage`] unless `into` has room for just those pages.
+pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
+    if into.len() % PAGE != 0 {
+        return Err(Error::Usage(format!("{} bytes are not whole pages", into.len())));
+    }
+    check(runs, into.len() / PAGE)?;
+    let mut entries = vec![0; into.len() / PAGE];
+    Pagemap::open(pid)?.entries_of(runs, &mut entries)?;
+    let (direct, gentle) = sort_out(runs, &entries, Kind::Any);
+    let (read, careful) = (page_count(&direct), page_count(&gentle));
+    if read == entries.len() {
+        let mut pieces: Vec<_> = direct.iter().map(Place::piece).collect();
+        return Reader::Direct { pid }.read_all(&mut pieces, into, |_| ());
+    }
+    into.fill(0);
+    let unreadable = (entries.len() - read - careful) as u64;
+    let mut total = Look { read: 0, unreadable };
+    for (reader, places) in [(Reader::Direct { pid }, direct), (Reader::gentle(pid)?, gentle)] {
+        for place in places {
+            let to = &mut into[place.at * PAGE..(place.at + place.pages) * PAGE];
+            total.add(reader.read_all(&mut [place.piece()], to, |_| ())?);
+        }
     }
     Ok(total)
 }
 
-/// Copy all pages of `runs` of process `pid` into `into`, in that order. A page that cannot be
-/// read is filled with zeros, and counted.
+/// Digest `out.len()` stretches of a page's length from `start` on, which need not be the start of
+/// a page, of memory that its owner has asked us to read: present or not; [`ABSENT`] where there
+/// is none.
 ///
 /// # Errors
 /// As for [`read_digests`].
-pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
-    if into.len() != page_count(runs) * PAGE {
-        return Err(Error::Usage(format!(
-            "{} bytes are no room for {} pages",
-            into.len(),
-            page_count(runs)
-        )));
-    }
-    let mut pieces: Vec<_> = runs.iter().map(|run| piece(run.start, run.pages as usize)).collect();
-    read_pieces(pid, &mut pieces, into, |_| ())
-}
-
-/// Pages in `runs`.
-fn page_count(runs: &[Run]) -> usize {
-    runs.iter().map(|run| run.pages as usize).sum()
-}
-
-/// Move the first `present` values of `window`, which belong to `runs`, to where the pages lie
-/// behind `start`. Back to front, because none moves towards the front.
-fn spread(window: &mut [u64], start: u64, runs: &[Run], mut present: usize) {
-    let mut end = window.len();
-    for run in runs.iter().rev() {
-        let at = (run.start - start) as usize / PAGE;
-        let pages = run.pages as usize;
-        window.copy_within(present - pages..present, at);
-        window[at + pages..end].fill(ABSENT);
-        present -= pages;
-        end = at;
-    }
-    window[..end].fill(ABSENT);
-}
-
-/// Read all pages of `runs` and put `value` of each into `out`.
-fn each_page<V>(
+pub fn digest_stretches(
     pid: i32,
-    runs: &[Run],
+    start: u64,
+    seed: u64,
     out: &mut [u64],
     threads: usize,
-    chunk: usize,
-    value: V,
-) -> Result<Look>
-where
-    V: Fn(&[u8; PAGE]) -> u64 + Sync,
-{
-    let count = page_count(runs);
-    if out.len() != count {
-        return Err(Error::Usage(format!("room for {} digests of {count} pages", out.len())));
-    }
-    let at_once = (chunk / PAGE).max(1);
-    let feed = Mutex::new(Feed { runs: runs.iter(), rest: None, out });
-    let work = || work(pid, &feed, at_once.min(count), &value);
-    thread::scope(|scope| {
-        let useful = threads.min(count.div_ceil(at_once));
-        let others: Vec<_> = (1..useful).map(|_| scope.spawn(work)).collect();
-        let mut total = work();
-        for other in others {
-            let part = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            total = total.and_then(|mut sum| {
-                sum.add(part?);
-                Ok(sum)
-            });
-        }
-        total
-    })
-}
-
-/// One thread's part of [`each_page`]: chunk after chunk until none is left.
-fn work<V>(pid: i32, feed: &Mutex<Feed<'_>>, at_once: usize, value: &V) -> Result<Look>
-where
-    V: Fn(&[u8; PAGE]) -> u64,
-{
-    let mut buffer = vec![Page([0; PAGE]); at_once];
-    let mut pieces = Vec::new();
-    let mut total = Look::default();
-    loop {
-        let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(at_once, &mut pieces);
-        let Some(out) = next else { return Ok(total) };
-        let bytes = &mut flatten(&mut buffer)[..out.len() * PAGE];
-        let mut gaps = Vec::new();
-        total.add(read_pieces(pid, &mut pieces, bytes, |page| gaps.push(page))?);
-        for (page, value_of) in pages(bytes).zip(out.iter_mut()) {
-            *value_of = value(page);
-        }
-        for page in gaps {
-            out[page] = ABSENT;
-        }
-    }
-}
-
-/// A page of buffer, aligned as one: vector loads then never straddle a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
-
-fn flatten(pages: &mut [Page]) -> &mut [u8] {
-    // SAFETY: a Page is exactly PAGE bytes, any of which are valid, and the borrow is passed on.
-    unsafe { slice::from_raw_parts_mut(pages.as_mut_ptr().cast(), size_of_val(pages)) }
-}
-
-/// Deals out runs and the output that belongs to them, chunk by chunk.
-struct Feed<'a> {
-    runs: slice::Iter<'a, Run>,
-    /// What is left of a run that was cut.
-    rest: Option<Run>,
-    out: &'a mut [u64],
-}
-
-impl<'a> Feed<'a> {
-    /// The next up to `pages` pages: where they are goes to `pieces`, the output is returned.
-    fn next(&mut self, pages: usize, pieces: &mut Vec<libc::iovec>) -> Option<&'a mut [u64]> {
-        pieces.clear();
-        let mut room = pages;
-        while room > 0 {
-            let Some(run) = self.rest.take().or_else(|| self.runs.next().copied()) else { break };
-            let taken = room.min(run.pages as usize);
-            if taken > 0 {
-                pieces.push(piece(run.start, taken));
-            }
-            room -= taken;
-            let left = run.pages - taken as u64;
-            let start = run.start + (taken * PAGE) as u64;
-            self.rest = (left > 0).then_some(Run { start, pages: left });
-        }
-        let (now, later) = std::mem::take(&mut self.out).split_at_mut(pages - room);
-        self.out = later;
-        (!now.is_empty()).then_some(now)
-    }
-}
-
-fn piece(start: u64, pages: usize) -> libc::iovec {
-    libc::iovec { iov_base: start as *mut c_void, iov_len: pages * PAGE }
-}
-
-/// Read `pieces` of process `pid`, all of them `into.len()` bytes together. The number of each
-/// page that cannot be read goes to `gap`, and zeros take its place.
-fn read_pieces(
-    pid: i32,
-    mut pieces: &mut [libc::iovec],
-    into: &mut [u8],
-    mut gap: impl FnMut(usize),
 ) -> Result<Look> {
-    let mut look = Look::default();
-    let mut at = 0;
-    while at < into.len() {
-        let batch = &pieces[..pieces.len().min(PIECES)];
-        let wanted: usize = batch.iter().map(|piece| piece.iov_len).sum();
-        let mut done = read_some(pid, batch, &mut into[at..at + wanted])?;
-        look.read += done as u64;
-        if done < wanted {
-            // The kernel copies page by page and stops at the first that is not there. A run need
-            // not start at a page: what was copied of a page that spans two does not count.
-            done -= done % PAGE;
-            gap((at + done) / PAGE);
-            look.unreadable += 1;
-            into[at + done..at + done + PAGE].fill(0);
-            done += PAGE;
+    let runs = [Run { start, pages: out.len() as u64 }];
+    let (reader, digester) = (reader_for(pid, &runs)?, Digester::new(seed));
+    each_page(&reader, &in_order(&runs), out, threads, CHUNK, |page| digester.digest(page))
+}
+
+/// Copy stretches as [`digest_stretches`] reads them into `into`, zeros where there is no memory.
+///
+/// # Errors
+/// As for [`read_pages`].
+pub fn read_stretches(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
+    check(runs, into.len() / PAGE)?;
+    let mut pieces: Vec<_> = in_order(runs).iter().map(Place::piece).collect();
+    reader_for(pid, runs)?.read_all(&mut pieces, into, |_| ())
+}
+
+/// The fastest reader that copies none of these pages in their owner.
+fn reader_for(pid: i32, runs: &[Run]) -> Result<Reader> {
+    let map = Pagemap::open(pid)?;
+    for run in runs {
+        let first = run.start - run.start % PAGE as u64;
+        let last = (run.start + run.pages * PAGE as u64).next_multiple_of(PAGE as u64);
+        let mut entries = vec![0; (last - first) as usize / PAGE];
+        map.entries(first, &mut entries)?;
+        let whole = [Run { start: first, pages: entries.len() as u64 }];
+        if !sort_out(&whole, &entries, Kind::Any).1.is_empty() {
+            return Reader::gentle(pid);
         }
-        at += done;
-        pieces = skip(pieces, done);
     }
-    Ok(look)
+    Ok(Reader::Direct { pid })
 }
 
-/// One process_vm_readv: the bytes read, in whole pages; 0 if already the first is not there.
-fn read_some(pid: i32, pieces: &[libc::iovec], into: &mut [u8]) -> Result<usize> {
-    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    // SAFETY: the kernel writes only into `into`, borrowed for writing; the addresses in `pieces`
-    // are those of another address space, which the kernel checks.
-    let got = unsafe {
-        libc::process_vm_readv(pid, &raw const local, 1, pieces.as_ptr(), pieces.len() as _, 0)
+/// `runs` with their output one behind the other.
+fn in_order(runs: &[Run]) -> Vec<Place> {
+    let mut at = 0;
+    let place = |run: &Run| {
+        let place = Place { start: run.start, pages: run.pages as usize, at };
+        at += place.pages;
+        place
     };
-    match usize::try_from(got) {
-        Ok(bytes) => Ok(bytes - bytes % PAGE),
-        Err(_) => match Error::last_os("process_vm_readv").of_pid(pid) {
-            error if error.errno() == Some(libc::EFAULT) => Ok(0),
-            error => Err(error),
-        },
-    }
+    runs.iter().map(place).collect()
 }
 
-/// What is left of `pieces` behind their first `bytes`.
-fn skip(pieces: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
-    let mut whole = 0;
-    while whole < pieces.len() && pieces[whole].iov_len <= bytes {
-        bytes -= pieces[whole].iov_len;
-        whole += 1;
+/// Does an array of `room` elements fit `runs`?
+fn check(runs: &[Run], room: usize) -> Result<()> {
+    let wanted: u64 = runs.iter().map(|run| run.pages).sum();
+    if wanted == room as u64 {
+        return Ok(());
     }
-    let rest = &mut pieces[whole..];
-    if let Some(first) = rest.first_mut() {
-        first.iov_base = (first.iov_base as usize + bytes) as *mut c_void;
-        first.iov_len -= bytes;
+    Err(Error::Usage(format!("room for {room} of {wanted} pages")))
+}
+
+/// The present pages of `runs`: those that may be pinned, and those that must not be.
+fn sort_out(runs: &[Run], entries: &[u64], kind: Kind) -> (Vec<Place>, Vec<Place>) {
+    let unwanted = if kind == Kind::Anonymous { entry::FILE } else { 0 };
+    let (mut direct, mut gentle) = (Vec::new(), Vec::new());
+    for run in in_order(runs) {
+        let classes = entries[run.at..run.at + run.pages].chunk_by(|a, b| class(*a) == class(*b));
+        let mut done = 0;
+        for alike in classes {
+            let start = run.start + (done * PAGE) as u64;
+            let place = Place { start, pages: alike.len(), at: run.at + done };
+            done += place.pages;
+            match class(alike[0]) {
+                bits if bits & entry::PRESENT == 0 || bits & unwanted != 0 => {}
+                // Pages of files are not copied when they are pinned for reading.
+                bits if bits & (entry::EXCLUSIVE | entry::FILE) != 0 => direct.push(place),
+                _ => gentle.push(place),
+            }
+        }
     }
-    rest
+    (direct, gentle)
+}
+
+/// What of a pagemap entry decides how its page is read.
+const fn class(entry: u64) -> u64 {
+    entry & (entry::PRESENT | entry::EXCLUSIVE | entry::FILE)
+}
+
+/// `places` less the kernel's page of zeros, whose entry looks like that of a shared page.
+fn without_zero_page(map: &Pagemap, places: &[Place]) -> Result<Vec<Place>> {
+    let mut real = Vec::new();
+    for place in places {
+        let end = place.start + (place.pages * PAGE) as u64;
+        for run in map.present_runs(place.start, end, Kind::Anonymous)? {
+            let at = place.at + (run.start - place.start) as usize / PAGE;
+            real.push(Place { start: run.start, pages: run.pages as usize, at });
+        }
+    }
+    Ok(real)
+}
+
+/// Digest the pages at `direct` and `gentle`, each kind in its way.
+fn digests(
+    pid: i32,
+    direct: &[Place],
+    gentle: &[Place],
+    seed: u64,
+    out: &mut [u64],
+    threads: usize,
+) -> Result<Look> {
+    let digester = Digester::new(seed);
+    let value = |page: &[u8; PAGE]| digester.digest(page);
+    let mut total = each_page(&Reader::Direct { pid }, direct, out, threads, CHUNK, value)?;
+    if !gentle.is_empty() {
+        total.add(each_page(&Reader::gentle(pid)?, gentle, out, threads, CHUNK, value)?);
+    }
+    Ok(total)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::ZERO;
+    use std::slice;
 
     /// Eight pages of our own: 0 and 5 hold zeros, 3 is a hole, 7 has lost all access.
     fn sample() -> (u64, [u64; 8]) {
@@ -347,7 +299,12 @@ mod tests {
         let value = |page: &[u8; PAGE]| digester.digest(page);
         for (chunk, threads) in [(PAGE, 1), (2 * PAGE, 3), (3 * PAGE, 2), (CHUNK, 8)] {
             let mut out = [77; 7];
-            each_page(own_pid(), &runs, &mut out, threads, chunk, value).unwrap();
+            let reader = Reader::Direct { pid: own_pid() };
+            each_page(&reader, &in_order(&runs), &mut out, threads, chunk, value).unwrap();
+            let reader = Reader::gentle(own_pid()).unwrap();
+            let mut same = [77; 7];
+            each_page(&reader, &in_order(&runs), &mut same, threads, chunk, value).unwrap();
+            assert_eq!(out[..6], same[..6], "the last is forbidden to all but the debugger");
             assert_eq!(out[..3], expected[..3]);
             assert_eq!(out[3..], expected[4..]);
         }
@@ -369,9 +326,13 @@ mod tests {
     #[test]
     fn errors_name_the_process() {
         let run = [Run { start: 4096, pages: 1 }];
-        let error = read_digests(i32::MAX, &run, 0, &mut [0], 1).unwrap_err();
+        let entries = [entry::PRESENT | entry::EXCLUSIVE];
+        let error = read_digests(i32::MAX, &run, &entries, 0, &mut [0], 1).unwrap_err();
         assert_eq!(error, Error::os("process_vm_readv", libc::ESRCH).of_pid(i32::MAX));
-        assert!(matches!(read_digests(1, &run, 0, &mut [], 1), Err(Error::Usage(_))));
-        assert!(matches!(read_pages(1, &run, &mut [0; 7]), Err(Error::Usage(_))));
+        assert!(matches!(read_digests(1, &run, &entries, 0, &mut [], 1), Err(Error::Usage(_))));
+        for size in [0, 7, PAGE + 7, 2 * PAGE] {
+            let outcome = read_pages(1, &run, &mut vec![0; size]);
+            assert!(matches!(outcome, Err(Error::Usage(_))), "{size} bytes");
+        }
     }
 }

@@ -22,7 +22,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read_digests, module)?)?;
     module.add_function(wrap_pyfunction!(read_only, module)?)?;
     module.add_function(wrap_pyfunction!(read_pages, module)?)?;
-    module.add_function(wrap_pyfunction!(look, module)?)
+    module.add_function(wrap_pyfunction!(look, module)?)?;
+    module.add_function(wrap_pyfunction!(digest_stretches, module)?)?;
+    module.add_function(wrap_pyfunction!(sort, module)?)
 }
 
 #[pyfunction]
@@ -66,37 +68,28 @@ fn pagemap(
     let runs = runs(py, starts, pages)?;
     let out = buffer::<u64>(out, "out")?;
     let out = exclusive(py, &out, "out")?;
-    detached(py, || {
-        let total: usize = runs.iter().map(|run| run.pages as usize).sum();
-        if out.len() != total {
-            return Err(Error::Usage(format!("room for {} entries of {total} pages", out.len())));
-        }
-        let map = Pagemap::open(pid)?;
-        let mut rest = out;
-        for run in &runs {
-            let (now, later) = rest.split_at_mut(run.pages as usize);
-            map.entries(run.start, now)?;
-            rest = later;
-        }
-        Ok(())
-    })
+    detached(py, || Pagemap::open(pid)?.entries_of(&runs, out))
 }
 
 #[pyfunction]
-#[pyo3(signature = (pid, starts, pages, seed, out, threads = 1))]
+#[pyo3(signature = (pid, starts, pages, entries, seed, out, threads = 1))]
+#[allow(clippy::too_many_arguments)] // As many as the stub shows, which has names for them.
 fn read_digests(
     py: Python<'_>,
     pid: i32,
     starts: &Bound<'_, PyAny>,
     pages: &Bound<'_, PyAny>,
+    entries: &Bound<'_, PyAny>,
     seed: u64,
     out: &Bound<'_, PyAny>,
     threads: usize,
 ) -> PyResult<(u64, u64)> {
     let runs = runs(py, starts, pages)?;
+    let entries = buffer::<u64>(entries, "entries")?;
     let out = buffer::<u64>(out, "out")?;
-    let out = exclusive(py, &out, "out")?;
-    figures(detached(py, || remote::read_digests(pid, &runs, seed, out, threads))?)
+    let (entries, out) = (shared(py, &entries, "entries")?, exclusive(py, &out, "out")?);
+    apart(py, entries.as_ptr_range(), out.as_ptr_range())?;
+    figures(detached(py, || remote::read_digests(pid, &runs, entries, seed, out, threads))?)
 }
 
 #[pyfunction]
@@ -148,6 +141,32 @@ fn look(
         return Err(raise(py, &Error::Usage(text)));
     }
     figures(detached(py, || remote::look(pid, start, seed, out, threads))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (pid, start, seed, out, threads = 1))]
+fn digest_stretches(
+    py: Python<'_>,
+    pid: i32,
+    start: u64,
+    seed: u64,
+    out: &Bound<'_, PyAny>,
+    threads: usize,
+) -> PyResult<(u64, u64)> {
+    let out = buffer::<u64>(out, "out")?;
+    let out = exclusive(py, &out, "out")?;
+    figures(detached(py, || remote::digest_stretches(pid, start, seed, out, threads))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (keys, threads = 1))]
+fn sort(py: Python<'_>, keys: &Bound<'_, PyAny>, threads: usize) -> PyResult<()> {
+    let keys = buffer::<u64>(keys, "keys")?;
+    let keys = exclusive(py, &keys, "keys")?;
+    detached(py, || {
+        pagemerge_pages::sort::sort(keys, threads);
+        Ok(())
+    })
 }
 
 /// Run `work` without the GIL.
@@ -224,13 +243,13 @@ fn exclusive<'a, T: Element>(
 }
 
 /// Refuse an output that lies over its input.
-fn apart(
+fn apart<T>(
     py: Python<'_>,
-    input: std::ops::Range<*const u8>,
+    input: std::ops::Range<*const T>,
     output: std::ops::Range<*const u64>,
 ) -> PyResult<()> {
-    if input.start < output.end.cast() && output.start.cast() < input.end {
-        return Err(raise(py, &Error::Usage("data and out overlap".into())));
+    if input.start.cast() < output.end && output.start < input.end.cast() {
+        return Err(raise(py, &Error::Usage("the input lies over out".into())));
     }
     Ok(())
 }

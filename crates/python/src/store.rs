@@ -68,7 +68,9 @@ fn fill(rows: &mut VecDeque<(i32, Run)>, bytes: &mut [u8]) {
             runs.push(run);
         }
         let (own, others) = rest.split_at_mut(taken * PAGE);
-        let _ = remote::read_pages(pid, &runs, own);
+        let aligned = runs.iter().all(|run| run.start % PAGE as u64 == 0);
+        let read = if aligned { remote::read_pages } else { remote::read_stretches };
+        let _ = read(pid, &runs, own);
         rest = others;
     }
 }

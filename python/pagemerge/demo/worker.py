@@ -92,7 +92,7 @@ class Worker:
 
 def mergeable(nbytes: int) -> Bytes:
     """``nbytes`` of mergeable memory as a uint8 array."""
-    return np.frombuffer(pagemerge.buffer(nbytes), np.uint8)
+    return np.frombuffer(memoryview(pagemerge.buffer(nbytes)), np.uint8)
 
 
 def digests(memory: Bytes) -> Bytes:

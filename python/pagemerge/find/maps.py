@@ -97,7 +97,9 @@ def mappings(pid: int, proc: Path = PROC) -> list[Mapping]:
         raise AccessDenied(f"may not look at process {pid}", pid=pid) from error
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NoSuchProcess(f"process {pid} has gone", pid=pid) from error
-    return [parse(line) for line in text.split("\n") if line]
+    found = [parse(line) for line in text.split("\n") if line]
+    # [vsyscall] lies in the kernel's half of the address space, where pagemap ends.
+    return [mapping for mapping in found if mapping.end <= 1 << 63]
 
 
 def devices(pid: int, proc: Path = PROC) -> Devices:

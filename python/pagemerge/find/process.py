@@ -37,14 +37,13 @@ def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
     """
     chosen: dict[int, Process] = {}
     for word in words:
-        found = list(_by_pid(word, proc) if word.isdecimal() else _by_name(word, proc))
+        if word.isdecimal():
+            found = [process] if (process := _look(int(word), proc)) else []
+            what, pid = f"no process has the pid {word}", int(word)
+        else:
+            found = list(_by_name(word, proc))
+            what, pid = f"no process is named {word!r}", None
         if not found:
-            what = (
-                f"no process has the pid {word}"
-                if word.isdecimal()
-                else (f"no process is named {word!r}")
-            )
-            pid = int(word) if word.isdecimal() else None
             raise NoSuchProcess(f"{what}; `ps -e` lists pids and names", pid=pid)
         chosen.update((process.pid, process) for process in found)
     return list(chosen.values())
@@ -56,17 +55,14 @@ def explain(error: PagemergeError, process: Process) -> str:
         return "it has exited"
     if not isinstance(error, AccessDenied):
         return str(error)
+    if os.geteuid() == 0:
+        return "the kernel denies it even to this root: CAP_SYS_PTRACE is missing (a container?)"
     if process.uid != os.geteuid():
         return f"it belongs to uid {process.uid}: run as that user or as root"
     return (
         "the kernel does not let others of its user look at it (set-id or undumpable program, or "
         "kernel.yama.ptrace_scope, see ptrace(2)): run as root"
     )
-
-
-def _by_pid(word: str, proc: Path) -> Iterator[Process]:
-    if found := _look(int(word), proc):
-        yield found
 
 
 def _by_name(word: str, proc: Path) -> Iterator[Process]:

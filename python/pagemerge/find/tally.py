@@ -1,0 +1,140 @@
+"""Counting equal pages of several processes of one trust domain: pure functions on arrays.
+
+Words. A *copy* is a page of a process with some content; copies may lie in one physical *frame*
+already (after fork, or merged). Of each content one frame has to stay, except of zeros, whose
+frame the kernel keeps anyway. So with c copies in f frames merging frees f - 1 frames, and c - f
+copies have been saved before. Per content other than zeros, then summed:
+
+    c - 1  =  duplicates within (copies beyond the first in their process)
+            + duplicates across (processes beyond the first)
+    saveable  =  zeros + within + across - already shared
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pagemerge._core import ABSENT, ZERO
+from pagemerge.find.groups import duplicates
+
+UInt64s = NDArray[np.uint64]
+Int64s = NDArray[np.int64]
+
+FRAME = np.uint64((1 << 55) - 1)
+EXCLUSIVE = np.uint64(1 << 56)
+PRESENT = np.uint64(1 << 63)
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Pages, over all processes."""
+
+    pages: int = 0
+    """Looked at."""
+    zero_pages: int = 0
+    """All bytes zero."""
+    duplicate_pages_within: int = 0
+    """Not zero, and beyond the first of their content in their process."""
+    duplicate_pages_across: int = 0
+    """Of contents in several processes, one for each process beyond the first."""
+    already_shared_pages: int = 0
+    """Beyond the first in their physical frame, zeros too: nothing is left to save."""
+    saveable_pages: int = 0
+    """Physical frames that merging would free."""
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """What ``tally`` counted; arrays have one element for each process."""
+
+    totals: Totals
+    pages: Int64s
+    zero_pages: Int64s
+    duplicate_pages: Int64s
+    """Copies of contents that occur at least twice, zeros left out."""
+    gain: NDArray[np.float64]
+    """Frames that merging would free, dealt out evenly among the copies; sums to the total."""
+
+
+def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
+    """Names for the frames of pages that others may map too, ``ABSENT`` for all others: u64[n].
+
+    ``entries`` are raw pagemap entries. The name is the page frame number where the kernel tells
+    it (CAP_SYS_ADMIN). Elsewhere, pages that are not exclusive and have the same content are
+    taken for the same frame: seldom wrong, and then it promises too little.
+    """
+    frame = entries & FRAME
+    known = bool(frame.any())
+    shared = (entries & (PRESENT if known else PRESENT | EXCLUSIVE)) == PRESENT
+    # Odd, so that frames keep different names: grouping looks at the upper bits first.
+    name = frame * SPREAD if known else ~digests
+    return np.where(shared & (digests != ABSENT), name, np.uint64(ABSENT))
+
+
+def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
+    """Count the pages of processes of one domain.
+
+    ``digests`` and ``frames`` (from ``shared_frames``) are u64[n], process after process;
+    process i has the pages from ``offsets[i]`` to ``offsets[i + 1]`` (int64[processes + 1]).
+    """
+    mapped_before = _mapped_before(frames)
+    zero = digests == ZERO
+    groups = duplicates(digests)
+    copies = np.diff(groups.starts)
+    owner = np.searchsorted(offsets, groups.members, side="right") - 1
+    holders = _holders(owner, groups.starts)
+    # A page that changed between the looks at content and frame may leave a group without any.
+    freed = np.maximum(_sums(~mapped_before[groups.members], groups.starts) - 1, 0)
+
+    processes = len(offsets) - 1
+    gain = _sums(zero & ~mapped_before, offsets).astype(np.float64)
+    share = np.repeat(freed / copies, copies)
+    gain += np.bincount(owner, weights=share, minlength=processes)
+    looked_at = _sums(digests != ABSENT, offsets)
+    totals = Totals(
+        pages=int(looked_at.sum()),
+        zero_pages=int(zero.sum()),
+        duplicate_pages_within=len(owner) - holders,
+        duplicate_pages_across=holders - len(groups),
+        already_shared_pages=int(mapped_before.sum()),
+        saveable_pages=int((zero & ~mapped_before).sum()) + int(freed.sum()),
+    )
+    return Tally(
+        totals,
+        looked_at,
+        _sums(zero, offsets),
+        np.bincount(owner, minlength=processes).astype(np.int64),
+        gain,
+    )
+
+
+def _mapped_before(frames: UInt64s) -> NDArray[np.bool_]:
+    """Which pages lie in a frame that an earlier page of the array has too: bool[n]."""
+    result = np.zeros(len(frames), np.bool_)
+    same = duplicates(frames)
+    result[same.members] = True
+    result[same.members[same.starts[:-1]]] = False
+    return result
+
+
+def _holders(owner: Int64s, starts: Int64s) -> int:
+    """Pairs of a group and a process that has a copy of it. Members ascend, so owners do."""
+    changes = np.ones(len(owner), np.bool_)
+    changes[1:] = owner[1:] != owner[:-1]
+    changes[starts[:-1]] = True
+    return int(changes.sum())
+
+
+def _sums(mask: NDArray[np.bool_], bounds: Int64s) -> Int64s:
+    """How many are set between each two neighbouring bounds, which ascend: int64[bounds - 1]."""
+    before = np.zeros(len(mask) + 1, np.int64)
+    np.cumsum(mask, out=before[1:])
+    result: Int64s = before[bounds[1:]] - before[bounds[:-1]]
+    return result
