@@ -8,7 +8,7 @@ its ``pid``.
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base, final
 
 # numpy's own stubs admit that arrays are buffers from Python 3.12 on only.
 _Bytes = Buffer | NDArray[np.uint8]
@@ -117,6 +117,8 @@ def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
 
 # the agent: crates/python/src/agent.rs
 
+@final
+@disjoint_base
 class Memory:
     """Mergeable memory: a writable buffer of bytes, zero at first, page-aligned."""
 
