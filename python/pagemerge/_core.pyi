@@ -6,9 +6,11 @@ and ranges raise ``UsageError``; for another process ``NoSuchProcess`` and ``Acc
 its ``pid``.
 """
 
+from typing import final
+
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer, disjoint_base, final
+from typing_extensions import Buffer
 
 # numpy's own stubs admit that arrays are buffers from Python 3.12 on only.
 _Bytes = Buffer | NDArray[np.uint8]
@@ -118,7 +120,6 @@ def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
 # the agent: crates/python/src/agent.rs
 
 @final
-@disjoint_base
 class Memory:
     """Mergeable memory: a writable buffer of bytes, zero at first, page-aligned."""
 

@@ -121,7 +121,7 @@ class Hub:
                     seen = np.empty(count, np.uint64)
                     start = region.start + first * PAGE_SIZE
                     await client.read(
-                        _core.look, client.pid, start, count, members.store.seed, seen, 1
+                        _core.look, client.pid, start, count, members.store.seed, seen
                     )
                     required = self.settings.looks
                     observed = stability.observe(region.pages, first, seen, required)
@@ -278,8 +278,9 @@ class Hub:
                 await client.refresh()
             async with members.lock:
                 seen = np.empty(pages, np.uint64)
-                run = (np.array([source], np.uint64), np.array([pages], np.uint64))
-                await client.read(_core.read_digests, client.pid, *run, members.store.seed, seen, 1)
+                await client.read(
+                    _core.digest_stretches, client.pid, source, members.store.seed, seen
+                )
                 offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
                 new = np.flatnonzero((members.store.find(seen) == NO_SLOT) & (seen > ZERO))
                 _, donors = np.unique(seen[new], return_index=True)

@@ -97,6 +97,10 @@ class Service:
                 await work  # type: ignore[misc]
             except ProtocolError as error:
                 link.close(f"it does not speak the protocol: {error}")
+            except Exception:
+                # A fault of ours: let it be seen, and let nobody wait for an answer.
+                log.exception("a request failed")
+                link.close("the hub failed")
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)

@@ -9,8 +9,9 @@ import select
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Pages
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DEADLINE = 5.0
@@ -94,7 +96,7 @@ class Client:
         """Can it be merged in the background?"""
         return self.barrier != "intern"
 
-    async def read(self, function: Callable[..., T], *arguments: object) -> T:
+    async def read(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call a function that reads this process, in a thread that a deadline can abandon.
 
         A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then,
@@ -102,7 +104,8 @@ class Client:
         """
         self.check_alive()
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self.reader, function, *arguments)
+        work = partial(function, *arguments, **options)
+        future = loop.run_in_executor(self.reader, work)
         await asyncio.wait({future}, timeout=DEADLINE)
         if not future.done():
             self.stuck = future  # type: ignore[assignment]
