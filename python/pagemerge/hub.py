@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +27,14 @@ from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
 from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_body
-from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates
+from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates, Planned
 from pagemerge.watch import counters
 
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+
+OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
 MOST_INTERN = 16384
 """Pages that one request may ask for (64 MiB); agents ask for less."""
@@ -55,8 +58,10 @@ class Members:
 class Hub:
     """Scans the clients' memory and decides what they merge."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_plan: OnPlan | None = None) -> None:
         self.settings = settings
+        self.on_plan = on_plan
+        """Dry run: gets each plan, which is not carried out then."""
         self.domains: dict[Domain, Members] = {}
         self.full_scans = 0
         self.started = time.monotonic()
@@ -176,6 +181,11 @@ class Hub:
         groups = duplicates(found.digest[unknown])
         layout = plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
         pids = np.array([client.pid for client in clients], np.uint64)
+        if self.on_plan is not None:
+            pid_list = [client.pid for client in clients]
+            rows = plan.describe(found, layout, pid_list, _core.SLAB_PAGES)
+            self.on_plan(members.domain, rows)
+            return np.full(len(found.digest), NO_SLOT, np.uint32)
         donors = layout.donors
         await self._build(
             members, pids[found.client[donors]], found.address[donors], found.digest[donors]
@@ -270,6 +280,9 @@ class Hub:
         self, members: Members, client: Client, sequence: int, source: int, target: int, pages: int
     ) -> None:
         """Merge pages of a client at once; what the store does not have yet, it gets from them."""
+        if self.on_plan is not None:
+            client.link.send(wire.Kind.REFUSED, sequence, b"the hub runs dry: it merges nothing")
+            return
         if not 0 < pages <= MOST_INTERN or target % PAGE_SIZE:
             raise ProtocolError("a request to merge that no agent makes")
         try:

@@ -65,6 +65,21 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan means for one client."""
+
+    pid: int
+    pages: int
+    """Pages that would map a slot."""
+    zero_pages: int
+    """Pages that would be given back."""
+    mappings: int
+    """VMAs that this would cost it."""
+    new_slots: int
+    """New stable pages that would be filled from it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Runs:
     """Consecutive pages that map consecutive slots."""
 

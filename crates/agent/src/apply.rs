@@ -151,6 +151,8 @@ fn window_of(
         applied.report.refused += total;
         return;
     };
+    let unwanted = if birth.is_some() { 0 } else { unwanted(region, parts) };
+    applied.report.unwanted += unwanted;
     let mut tried = 0;
     // Both before either: what is merged now stands on a slab afterwards.
     let planned = [Backing::Anonymous, Backing::Slab].map(|backing| {
@@ -182,7 +184,16 @@ fn window_of(
         }
         account(region, start, parts, &outcome, backing, applied);
     }
-    applied.report.refused += total - tried;
+    applied.report.refused += total - unwanted - tried;
+}
+
+/// How many pages their owner wants left alone.
+fn unwanted(region: &Region, parts: &[Part]) -> u64 {
+    let pages = parts.iter().flat_map(|Part { run, .. }| {
+        let first = (run.address as usize - region.start) / PAGE;
+        first..first + run.pages as usize
+    });
+    pages.filter(|&page| !region.is_mergeable(page)).count() as u64
 }
 
 /// The pieces of a window that stand on one backing and may be merged.

@@ -138,6 +138,12 @@ fn own_descriptors() -> OwnedFd {
     }
 }
 
+/// Let the hub read us. Where Yama is, it may by our leave only; EINVAL: there is no Yama.
+fn admit(hub: i32) {
+    // SAFETY: prctl with integers.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, hub, 0, 0, 0) };
+}
+
 impl Agent<'_> {
     /// Connect to the hub; start one if none listens and somebody has use for it.
     fn connect(&mut self) {
@@ -177,9 +183,7 @@ impl Agent<'_> {
             return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
         }
         let pid = hub.pid.as_raw_nonzero().get();
-        // Where Yama is, the hub reads us by our leave only. EINVAL: there is no Yama.
-        // SAFETY: prctl with integers.
-        unsafe { libc::prctl(libc::PR_SET_PTRACER, pid, 0, 0, 0) };
+        admit(pid);
         let mut connection = Connection::new(stream);
         let hello = Hello { version: wire::VERSION, barrier: self.barriers.kind() };
         let reason = self.barriers.reason().as_bytes();
@@ -320,6 +324,11 @@ impl Agent<'_> {
             return Ok(()); // the answer to a job whose caller has given up
         }
         let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
+        if self.barriers.kind() == wire::barrier::PARK {
+            // The holder had the leave to trace us, which one process has at a time.
+            let hub = lock().summary.hub;
+            hub.into_iter().for_each(admit);
+        }
         if self.barriers.current_note() != self.last_note {
             self.last_note = self.barriers.current_note().to_owned();
             let note = self.last_note.clone();

@@ -145,8 +145,10 @@ plain! {
         vanished: u64,
         /// The kernel refused a mapping (vm.max_map_count).
         unmapped: u64,
-        /// No barrier could be raised, or the memory is not (or no longer) mergeable.
+        /// No barrier could be raised, or the memory is not a region (any more).
         refused: u64,
+        /// Their owner does not want them merged.
+        unwanted: u64,
     }
 }
 

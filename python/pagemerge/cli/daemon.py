@@ -8,10 +8,13 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
+from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError
+from pagemerge.model import PAGE_SIZE, Planned
 
 
 class Daemon:
@@ -28,6 +31,9 @@ class Daemon:
         parser.add_argument("--config", type=Path, help="a TOML file with a [hub] table")
         parser.add_argument(
             "--until-idle", action="store_true", help="end when the last client has gone"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print what would be merged, and merge nothing"
         )
         parser.add_argument("--verbose", "-v", action="store_true", help="say who comes and goes")
 
@@ -46,16 +52,37 @@ class Daemon:
             stream=sys.stderr,
         )
         _return_memory()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a slab and client
         path = (args.socket or socket_path()).absolute()
         try:
             with only_one(path):
-                asyncio.run(Service(Hub(settings), path, args.until_idle).run())
+                asyncio.run(
+                    Service(
+                        Hub(settings, _print_plan if args.dry_run else None), path, args.until_idle
+                    ).run()
+                )
         except OSError as error:
             raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
         logging.shutdown()
         sys.stdout.flush()
         # A reader that a client keeps waiting would keep us, too.
         os._exit(0)
+
+
+def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
+    """A plan in words, a line a client."""
+    from pagemerge.cli.words import size
+
+    merged = sum(row.pages + row.zero_pages for row in rows) - sum(row.new_slots for row in rows)
+    print(f"{domain}: would save {size(merged * PAGE_SIZE)} in {len(rows)} processes", flush=True)
+    for row in rows:
+        print(
+            f"  process {row.pid}: {row.pages:,} pages would be shared by {row.mappings:,} "
+            f"mappings, {row.zero_pages:,} zero pages given back, "
+            f"{row.new_slots:,} new stable pages filled from it",
+            flush=True,
+        )
 
 
 def _return_memory() -> None:

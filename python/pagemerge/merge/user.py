@@ -28,6 +28,9 @@ U64 = npt.NDArray[np.uint64]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MOST_REGIONS = 1 << 16
+"""No process has more mappings by default (vm.max_map_count)."""
+
 DEADLINE = 5.0
 """Seconds that a client may keep the hub waiting before the hub goes on without it."""
 
@@ -123,12 +126,16 @@ class Client:
         """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
-        total = sum(int(pages) for pages in rows["pages"])
-        if total > _pages_of(self.pid):
-            raise ProtocolError("it claims more memory than it has")
+        rows = rows[np.argsort(rows["start"], kind="stable")]
+        _check_regions(rows, self.pid)
+        # What is remembered of them is the hub's memory: no more than of all that the host has.
+        within = np.cumsum(rows["pages"]) <= os.sysconf("SC_PHYS_PAGES")
+        if not within.all():
+            rows = rows[within]
+            self.note = "it has more mergeable memory than this host: the rest is left alone"
         regions: dict[int, Region] = {}
         fresh = False
-        for row in rows[np.argsort(rows["start"], kind="stable")]:
+        for row in rows:
             known = self.regions.get(int(row["id"]))
             same = known is not None and known.start == row["start"] and len(known) == row["pages"]
             if known is None or not same:
@@ -221,9 +228,22 @@ def mappings_left(pid: int, most: int) -> int:
     return 0
 
 
-def _pages_of(pid: int) -> int:
-    """Pages of a process's address space (/proc/PID/statm)."""
+def _check_regions(rows: npt.NDArray[np.void], pid: int) -> None:
+    """Raise ``ProtocolError`` for regions, in order of address, that no process can have.
+
+    A client cannot have more than its address space has (/proc/PID/statm).
+    """
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        own = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     except (OSError, ValueError, IndexError) as error:
         raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error
+    if len(rows) == 0:
+        return
+    starts, pages = rows["start"], rows["pages"]
+    lawful = (starts % PAGE_SIZE == 0) & (starts < 1 << 56) & (pages > 0) & (pages <= own)
+    if not lawful.all() or int(pages.sum()) > own:
+        raise ProtocolError("it claims more memory than it has")
+    if (starts[:-1] + pages[:-1] * PAGE_SIZE > starts[1:]).any():
+        raise ProtocolError("its regions overlap")
+    if len(rows) > MOST_REGIONS or len(np.unique(rows["id"])) < len(rows):
+        raise ProtocolError("it has too many regions, or two of one name")

@@ -42,9 +42,9 @@ HELLO = struct.Struct("=II")
 """Version, barrier."""
 INTERN = struct.Struct("=QQQ")
 """Source address, target address, pages."""
-MERGED = struct.Struct("=QQQQQ")
-"""Pages left alone: differed, busy, vanished, unmapped, refused."""
-LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused")
+MERGED = struct.Struct("=QQQQQQ")
+"""Pages left alone, by reason."""
+LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused", "unwanted")
 """The reasons, in the order of ``MERGED``."""
 
 REGION = np.dtype([("id", "u8"), ("start", "u8"), ("pages", "u8")])
