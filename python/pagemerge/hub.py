@@ -127,6 +127,7 @@ class Hub:
                     observed = stability.observe(region.pages, first, seen, required)
                     pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
+                    client.separations += observed.separated
             # New regions are nothing to group yet, but a reason to look again soon.
             return stable > 0 or fresh
         except ProtocolError as error:
@@ -146,7 +147,9 @@ class Hub:
             starts, counts = (np.frombuffer(part, np.uint64) for part in found)
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 first = (start - region.start) // PAGE_SIZE
-                slot[first : first + count] = NO_SLOT
+                part = slot[first : first + count]
+                client.separations += int(np.count_nonzero(part != NO_SLOT))
+                part[:] = NO_SLOT
 
     def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""

@@ -243,6 +243,8 @@ def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, coun
         mappings=tally.runs,
         skipped={reason: count for reason, count in client.skipped.items() if count},
         note=client.note,
+        merges=client.merges,
+        separations=client.separations,
     )
     return row, tally
 

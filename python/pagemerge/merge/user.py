@@ -72,6 +72,9 @@ class Client:
     """By the agent's id, in order of address."""
     given: set[int] = field(default_factory=set)
     """Slabs whose descriptor the agent has."""
+    merges: int = 0
+    separations: int = 0
+    """Pages merged, and found separated, since it came."""
     skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(wire.LEFT_ALONE, 0))
     births: dict[int, tuple[U64, U32]] = field(default_factory=dict)
     """Merges at birth that have not been reported yet: addresses and slots, one a page."""
@@ -158,6 +161,7 @@ class Client:
         if len(bits) != -(-len(address) // 8):
             raise ProtocolError("a report does not fit its plan")
         merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
+        self.merges += int(np.count_nonzero(merged))
         for region, part, index in self.locate(address):
             good = merged[part]
             region.pages.slot[index[good]] = slot[part][good]
