@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -43,6 +44,9 @@ class Daemon:
             format="%(asctime)s %(message)s",
             stream=sys.stderr,
         )
+        # A slab and a client cost a descriptor each; the usual soft limit is for select(2)'s sake.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         path = (args.socket or socket_path()).absolute()
         try:
             with only_one(path):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
-from pagemerge.errors import HubError, NoSuchProcess, ProtocolError
+from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, ProtocolError
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link
 from pagemerge.merge.store import Slab, Store
@@ -28,6 +28,12 @@ T = TypeVar("T")
 
 DEADLINE = 5.0
 """Seconds that a client may keep the hub waiting before the hub goes on without it."""
+
+MOST_REGIONS = 1 << 16
+"""Regions of one client: each costs the hub about a kilobyte."""
+
+_MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
+"""Pages of one client: address space is free, the hub's records of it are not."""
 
 
 @dataclass(slots=True)
@@ -104,6 +110,8 @@ class Client:
         ``NoSuchProcess`` if the process has ended, and whatever the function raises.
         """
         self.check_alive()
+        if self.stuck is not None and not self.stuck.done():
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self.reader, function, *arguments)
         await asyncio.wait({future}, timeout=DEADLINE)
@@ -115,17 +123,31 @@ class Client:
         return future.result()
 
     def check_alive(self) -> None:
-        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now."""
-        if select.select([self.handle], [], [], 0)[0]:
+        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now.
+
+        ``AccessDenied`` if its user is another by now (setuid(2), or the exec of a set-uid
+        program): it has left its trust domain, and whoever holds its socket must not read it.
+        """
+        if not self.link.open:
+            raise HubError(f"process {self.pid} has hung up", pid=self.pid)
+        ended = select.poll()  # select(2) knows no descriptors beyond 1023
+        ended.register(self.handle, select.POLLIN)
+        if ended.poll(0):
             raise NoSuchProcess(f"process {self.pid} has ended", pid=self.pid)
+        if users_of(self.pid) != {self.uid}:
+            self.link.close("its user has changed")
+            raise AccessDenied(f"process {self.pid} runs as another user now", pid=self.pid)
 
     async def refresh(self) -> bool:
         """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
-        total = sum(int(pages) for pages in rows["pages"])
+        total = _checked(rows)
         if total > _pages_of(self.pid):
             raise ProtocolError("it claims more memory than it has")
+        if total > _MOST_PAGES or len(rows) > MOST_REGIONS:
+            self.note = "its regions are more than this host's memory, or too many"
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         regions: dict[int, Region] = {}
         fresh = False
         for row in rows[np.argsort(rows["start"], kind="stable")]:
@@ -220,6 +242,33 @@ def mappings_left(pid: int, most: int) -> int:
         used = Path(f"/proc/{pid}/maps").read_bytes().count(b"\n")
         return max(most - most // 8 - used, 0)
     return 0
+
+
+def users_of(pid: int) -> set[int]:
+    """Real, effective, saved and file system uid of a process; all equal in most.
+
+    Raises ``NoSuchProcess`` if it has ended.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError as error:
+        raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error
+    line = next((it for it in text.splitlines() if it.startswith("Uid:")), "Uid:")
+    return {int(word) for word in line.split()[1:]}
+
+
+def _checked(rows: npt.NDArray[np.void]) -> int:
+    """The pages of the regions that a client claims. Raises ``ProtocolError`` if they cannot be."""
+    rows = np.sort(rows, order="start")
+    start, pages = rows["start"], rows["pages"]
+    most = np.uint64(1 << 56)
+    if np.any(start % PAGE_SIZE) or np.any(start >= most) or np.any(pages >= most // PAGE_SIZE):
+        raise ProtocolError("it claims regions where no memory can be")
+    if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
+        raise ProtocolError("it claims regions that overlap, or are empty")
+    if len(np.unique(rows["id"])) < len(rows):
+        raise ProtocolError("it claims two regions of one name")
+    return int(sum(pages.tolist()))
 
 
 def _pages_of(pid: int) -> int:
