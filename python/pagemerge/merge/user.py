@@ -114,6 +114,7 @@ class Client:
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self.reader, function, *arguments)
+        future.add_done_callback(_forgive)
         await asyncio.wait({future}, timeout=DEADLINE)
         if not future.done():
             self.stuck = future  # type: ignore[assignment]
@@ -224,6 +225,12 @@ class Client:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
         self.reader.shutdown(wait=False)
         os.close(self.handle)
+
+
+def _forgive(future: asyncio.Future[T]) -> None:
+    """Nobody may be waiting for it any more: its exception is no reason for a warning then."""
+    if not future.cancelled():
+        future.exception()
 
 
 def plan_body(address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]) -> bytes:
