@@ -132,6 +132,7 @@ class Hub:
                     observed = stability.observe(region.pages, first, seen, required)
                     pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
+                    client.separations += observed.separated
             # New regions are nothing to group yet, but a reason to look again soon.
             return stable > 0 or fresh
         except ProtocolError as error:
@@ -151,7 +152,9 @@ class Hub:
             starts, counts = (np.frombuffer(part, np.uint64) for part in found)
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 first = (start - region.start) // PAGE_SIZE
-                slot[first : first + count] = NO_SLOT
+                part = slot[first : first + count]
+                client.separations += int(np.count_nonzero(part != NO_SLOT))
+                part[:] = NO_SLOT
 
     def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
@@ -211,7 +214,15 @@ class Hub:
                 self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
                 store.next_slot += len(digests[part])
                 continue
-            descriptor, slab, sealed = future.result()
+            try:
+                _check_donors(members, pids[part])
+                descriptor, slab, sealed = future.result()
+            except (PagemergeError, OSError) as error:
+                # A donor has left the domain, or there are no descriptors or no memory left.
+                log.warning("passing over a slab: %s", error)
+                _discard(future)
+                store.next_slot += len(digests[part])
+                continue
             store.add(descriptor, slab, sealed)
             members.born.add(slab)
 
@@ -334,6 +345,18 @@ class Hub:
                 client.given.difference_update(unused)
                 if len(gone):
                     client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+
+def _check_donors(members: Members, pids: U64) -> None:
+    """After pages were copied: raise unless their owners are in the domain still.
+
+    A process that ran another program as another user meanwhile may have been read too far.
+    """
+    clients = {client.pid: client for client in members.clients}
+    for pid in np.unique(pids).tolist():
+        if pid not in clients:
+            raise HubError(f"process {pid} has left", pid=pid)
+        clients[pid].check_alive()
 
 
 def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:

@@ -127,6 +127,10 @@ class ClientStatus:
     """Reason -> pages that were candidates and were left alone."""
     note: str
     """Why this client is refused or held back; empty where it is not."""
+    merges: int = 0
+    """Pages merged since the client came; a page counts each time."""
+    separations: int = 0
+    """Merged pages that were seen to be written since the client came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,10 +144,11 @@ fn window_of(
     let end = last.address as usize + last.pages as usize * PAGE;
     let total: u64 = parts.iter().map(|part| u64::from(part.run.pages)).sum();
     let mut state = lock();
-    // A caller that has given up wants nothing done to its memory any more.
-    let given_up = birth.is_some_and(Job::is_cancelled);
+    // A caller that has given up wants nothing done to its memory any more; and it gave its word
+    // that nobody writes for the pages it named, whatever the hub names now.
+    let wrong = birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
     let region = state.table.holding(start, end);
-    let Some(region) = region.filter(|_| !given_up && !has_own_policy(start)) else {
+    let Some(region) = region.filter(|_| !wrong && !parts.iter().any(has_own_policy)) else {
         applied.report.refused += total;
         return;
     };
@@ -279,14 +280,26 @@ fn account(
     }
 }
 
-/// Does this memory have a NUMA policy of its own (mbind)? On a slab's mapping it would apply to
-/// everybody who shares the slab.
-fn has_own_policy(address: usize) -> bool {
+/// Does this memory have a NUMA policy of its own (mbind), at its first or last page? On a slab's
+/// mapping it would apply to everybody who shares the slab.
+fn has_own_policy(part: &Part) -> bool {
     const MPOL_F_ADDR: usize = 1 << 1;
-    let mut mode = 0_i32;
-    // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
-    let asked = unsafe {
-        libc::syscall(libc::SYS_get_mempolicy, &mut mode, 0_usize, 0_usize, address, MPOL_F_ADDR)
+    let first = part.run.address as usize;
+    let last = first + (part.run.pages as usize - 1) * PAGE;
+    let is_set = |address: usize| {
+        let mut mode = 0_i32;
+        // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_get_mempolicy,
+                &mut mode,
+                0_usize,
+                0_usize,
+                address,
+                MPOL_F_ADDR,
+            )
+        };
+        asked == 0 && mode != 0
     };
-    asked == 0 && mode != 0
+    is_set(first) || (last != first && is_set(last))
 }

@@ -61,6 +61,8 @@ struct State {
     agent: i32,
     /// The agent has been signalled and has not looked yet.
     poked: bool,
+    /// Why there is no agent, though it was started.
+    broken: Option<Error>,
     jobs: VecDeque<Arc<Job>>,
     summary: Summary,
 }
@@ -109,6 +111,11 @@ impl Job {
         self.source.wrapping_add(target.wrapping_sub(self.target))
     }
 
+    /// Are these pages among those that the caller named?
+    fn holds(&self, start: usize, end: usize) -> bool {
+        start >= self.target && end <= self.target + self.pages * PAGE
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -132,7 +139,7 @@ pub fn start(config: Config) -> Result<()> {
     thread::watch_forks();
     state.config = Some(config.clone());
     state.jobs.clear();
-    (state.poked, state.agent) = (false, 0);
+    (state.poked, state.agent, state.broken) = (false, 0, None);
     state.summary = Summary::default();
     thread::start(config)?;
     state.process = process;
@@ -223,6 +230,9 @@ pub unsafe fn intern(
                     .into(),
             ));
         }
+        if let Some(error) = &state.broken {
+            return Err(error.clone());
+        }
         state.jobs.push_back(Arc::clone(&job));
         poke(&mut state);
     }
@@ -293,10 +303,11 @@ pub fn summary() -> Summary {
 /// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
 fn poke(state: &mut State) {
     if state.agent != 0 && !state.poked {
-        // SAFETY: the thread is ours and never ends; all signals are blocked in it.
-        unsafe {
-            libc::syscall(libc::SYS_tgkill, state.process, state.agent, thread::wake_signal())
-        };
-        state.poked = true;
+        // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
+        // ordinary one always arrives, at the worst without its details.
+        state.poked = [thread::wake_signal(), thread::LAST_SIGNAL].into_iter().any(|signal| {
+            // SAFETY: the thread is ours and never ends; all signals are blocked in it.
+            unsafe { libc::syscall(libc::SYS_tgkill, state.process, state.agent, signal) == 0 }
+        });
     }
 }
