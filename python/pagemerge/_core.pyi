@@ -134,6 +134,9 @@ class Memory:
 def start_agent(socket: str, hub: list[str], barrier: str) -> None:
     """Start this process's agent, if it has none: where its hub is, and how to start one."""
 
+def probe_barrier(barrier: str) -> tuple[int, str]:
+    """The number of the barrier that a process of this user would get, and why no better one."""
+
 def intern_pages(data: _Bytes | Memory) -> int:
     """Merge the whole pages of ``data`` (u8) in place; returns how many are merged."""
 

@@ -11,7 +11,6 @@ use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, P
 use pagemerge_pages::wire::{Merged, Run};
 use pagemerge_pages::{Error, Result, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::mm::ProtFlags;
 use std::collections::HashMap;
 
 /// A slab that this process may map.
@@ -164,10 +163,9 @@ fn window_of(
         if pages == 0 {
             continue;
         }
-        let access = ProtFlags::READ | ProtFlags::WRITE;
         let pages_in_window = (end - start) / PAGE;
         let window =
-            Window { start, pages: pages_in_window, backing, protection: access, pieces: &pieces };
+            Window { start, pages: pages_in_window, backing, keep: region.keep, pieces: &pieces };
         let mut outcome = Outcome::default();
         let mut at_birth = Birth { source: std::ptr::null() };
         let barrier: &mut dyn Barrier = match (birth, barriers.barrier(backing)) {

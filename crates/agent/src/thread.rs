@@ -325,6 +325,7 @@ impl Agent<'_> {
         let regions: Vec<wire::Region> = lock()
             .table
             .iter()
+            .filter(|region| region.is_wanted())
             .map(|region| wire::Region {
                 id: region.id,
                 start: region.start as u64,

@@ -53,6 +53,42 @@ pub enum Backing {
     Slab,
 }
 
+/// What a mapping that replaces another must have in common with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Protection.
+    pub protection: ProtFlags,
+    /// MADV_DONTFORK.
+    pub dont_fork: bool,
+    /// MADV_DONTDUMP.
+    pub dont_dump: bool,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        let protection = ProtFlags::READ.union(ProtFlags::WRITE);
+        Self { protection, dont_fork: false, dont_dump: false }
+    }
+}
+
+impl Keep {
+    /// Give a fresh mapping the flags that mmap cannot.
+    ///
+    /// # Safety
+    /// The range must be the caller's own fresh mapping.
+    pub unsafe fn apply(&self, at: *mut libc::c_void, len: usize) {
+        for (wanted, advice) in
+            [(self.dont_fork, Advice::LinuxDontFork), (self.dont_dump, Advice::LinuxDontDump)]
+        {
+            if wanted {
+                // SAFETY: advice about the caller's own mapping. It fails only where the limit
+                // of mappings forbids to split, and a fresh mapping is not split.
+                let _ = unsafe { rustix::mm::madvise(at, len, advice) };
+            }
+        }
+    }
+}
+
 /// A range of at most `WINDOW` pages whose pages are merged behind one barrier.
 #[derive(Debug)]
 pub struct Window<'a> {
@@ -62,8 +98,8 @@ pub struct Window<'a> {
     pub pages: usize,
     /// What the planned pages have under them.
     pub backing: Backing,
-    /// Protection of the region, which the merged mapping keeps.
-    pub protection: ProtFlags,
+    /// What the merged mapping keeps of the region's.
+    pub keep: Keep,
     /// What is planned; in order, without overlap, inside the window.
     pub pieces: &'a [Piece<'a>],
 }
@@ -251,15 +287,17 @@ unsafe fn swap(
         // Discarding pages of a slab's mapping would bring the slots' bytes back.
         // SAFETY: the caller owns the range, and it reads as zero before and after.
         (Content::Zero, Backing::Slab) => unsafe {
-            rustix::mm::mmap_anonymous(at, len, window.protection, fixed)
+            rustix::mm::mmap_anonymous(at, len, window.keep.protection, fixed)
         },
         (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
             // SAFETY: the caller owns the range, and the slab holds the same bytes.
-            unsafe { rustix::mm::mmap(at, len, window.protection, fixed, slab, offset) }
+            unsafe { rustix::mm::mmap(at, len, window.keep.protection, fixed, slab, offset) }
         }
     };
     if done.is_ok() {
+        // SAFETY: the mapping is fresh.
+        unsafe { window.keep.apply(at, len) };
         swapped.remapped.insert(first, pages);
     } else if !vacated {
         // SAFETY: as above.
@@ -282,7 +320,7 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: nothing is mapped there, and the bytes that stood there equal the slot's.
         unsafe {
-            if rustix::mm::mmap_anonymous(at, PAGE, window.protection, fixed).is_err() {
+            if rustix::mm::mmap_anonymous(at, PAGE, window.keep.protection, fixed).is_err() {
                 // Its owner's bytes cannot be brought back: rather no process than a wrong one.
                 libc::abort();
             }
