@@ -24,7 +24,7 @@ from pagemerge.hub import Hub, Members
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link, listen
 from pagemerge.merge.user import Client
-from pagemerge.model import PAGE_SIZE, ClientStatus, Status
+from pagemerge.model import PAGE_SIZE, ClientStatus, Pages, Status
 from pagemerge.watch import counters
 
 log = logging.getLogger("pagemerge.hub")
@@ -130,8 +130,8 @@ class Service:
         for domain, members in hub.domains.items():
             if uid not in (0, domain.uid):
                 continue
-            pages = [region.pages for it in members.clients for region in it.regions.values()]
-            mapped = counters.sharers(pages, members.store.next_slot)
+            maps = [region.pages.slot for it in members.clients for region in it.regions.values()]
+            mapped = counters.sharers(maps, members.store.next_slot)
             total["shared"] += int(np.count_nonzero(mapped))
             total["sharing"] += int(mapped.sum()) - int(np.count_nonzero(mapped))
             store += members.store.bytes
@@ -244,9 +244,9 @@ class Session:
             log.debug("a viewer leaves: %s", why)
 
 
-def _bytes(pages: object) -> int:
-    fields = (getattr(pages, name) for name in ("digest", "looks", "slot", "quiet", "wait"))
-    return sum(array.nbytes for array in fields)
+def _bytes(pages: Pages) -> int:
+    arrays = (pages.digest, pages.looks, pages.slot, pages.under, pages.quiet, pages.wait)
+    return sum(array.nbytes for array in arrays)
 
 
 def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, counters.Tally]:

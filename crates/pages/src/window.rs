@@ -14,13 +14,15 @@ use crate::error::Result;
 use crate::mask::{Mask, WINDOW};
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 /// What a page should become.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// Memory that reads as zero and holds no page.
     Zero,
+    /// Memory of its own again, with the contents it has: so that a slab under it can die.
+    Own,
     /// Consecutive slots of a slab.
     Slots {
         /// The bytes of the first slot.
@@ -246,6 +248,10 @@ fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
                 continue;
             }
             let slot = match piece.content {
+                Content::Own => {
+                    equal.insert(page, 1);
+                    continue;
+                }
                 Content::Zero => NOTHING.as_ptr(),
                 Content::Slots { bytes, .. } => bytes.wrapping_add((page - piece.first) * PAGE),
             };
@@ -289,6 +295,14 @@ unsafe fn swap(
         (Content::Zero, Backing::Slab) => unsafe {
             rustix::mm::mmap_anonymous(at, len, window.keep.protection, fixed)
         },
+        (Content::Own, _) => {
+            // SAFETY: the range is the caller's, and held.
+            let owned = unsafe { own(at, len, window.keep) };
+            if owned.is_ok() {
+                swapped.remapped.insert(first, pages);
+            }
+            return; // moved into place by one call, which failed before it changed anything
+        }
         (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
             // SAFETY: the caller owns the range, and the slab holds the same bytes.
@@ -302,6 +316,26 @@ unsafe fn swap(
     } else if !vacated {
         // SAFETY: as above.
         unsafe { restore(window, piece, first, pages) };
+    }
+}
+
+/// Anonymous memory with the same bytes in the place of a range.
+///
+/// # Safety
+/// The range must be held: nobody writes it.
+unsafe fn own(at: *mut libc::c_void, len: usize, keep: Keep) -> rustix::io::Result<()> {
+    let none = std::ptr::null_mut();
+    // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
+    unsafe {
+        let fresh = rustix::mm::mmap_anonymous(none, len, keep.protection, MapFlags::PRIVATE)?;
+        let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
+        std::ptr::copy_nonoverlapping(at.cast::<u8>(), fresh.cast(), len);
+        keep.apply(fresh, len);
+        let moved = rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at);
+        if moved.is_err() {
+            let _ = rustix::mm::munmap(fresh, len);
+        }
+        moved.map(|_| ())
     }
 }
 

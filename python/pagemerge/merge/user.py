@@ -21,7 +21,7 @@ from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, ProtocolErro
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link
 from pagemerge.merge.store import Slab, Store
-from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Pages
+from pagemerge.model import BLOCK, NO_SLOT, OWN_SLOT, PAGE_SIZE, Pages
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -58,6 +58,7 @@ class Region:
                 digest=np.zeros(count, np.uint64),
                 looks=np.zeros(count, np.uint8),
                 slot=np.full(count, NO_SLOT, np.uint32),
+                under=np.full(count, NO_SLOT, np.uint32),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
             ),
@@ -192,8 +193,9 @@ class Client:
         merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
         self.merges += int(np.count_nonzero(merged))
         for region, part, index in self.locate(address):
-            good = merged[part]
-            region.pages.slot[index[good]] = slot[part][good]
+            done, now = index[merged[part]], slot[part][merged[part]]
+            region.pages.slot[done] = np.where(now == OWN_SLOT, np.uint32(NO_SLOT), now)
+            region.pages.under[done] = np.where(now < OWN_SLOT, now, np.uint32(NO_SLOT))
         return merged
 
     def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
@@ -226,6 +228,7 @@ class Client:
             slot = np.arange(first, first + len(address), dtype=np.uint32)
             for region, part, index in self.locate(address):
                 region.pages.slot[index] = slot[part]
+                region.pages.under[index] = slot[part]
 
     def close(self) -> None:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
