@@ -70,5 +70,8 @@ $(VENV)/.test: pyproject.toml bootstrap | $(VENV)/.run
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.run
+	@# maturin takes a library it finds in the package's folder into the wheel as it is.
+	cargo build --release --quiet --package pagemerge-preload
+	cp target/release/libpagemerge_preload.so python/pagemerge/
 	$(BIN)/maturin develop --release --quiet
 	@touch $@

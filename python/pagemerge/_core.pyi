@@ -101,6 +101,7 @@ SLAB_NAME: str
 SLAB_PAGES: int
 WIRE_VERSION: int
 WIRE_MOST_BODY: int
+WIRE_OWN: int
 WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 
@@ -109,6 +110,12 @@ def build_slab(pids: _Words, starts: _Words, pages: _Words, seed: int) -> tuple[
 
     Returns its descriptor (the caller's to close), its id, and the digests u64[sum(pages)] of the
     sealed bytes. Pages that could not be read are zero. ``PagemergeError`` when memory runs out.
+    """
+
+def copy_slots(descriptors: _Words, slots: _Words, seed: int) -> tuple[int, int, bytes]:
+    """Copy slots (u64[n], each of the slab with that descriptor, u64[n]) into a new sealed slab.
+
+    Returns as ``build_slab``.
     """
 
 def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
@@ -133,6 +140,9 @@ class Memory:
 
 def start_agent(socket: str, hub: list[str], barrier: str) -> None:
     """Start this process's agent, if it has none: where its hub is, and how to start one."""
+
+def probe_barrier(barrier: str) -> tuple[int, str]:
+    """The number of the barrier that a process of this user would get, and why no better one."""
 
 def intern_pages(data: _Bytes | Memory) -> int:
     """Merge the whole pages of ``data`` (u8) in place; returns how many are merged."""

@@ -19,6 +19,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shortest run of pages worth a mapping; more for programs that fork."""
     cpu_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50
     """Share of one core that the hub may use."""
+    dead_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Slabs of which more than this is dead are emptied, so that their memory comes back."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
     """Seconds between cycles when nothing changes."""
 

@@ -27,8 +27,17 @@ from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
 from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_body
-from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates, Planned
-from pagemerge.watch import counters
+from pagemerge.model import (
+    ABSENT,
+    NO_SLOT,
+    OWN_SLOT,
+    PAGE_SIZE,
+    ZERO,
+    ZERO_SLOT,
+    Candidates,
+    Planned,
+)
+from pagemerge.tidy import tidy
 
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]
@@ -51,6 +60,8 @@ class Members:
     """Held from the choice of new slots' numbers until their slabs are in the store."""
     born: set[int] = field(default_factory=set)
     """Slabs that plans under way may use, though nobody maps them yet."""
+    stubborn: dict[int, int] = field(default_factory=dict)
+    """Slabs that were to be emptied -> the cycle from which on that is tried again."""
     again: bool = False
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
 
@@ -106,7 +117,7 @@ class Hub:
                     )
                 )
             )
-        self._drop_unused(members)
+        await tidy(self, members)
         return merged > 0 or any(fresh)
 
     async def _visit(self, members: Members, client: Client) -> bool:
@@ -132,6 +143,7 @@ class Hub:
                     observed = stability.observe(region.pages, first, seen, required)
                     pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
+                    client.separations += observed.separated
             # New regions are nothing to group yet, but a reason to look again soon.
             return stable > 0 or fresh
         except ProtocolError as error:
@@ -151,7 +163,9 @@ class Hub:
             starts, counts = (np.frombuffer(part, np.uint64) for part in found)
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 first = (start - region.start) // PAGE_SIZE
-                slot[first : first + count] = NO_SLOT
+                part = slot[first : first + count]
+                client.separations += int(np.count_nonzero(part != NO_SLOT))
+                part[:] = NO_SLOT
 
     def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
@@ -209,9 +223,15 @@ class Hub:
                 # A donor makes us wait. Its slab comes to nothing; the thread is given up.
                 future.add_done_callback(_discard)
                 self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-                store.next_slot += len(digests[part])
                 continue
-            descriptor, slab, sealed = future.result()
+            try:
+                _check_donors(members, pids[part])
+                descriptor, slab, sealed = future.result()
+            except (PagemergeError, OSError) as error:
+                # A donor has left the domain, or there are no descriptors or no memory left.
+                log.warning("passing over a slab: %s", error)
+                _discard(future)
+                continue
             store.add(descriptor, slab, sealed)
             members.born.add(slab)
 
@@ -230,10 +250,12 @@ class Hub:
     ) -> int:
         """Merge: have one client carry out its part of the plan; returns the pages merged."""
         mine = np.flatnonzero((found.client == number) & (slot != NO_SLOT))
+        return await self.carry_out(members, client, found.address[mine], slot[mine])
+
+    async def carry_out(self, members: Members, client: Client, address: U64, slot: U32) -> int:
+        """Have a client map slots, pages in order of address; returns how many pages it did."""
         try:
-            sent = self._send_plan(
-                members, client, found.address[mine], slot[mine], least=self.settings.least_run
-            )
+            sent = self._send_plan(members, client, address, slot, least=self.settings.least_run)
             if len(sent[0]) == 0:
                 return 0
             body = await client.ask(wire.Kind.MERGE, sent[2])
@@ -250,6 +272,7 @@ class Hub:
     ) -> tuple[U64, U32, bytes]:
         """Give a client the slabs of a plan; returns its pages, their slots, and its body."""
         slab, place = members.store.locate(slot)
+        slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
         budget = mappings_left(client.pid, self._most_mappings)
         kept = plan.within_budget(runs, slab[runs.first] != 0, budget, least)
@@ -259,7 +282,7 @@ class Hub:
             pages.sum()
         )
         used = np.unique(slab[first])
-        client.give(members.store.slabs[int(it)] for it in used if it)
+        client.give(members.store.slabs[int(it)] for it in used if int(it) in members.store.slabs)
         body = plan_body(address[first], slab[first], place[first], pages)
         return address[chosen], slot[chosen], body
 
@@ -315,25 +338,17 @@ class Hub:
         address, slot = client.births.pop(sequence)
         self._note(client, body, address, slot)
 
-    def _drop_unused(self, members: Members) -> None:
-        """Let go of slabs nobody maps; plans under way keep theirs."""
-        if any(it.births or not it.is_ready for it in members.clients) or members.lock.locked():
-            return
-        pages = [region.pages for it in members.clients for region in it.regions.values()]
-        counts = counters.sharers(pages, members.store.next_slot)
-        unused = []
-        for slab in members.store.slabs.values():
-            if slab.id in members.born:
-                members.born.discard(slab.id)  # it gets one more cycle
-            elif not counts[slab.base : slab.base + slab.pages].any():
-                unused.append(slab.id)
-        if unused:
-            members.store.drop(unused)
-            for client in members.clients:
-                gone = np.array(sorted(client.given.intersection(unused)), np.uint64)
-                client.given.difference_update(unused)
-                if len(gone):
-                    client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+def _check_donors(members: Members, pids: U64) -> None:
+    """After pages were copied: raise unless their owners are in the domain still.
+
+    A process that ran another program as another user meanwhile may have been read too far.
+    """
+    clients = {client.pid: client for client in members.clients}
+    for pid in np.unique(pids).tolist():
+        if pid not in clients:
+            raise HubError(f"process {pid} has left", pid=pid)
+        clients[pid].check_alive()
 
 
 def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:

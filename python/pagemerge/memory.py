@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -130,12 +129,10 @@ def _start() -> None:
     global _started_in
     if _started_in == os.getpid():
         return
-    from pagemerge.merge.client import socket_path
+    from pagemerge.merge.client import hub_command, socket_path
 
     path = str(socket_path().absolute())
-    hub: list[str] = []
-    if os.environ.get("PAGEMERGE_AUTOSTART", "1") != "0" and sys.executable:
-        hub = [sys.executable, "-m", "pagemerge", "daemon", "--until-idle", "--socket", path]
+    hub = hub_command(path) if os.environ.get("PAGEMERGE_AUTOSTART", "1") != "0" else []
     _core.start_agent(path, hub, os.environ.get("PAGEMERGE_BARRIER", "auto"))
     _started_in = os.getpid()
 

@@ -23,12 +23,14 @@ ZERO = 1
 NO_SLOT = 0xFFFF_FFFF
 """A page that maps no slot."""
 ZERO_SLOT = 0xFFFF_FFFE
-"""A zero page that was given back; slot numbers are smaller than this."""
+"""A zero page that was given back."""
+OWN_SLOT = 0xFFFF_FFFD
+"""In a plan: a page that shall leave the slab under it. Slot numbers are smaller than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What is remembered of a region: 13 bytes a page and 2 a block, changed in place."""
+    """What is remembered of a region: 17 bytes a page and 2 a block, changed in place."""
 
     digest: npt.NDArray[np.uint64]
     """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
@@ -36,6 +38,9 @@ class Pages:
     """u8[n]: looks in a row that saw it."""
     slot: npt.NDArray[np.uint32]
     """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
+    under: npt.NDArray[np.uint32]
+    """u32[n]: the slot whose mapping stands under the page, though it may have been written since;
+    as long as it does, its slab cannot die."""
     quiet: npt.NDArray[np.uint8]
     """u8[blocks]: looks in a row without a yield."""
     wait: npt.NDArray[np.uint8]
@@ -127,6 +132,10 @@ class ClientStatus:
     """Reason -> pages that were candidates and were left alone."""
     note: str
     """Why this client is refused or held back; empty where it is not."""
+    merges: int = 0
+    """Pages merged since the client came; a page counts each time."""
+    separations: int = 0
+    """Merged pages that were seen to be written since the client came."""
 
 
 @dataclass(frozen=True, slots=True)

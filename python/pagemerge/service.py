@@ -24,10 +24,13 @@ from pagemerge.hub import Hub, Members
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link, listen
 from pagemerge.merge.user import Client
-from pagemerge.model import PAGE_SIZE, ClientStatus, Status
+from pagemerge.model import PAGE_SIZE, ClientStatus, Pages, Status
 from pagemerge.watch import counters
 
 log = logging.getLogger("pagemerge.hub")
+
+MOST_SILENT = 1024
+"""Connections that have not said anything whole yet; beyond that the oldest is closed."""
 
 GRACE = 3.0
 """Seconds that a hub without clients waits for one, if it is to end with the last."""
@@ -41,6 +44,8 @@ class Service:
         self.path = path
         self.until_idle = until_idle
         self._links: set[Link] = set()
+        self.silent: dict[Link, None] = {}
+        """Connections without a whole frame so far, oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -76,6 +81,10 @@ class Service:
             peer, _ = server.accept()
         except OSError as error:
             log.warning("cannot accept a connection: %s", error)
+            # The connection still waits there: do not ask again and again for what we lack.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(server)
+            loop.call_later(1.0, self._accept_again, server)
             return
         peer.setblocking(False)
         try:
@@ -84,10 +93,16 @@ class Service:
             pid, uid, _ = struct.unpack("iII", raw)
             if not may_join(uid, os.geteuid()):
                 raise HubError(f"process {pid} belongs to user {uid}, not to the hub's")
-            Session(self, peer, pid, uid)
+            self.silent[Session(self, peer, pid, uid).link] = None
         except (OSError, HubError) as error:
             log.info("refused a connection: %s", error)
             peer.close()
+        if len(self.silent) > MOST_SILENT:
+            next(iter(self.silent)).close("it has nothing to say")
+
+    def _accept_again(self, server: socket.socket) -> None:
+        if server.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(server, self._accept, server)
 
     def spawn(self, link: Link, work: object) -> None:
         """Run a client's request; a request that breaks the protocol ends its connection."""
@@ -115,8 +130,8 @@ class Service:
         for domain, members in hub.domains.items():
             if uid not in (0, domain.uid):
                 continue
-            pages = [region.pages for it in members.clients for region in it.regions.values()]
-            mapped = counters.sharers(pages, members.store.next_slot)
+            maps = [region.pages.slot for it in members.clients for region in it.regions.values()]
+            mapped = counters.sharers(maps, members.store.next_slot)
             total["shared"] += int(np.count_nonzero(mapped))
             total["sharing"] += int(mapped.sum()) - int(np.count_nonzero(mapped))
             store += members.store.bytes
@@ -160,6 +175,7 @@ class Session:
 
     def _frame(self, kind: int, sequence: int, body: bytes) -> None:
         hub, client, members = self.service.hub, self.client, self.members
+        self.service.silent.pop(self.link, None)
         if kind == wire.Kind.STATUS:
             answer = msgspec.json.encode(self.service.status(self.uid))
             self.link.send(wire.Kind.COUNTERS, sequence, answer)
@@ -190,7 +206,7 @@ class Session:
             pid=self.pid,
             uid=self.uid,
             name=_name(self.pid),
-            handle=os.pidfd_open(self.pid),
+            handle=self.link.process(self.pid),
             link=self.link,
             barrier=wire.BARRIERS[barrier],
             note=body[wire.HELLO.size :][:1000].decode(errors="replace"),
@@ -218,6 +234,7 @@ class Session:
 
     def _end(self, why: str) -> None:
         self.service._links.discard(self.link)
+        self.service.silent.pop(self.link, None)
         if self.client is not None and self.members is not None:
             log.info("process %d (%s) leaves: %s", self.pid, self.client.name, why)
             self.members.clients.remove(self.client)
@@ -227,9 +244,9 @@ class Session:
             log.debug("a viewer leaves: %s", why)
 
 
-def _bytes(pages: object) -> int:
-    fields = (getattr(pages, name) for name in ("digest", "looks", "slot", "quiet", "wait"))
-    return sum(array.nbytes for array in fields)
+def _bytes(pages: Pages) -> int:
+    arrays = (pages.digest, pages.looks, pages.slot, pages.under, pages.quiet, pages.wait)
+    return sum(array.nbytes for array in arrays)
 
 
 def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, counters.Tally]:
@@ -247,6 +264,8 @@ def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, coun
         mappings=tally.runs,
         skipped={reason: count for reason, count in client.skipped.items() if count},
         note=client.note,
+        merges=client.merges,
+        separations=client.separations,
     )
     return row, tally
 

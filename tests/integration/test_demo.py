@@ -85,7 +85,8 @@ def folder() -> Iterator[Path]:
 def test_nothing_stays_when_it_is_ended(number: signal.Signals, folder: Path) -> None:
     argv = [sys.executable, "-m", "pagemerge", "demo", "--size", "64"]
     env = {**os.environ, "TMPDIR": str(folder)}
-    with subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, env=env, **pipes, preexec_fn=hear_interrupts) as run:
         until(lambda: len(children(run.pid)) == 5)  # the hub and four workers
         started = children(run.pid)
         run.send_signal(number)
@@ -112,6 +113,11 @@ def test_a_hub_that_is_killed_is_reported(folder: Path) -> None:
     assert b"Traceback" not in said
     until(lambda: not any(alive(pid) for pid in started))
     assert not list(folder.iterdir())
+
+
+def hear_interrupts() -> None:
+    """Who is started in the background of a shell ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(done: Callable[[], bool], patience: float = 30.0) -> None:

@@ -27,6 +27,7 @@ def pages_of(count: int) -> Pages:
         digest=np.zeros(count, np.uint64),
         looks=np.zeros(count, np.uint8),
         slot=np.full(count, NO_SLOT, np.uint32),
+        under=np.full(count, NO_SLOT, np.uint32),
         quiet=np.zeros(blocks, np.uint8),
         wait=np.zeros(blocks, np.uint8),
     )

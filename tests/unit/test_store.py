@@ -50,15 +50,34 @@ def test_a_slab_holds_what_was_copied_and_knows_where(pages: np.ndarray) -> None
     assert store.find(digests).tolist() == [NO_SLOT] * 8
 
 
-def test_slot_numbers_are_never_used_twice(pages: np.ndarray) -> None:
+def test_a_slot_number_is_used_again_only_after_its_slab(pages: np.ndarray) -> None:
     store = Store()
     first = store.add(*build(store, pages[:3]))
     second = store.add(*build(store, pages[4:6]))
+    assert (second.base, store.next_slot) == (3, 5)
     store.drop([first.id])
-    third = store.add(*build(store, pages[:1]))
-    assert (second.base, third.base) == (3, 5)
-    assert store.locate(np.array([0, 3, 5], np.uint32))[0].tolist() == [0, second.id, third.id]
-    store.drop([second.id, third.id])
+    large = store.add(*build(store, pages[:4]))
+    small = store.add(*build(store, pages[:2]))
+    assert (large.base, small.base) == (5, 0)
+    at = store.locate(np.array([0, 2, 3, 5], np.uint32))[0].tolist()
+    assert at == [small.id, 0, second.id, large.id]
+    store.drop([second.id, large.id, small.id])
+    assert store.next_slot == 0
+
+
+def test_live_slots_move_to_a_new_slab(pages: np.ndarray) -> None:
+    store = Store()
+    old = store.add(*build(store, pages[:3]))
+    digests = build(store, pages[:3])
+    os.close(digests[0])
+    copied = store.copy(np.array([0, 2], np.uint32))
+    assert os.pread(copied[0], 9999, 0) == pages[[0, 2]].tobytes()
+    store.retire([old.id])
+    assert store.find(digests[2]).tolist() == [NO_SLOT] * 3
+    new = store.add(*copied)
+    assert store.find(digests[2]).tolist() == [new.base, NO_SLOT, new.base + 1]
+    assert store.locate(np.array([1], np.uint32))[0].tolist() == [old.id]
+    store.drop([old.id, new.id])
 
 
 def test_seeds_differ_so_that_collisions_cannot_be_prepared(pages: np.ndarray) -> None:

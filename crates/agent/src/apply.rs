@@ -8,10 +8,9 @@ use crate::region::Region;
 use crate::{lock, Job};
 use pagemerge_pages::slab::View;
 use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
-use pagemerge_pages::wire::{Merged, Run};
+use pagemerge_pages::wire::{Merged, Run, OWN};
 use pagemerge_pages::{Error, Result, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::mm::ProtFlags;
 use std::collections::HashMap;
 
 /// A slab that this process may map.
@@ -87,7 +86,11 @@ pub fn apply(
             index += pages as usize;
             rest = Run {
                 address: rest.address.wrapping_add(u64::from(pages) * PAGE as u64),
-                slot: rest.slot.wrapping_add(if rest.slab == 0 { 0 } else { pages }),
+                slot: rest.slot.wrapping_add(if rest.slab == 0 || rest.slab == OWN {
+                    0
+                } else {
+                    pages
+                }),
                 pages: rest.pages - pages,
                 ..rest
             };
@@ -114,7 +117,7 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
         if !lawful {
             return Err(Error::Protocol(format!("a run at address {:#x}", run.address)));
         }
-        if run.slab == 0 {
+        if run.slab == 0 || run.slab == OWN {
             continue;
         }
         let slab = slabs
@@ -144,16 +147,17 @@ fn window_of(
     let end = last.address as usize + last.pages as usize * PAGE;
     let total: u64 = parts.iter().map(|part| u64::from(part.run.pages)).sum();
     let mut state = lock();
-    // A caller that has given up wants nothing done to its memory any more.
-    let given_up = birth.is_some_and(Job::is_cancelled);
+    // A caller that has given up wants nothing done to its memory any more; and it gave its word
+    // that nobody writes for the pages it named, whatever the hub names now.
+    let wrong = birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
     let region = state.table.holding(start, end);
-    let Some(region) = region.filter(|_| !given_up && !has_own_policy(start)) else {
+    let Some(region) = region.filter(|_| !wrong && !parts.iter().any(has_own_policy)) else {
         applied.report.refused += total;
         return;
     };
+    let mut tried = already_own(region, parts, applied);
     let unwanted = if birth.is_some() { 0 } else { unwanted(region, parts) };
     applied.report.unwanted += unwanted;
-    let mut tried = 0;
     // Both before either: what is merged now stands on a slab afterwards.
     let planned = [Backing::Anonymous, Backing::Slab].map(|backing| {
         (backing, pieces(region, start, parts, backing, birth.is_some(), slabs, views))
@@ -163,10 +167,9 @@ fn window_of(
         if pages == 0 {
             continue;
         }
-        let access = ProtFlags::READ | ProtFlags::WRITE;
         let pages_in_window = (end - start) / PAGE;
         let window =
-            Window { start, pages: pages_in_window, backing, protection: access, pieces: &pieces };
+            Window { start, pages: pages_in_window, backing, keep: region.keep, pieces: &pieces };
         let mut outcome = Outcome::default();
         let mut at_birth = Birth { source: std::ptr::null() };
         let barrier: &mut dyn Barrier = match (birth, barriers.barrier(backing)) {
@@ -189,11 +192,27 @@ fn window_of(
 
 /// How many pages their owner wants left alone.
 fn unwanted(region: &Region, parts: &[Part]) -> u64 {
-    let pages = parts.iter().flat_map(|Part { run, .. }| {
+    let merged = parts.iter().filter(|part| part.run.slab != OWN);
+    let pages = merged.flat_map(|Part { run, .. }| {
         let first = (run.address as usize - region.start) / PAGE;
         first..first + run.pages as usize
     });
     pages.filter(|&page| !region.is_mergeable(page)).count() as u64
+}
+
+/// Pages that shall leave a slab and stand on none: done, as it were. Returns how many.
+fn already_own(region: &Region, parts: &[Part], applied: &mut Applied) -> u64 {
+    let mut count = 0;
+    for Part { run, index } in parts.iter().filter(|part| part.run.slab == OWN) {
+        let first = (run.address as usize - region.start) / PAGE;
+        for page in 0..run.pages as usize {
+            if region.backing(first + page) == Backing::Anonymous {
+                applied.set(index + page);
+                count += 1;
+            }
+        }
+    }
+    count
 }
 
 /// The pieces of a window that stand on one backing and may be merged.
@@ -215,7 +234,10 @@ fn pieces<'a>(
             if birth {
                 region.set_mergeable(base + page..base + page + 1, true);
             }
-            if region.backing(base + page) != backing || !region.is_mergeable(base + page) {
+            let stays = run.slab == OWN && backing == Backing::Anonymous;
+            // Leaving a slab is no merging: it is done to pages their owner wants left alone, too.
+            let wanted = region.is_mergeable(base + page) || run.slab == OWN;
+            if region.backing(base + page) != backing || stays || !wanted {
                 open = false;
                 continue;
             }
@@ -239,6 +261,9 @@ fn content<'a>(
     slabs: &'a HashMap<u64, Slab>,
     views: &HashMap<u64, View>,
 ) -> Content<'a> {
+    if run.slab == OWN {
+        return Content::Own;
+    }
     let (Some(slab), Some(view)) = (slabs.get(&run.slab), views.get(&run.slab)) else {
         return Content::Zero; // slab 0; `views` has checked all others
     };
@@ -279,14 +304,26 @@ fn account(
     }
 }
 
-/// Does this memory have a NUMA policy of its own (mbind)? On a slab's mapping it would apply to
-/// everybody who shares the slab.
-fn has_own_policy(address: usize) -> bool {
+/// Does this memory have a NUMA policy of its own (mbind), at its first or last page? On a slab's
+/// mapping it would apply to everybody who shares the slab.
+fn has_own_policy(part: &Part) -> bool {
     const MPOL_F_ADDR: usize = 1 << 1;
-    let mut mode = 0_i32;
-    // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
-    let asked = unsafe {
-        libc::syscall(libc::SYS_get_mempolicy, &mut mode, 0_usize, 0_usize, address, MPOL_F_ADDR)
+    let first = part.run.address as usize;
+    let last = first + (part.run.pages as usize - 1) * PAGE;
+    let is_set = |address: usize| {
+        let mut mode = 0_i32;
+        // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
+        let asked = unsafe {
+            libc::syscall(
+                libc::SYS_get_mempolicy,
+                &mut mode,
+                0_usize,
+                0_usize,
+                address,
+                MPOL_F_ADDR,
+            )
+        };
+        asked == 0 && mode != 0
     };
-    asked == 0 && mode != 0
+    is_set(first) || (last != first && is_set(last))
 }

@@ -52,6 +52,8 @@ pub struct Barriers {
     parker: Option<Parker>,
     reason: String,
     note: String,
+    /// The process that may read this one (Yama); parking names another for a while.
+    pub reader: i32,
 }
 
 impl Barriers {
@@ -65,6 +67,7 @@ impl Barriers {
             parker: None,
             reason: String::new(),
             note: String::new(),
+            reader: 0,
         };
         this.open();
         this
@@ -198,7 +201,10 @@ impl Barriers {
 
     /// A plan is done: nobody stays traced between plans.
     pub fn finish(&mut self) {
-        self.parker = None;
+        if self.parker.take().is_some() {
+            // SAFETY: prctl with integers. EINVAL: there is no Yama.
+            unsafe { libc::prctl(libc::PR_SET_PTRACER, self.reader, 0, 0, 0) };
+        }
     }
 }
 

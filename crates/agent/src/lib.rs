@@ -7,11 +7,17 @@
 
 mod apply;
 mod barriers;
+mod extents;
+mod gate;
+pub mod program;
 mod region;
 mod spawn;
 mod thread;
 
 pub use barriers::Choice;
+use extents::Extents;
+use gate::{lock, Locked};
+use pagemerge_pages::window::Keep;
 use pagemerge_pages::{Error, Result, PAGE};
 use region::Table;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -20,7 +26,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How the agent finds its hub, and how it merges.
@@ -53,7 +59,7 @@ pub struct Summary {
 
 /// Everything that the lock protects.
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     table: Table,
     config: Option<Config>,
     /// The process that the agent's thread belongs to: after a fork, not ours.
@@ -61,35 +67,15 @@ struct State {
     agent: i32,
     /// The agent has been signalled and has not looked yet.
     poked: bool,
+    /// Why there is no agent, though it was started.
+    broken: Option<Error>,
     jobs: VecDeque<Arc<Job>>,
     summary: Summary,
-}
-
-static STATE: Mutex<Option<State>> = Mutex::new(None);
-
-/// The lock, held.
-struct Locked(MutexGuard<'static, Option<State>>);
-
-impl std::ops::Deref for Locked {
-    type Target = State;
-    fn deref(&self) -> &State {
-        match &*self.0 {
-            Some(state) => state,
-            None => unreachable!("lock() fills it"),
-        }
-    }
-}
-
-impl std::ops::DerefMut for Locked {
-    fn deref_mut(&mut self) -> &mut State {
-        self.0.get_or_insert_with(State::default)
-    }
-}
-
-fn lock() -> Locked {
-    let mut guard = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-    guard.get_or_insert_with(State::default);
-    Locked(guard)
+    /// What the program itself has mapped.
+    extents: Extents,
+    /// This is a forked copy whose table could not be relied on: what is mapped has to be asked
+    /// of the kernel.
+    orphan: bool,
 }
 
 /// Pages that a caller wants merged before it goes on.
@@ -109,6 +95,11 @@ impl Job {
         self.source.wrapping_add(target.wrapping_sub(self.target))
     }
 
+    /// Are these pages among those that the caller named?
+    fn holds(&self, start: usize, end: usize) -> bool {
+        start >= self.target && end <= self.target + self.pages * PAGE
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -117,6 +108,13 @@ impl Job {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         self.answered.notify_all();
     }
+}
+
+/// The barrier that this process would get (one of `wire::barrier`), and why not a better one.
+#[must_use]
+pub fn probe(choice: Choice) -> (u32, String) {
+    let barriers = barriers::Barriers::choose(choice);
+    (barriers.kind(), barriers.reason().to_owned())
 }
 
 /// Start this process's agent, if it has none.
@@ -132,7 +130,7 @@ pub fn start(config: Config) -> Result<()> {
     thread::watch_forks();
     state.config = Some(config.clone());
     state.jobs.clear();
-    (state.poked, state.agent) = (false, 0);
+    (state.poked, state.agent, state.broken) = (false, 0, None);
     state.summary = Summary::default();
     thread::start(config)?;
     state.process = process;
@@ -157,7 +155,7 @@ pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
     // Single pages of a huge page can be shared, but not freed. EINVAL: no huge pages here.
     // SAFETY: advice about our own fresh mapping.
     let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
-    state.table.insert(base as usize, len / PAGE);
+    state.table.insert(base as usize, len / PAGE, Keep::default());
     if state.summary.hub.is_none() {
         poke(&mut state); // an agent without regions may be waiting for the first
     }
@@ -223,6 +221,9 @@ pub unsafe fn intern(
                     .into(),
             ));
         }
+        if let Some(error) = &state.broken {
+            return Err(error.clone());
+        }
         state.jobs.push_back(Arc::clone(&job));
         poke(&mut state);
     }
@@ -258,18 +259,24 @@ pub fn unmerge(address: usize, bytes: usize) -> Result<()> {
         .table
         .holding(start, end)
         .ok_or_else(|| Error::Usage("this is not mergeable memory".into()))?;
-    let (first, last) = ((start - region.start) / PAGE, (end - region.start) / PAGE);
-    region.set_mergeable(first..last, false);
-    const MADV_POPULATE_WRITE: i32 = 23;
+    let pages = region.pages_in(start, end);
+    region.set_mergeable(pages, false);
+    let runs = region.slabbed_runs(start, end);
+    runs.into_iter().try_for_each(|run| separate(run.start, run.len()))
+}
+
+/// Have the kernel give pages of a slab's mapping their own memory, as on a write.
+fn separate(start: usize, len: usize) -> Result<()> {
     // SAFETY: it faults pages in for writing (Linux 5.14) and changes no byte.
-    if unsafe { libc::madvise(start as *mut _, end - start, MADV_POPULATE_WRITE) } == 0 {
-        return Ok(());
+    match unsafe { rustix::mm::madvise(start as *mut _, len, Advice::LinuxPopulateWrite) } {
+        Ok(()) => return Ok(()),
+        Err(rustix::io::Errno::INVAL) => {}
+        Err(errno) => {
+            let call = "madvise(MADV_POPULATE_WRITE)";
+            return Err(Error::os(call, errno.raw_os_error()).at(start as u64));
+        }
     }
-    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
-    if errno != libc::EINVAL {
-        return Err(Error::os("madvise(MADV_POPULATE_WRITE)", errno).at(start as u64));
-    }
-    for page in (start..end).step_by(PAGE) {
+    for page in (start..start + len).step_by(PAGE) {
         // SAFETY: adding nothing, atomically, loses no write of anybody and separates the page.
         unsafe { (*(page as *const std::sync::atomic::AtomicU8)).fetch_or(0, Ordering::Relaxed) };
     }
@@ -293,10 +300,11 @@ pub fn summary() -> Summary {
 /// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
 fn poke(state: &mut State) {
     if state.agent != 0 && !state.poked {
-        // SAFETY: the thread is ours and never ends; all signals are blocked in it.
-        unsafe {
-            libc::syscall(libc::SYS_tgkill, state.process, state.agent, thread::wake_signal())
-        };
-        state.poked = true;
+        // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
+        // ordinary one always arrives, at the worst without its details.
+        state.poked = [thread::wake_signal(), thread::LAST_SIGNAL].into_iter().any(|signal| {
+            // SAFETY: the thread is ours and never ends; all signals are blocked in it.
+            unsafe { libc::syscall(libc::SYS_tgkill, state.process, state.agent, signal) == 0 }
+        });
     }
 }

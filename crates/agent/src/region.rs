@@ -1,6 +1,6 @@
-//! The mergeable regions of this process, and the one lock that orders everything done to them.
+//! The mergeable regions of this process.
 
-use pagemerge_pages::window::Backing;
+use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::PAGE;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +14,8 @@ pub struct Region {
     pub start: usize,
     /// Pages.
     pub pages: usize,
+    /// Protection and flags that whatever is mapped there must have.
+    pub keep: Keep,
     /// Pages whose mapping is a slab's, whether or not they were written since.
     slabbed: Bits,
     /// Pages that their owner does not want merged.
@@ -45,9 +47,34 @@ impl Region {
         self.excluded.set(pages, !mergeable);
     }
 
+    /// Is there a page that may be merged?
+    pub fn is_wanted(&self) -> bool {
+        self.excluded.count() < self.pages
+    }
+
     /// Pages whose mapping is a slab's.
     pub fn slabbed_pages(&self) -> usize {
         self.slabbed.count()
+    }
+
+    /// The runs of such pages in `[start, end)`, as addresses.
+    pub fn slabbed_runs(&self, start: usize, end: usize) -> Vec<Range<usize>> {
+        let at = |page: usize| self.start + page * PAGE;
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for page in self.pages_in(start, end).filter(|&page| self.slabbed.has(page)) {
+            match runs.last_mut() {
+                Some(run) if run.end == at(page) => run.end += PAGE,
+                _ => runs.push(at(page)..at(page + 1)),
+            }
+        }
+        runs
+    }
+
+    /// Its pages that lie in `[start, end)`, by number.
+    pub fn pages_in(&self, start: usize, end: usize) -> Range<usize> {
+        let first = start.max(self.start).min(self.end());
+        let last = end.max(first).min(self.end());
+        (first - self.start) / PAGE..(last - self.start).div_ceil(PAGE)
     }
 
     /// Address behind the last page.
@@ -65,10 +92,15 @@ pub struct Table {
 
 impl Table {
     /// Take in a new region.
-    pub fn insert(&mut self, start: usize, pages: usize) {
-        self.last_id += 1;
+    pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
-        self.regions.insert(start, Region { id: self.last_id, start, pages, slabbed, excluded });
+        let id = self.new_id();
+        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 
     /// Forget the region that starts at `start`.
@@ -87,9 +119,49 @@ impl Table {
         (start < region.end() && end <= region.end()).then_some(region)
     }
 
+    /// The regions that share a page with `[start, end)`.
+    pub fn touching(&mut self, start: usize, end: usize) -> impl Iterator<Item = &mut Region> {
+        self.regions
+            .range_mut(..end)
+            .rev()
+            .take_while(move |(_, it)| it.end() > start)
+            .map(|it| it.1)
+    }
+
+    /// Have a region end, and another start, at `at` if it lies inside one.
+    pub fn split(&mut self, at: usize) {
+        let Some(region) = self.holding(at, at) else { return };
+        if region.start == at {
+            return;
+        }
+        let pages = (at - region.start) / PAGE;
+        let (slabbed, excluded) =
+            (region.slabbed.split_off(pages), region.excluded.split_off(pages));
+        let (rest, keep) = (region.pages - pages, region.keep);
+        region.pages = pages;
+        let id = self.new_id();
+        self.regions.insert(at, Region { id, start: at, pages: rest, keep, slabbed, excluded });
+    }
+
+    /// Forget all of `[start, end)`, parts of regions too.
+    pub fn forget(&mut self, start: usize, end: usize) {
+        self.split(start);
+        self.split(end);
+        let gone: Vec<usize> = self.regions.range(start..end).map(|(&start, _)| start).collect();
+        for start in gone {
+            self.regions.remove(&start);
+        }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Region> {
         self.regions.values()
+    }
+
+    /// From the first address of the first region to the last of the last.
+    pub fn hull(&self) -> Range<usize> {
+        let first = self.regions.values().next().map_or(0, |region| region.start);
+        first..self.regions.values().next_back().map_or(0, Region::end)
     }
 }
 
@@ -126,6 +198,17 @@ impl Bits {
         }
     }
 
+    /// Keep the first `pages` bits, and return the others.
+    fn split_off(&mut self, pages: usize) -> Self {
+        let mut rest = Self::new(self.pages - pages);
+        for page in (pages..self.pages).filter(|&page| self.has(page)) {
+            rest.set(page - pages..page - pages + 1, true);
+        }
+        self.set(pages..self.pages, false);
+        self.pages = pages;
+        rest
+    }
+
     fn count(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
@@ -135,11 +218,17 @@ impl Bits {
 mod tests {
     use super::*;
 
+    fn table(regions: &[(usize, usize)]) -> Table {
+        let mut table = Table::default();
+        for &(start, pages) in regions {
+            table.insert(start, pages, Keep::default());
+        }
+        table
+    }
+
     #[test]
     fn a_range_is_held_by_one_region_or_none() {
-        let mut table = Table::default();
-        table.insert(0x10000, 4);
-        table.insert(0x20000, 1);
+        let mut table = table(&[(0x10000, 4), (0x20000, 1)]);
         assert_eq!(table.holding(0x11000, 0x14000).map(|region| region.start), Some(0x10000));
         assert!(table.holding(0x11000, 0x15000).is_none());
         assert!(table.holding(0x14000, 0x14000).is_none());
@@ -150,8 +239,7 @@ mod tests {
 
     #[test]
     fn backing_is_remembered_page_by_page() {
-        let mut table = Table::default();
-        table.insert(0x10000, 100);
+        let mut table = table(&[(0x10000, 100)]);
         let region = table.holding(0x10000, 0x11000).unwrap();
         region.set_backing(60..70, Backing::Slab);
         region.set_backing(65..66, Backing::Anonymous);
@@ -161,5 +249,24 @@ mod tests {
         assert!(region.is_mergeable(99));
         region.set_mergeable(99..100, false);
         assert!(!region.is_mergeable(99));
+        let runs = region.slabbed_runs(0x10000 + 62 * PAGE, 0x10000 + 68 * PAGE);
+        let at = |page| 0x10000 + page * PAGE;
+        assert_eq!(runs, [at(62)..at(65), at(66)..at(68)]);
+    }
+
+    #[test]
+    fn forgetting_the_middle_leaves_both_ends_as_they_were() {
+        let mut table = table(&[(0x10000, 100), (0x100_0000, 2)]);
+        table.holding(0x10000, 0x11000).unwrap().set_backing(0..100, Backing::Slab);
+        table.forget(0x10000 + 30 * PAGE, 0x10000 + 70 * PAGE);
+        let left: Vec<_> =
+            table.iter().map(|it| (it.start, it.pages, it.slabbed_pages())).collect();
+        let end = 0x10000 + 70 * PAGE;
+        assert_eq!(left, [(0x10000, 30, 30), (end, 30, 30), (0x100_0000, 2, 0)]);
+        let touched: Vec<_> = table.touching(0x10000, end + 1).map(|it| it.start).collect();
+        assert_eq!(touched, [end, 0x10000]);
+        assert_eq!(table.hull(), 0x10000..0x100_0000 + 2 * PAGE);
+        table.forget(0, usize::MAX / PAGE * PAGE);
+        assert_eq!(table.iter().count(), 0);
     }
 }

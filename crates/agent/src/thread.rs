@@ -26,6 +26,9 @@ pub fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
+/// The signal that wakes it where no real-time signal can be queued.
+pub const LAST_SIGNAL: i32 = libc::SIGURG;
+
 /// Start the thread, deaf to every signal.
 pub fn start(config: Config) -> Result<()> {
     let mut all = MaybeUninit::uninit();
@@ -86,10 +89,21 @@ struct Agent<'a> {
     next_try: Instant,
     tries: u32,
     trouble: Error,
+    /// The user that the slabs came to.
+    user: rustix::process::Uid,
 }
 
 fn run(config: &Config) {
-    let signals = own_descriptors();
+    let signals = match own_descriptors() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let mut state = lock();
+            state.summary.reason = error.to_string();
+            state.jobs.drain(..).for_each(|job| job.finish(Err(error.clone())));
+            state.broken = Some(error);
+            return;
+        }
+    };
     let barriers = Barriers::choose(config.barrier);
     {
         let mut state = lock();
@@ -108,6 +122,7 @@ fn run(config: &Config) {
         next_try: Instant::now(),
         tries: 0,
         trouble: Error::Hub("the hub does not answer".into()),
+        user: rustix::process::geteuid(),
     };
     loop {
         agent.connect();
@@ -122,19 +137,28 @@ fn run(config: &Config) {
 
 /// A descriptor table of our own, so that a program that closes everything cannot hurt us and we
 /// keep nothing of its own open. Returns a descriptor that is readable when we were poked.
-fn own_descriptors() -> OwnedFd {
+///
+/// # Errors
+/// `Os` where the table cannot be left (before Linux 5.9), or the process may open nothing.
+fn own_descriptors() -> Result<OwnedFd> {
     // SAFETY: the new table belongs to this thread alone, which has opened nothing yet.
     unsafe {
-        libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE);
+        let flags = libc::CLOSE_RANGE_UNSHARE;
+        if libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, flags) != 0 {
+            return Err(Error::last_os("close_range"));
+        }
         for _ in 0..3 {
             libc::open(c"/dev/null".as_ptr(), libc::O_RDWR); // 0, 1, 2
         }
         let mut mask = std::mem::zeroed();
         libc::sigemptyset(&mut mask);
         libc::sigaddset(&mut mask, wake_signal());
+        libc::sigaddset(&mut mask, LAST_SIGNAL);
         let fd = libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        assert!(fd >= 0, "signalfd");
-        OwnedFd::from_raw_fd(fd)
+        if fd < 0 {
+            return Err(Error::last_os("signalfd"));
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
@@ -182,8 +206,14 @@ impl Agent<'_> {
         if hub.uid != rustix::process::geteuid() && !hub.uid.is_root() {
             return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
         }
+        if self.user != rustix::process::geteuid() {
+            // What another user's processes share is not for those of this one.
+            self.user = rustix::process::geteuid();
+            self.slabs.clear();
+        }
         let pid = hub.pid.as_raw_nonzero().get();
         admit(pid);
+        self.barriers.reader = pid;
         let mut connection = Connection::new(stream);
         let hello = Hello { version: wire::VERSION, barrier: self.barriers.kind() };
         let reason = self.barriers.reason().as_bytes();
@@ -295,6 +325,7 @@ impl Agent<'_> {
         let regions: Vec<wire::Region> = lock()
             .table
             .iter()
+            .filter(|region| region.is_wanted())
             .map(|region| wire::Region {
                 id: region.id,
                 start: region.start as u64,
@@ -324,11 +355,6 @@ impl Agent<'_> {
             return Ok(()); // the answer to a job whose caller has given up
         }
         let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
-        if self.barriers.kind() == wire::barrier::PARK {
-            // The holder had the leave to trace us, which one process has at a time.
-            let hub = lock().summary.hub;
-            hub.into_iter().for_each(admit);
-        }
         if self.barriers.current_note() != self.last_note {
             self.last_note = self.barriers.current_note().to_owned();
             let note = self.last_note.clone();

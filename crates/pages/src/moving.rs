@@ -116,7 +116,7 @@ impl Mover {
                 libc::abort();
             }
             let _ = rustix::mm::madvise(dst as *mut _, PAGE, Advice::LinuxDoFork);
-            libc::madvise(dst as *mut _, PAGE, libc::MADV_DODUMP);
+            let _ = rustix::mm::madvise(dst as *mut _, PAGE, Advice::LinuxDoDump);
             // Close the hole in scratch. Should that fail, later moves to it fail and are counted.
             let access = ProtFlags::READ | ProtFlags::WRITE;
             let fixed = MapFlags::PRIVATE | MapFlags::FIXED;

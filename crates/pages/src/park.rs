@@ -159,9 +159,10 @@ impl Barrier for Parker {
             self.start()?;
             return Err(Error::os("stop of all threads", libc::EAGAIN));
         }
-        if let Err(error) = pins::refuse() {
-            self.order(RESUME);
-            return Err(error);
+        let found = pins::find();
+        if !matches!(found, Ok(None)) {
+            self.order(RESUME); // before anything is allocated
+            return Err(found.map_or_else(|error| error, |what| pins::pinned(what.unwrap_or(""))));
         }
         Ok(Held { pages: *planned, ..Held::default() })
     }

@@ -26,6 +26,15 @@ const PINNING: [(&[u8], &str); 6] = [
 /// # Errors
 /// `Unsupported` that names the cause; `Os` if that cannot be found out.
 pub fn refuse() -> Result<()> {
+    find()?.map_or(Ok(()), |what| Err(pinned(what)))
+}
+
+/// What this process has open that can have pages pinned. Does not allocate, whatever it finds:
+/// threads may be stopped, one of them with the allocator's lock.
+///
+/// # Errors
+/// `Os` if that cannot be found out.
+pub fn find() -> Result<Option<&'static str>> {
     let tasks = open_directory(c"/proc/self/task")?;
     let leader = rustix::process::getpid().as_raw_nonzero().get();
     let own = rustix::thread::gettid().as_raw_nonzero().get();
@@ -42,9 +51,11 @@ pub fn refuse() -> Result<()> {
         let Ok(task) = rustix::fs::openat(&tasks, entry.file_name(), OPEN, Mode::empty()) else {
             continue; // the thread has ended meanwhile
         };
-        refuse_table(&task)?;
+        if let Some(what) = find_in_table(&task)? {
+            return Ok(Some(what));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Refuse if rings that outlive their descriptors are mapped (AIO, io_uring).
@@ -71,7 +82,9 @@ fn open_directory(path: &CStr) -> Result<OwnedFd> {
         .map_err(|errno| Error::os("open of /proc/self/task", errno.raw_os_error()))
 }
 
-fn pinned(what: &str) -> Error {
+/// The refusal of a process that has `what` open.
+#[must_use]
+pub fn pinned(what: &str) -> Error {
     Error::Unsupported(format!(
         "this process has {what} open, whose writes this barrier does not stop; merging it in \
          the background needs UFFDIO_MOVE (Linux 6.8 and full-mode userfaultfd)"
@@ -90,9 +103,9 @@ fn shares_files(one: i32, other: i32) -> bool {
 }
 
 /// Look through one task's descriptors.
-fn refuse_table(task: &OwnedFd) -> Result<()> {
+fn find_in_table(task: &OwnedFd) -> Result<Option<&'static str>> {
     let Ok(table) = rustix::fs::openat(task, c"fd", OPEN, Mode::empty()) else {
-        return Ok(()); // the thread has ended meanwhile
+        return Ok(None); // the thread has ended meanwhile
     };
     let info = rustix::fs::openat(task, c"fdinfo", OPEN, Mode::empty());
     let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
@@ -107,14 +120,14 @@ fn refuse_table(task: &OwnedFd) -> Result<()> {
         let target = &*target;
         for (prefix, what) in PINNING {
             if target.starts_with(prefix) {
-                return Err(pinned(what));
+                return Ok(Some(what));
             }
         }
         if target.starts_with(b"/") && info.as_ref().is_ok_and(|info| is_direct(info, name)) {
-            return Err(pinned("a file with O_DIRECT"));
+            return Ok(Some("a file with O_DIRECT"));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Was this descriptor opened with O_DIRECT (the `flags` line of fdinfo, octal)?

@@ -14,13 +14,15 @@ use crate::error::Result;
 use crate::mask::{Mask, WINDOW};
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 /// What a page should become.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'a> {
     /// Memory that reads as zero and holds no page.
     Zero,
+    /// Memory of its own again, with the contents it has: so that a slab under it can die.
+    Own,
     /// Consecutive slots of a slab.
     Slots {
         /// The bytes of the first slot.
@@ -53,6 +55,42 @@ pub enum Backing {
     Slab,
 }
 
+/// What a mapping that replaces another must have in common with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Protection.
+    pub protection: ProtFlags,
+    /// MADV_DONTFORK.
+    pub dont_fork: bool,
+    /// MADV_DONTDUMP.
+    pub dont_dump: bool,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        let protection = ProtFlags::READ.union(ProtFlags::WRITE);
+        Self { protection, dont_fork: false, dont_dump: false }
+    }
+}
+
+impl Keep {
+    /// Give a fresh mapping the flags that mmap cannot.
+    ///
+    /// # Safety
+    /// The range must be the caller's own fresh mapping.
+    pub unsafe fn apply(&self, at: *mut libc::c_void, len: usize) {
+        for (wanted, advice) in
+            [(self.dont_fork, Advice::LinuxDontFork), (self.dont_dump, Advice::LinuxDontDump)]
+        {
+            if wanted {
+                // SAFETY: advice about the caller's own mapping. It fails only where the limit
+                // of mappings forbids to split, and a fresh mapping is not split.
+                let _ = unsafe { rustix::mm::madvise(at, len, advice) };
+            }
+        }
+    }
+}
+
 /// A range of at most `WINDOW` pages whose pages are merged behind one barrier.
 #[derive(Debug)]
 pub struct Window<'a> {
@@ -62,8 +100,8 @@ pub struct Window<'a> {
     pub pages: usize,
     /// What the planned pages have under them.
     pub backing: Backing,
-    /// Protection of the region, which the merged mapping keeps.
-    pub protection: ProtFlags,
+    /// What the merged mapping keeps of the region's.
+    pub keep: Keep,
     /// What is planned; in order, without overlap, inside the window.
     pub pieces: &'a [Piece<'a>],
 }
@@ -210,6 +248,10 @@ fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
                 continue;
             }
             let slot = match piece.content {
+                Content::Own => {
+                    equal.insert(page, 1);
+                    continue;
+                }
                 Content::Zero => NOTHING.as_ptr(),
                 Content::Slots { bytes, .. } => bytes.wrapping_add((page - piece.first) * PAGE),
             };
@@ -251,19 +293,49 @@ unsafe fn swap(
         // Discarding pages of a slab's mapping would bring the slots' bytes back.
         // SAFETY: the caller owns the range, and it reads as zero before and after.
         (Content::Zero, Backing::Slab) => unsafe {
-            rustix::mm::mmap_anonymous(at, len, window.protection, fixed)
+            rustix::mm::mmap_anonymous(at, len, window.keep.protection, fixed)
         },
+        (Content::Own, _) => {
+            // SAFETY: the range is the caller's, and held.
+            let owned = unsafe { own(at, len, window.keep) };
+            if owned.is_ok() {
+                swapped.remapped.insert(first, pages);
+            }
+            return; // moved into place by one call, which failed before it changed anything
+        }
         (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
             // SAFETY: the caller owns the range, and the slab holds the same bytes.
-            unsafe { rustix::mm::mmap(at, len, window.protection, fixed, slab, offset) }
+            unsafe { rustix::mm::mmap(at, len, window.keep.protection, fixed, slab, offset) }
         }
     };
     if done.is_ok() {
+        // SAFETY: the mapping is fresh.
+        unsafe { window.keep.apply(at, len) };
         swapped.remapped.insert(first, pages);
     } else if !vacated {
         // SAFETY: as above.
         unsafe { restore(window, piece, first, pages) };
+    }
+}
+
+/// Anonymous memory with the same bytes in the place of a range.
+///
+/// # Safety
+/// The range must be held: nobody writes it.
+unsafe fn own(at: *mut libc::c_void, len: usize, keep: Keep) -> rustix::io::Result<()> {
+    let none = std::ptr::null_mut();
+    // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
+    unsafe {
+        let fresh = rustix::mm::mmap_anonymous(none, len, keep.protection, MapFlags::PRIVATE)?;
+        let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
+        std::ptr::copy_nonoverlapping(at.cast::<u8>(), fresh.cast(), len);
+        keep.apply(fresh, len);
+        let moved = rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at);
+        if moved.is_err() {
+            let _ = rustix::mm::munmap(fresh, len);
+        }
+        moved.map(|_| ())
     }
 }
 
@@ -282,7 +354,7 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: nothing is mapped there, and the bytes that stood there equal the slot's.
         unsafe {
-            if rustix::mm::mmap_anonymous(at, PAGE, window.protection, fixed).is_err() {
+            if rustix::mm::mmap_anonymous(at, PAGE, window.keep.protection, fixed).is_err() {
                 // Its owner's bytes cannot be brought back: rather no process than a wrong one.
                 libc::abort();
             }

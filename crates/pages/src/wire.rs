@@ -56,6 +56,9 @@ pub mod kind {
     pub const COUNTERS: u32 = 34;
 }
 
+/// Instead of a slab's id: pages that shall leave the slab under them and keep their contents.
+pub const OWN: u64 = u64::MAX;
+
 /// Barriers by number, as `Hello` carries them.
 pub mod barrier {
     /// No background merging: only what is merged at birth, or interned.
@@ -125,7 +128,7 @@ plain! {
     Run {
         /// Address of the first page, in the client.
         address: u64,
-        /// The slab's id (its inode number), or 0 for zero pages.
+        /// The slab's id (its inode number), 0 for zero pages, or `OWN`.
         slab: u64,
         /// The first slot.
         slot: u32,

@@ -10,7 +10,9 @@ use pagemerge_pages::moving::Mover;
 use pagemerge_pages::park::Parker;
 use pagemerge_pages::protect::Protector;
 use pagemerge_pages::slab::{self, View};
-use pagemerge_pages::window::{merge, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
+use pagemerge_pages::window::{
+    merge, Backing, Barrier, Birth, Content, Keep, Outcome, Piece, Window,
+};
 use pagemerge_pages::{Error, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -227,7 +229,7 @@ fn merger(
                 start: arena.base + first * PAGE,
                 pages: 64,
                 backing,
-                protection: ProtFlags::READ | ProtFlags::WRITE,
+                keep: Keep::default(),
                 pieces: &pieces,
             };
             let mut outcome = Outcome::default();

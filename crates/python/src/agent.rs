@@ -16,6 +16,7 @@ use crate::find::{buffer, shared};
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Memory>()?;
     module.add_function(wrap_pyfunction!(start_agent, module)?)?;
+    module.add_function(wrap_pyfunction!(probe_barrier, module)?)?;
     module.add_function(wrap_pyfunction!(intern_pages, module)?)?;
     module.add_function(wrap_pyfunction!(copy_into, module)?)?;
     module.add_function(wrap_pyfunction!(unmerge_range, module)?)?;
@@ -93,6 +94,12 @@ fn start_agent(py: Python<'_>, socket: String, hub: Vec<String>, barrier: &str) 
     let barrier = Choice::parse(barrier).map_err(|error| raise(py, &error))?;
     py.detach(|| agent::start(Config { socket: socket.into(), hub, barrier }))
         .map_err(|error| raise(py, &error))
+}
+
+#[pyfunction]
+fn probe_barrier(py: Python<'_>, barrier: &str) -> PyResult<(u32, String)> {
+    let choice = Choice::parse(barrier).map_err(|error| raise(py, &error))?;
+    Ok(agent::probe(choice))
 }
 
 /// Merge without the GIL, and look for a Ctrl-C ten times a second.

@@ -2,7 +2,7 @@
 
 use pagemerge_pages::digest::Digester;
 use pagemerge_pages::pagemap::Run;
-use pagemerge_pages::{remote, slab, Result, PAGE};
+use pagemerge_pages::{remote, slab, Error, Result, PAGE};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
@@ -16,6 +16,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SLAB_NAME", slab::NAME)?;
     module.add("SLAB_PAGES", slab::MOST_PAGES)?;
     module.add_function(wrap_pyfunction!(build_slab, module)?)?;
+    module.add_function(wrap_pyfunction!(copy_slots, module)?)?;
     module.add_function(wrap_pyfunction!(open_slab, module)?)
 }
 
@@ -73,6 +74,36 @@ fn fill(rows: &mut VecDeque<(i32, Run)>, bytes: &mut [u8]) {
         let _ = read(pid, &runs, own);
         rest = others;
     }
+}
+
+#[pyfunction]
+fn copy_slots<'py>(
+    py: Python<'py>,
+    descriptors: &Bound<'py, PyAny>,
+    slots: &Bound<'py, PyAny>,
+    seed: u64,
+) -> PyResult<(i32, u64, Bound<'py, PyBytes>)> {
+    let descriptors = buffer::<u64>(descriptors, "descriptors")?;
+    let slots = buffer::<u64>(slots, "slots")?;
+    let rows = shared(py, &descriptors, "descriptors")?.iter().zip(shared(py, &slots, "slots")?);
+    let rows: Vec<(i32, u64)> = rows.map(|(&fd, &slot)| (fd as i32, slot)).collect();
+    let built = py.detach(|| -> Result<_> {
+        let mut rest = rows.iter();
+        let descriptor = slab::build(rows.len(), |bytes| {
+            for (page, &(fd, slot)) in bytes.chunks_exact_mut(PAGE).zip(&mut rest) {
+                // SAFETY: the caller keeps the descriptors open during the call.
+                let from = unsafe { BorrowedFd::borrow_raw(fd) };
+                let read = rustix::io::pread(from, page, slot * PAGE as u64);
+                if read != Ok(PAGE) {
+                    return Err(Error::os("pread of a slab", libc::EIO));
+                }
+            }
+            Ok(())
+        })?;
+        examine(descriptor, seed)
+    });
+    let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
+    Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
 }
 
 #[pyfunction]

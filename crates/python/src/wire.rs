@@ -1,12 +1,13 @@
 //! The numbers of the wire protocol, so that Python has them from where they are defined.
 
-use pagemerge_pages::wire::{barrier, kind, MOST_BODY, VERSION};
+use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION};
 use pyo3::prelude::*;
 
 /// Add the constants of this file to `module`.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_VERSION", VERSION)?;
     module.add("WIRE_MOST_BODY", MOST_BODY)?;
+    module.add("WIRE_OWN", OWN)?;
     let kinds = [
         ("HELLO", kind::HELLO),
         ("REGIONS", kind::REGIONS),

@@ -52,8 +52,9 @@ class Daemon:
             stream=sys.stderr,
         )
         _return_memory()
+        # A slab and a client cost a descriptor each; the usual soft limit is for select(2)'s sake.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a slab and client
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         path = (args.socket or socket_path()).absolute()
         try:
             with only_one(path):

@@ -10,7 +10,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.model import NO_SLOT, PAGE_SIZE, ZERO, ZERO_SLOT, Candidates, Layout, Planned, Runs
+from pagemerge.model import (
+    NO_SLOT,
+    OWN_SLOT,
+    PAGE_SIZE,
+    ZERO,
+    ZERO_SLOT,
+    Candidates,
+    Layout,
+    Planned,
+    Runs,
+)
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -47,17 +57,17 @@ def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
     """Maximal runs of pages at consecutive addresses that map consecutive slots of one slab.
 
     All three arrays have one element a page, in order of address; zero pages have ``ZERO_SLOT``
-    and slab 0 and form runs of their own. Pages with ``NO_SLOT`` must have been left out.
+    and slab 0 and form runs of their own, as do pages with ``OWN_SLOT``. Pages with ``NO_SLOT``
+    must have been left out.
     """
     if len(address) == 0:
         none = np.empty(0, np.int64)
         return Runs(none, none)
-    zero = slot == ZERO_SLOT
     step = np.diff(slot.astype(np.int64))
     joined = (
         (np.diff(address) == PAGE_SIZE)
         & (slab[1:] == slab[:-1])
-        & np.where(zero[1:], zero[:-1], step == 1)
+        & (step == np.where(slot[1:] < OWN_SLOT, 1, 0))
     )
     first = np.flatnonzero(np.concatenate(([True], ~joined)))
     return Runs(first, np.diff(np.append(first, len(address))))

@@ -51,7 +51,8 @@ def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
 
 def explain(error: PagemergeError, process: Process) -> str:
     """What to tell people about ``error`` with ``process``: the cause and, if any, the cure."""
-    if isinstance(error, NoSuchProcess):
+    # Nobody may look at a process that waits for its parent to take note of its end.
+    if isinstance(error, NoSuchProcess) or _has_ended(process.pid):
         return "it has exited"
     if not isinstance(error, AccessDenied):
         return str(error)
@@ -63,6 +64,14 @@ def explain(error: PagemergeError, process: Process) -> str:
         "the kernel does not let others of its user look at it (set-id or undumpable program, or "
         "kernel.yama.ptrace_scope, see ptrace(2)): run as root"
     )
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
 def _by_name(word: str, proc: Path) -> Iterator[Process]:

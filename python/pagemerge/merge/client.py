@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 from pagemerge.errors import HubError
@@ -24,6 +25,13 @@ def own_directory() -> Path:
     if runtime.is_absolute() and runtime.is_dir() and runtime.stat().st_uid == uid:
         return runtime / "pagemerge"
     return Path("/run/pagemerge") if uid == 0 else Path(f"/tmp/pagemerge-{uid}")
+
+
+def hub_command(path: str) -> list[str]:
+    """The command that starts a hub at ``path`` which ends with its last client."""
+    if not sys.executable:  # an interpreter inside another program
+        return []
+    return [sys.executable, "-m", "pagemerge", "daemon", "--until-idle", "--socket", path]
 
 
 def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:

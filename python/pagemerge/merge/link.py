@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
 
-from pagemerge.errors import HubError, ProtocolError
+from pagemerge.errors import HubError, PagemergeError, ProtocolError
 from pagemerge.merge import wire
 
-MOST_DESCRIPTORS = 512
+MOST_DESCRIPTORS = 64
 """Received and not asked for yet; whoever sends more than it announces is disconnected."""
 MOST_WAITING = 256 << 20
 """Bytes that a client may leave unread before it is disconnected."""
@@ -74,6 +75,20 @@ class Link:
         if not self._descriptors:
             raise ProtocolError("a frame lacks its descriptor")
         return self._descriptors.popleft()
+
+    def process(self, pid: int) -> int:
+        """A pidfd of the process that connected, whose number was ``pid`` then; caller closes it.
+
+        SO_PEERPIDFD (Linux 6.5) names that very process; before, its number may have been given
+        to another since. Raises ``OSError`` if it has ended.
+        """
+        so_peerpidfd = 77
+        try:
+            return self._socket.getsockopt(socket.SOL_SOCKET, so_peerpidfd)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return os.pidfd_open(pid)
 
     def close(self, why: str) -> None:
         """End the connection, and tell the owner why; further calls do nothing."""
@@ -138,6 +153,8 @@ class Link:
             self._frames()
         except ProtocolError as error:
             self.close(f"it does not speak the protocol: {error}")
+        except (PagemergeError, OSError) as error:
+            self.close(str(error))
 
     def _frames(self) -> None:
         while self.open and len(self._received) >= wire.HEADER.size:

@@ -1,7 +1,7 @@
 """The store of one trust domain: its slabs, and which digest lies in which slot.
 
-Slots are numbered through all slabs of a domain and numbers are never used twice, so a number
-that is remembered somewhere can never come to mean another page.
+Slots are numbered through all slabs of a domain. A number is used again only after its slab has
+been dropped, and a slab is dropped only when nobody remembers a slot of it.
 """
 
 from __future__ import annotations
@@ -40,15 +40,13 @@ class Store:
         self.seed = secrets.randbits(64)
         """Of the digests; secret, so that nobody can prepare pages whose digests collide."""
         self.slabs: dict[int, Slab] = {}
-        self.next_slot = 0
         self._digests: U64 = np.empty(0, np.uint64)
         self._slots: U32 = np.empty(0, np.uint32)
 
     def add(self, descriptor: int, slab: int, digests: U64) -> Slab:
         """Take in a sealed slab; its descriptor is the store's from now on."""
-        made = Slab(slab, descriptor, self.next_slot, len(digests))
+        made = Slab(slab, descriptor, self._room(len(digests)), len(digests))
         self.slabs[slab] = made
-        self.next_slot += len(digests)
         useful = np.flatnonzero(digests > ZERO)
         self._index(
             np.append(self._digests, digests[useful]),
@@ -75,7 +73,7 @@ class Store:
 
     def locate(self, slots: U32) -> tuple[U64, U32]:
         """Slab id and place in it of slots; 0 and 0 for numbers that are no slot (any more)."""
-        slabs = list(self.slabs.values())  # in order of base: dicts keep insertion order
+        slabs = self._in_order()
         if not slabs or len(slots) == 0:
             return np.zeros(len(slots), np.uint64), np.zeros(len(slots), np.uint32)
         bases = np.array([slab.base for slab in slabs], np.int64)
@@ -87,15 +85,33 @@ class Store:
         place = np.where(inside, wide - bases[at], 0).astype(np.uint32)
         return np.where(inside, ids[at], np.uint64(0)), place
 
+    def copy(self, slots: U32) -> tuple[int, int, U64]:
+        """Copy slots of any slabs into a new one: descriptor, id and digests, as ``build``."""
+        ids, places = self.locate(slots)
+        descriptors = np.array([self.slabs[int(it)].descriptor for it in ids], np.uint64)
+        descriptor, slab, digests = _core.copy_slots(
+            descriptors, places.astype(np.uint64), self.seed
+        )
+        return descriptor, slab, np.frombuffer(digests, np.uint64)
+
+    def retire(self, slabs: Iterable[int]) -> None:
+        """Have ``find`` name no slot of these slabs any more; they can still be located."""
+        keep = np.ones(len(self._slots), np.bool_)
+        for slab in (self.slabs[it] for it in slabs):
+            keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
+        self._digests, self._slots = self._digests[keep], self._slots[keep]
+
     def drop(self, slabs: Iterable[int]) -> None:
         """Forget slabs that nobody shares; the kernel frees them with their last mapping."""
-        gone = [self.slabs.pop(slab) for slab in slabs if slab in self.slabs]
-        keep = np.ones(len(self._slots), np.bool_)
-        for slab in gone:
-            os.close(slab.descriptor)
-            keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
-        if gone:
-            self._digests, self._slots = self._digests[keep], self._slots[keep]
+        known = [it for it in slabs if it in self.slabs]
+        self.retire(known)
+        for slab in known:
+            os.close(self.slabs.pop(slab).descriptor)
+
+    @property
+    def next_slot(self) -> int:
+        """The number behind the last slot."""
+        return max((slab.base + slab.pages for slab in self.slabs.values()), default=0)
 
     @property
     def bytes(self) -> int:
@@ -106,6 +122,18 @@ class Store:
     def metadata_bytes(self) -> int:
         """Memory that the index holds."""
         return self._digests.nbytes + self._slots.nbytes
+
+    def _in_order(self) -> list[Slab]:
+        return sorted(self.slabs.values(), key=lambda slab: slab.base)
+
+    def _room(self, pages: int) -> int:
+        """The first number from which on so many are free."""
+        base = 0
+        for slab in self._in_order():
+            if slab.base - base >= pages:
+                break
+            base = slab.base + slab.pages
+        return base
 
     def _index(self, digests: U64, slots: U32) -> None:
         """Sort, and keep the first slot of each digest."""

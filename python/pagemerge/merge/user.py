@@ -17,22 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
-from pagemerge.errors import HubError, NoSuchProcess, ProtocolError
+from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, ProtocolError
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link
 from pagemerge.merge.store import Slab, Store
-from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Pages
+from pagemerge.model import BLOCK, NO_SLOT, OWN_SLOT, PAGE_SIZE, Pages
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_REGIONS = 1 << 16
-"""No process has more mappings by default (vm.max_map_count)."""
-
 DEADLINE = 5.0
 """Seconds that a client may keep the hub waiting before the hub goes on without it."""
+
+MOST_REGIONS = 1 << 16
+"""Regions of one client: each costs the hub about a kilobyte."""
+
+_MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
+"""Pages of one client: address space is free, the hub's records of it are not."""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Region:
                 digest=np.zeros(count, np.uint64),
                 looks=np.zeros(count, np.uint8),
                 slot=np.full(count, NO_SLOT, np.uint32),
+                under=np.full(count, NO_SLOT, np.uint32),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
             ),
@@ -77,6 +81,9 @@ class Client:
     """By the agent's id, in order of address."""
     given: set[int] = field(default_factory=set)
     """Slabs whose descriptor the agent has."""
+    merges: int = 0
+    separations: int = 0
+    """Pages merged, and found separated, since it came."""
     skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(wire.LEFT_ALONE, 0))
     births: dict[int, tuple[U64, U32]] = field(default_factory=dict)
     """Merges at birth that have not been reported yet: addresses and slots, one a page."""
@@ -106,9 +113,12 @@ class Client:
         ``NoSuchProcess`` if the process has ended, and whatever the function raises.
         """
         self.check_alive()
+        if self.stuck is not None and not self.stuck.done():
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
         work = partial(function, *arguments, **options)
         future = loop.run_in_executor(self.reader, work)
+        future.add_done_callback(_forgive)
         await asyncio.wait({future}, timeout=DEADLINE)
         if not future.done():
             self.stuck = future  # type: ignore[assignment]
@@ -118,21 +128,34 @@ class Client:
         return future.result()
 
     def check_alive(self) -> None:
-        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now."""
-        if select.select([self.handle], [], [], 0)[0]:
+        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now.
+
+        ``AccessDenied`` if its user is another by now (setuid(2), or the exec of a set-uid
+        program): it has left its trust domain, and whoever holds its socket must not read it.
+        """
+        if not self.link.open:
+            raise HubError(f"process {self.pid} has hung up", pid=self.pid)
+        ended = select.poll()  # select(2) knows no descriptors beyond 1023
+        ended.register(self.handle, select.POLLIN)
+        if ended.poll(0):
             raise NoSuchProcess(f"process {self.pid} has ended", pid=self.pid)
+        if users_of(self.pid) != {self.uid}:
+            self.link.close("its user has changed")
+            raise AccessDenied(f"process {self.pid} runs as another user now", pid=self.pid)
 
     async def refresh(self) -> bool:
         """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
-        _check_regions(rows, self.pid)
+        if _checked(rows) > _pages_of(self.pid):
+            raise ProtocolError("it claims more memory than it has")
         # What is remembered of them is the hub's memory: no more than of all that the host has.
-        within = np.cumsum(rows["pages"]) <= os.sysconf("SC_PHYS_PAGES")
-        if not within.all():
-            rows = rows[within]
-            self.note = "it has more mergeable memory than this host: the rest is left alone"
+        kept = np.cumsum(rows["pages"]) <= _MOST_PAGES
+        kept[MOST_REGIONS:] = False
+        if not kept.all():
+            rows = rows[kept]
+            self.note = "its regions are more than this host's memory, or too many: some are left"
         regions: dict[int, Region] = {}
         fresh = False
         for row in rows:
@@ -168,9 +191,11 @@ class Client:
         if len(bits) != -(-len(address) // 8):
             raise ProtocolError("a report does not fit its plan")
         merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
+        self.merges += int(np.count_nonzero(merged))
         for region, part, index in self.locate(address):
-            good = merged[part]
-            region.pages.slot[index[good]] = slot[part][good]
+            done, now = index[merged[part]], slot[part][merged[part]]
+            region.pages.slot[done] = np.where(now == OWN_SLOT, np.uint32(NO_SLOT), now)
+            region.pages.under[done] = np.where(now < OWN_SLOT, now, np.uint32(NO_SLOT))
         return merged
 
     def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
@@ -203,11 +228,18 @@ class Client:
             slot = np.arange(first, first + len(address), dtype=np.uint32)
             for region, part, index in self.locate(address):
                 region.pages.slot[index] = slot[part]
+                region.pages.under[index] = slot[part]
 
     def close(self) -> None:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
         self.reader.shutdown(wait=False)
         os.close(self.handle)
+
+
+def _forgive(future: asyncio.Future[T]) -> None:
+    """Nobody may be waiting for it any more: its exception is no reason for a warning then."""
+    if not future.cancelled():
+        future.exception()
 
 
 def plan_body(address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]) -> bytes:
@@ -228,22 +260,38 @@ def mappings_left(pid: int, most: int) -> int:
     return 0
 
 
-def _check_regions(rows: npt.NDArray[np.void], pid: int) -> None:
-    """Raise ``ProtocolError`` for regions, in order of address, that no process can have.
+def users_of(pid: int) -> set[int]:
+    """Real, effective, saved and file system uid of a process; all equal in most.
 
-    A client cannot have more than its address space has (/proc/PID/statm).
+    Raises ``NoSuchProcess`` if it has ended.
     """
     try:
-        own = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError as error:
+        raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error
+    line = next((it for it in text.splitlines() if it.startswith("Uid:")), "Uid:")
+    return {int(word) for word in line.split()[1:]}
+
+
+def _checked(rows: npt.NDArray[np.void]) -> int:
+    """The pages of the regions that a client claims, in order of address.
+
+    Raises ``ProtocolError`` if they cannot be.
+    """
+    start, pages = rows["start"], rows["pages"]
+    most = np.uint64(1 << 56)
+    if np.any(start % PAGE_SIZE) or np.any(start >= most) or np.any(pages >= most // PAGE_SIZE):
+        raise ProtocolError("it claims regions where no memory can be")
+    if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
+        raise ProtocolError("it claims regions that overlap, or are empty")
+    if len(np.unique(rows["id"])) < len(rows):
+        raise ProtocolError("it claims two regions of one name")
+    return int(sum(pages.tolist()))
+
+
+def _pages_of(pid: int) -> int:
+    """Pages of a process's address space (/proc/PID/statm)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     except (OSError, ValueError, IndexError) as error:
         raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error
-    if len(rows) == 0:
-        return
-    starts, pages = rows["start"], rows["pages"]
-    lawful = (starts % PAGE_SIZE == 0) & (starts < 1 << 56) & (pages > 0) & (pages <= own)
-    if not lawful.all() or int(pages.sum()) > own:
-        raise ProtocolError("it claims more memory than it has")
-    if (starts[:-1] + pages[:-1] * PAGE_SIZE > starts[1:]).any():
-        raise ProtocolError("its regions overlap")
-    if len(rows) > MOST_REGIONS or len(np.unique(rows["id"])) < len(rows):
-        raise ProtocolError("it has too many regions, or two of one name")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.model import ABSENT, NO_SLOT, ZERO_SLOT, Pages
+from pagemerge.model import ABSENT, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
 
 VMA_BYTES = 287
 """What a mapping costs the kernel, measured with 60,000 single-page mappings of one slab."""
@@ -31,7 +31,7 @@ def tally(regions: Sequence[Pages], required: int) -> Tally:
     merged = zero = unshared = volatile = runs = 0
     for pages in regions:
         slot = pages.slot
-        mapped = slot < ZERO_SLOT
+        mapped = slot < OWN_SLOT
         merged += int(np.count_nonzero(mapped))
         zero += int(np.count_nonzero(slot == ZERO_SLOT))
         seen = (pages.digest != ABSENT) & (slot == NO_SLOT)
@@ -44,10 +44,10 @@ def tally(regions: Sequence[Pages], required: int) -> Tally:
     return Tally(merged, zero, unshared, volatile, runs)
 
 
-def sharers(regions: Sequence[Pages], slots: int) -> npt.NDArray[np.int64]:
-    """How many pages map each slot: i64[slots], over the regions of a whole domain."""
+def sharers(maps: Iterable[npt.NDArray[np.uint32]], slots: int) -> npt.NDArray[np.int64]:
+    """How many pages map each slot: i64[slots]. ``maps``: ``slot`` (or ``under``) of regions."""
     counts = np.zeros(slots, np.int64)
-    for pages in regions:
-        mapped = pages.slot[pages.slot < ZERO_SLOT]
+    for slot in maps:
+        mapped = slot[slot < OWN_SLOT]
         counts += np.bincount(mapped, minlength=slots)[:slots]
     return counts

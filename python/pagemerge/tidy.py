@@ -1,0 +1,99 @@
+"""What a hub does with its slabs when a cycle is over: drop the dead, empty the dying."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pagemerge import _core
+from pagemerge.decide import compact
+from pagemerge.merge import wire
+from pagemerge.model import PAGE_SIZE
+from pagemerge.watch.counters import sharers
+
+if TYPE_CHECKING:
+    from pagemerge.hub import Hub, Members
+
+AGAIN = 64
+"""Cycles until slabs that somebody did not leave are tried again."""
+
+log = logging.getLogger("pagemerge.hub")
+
+
+async def tidy(hub: Hub, members: Members) -> None:
+    """Drop slabs that nobody maps, and empty those that are mostly dead.
+
+    Not while a plan is under way or a client does not answer: what they map is not known then.
+    """
+    busy = any(it.births or not it.is_ready for it in members.clients)
+    if busy or members.lock.locked():
+        return
+    async with members.lock:
+        _drop_unmapped(members)
+        await _compact(hub, members)
+
+
+def _drop_unmapped(members: Members) -> None:
+    under = [region.pages.under for it in members.clients for region in it.regions.values()]
+    counts = sharers(under, members.store.next_slot)
+    unused = []
+    for slab in members.store.slabs.values():
+        if slab.id in members.born:
+            members.born.discard(slab.id)  # it gets one more cycle
+        elif not counts[slab.base : slab.base + slab.pages].any():
+            unused.append(slab.id)
+    if not unused:
+        return
+    members.store.drop(unused)
+    for client in members.clients:
+        gone = np.array(sorted(client.given.intersection(unused)), np.uint64)
+        client.given.difference_update(unused)
+        if len(gone):
+            client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+
+async def _compact(hub: Hub, members: Members) -> None:
+    """Copy what lives in slabs that are mostly dead, and have everybody move there.
+
+    Pages can move behind a barrier only, so slabs that a client without one maps stay.
+    """
+    store, clients = members.store, [it for it in members.clients if it.has_barrier]
+    regions = [region for it in clients for region in it.regions.values()]
+    fixed = [
+        region.pages.under
+        for it in members.clients
+        if not it.has_barrier
+        for region in it.regions.values()
+    ]
+    held = sharers(fixed, store.next_slot)
+    movable = [
+        compact.Extent(slab.id, slab.base, slab.pages)
+        for slab in store.slabs.values()
+        if slab.id not in members.born
+        and members.stubborn.get(slab.id, 0) <= hub.full_scans
+        and not held[slab.base : slab.base + slab.pages].any()
+    ]
+    counts = sharers((region.pages.slot for region in regions), store.next_slot)
+    dying = compact.worth_emptying(movable, counts, hub.settings.dead_share, _core.SLAB_PAGES)
+    if not dying:
+        return
+    members.stubborn = {it: when for it, when in members.stubborn.items() if it in store.slabs}
+    members.stubborn.update((it.slab, hub.full_scans + AGAIN) for it in dying)
+    old = compact.live_slots(dying, counts)
+    first = 0
+    if len(old):
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(None, store.copy, old)
+        store.retire(it.slab for it in dying)
+        first = store.add(*made).base
+        members.born.add(made[1])
+    moved = 0
+    for client in clients:
+        for region in list(client.regions.values()):
+            index, slot = compact.moves(region.pages, dying, old, first)
+            address = (index * PAGE_SIZE + region.start).astype(np.uint64)
+            moved += await hub.carry_out(members, client, address, slot)
+    log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)

@@ -1,0 +1,106 @@
+"""A hub of a test alone: a real ``pagemerge daemon`` with its own socket, settings and log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pagemerge.demo.dialog import end
+from pagemerge.errors import HubError
+from pagemerge.merge.client import fetch_status
+from pagemerge.model import ClientStatus, Status
+
+FAST = "[hub]\nlooks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n"
+"""Merge at first sight, as fast as the hub can."""
+
+PATIENCE = 60.0
+"""Seconds that anything may take on a busy host."""
+
+TICK = 0.02
+"""Seconds between two questions to a hub that is at work."""
+
+
+class Hub:
+    """A hub in the foreground, as a context; ``env`` is what makes a program its client."""
+
+    def __init__(self, socket: Path, config: str = FAST, **environment: str) -> None:
+        self.socket = socket
+        self.env = {"PAGEMERGE_SOCKET": str(socket), "PAGEMERGE_AUTOSTART": "0"}
+        self._config = config
+        self._environment = environment
+        self._log = Path(f"{socket}.log")
+
+    def __enter__(self) -> Self:
+        settings = Path(f"{self.socket}.toml")
+        settings.write_text(self._config)
+        argv = [sys.executable, "-m", "pagemerge", "daemon", "--verbose"]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*argv, "--socket", str(self.socket), "--config", str(settings)],
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self.until(self._answers, "answer")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        end(self.process)
+        if kind is not None:
+            print(self.log())
+
+    @property
+    def pid(self) -> int:
+        """The hub's process."""
+        return self.process.pid
+
+    def log(self) -> str:
+        """What the hub has said."""
+        return self._log.read_text(errors="replace")
+
+    def status(self) -> Status:
+        """The counters; ``AssertionError`` with the log if the hub has ended."""
+        self.assert_alive()
+        return fetch_status(self.socket, timeout=PATIENCE)
+
+    def client(self, pid: int) -> ClientStatus | None:
+        """The row of one client, if it is there."""
+        return next((it for it in self.status().clients if it.pid == pid), None)
+
+    def assert_alive(self) -> None:
+        """The hub still runs, and nothing of its own making has gone wrong."""
+        status = self.process.poll()
+        assert status is None, f"the hub ended with {status}:\n{self.log()}"
+        assert "Traceback" not in self.log(), self.log()
+
+    def until(self, done: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+        """Ask ``done`` again and again while the hub is alive, and fail when it takes too long."""
+        deadline = time.monotonic() + patience
+        while not done():
+            assert time.monotonic() < deadline, f"the hub did not {what}:\n{self.log()}"
+            try:
+                self.process.wait(TICK)  # a pause that ends at once if the hub does
+            except subprocess.TimeoutExpired:
+                continue
+            self.assert_alive()
+
+    def _answers(self) -> bool:
+        try:
+            fetch_status(self.socket, timeout=PATIENCE)
+        except HubError:
+            return False
+        return True

@@ -1,0 +1,252 @@
+"""Clients that fall silent, stop, change their user or make the hub wait, and hubs that lie."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, PagemergeError
+from pagemerge.merge import wire
+from pagemerge.merge.client import fetch_status
+from pagemerge.model import PAGE_SIZE
+from tests.bystanders import PAGES, Bystanders, merged
+from tests.conftest import Spawn
+from tests.hubs import Hub
+from tests.stranger import F_ADD_SEALS, SEALED, Stranger
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def hub(hub_socket: Path) -> Iterator[Hub]:
+    with Hub(hub_socket) as running:
+        yield running
+
+
+@pytest.fixture
+def bystanders(hub: Hub, victim: Spawn) -> Bystanders:
+    found = Bystanders(hub, victim)
+    found.go_on()
+    return found
+
+
+@pytest.fixture
+def open_hub(hub: Hub) -> Hub:
+    """A hub of root whose socket everybody can reach."""
+    hub.socket.parent.chmod(0o711)
+    return hub
+
+
+def test_a_client_that_is_stopped(hub: Hub, bystanders: Bystanders, victim: Spawn) -> None:
+    """In the middle of merging; it goes on where it was when it continues."""
+    stopped = victim("member", env=hub.env)
+    stopped.ask("fill", pages=4 * PAGES, seed=100)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        bystanders.go_on()
+        bystanders.go_on()
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    stopped.ask("fill", pages=PAGES, seed=100)
+    assert stopped.ask("intern") == {}
+    assert merged(stopped)
+    assert stopped.ask("check") == {"wrong": 0}
+
+
+def test_clients_that_are_killed_at_any_point(
+    hub: Hub, bystanders: Bystanders, victim: Spawn
+) -> None:
+    for round_ in range(8):
+        killed = victim("member", env=hub.env)
+        killed.ask("fill", pages=PAGES, seed=200 + round_ % 2)
+        if round_ % 2:
+            killed.question("intern")
+        killed.process.kill()
+        killed.process.wait()
+    bystanders.go_on()
+    hub.until(lambda: len(hub.status().clients) == 2, "forget the dead")
+
+
+def test_a_client_that_makes_its_reader_wait(hub: Hub, bystanders: Bystanders) -> None:
+    """The hub reads a page that never comes: this process's own userfaultfd holds it back."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(323, os.O_CLOEXEC)
+    if os.uname().machine != "x86_64" or descriptor < 0:
+        pytest.skip("needs a full-mode userfaultfd (x86_64, CAP_SYS_PTRACE)")
+    with mmap.mmap(-1, 16 * PAGE_SIZE, flags=mmap.MAP_PRIVATE) as memory:
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        api = ctypes.create_string_buffer(struct.pack("=QQQ", 0xAA, 0, 0))
+        assert libc.ioctl(descriptor, ctypes.c_ulong(0xC018AA3F), api) == 0
+        missing = struct.pack("=QQQQ", base, 16 * PAGE_SIZE, 1, 0)
+        register = ctypes.create_string_buffer(missing)
+        assert libc.ioctl(descriptor, ctypes.c_ulong(0xC020AA00), register) == 0
+        with Stranger(hub.socket) as stranger:
+            stranger.hello()
+            # Each would hold the lock of the domain for a deadline, one after the other.
+            for number in range(30):
+                ask = wire.INTERN.pack(base, base, 4)
+                stranger.send(wire.Kind.INTERN, 2 * number + 1, ask)
+            bystanders.go_on()
+            for member in bystanders.members:
+                member.ask("intern")
+        os.close(descriptor)  # lets the hub's reader go
+    bystanders.go_on()
+
+
+@pytest.mark.requires("root")
+def test_a_client_that_becomes_another_users_program(open_hub: Hub) -> None:
+    """It left its domain with exec: nobody may have a hub of root read a set-uid program."""
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler (cc) for a set-uid program")
+    folder = open_hub.socket.parent
+    source, program = folder / "setuid.c", folder / "setuid"
+    source.write_text(
+        "#include <stdio.h>\n#include <unistd.h>\n"
+        'static char secret[4096] __attribute__((aligned(4096))) = "the secret of another user";\n'
+        'int main(void) { secret[99] = 1; printf("%lu\\n", (unsigned long)secret);\n'
+        "fflush(stdout); pause(); }\n"
+    )
+    subprocess.run(["cc", "-o", str(program), str(source)], check=True)
+    program.chmod(0o4755)
+    thief = subprocess.Popen(
+        [sys.executable, "-m", "tests.victims.thief", str(open_hub.socket), str(program)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert thief.stdout is not None
+        said = thief.stdout.readline().decode()
+        assert Path(f"/proc/{thief.pid}/status").read_text().split("Uid:")[1].split()[1] == "0"
+        assert "dismissed" in said or "refused" in said
+    finally:
+        thief.kill()
+        thief.communicate()
+    open_hub.assert_alive()
+
+
+@pytest.mark.requires("root")
+def test_a_client_that_gives_up_its_rights(open_hub: Hub, victim: Spawn) -> None:
+    """setuid(2) in a process with an agent: all threads change, and the domain with them."""
+    member = victim("member", env=open_hub.env)
+    member.ask("fill", pages=PAGES, seed=1)
+    member.ask("intern")
+    assert merged(member)
+    member.ask(
+        "call", code=f"os.setresuid({NOBODY}, {NOBODY}, {NOBODY}); answer = dict(uid=os.getuid())"
+    )
+    other = victim("member", env=open_hub.env)
+    other.ask("fill", pages=PAGES, seed=1)
+
+    def moved() -> bool:
+        row = open_hub.client(member.pid)
+        return row is not None and row.uid == NOBODY
+
+    open_hub.until(moved, "notice the change of user")
+    assert member.ask("check") == {"wrong": 0}
+    member.ask("fill", pages=PAGES, seed=1)
+    assert member.ask("check") == {"wrong": 0}
+    assert [it.uid for it in open_hub.status().clients if it.pid == other.pid] == [0]
+
+
+@pytest.mark.requires("root")
+def test_an_ordinary_user_without_userfaultfd(hub_socket: Path, victim: Spawn) -> None:
+    """The barrier is ``intern``, and says why; merging at birth and on demand saves as ever."""
+    if os.access("/dev/userfaultfd", os.F_OK) and Path("/dev/userfaultfd").stat().st_mode & 0o006:
+        pytest.skip("everybody may use /dev/userfaultfd here")
+    if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "1":
+        pytest.skip("vm.unprivileged_userfaultfd is 1")
+    with Hub(hub_socket) as hub:
+        hub.socket.parent.chmod(0o711)
+        members = [victim("member", str(NOBODY), env=hub.env) for _ in "ab"]
+        for member in members:
+            member.ask("copy", pages=PAGES, seed=7)
+            assert merged(member)
+            assert member.ask("check") == {"wrong": 0}
+            said = member.ask("summary")
+            assert said["barrier"] == 0
+            assert "vm.unprivileged_userfaultfd" in said["reason"]
+            row = hub.client(member.pid)
+            assert row is not None
+            assert row.barrier == "intern"
+            assert "vm.unprivileged_userfaultfd" in row.note
+        assert hub.status().pages_sharing == PAGES
+        for member in members:
+            member.ask("fill", pages=PAGES, seed=8)
+            member.ask("intern")
+            assert merged(member)
+        hub.until(lambda: hub.status().store_bytes == PAGES * PAGE_SIZE, "drop the old store")
+
+
+def test_no_hub(hub_socket: Path, victim: Spawn) -> None:
+    env = {"PAGEMERGE_SOCKET": str(hub_socket), "PAGEMERGE_AUTOSTART": "0"}
+    member = victim("member", env=env)
+    member.ask("fill", pages=16, seed=3)
+    with pytest.raises(PagemergeError, match=r"HubError: no hub answers at .*pagemerge daemon"):
+        member.ask("intern")
+    assert member.ask("check") == {"wrong": 0}
+    with pytest.raises(HubError, match="pagemerge daemon"):
+        fetch_status(hub_socket)
+
+
+def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> None:
+    """Merging without a barrier is for the pages that the caller named: no hub can widen that."""
+    content = b"".join(struct.pack("=Q", page * 2**32 + 5) * 512 for page in range(64))
+    slab = os.memfd_create("pagemerge-slab", os.MFD_ALLOW_SEALING)
+    with closing(os.fdopen(slab, "wb")) as file, socket.socket(socket.AF_UNIX) as server:
+        file.write(content)
+        file.flush()
+        fcntl.fcntl(slab, F_ADD_SEALS, SEALED)
+        server.bind(str(hub_socket))
+        server.listen()
+        env = {"PAGEMERGE_SOCKET": str(hub_socket), "PAGEMERGE_AUTOSTART": "0"}
+        member = victim("member", env=env)
+        member.ask("fill", pages=64, seed=5)
+        member.question("call", code="answer = dict(x=pagemerge.intern(member.memory[:8]) is None)")
+        with Stranger(server.accept()[0]) as agent:
+            sequence, body = agent.until(wire.Kind.INTERN)
+            source, target, pages = wire.INTERN.unpack(body)
+            assert (source, pages) == (target, 8)
+            agent.send(wire.Kind.SLAB, 0, descriptors=[slab])
+            number = os.fstat(slab).st_ino
+            runs = [(target + 32 * PAGE_SIZE, number, 32, 8), (target, number, 0, 8)]
+            plan = b"".join(struct.pack("=QQII", *run) for run in runs)
+            agent.send(wire.Kind.MERGE, sequence, plan)
+            _, report = agent.until(wire.Kind.MERGED)
+            assert wire.MERGED.unpack_from(report)[4] == 8, "pages that nobody named were merged"
+            assert report[wire.MERGED.size :] == b"\x00\xff"
+            member.answer()
+            assert member.ask("check") == {"wrong": 0}
+
+
+def test_no_such_process_and_someone_elses() -> None:
+    from pagemerge.watch import memory
+
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(NoSuchProcess, match=str(gone.pid)):
+        memory.footprint(gone.pid)
+    if os.geteuid():
+        with pytest.raises(AccessDenied):
+            memory.footprint(1)
+        return
+    code = (
+        "import os; from pagemerge.watch import memory; import traceback, linecache\n"
+        f"os.setgroups([]); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
+        "memory.footprint(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "AccessDenied" in done.stderr
+    assert "process 1" in done.stderr

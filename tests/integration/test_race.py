@@ -1,0 +1,151 @@
+"""Writers against hubs that merge as fast as they can: under no barrier is one write lost.
+
+``racer.c`` remembers outside of the memory what each page must hold, verifies a page before each
+change and all of them at the end. Two processes share contents, so merges cross processes. Under
+``move`` another process, read(2) and devices (O_DIRECT) write as well; the other barriers do not
+stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 30).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pagemerge.demo.dialog import Child, ask_all
+from tests.conftest import Spawn, lacks_uffd
+from tests.hubs import Hub
+
+SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
+PAGES = 6144
+FILLS = 8
+PRESENT, OF_FILE = 1 << 63, 1 << 61
+FRAME = (1 << 55) - 1
+VICTIM = Path(__file__).parents[1] / "victims" / "racer.c"
+
+WRITERS: dict[str, list[list[str]]] = {
+    "move": [["stores"], ["stores", "reads", "direct"], ["remote"]],
+    "write-protect": [["stores"], ["stores", "reads"]],
+    "park": [["stores"], ["stores", "reads"]],
+}
+"""What the threads that write to one memory do; ``remote`` is a process of its own."""
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """The compiled writers."""
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler (cc), and Python threads write too slowly")
+    made = tmp_path / "racer.so"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, "-o", str(made), str(VICTIM)], check=True)
+    return made
+
+
+@pytest.fixture
+def fills(tmp_path: Path) -> Path:
+    """A file with a page of each fill, to be read into the memory."""
+    path = tmp_path / "fills"
+    words = np.arange(FILLS, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+    path.write_bytes(np.repeat(words, 512).tobytes())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return path
+
+
+def offers_direct(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
+class Race:
+    """A hub under one barrier, its two clients, and the processes that write to them."""
+
+    def __init__(self, barrier: str, hub: Hub, victim: Spawn, library: Path, fills: Path) -> None:
+        self.barrier, self.hub = barrier, hub
+        env = {**hub.env, "PAGEMERGE_BARRIER": barrier}
+        self.members = [
+            victim("racer", str(library), str(fills), str(PAGES), env=env) for _ in "ab"
+        ]
+        direct = offers_direct(fills)
+        ways = [[way for way in some if way != "direct" or direct] for some in WRITERS[barrier]]
+        self.remotes: list[Child] = []
+        for member in self.members:
+            numbered = [{"number": number, "ways": some} for number, some in enumerate(ways)]
+            own = [it for it in numbered if it["ways"] != ["remote"]]
+            member.ask("start", writers=own, of=len(ways), pages=PAGES)
+            for other in [it for it in numbered if it not in own]:
+                remote = victim("racer", str(library), str(fills), "0")
+                base, pid = member.ready["base"], member.pid
+                start = {"writers": [other], "of": len(ways), "pages": PAGES}
+                remote.ask("start", **start, base=base, pid=pid)
+                self.remotes.append(remote)
+
+    def counted(self) -> tuple[int, int]:
+        """Merges and separations of both clients."""
+        rows = [it for it in self.hub.status().clients if it.barrier == self.barrier]
+        return sum(it.merges for it in rows), sum(it.separations for it in rows)
+
+    def stop(self) -> list[dict[str, Any]]:
+        """End the writing; what each process has to say about its pages."""
+        return ask_all([*self.members, *self.remotes], "stop")
+
+    def frames(self) -> dict[int, set[tuple[int, int]]]:
+        """By fill: the page frames that hold it (member, frame), where they are a slab's."""
+        found: dict[int, set[tuple[int, int]]] = {}
+        for number, answer in enumerate(ask_all(self.members, "frames")):
+            for entry, fill in zip(answer["entries"], answer["fills"], strict=True):
+                if fill > 0 and entry & PRESENT and entry & OF_FILE:
+                    found.setdefault(fill, set()).add((number, entry & FRAME))
+        return found
+
+
+@pytest.mark.timeout(SECONDS + 240)
+def test_no_write_is_lost_under_any_barrier(
+    victim: Spawn, hub_socket: Path, library: Path, fills: Path
+) -> None:
+    """All three at the same time, each with a hub and processes of its own."""
+    barriers = ["park"] if lacks_uffd() else ["move", "write-protect", "park"]
+    with ExitStack() as running:
+        races = []
+        for barrier in barriers:
+            hub = running.enter_context(Hub(hub_socket.with_name(barrier)))
+            races.append(Race(barrier, hub, victim, library, fills))
+        end = time.monotonic() + SECONDS
+        races[0].hub.until(lambda: time.monotonic() > end, "live that long", SECONDS + 60)
+        for race in races:
+            merges, separations = race.counted()
+            answers = race.stop()
+            writes = sum(it["writes"] for it in answers)
+            lost = [loss for it in answers for loss in it["losses"]]
+            skipped = [it.skipped for it in race.hub.status().clients]
+            told = f"{race.barrier}: {writes} writes, {merges} merges, {separations} separations"
+            print(told, skipped)
+            assert not lost, f"{told}; lost: {lost}"
+            assert not any(it["failed"] for it in answers), told
+            # Really at once: each page was merged and separated over and over.
+            assert writes > 20 * PAGES, told
+            assert merges > PAGES, told
+            assert separations > PAGES / 2, told
+        for race in races:
+            # At rest now: one page frame for each fill, whoever maps it, by the kernel's account.
+            race.hub.until(lambda race=race: at_rest(race.frames()), "merge what stays as it is")
+
+
+def at_rest(frames: dict[int, set[tuple[int, int]]]) -> bool:
+    """Does each fill have frames in both processes, and some that both have?"""
+    return len(frames) == FILLS - 1 and all(
+        {frame for number, frame in found if number == 0}
+        & {frame for number, frame in found if number == 1}
+        for found in frames.values()
+    )
