@@ -16,8 +16,8 @@ ROOT = Path("/sys/fs/cgroup")
 class Cgroup:
     """Made by ``limited``."""
 
-    def __init__(self, path: Path, usage: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, usage: str, limit: int) -> None:
+        self.path, self.limit_bytes = path, limit
         self._usage = path / usage
 
     def used_bytes(self) -> int:
@@ -51,7 +51,7 @@ def limited(limit: int) -> Iterator[Cgroup]:
         raise Unsupported(f"no memory cgroup can be made in {parent}: {error.strerror}") from error
     try:
         (path / limit_file).write_text(str(limit))
-        yield Cgroup(path, usage)
+        yield Cgroup(path, usage, limit)
     finally:
         _remove(path)
 

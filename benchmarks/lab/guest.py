@@ -14,13 +14,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.model import PAGE_SIZE
 
 from . import initramfs
 
@@ -106,6 +107,7 @@ class Guest:
             argv += ["-device", "virtio-blk-device,drive=disk"]
         argv += ["-append", line]
         self.began = time.monotonic()
+        self.ready = False
         self.process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -125,14 +127,19 @@ class Guest:
         """Of QEMU (prefixes execute it)."""
         return self.process.pid
 
-    def is_ready(self) -> bool:
-        """Has it filled its memory? Does not wait."""
-        return self._next("ready", 0.0)
+    def is_ready(self, patience: float = 0.0) -> bool:
+        """Has it filled its memory, or does so within ``patience`` seconds?"""
+        self.ready = self.ready or self._next("ready", patience)
+        return self.ready
 
     def until_ready(self, patience: float = BOOTED) -> None:
         """Wait until it has filled its memory."""
-        if not self._next("ready", patience):
+        if not self.is_ready(patience):
             raise self._trouble(f"is not ready after {patience:g} s")
+
+    def resident_bytes(self) -> int:
+        """Memory that QEMU has touched, merged or not."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_SIZE
 
     def ask(self, word: str, answer: str = "right", patience: float = 60.0) -> None:
         """Have it do something (check, change, disk), and wait until it says ``answer``."""
@@ -204,13 +211,13 @@ class Guest:
         self.close()
 
 
-def best_accel(booted: Image) -> Sequence[str]:
-    """KVM if a guest boots with it within a few seconds, else emulation."""
+def with_best_accel(booted: Image) -> Image:
+    """The same with KVM if a guest boots with it within a few seconds, else emulated."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return EMULATED
-    tried = Image(booted.kernel, booted.initramfs, booted.common_bytes, ("-accel", "kvm"))
-    size = Size(memory_mib=64 + 3 * (booted.common_bytes >> 20), own_mib=1, zero_mib=1)
+        return booted
+    tried = replace(booted, accel=("-accel", "kvm"))
+    size = Size(memory_mib=128 + 3 * (booted.common_bytes >> 20), own_mib=1, zero_mib=1)
     with Guest(tried, size) as probe, contextlib.suppress(PagemergeError):
         probe.until_ready(20.0)
-        return tried.accel
-    return EMULATED
+        return tried
+    return booted
