@@ -149,6 +149,8 @@ def _terminable() -> Iterator[None]:
     """Have SIGTERM unwind the stack, so that ``finally`` is reached."""
 
     def leave(number: int, _: FrameType | None) -> None:
+        # timeout(1) sends it twice: the second must not end what the first began to undo.
+        signal.signal(number, signal.SIG_IGN)
         sys.exit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
