@@ -22,35 +22,24 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from lab import hub, ksm, worker
+from lab.scene import (
+    GOOD,
+    Scene,
+    fill,
+    held_user_engine,
+    mappings_for,
+    until_merged,
+    until_merged_by_kernel,
+    workers,
+)
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.model import PAGE_SIZE
 
 ENGINES = ("user", "flat-out", "defaults")
-GOOD = 0.999
-"""Part of the pages that must be saved."""
-MOST_MAPPINGS = Path("/proc/sys/vm/max_map_count")
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What is measured."""
-
-    name: str
-    processes: int
-    pages: int
-    """Of each process."""
-
-    @property
-    def savings(self) -> int:
-        """Pages that merging can save."""
-        each = worker.shared_pages(self.pages) if self.name == "unique70" else self.pages
-        return (self.processes - 1) * each
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,72 +56,27 @@ class Result:
     wrong_pages: int
 
 
-@contextlib.contextmanager
-def workers(scene: Scene, engine: str, env: dict[str, str]) -> Iterator[list[Child]]:
-    """Processes that hold a scene's memory."""
-    argv = [sys.executable, worker.__file__, str(os.getpid())]
-    with contextlib.ExitStack() as stack:
-        started = [
-            stack.enter_context(Child(argv, env=env, patience=120)) for _ in range(scene.processes)
-        ]
-        for index, child in enumerate(started):
-            child.question("fill", engine=engine, scene=scene.name, index=index, pages=scene.pages)
-        for child in started:
-            child.answer(300)
-        yield started
-
-
-def by_user_engine(scene: Scene, patience: float) -> Result:
+def by_user_engine(scene: Scene, looks: int, patience: float) -> Result:
     """Our own engine, move barrier; the hub is stopped until all is ready."""
-    with hub.running(cpu_percent=100, looks=2) as own:
-        own.hold()
-        with workers(scene, "user", own.environment()) as children:
-            pids = [child.pid for child in children]
-            spent = own.cpu_seconds() + hub.agents_cpu_seconds(pids)
-            began = time.monotonic()
-            own.release()
-            seconds, saved = until_merged(own, pids, scene.savings, began + patience)
-            cpu = own.cpu_seconds() + hub.agents_cpu_seconds(pids) - spent
-            return result(scene, "user", seconds - began, cpu, saved, children)
-
-
-def until_merged(
-    own: hub.Hub, pids: Sequence[int], pages: int, deadline: float
-) -> tuple[float, int]:
-    """When ``pages`` were saved (or the deadline), and how many were.
-
-    The hub takes a moment to count: it is asked only when the kernel's own accounts, which cost
-    nothing, say that most of it is done.
-    """
-    goal, before = GOOD * pages, anonymous_pages(pids)
-    while before - anonymous_pages(pids) < 0.98 * pages and time.monotonic() < deadline:
-        time.sleep(0.01)
-    saved = own.status().pages_sharing
-    while saved < goal and time.monotonic() < deadline:
-        time.sleep(0.01)
-        saved = own.status().pages_sharing
-    return time.monotonic(), saved
-
-
-def anonymous_pages(pids: Sequence[int]) -> int:
-    """Pages of their own that processes have (RssAnon, proc_pid_status(5))."""
-    total = 0
-    for pid in pids:
-        text = Path(f"/proc/{pid}/status").read_text()
-        total += int(text.partition("RssAnon:")[2].split()[0]) * 1024 // PAGE_SIZE
-    return total
+    with held_user_engine(scene, looks=looks) as (own, children):
+        pids = [child.pid for child in children]
+        spent = own.cpu_seconds() + hub.agents_cpu_seconds(pids)
+        began = time.monotonic()
+        own.release()
+        saved = until_merged(own, pids, scene.savings, began + patience)
+        seconds = time.monotonic() - began
+        cpu = own.cpu_seconds() + hub.agents_cpu_seconds(pids) - spent
+        return result(scene, "user", seconds, cpu, saved, children)
 
 
 def by_kernel(kernel: ksm.Ksm, scene: Scene, engine: str, patience: float) -> Result:
     """Ksmd, at one of its settings."""
     kernel.write("run", ksm.STOP)
     with workers(scene, "kernel", dict(os.environ)) as children:
-        before, spent = kernel.sharing, kernel.cpu_seconds()
-        goal = GOOD * scene.savings
-        began = time.monotonic()
+        fill(children)
+        before, spent, began = kernel.sharing, kernel.cpu_seconds(), time.monotonic()
         kernel.start(**(ksm.FLAT_OUT if engine == "flat-out" else ksm.DEFAULTS))
-        while (saved := kernel.sharing - before) < goal and time.monotonic() < began + patience:
-            time.sleep(0.01)
+        saved = until_merged_by_kernel(kernel, before + scene.savings, began + patience) - before
         seconds, cpu = time.monotonic() - began, kernel.cpu_seconds() - spent
         kernel.write("run", ksm.STOP)
         done = result(scene, engine, seconds, cpu, saved, children)
@@ -156,21 +100,6 @@ def result(
     )
 
 
-@contextlib.contextmanager
-def mappings_for(scene: Scene) -> Iterator[None]:
-    """Let a process have the mappings that a scene needs, while it lasts."""
-    before = MOST_MAPPINGS.read_text().strip()
-    needed = 4 * scene.pages
-    if scene.name != "scattered" or needed <= int(before) or os.geteuid():
-        yield
-        return
-    MOST_MAPPINGS.write_text(str(needed))
-    try:
-        yield
-    finally:
-        MOST_MAPPINGS.write_text(before)
-
-
 def measure(args: argparse.Namespace) -> list[Result]:
     """Every scene with every engine."""
     found = []
@@ -184,7 +113,7 @@ def measure(args: argparse.Namespace) -> list[Result]:
             for engine in args.only:
                 with mappings_for(scene):
                     if engine == "user":
-                        found.append(by_user_engine(scene, args.patience))
+                        found.append(by_user_engine(scene, args.looks, args.patience))
                     elif kernel:
                         found.append(by_kernel(kernel, scene, engine, args.patience))
                     else:
@@ -223,6 +152,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--only", action="append", choices=ENGINES, help="engine, repeatable")
     parser.add_argument("--scene", action="append", choices=worker.SCENES, help="repeatable")
+    parser.add_argument("--looks", type=int, default=2, help="a setting of the user engine's hub")
     parser.add_argument("--patience", type=float, default=60, help="seconds for each measurement")
     args = parser.parse_args()
     args.only, args.scene = args.only or ENGINES, args.scene or tuple(worker.SCENES)

@@ -30,22 +30,25 @@ U64 = npt.NDArray[np.uint64]
 class Worker:
     """Each public method answers one question."""
 
-    def fill(self, engine: str, scene: str, index: int, pages: int) -> Answer:
-        """Fill ``pages`` pages as ``scene`` says; the ``index``-th of the processes."""
-        self.numbers = SCENES[scene](pages, index)
+    def open(self, engine: str, scene: str, index: int, pages: int) -> Answer:
+        """Allocate ``pages`` pages for a scene; this is the ``index``-th of its processes."""
+        self.engine, self.numbers = engine, SCENES[scene](pages, index)
         if engine == "user":
             memory = memoryview(pagemerge.buffer(pages * PAGE_SIZE))
         else:
-            self.mapping = mmap.mmap(
-                -1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            )
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self.mapping = mmap.mmap(-1, pages * PAGE_SIZE, flags=private)
             memory = memoryview(self.mapping)
         self.memory = np.frombuffer(memory, np.uint64).reshape(-1, WORDS)
-        for part in _parts(pages):
-            self.memory[part] = content(self.numbers[part])
-        if engine == "kernel":
-            self.mapping.madvise(mmap.MADV_MERGEABLE)
         return {"pages": pages}
+
+    def fill(self) -> Answer:
+        """Fill the pages as the scene says."""
+        for part in _parts(len(self.numbers)):
+            self.memory[part] = content(self.numbers[part])
+        if self.engine == "kernel":
+            self.mapping.madvise(mmap.MADV_MERGEABLE)
+        return {}
 
     def check(self) -> Answer:
         """How many pages are not what they were made to be."""
@@ -54,21 +57,21 @@ class Worker:
             wrong += int((self.memory[part] != content(self.numbers[part])).any(axis=1).sum())
         return {"wrong": wrong}
 
-    def touch(self, first: int, count: int) -> Answer:
-        """Nanoseconds to read the first word of each of some pages, and to write it."""
-        words = self.memory[first : first + count, 0]
-        reads, writes = np.empty(count, np.int64), np.empty(count, np.int64)
-        clock = time.perf_counter_ns
-        item, value = words.item, words[0]
-        for page in range(count):
-            began = clock()
-            item(page)
-            reads[page] = clock() - began
-        for page in range(count):
-            began = clock()
-            words[page] = value
-            writes[page] = clock() - began
-        return {"read_ns": reads.tolist(), "write_ns": writes.tolist()}
+    def touch(self, verb: str, first: int, count: int) -> Answer:
+        """Nanoseconds that it takes to read, or to write, a word of each of some pages."""
+        words, spent, clock = self.memory[:, 0], np.empty(count, np.int64), time.perf_counter_ns
+        same = words[0]
+        read, write = words.item, words.__setitem__
+        for page in range(first, first + count):
+            if verb == "read":
+                began = clock()
+                read(page)
+                spent[page - first] = clock() - began
+            else:
+                began = clock()
+                write(page, same)
+                spent[page - first] = clock() - began
+        return {"median": int(np.median(spent)), "mean": round(float(spent.mean()), 1)}
 
 
 def content(numbers: U64) -> U64:
@@ -117,7 +120,7 @@ def main() -> None:
     """Answer until the pipe is closed; ends with the benchmark in any case."""
     die_with_parent(int(sys.argv[1]))
     worker = Worker()
-    serve({verb: getattr(worker, verb) for verb in ("fill", "check", "touch")})
+    serve({verb: getattr(worker, verb) for verb in ("open", "fill", "check", "touch")})
 
 
 if __name__ == "__main__":
