@@ -66,13 +66,13 @@ fn work<V>(reader: &Reader, feed: &Mutex<Feed<'_>>, at_once: usize, value: &V) -
 where
     V: Fn(&[u8; PAGE]) -> u64,
 {
-    let mut buffer = vec![Page([0; PAGE]); at_once];
+    let mut buffer = Buffer::of(at_once);
     let mut places = Vec::new();
     let mut total = Look::default();
     loop {
         let next = feed.lock().unwrap_or_else(PoisonError::into_inner).next(at_once, &mut places);
         let Some(out) = next else { return Ok(total) };
-        let bytes = &mut flatten(&mut buffer)[..page_count(&places) * PAGE];
+        let bytes = &mut flatten(&mut buffer.pages)[..page_count(&places) * PAGE];
         let mut pieces: Vec<_> = places.iter().map(Place::piece).collect();
         let mut gaps = Vec::new();
         total.add(reader.read_all(&mut pieces, bytes, |page| gaps.push(page))?);
@@ -81,6 +81,38 @@ where
         for ((number, page), target) in pages(bytes).enumerate().zip(targets) {
             let gone = gaps.next_if_eq(&number).is_some();
             out[target] = if gone { ABSENT } else { value(page) };
+        }
+    }
+}
+
+/// Most buffers that are kept while nobody reads.
+const MOST_SPARE: usize = 4;
+
+static SPARE: Mutex<Vec<Vec<Page>>> = Mutex::new(Vec::new());
+
+/// What one thread reads into. It is used again: the page faults of a new one take longer than
+/// reading into it.
+struct Buffer {
+    pages: Vec<Page>,
+}
+
+impl Buffer {
+    /// A buffer of at least `pages` pages, of any contents.
+    fn of(pages: usize) -> Self {
+        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut this = Self { pages: spare.unwrap_or_default() };
+        if this.pages.len() < pages {
+            this.pages.resize(pages, Page([0; PAGE]));
+        }
+        this
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE {
+            spare.push(std::mem::take(&mut self.pages));
         }
     }
 }
