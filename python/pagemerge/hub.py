@@ -77,11 +77,12 @@ class Hub:
             worked = time.process_time() - before
             share = self.settings.cpu_percent / 100
             pause = pace.pause(pause, worked, yielded, share, self.settings.longest_pause)
-            try:
-                await asyncio.wait_for(self.wake.wait(), pause)
+            # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
+            waiter = asyncio.ensure_future(self.wake.wait())
+            woken, _ = await asyncio.wait({waiter}, timeout=pause)
+            waiter.cancel()
+            if woken:
                 pause = 0.0
-            except TimeoutError:
-                pass
 
     async def cycle(self, members: Members) -> bool:
         """Look at every client of a domain once and merge what is found; true if that yielded."""
