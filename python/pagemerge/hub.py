@@ -290,6 +290,8 @@ class Hub:
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
+                # Others may hold the same for long, and had nobody to share it with.
+                members.again |= len(donors) > 0
                 zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
