@@ -93,11 +93,12 @@ class Hub:
             worked = time.process_time() - before
             share = self.settings.cpu_percent / 100
             pause = pace.pause(pause, worked, yielded, share, self.settings.longest_pause)
-            try:
-                await asyncio.wait_for(self.wake.wait(), pause)
+            # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
+            waiter = asyncio.ensure_future(self.wake.wait())
+            woken, _ = await asyncio.wait({waiter}, timeout=pause)
+            waiter.cancel()
+            if woken:
                 pause = 0.0
-            except TimeoutError:
-                pass
 
     async def cycle(self, members: Members) -> bool:
         """Look at every client of a domain once and merge what is found; true if that yielded."""
@@ -323,6 +324,8 @@ class Hub:
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
+                # Others may hold the same for long, and had nobody to share it with.
+                members.again |= len(donors) > 0
                 zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
