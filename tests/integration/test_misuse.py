@@ -145,7 +145,8 @@ def test_a_client_that_gives_up_its_rights(open_hub: Hub, victim: Spawn) -> None
     member = victim("member", env=open_hub.env)
     member.ask("fill", pages=PAGES, seed=1)
     member.ask("intern")
-    assert merged(member)
+    # Not at once: the kernel may be moving a page frame just now, and shows none meanwhile.
+    open_hub.until(lambda: merged(member), "see it merged")
     member.ask(
         "call", code=f"os.setresuid({NOBODY}, {NOBODY}, {NOBODY}); answer = dict(uid=os.getuid())"
     )
