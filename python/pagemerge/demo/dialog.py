@@ -65,7 +65,9 @@ def _answer(handlers: Mapping[str, Handler], question: dict[str, Any]) -> Answer
 
 
 def _say(up: RawIOBase, answer: Answer) -> None:
-    up.write(json.dumps(answer).encode() + b"\n")
+    line = memoryview(json.dumps(answer).encode() + b"\n")
+    while line:  # a thread that is stopped in the middle of it (park) has written a part
+        line = line[up.write(line) or 0 :]
 
 
 class Child:
