@@ -50,6 +50,8 @@ class Members:
     """Slabs that plans under way may use, though nobody maps them yet."""
     again: bool = False
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
+    grown: bool = False
+    """A request that is not reported yet has added to the store."""
 
 
 class Hub:
@@ -290,8 +292,7 @@ class Hub:
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
-                # Others may hold the same for long, and had nobody to share it with.
-                members.again |= len(donors) > 0
+                members.grown |= len(donors) > 0
                 zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
@@ -302,10 +303,15 @@ class Hub:
         except (PagemergeError, OSError) as error:
             client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
 
-    def note_birth(self, client: Client, sequence: int, body: bytes) -> None:
-        """The report of a merge at birth."""
+    def note_birth(self, members: Members, client: Client, sequence: int, body: bytes) -> None:
+        """The report of a merge at birth.
+
+        Others may hold the same pages for long, and had nobody to share them with until now.
+        """
         address, slot = client.births.pop(sequence)
         self._note(client, body, address, slot)
+        members.again |= members.grown
+        members.grown = False
 
     def _drop_unused(self, members: Members) -> None:
         """Let go of slabs nobody maps; plans under way keep theirs."""
