@@ -64,6 +64,8 @@ class Members:
     """Slabs that were to be emptied -> the cycle from which on that is tried again."""
     again: bool = False
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
+    grown: bool = False
+    """A request that is not reported yet has added to the store."""
 
 
 class Hub:
@@ -324,8 +326,7 @@ class Hub:
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
-                # Others may hold the same for long, and had nobody to share it with.
-                members.again |= len(donors) > 0
+                members.grown |= len(donors) > 0
                 zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
@@ -336,10 +337,15 @@ class Hub:
         except (PagemergeError, OSError) as error:
             client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
 
-    def note_birth(self, client: Client, sequence: int, body: bytes) -> None:
-        """The report of a merge at birth."""
+    def note_birth(self, members: Members, client: Client, sequence: int, body: bytes) -> None:
+        """The report of a merge at birth.
+
+        Others may hold the same pages for long, and had nobody to share them with until now.
+        """
         address, slot = client.births.pop(sequence)
         self._note(client, body, address, slot)
+        members.again |= members.grown
+        members.grown = False
 
 
 def _check_donors(members: Members, pids: U64) -> None:
