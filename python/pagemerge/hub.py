@@ -26,7 +26,7 @@ from pagemerge.errors import HubError, PagemergeError, ProtocolError
 from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
-from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_body
+from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -47,6 +47,10 @@ OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
 MOST_INTERN = 16384
 """Pages that one request may ask for (64 MiB); agents ask for less."""
+
+MOST_PLANNED = 8192
+"""Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
+answer that takes too long is taken for none."""
 
 
 @dataclass(slots=True)
@@ -257,23 +261,24 @@ class Hub:
 
     async def carry_out(self, members: Members, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots, pages in order of address; returns how many pages it did."""
+        merged = 0
         try:
-            sent = self._send_plan(members, client, address, slot, least=self.settings.least_run)
-            if len(sent[0]) == 0:
-                return 0
-            body = await client.ask(wire.Kind.MERGE, sent[2])
-            return self._note(client, body, sent[0], sent[1])
+            least = self.settings.least_run
+            address, slot, runs = self._send_slabs(members, client, address, slot, least)
+            for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
+                body = await client.ask(wire.Kind.MERGE, runs[some].tobytes())
+                merged += self._note(client, body, address[pages], slot[pages])
         except ProtocolError as error:
             client.link.close(f"it does not speak the protocol: {error}")
         except (PagemergeError, OSError) as error:
             members.again = True
             log.info("passing over process %d: %s", client.pid, error)
-        return 0
+        return merged
 
-    def _send_plan(
+    def _send_slabs(
         self, members: Members, client: Client, address: U64, slot: U32, least: int
-    ) -> tuple[U64, U32, bytes]:
-        """Give a client the slabs of a plan; returns its pages, their slots, and its body."""
+    ) -> tuple[U64, U32, npt.NDArray[np.void]]:
+        """Give a client the slabs of a plan; returns its pages, their slots, and its runs."""
         slab, place = members.store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
@@ -286,8 +291,8 @@ class Hub:
         )
         used = np.unique(slab[first])
         client.give(members.store.slabs[int(it)] for it in used if int(it) in members.store.slabs)
-        body = plan_body(address[first], slab[first], place[first], pages)
-        return address[chosen], slot[chosen], body
+        rows = plan_rows(address[first], slab[first], place[first], pages)
+        return address[chosen], slot[chosen], rows
 
     def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
         """Watch: remember what a client has merged, and what not."""
@@ -331,9 +336,9 @@ class Hub:
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
-            address, slot, body = self._send_plan(members, client, address, slot[mine], least=1)
+            address, slot, runs = self._send_slabs(members, client, address, slot[mine], least=1)
             client.births[sequence] = (address, slot)
-            client.link.send(wire.Kind.MERGE, sequence, body)
+            client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
         except (PagemergeError, OSError) as error:
             client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
 

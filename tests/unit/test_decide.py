@@ -189,3 +189,10 @@ class TestTrust:
     def test_domains_differ_by_owner_namespace_and_label(self) -> None:
         domains = {Domain(1), Domain(2), Domain(1, 7), Domain(1, 0, "label")}
         assert len(domains) == 4
+
+
+def test_a_plan_is_told_in_parts_of_whole_runs() -> None:
+    runs = np.array([3, 3, 10, 1, 1], np.uint32)
+    cut = [(it.start, it.stop, at.start, at.stop) for it, at in plan.parts(runs, 4)]
+    assert cut == [(0, 2, 0, 6), (2, 3, 6, 16), (3, 5, 16, 18)]
+    assert plan.parts(runs[:0], 4) == []

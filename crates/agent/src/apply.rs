@@ -59,8 +59,8 @@ pub fn apply(
 ) -> Applied {
     let total: usize = runs.iter().map(|run| run.pages as usize).sum();
     let mut applied = Applied { bits: vec![0; total.div_ceil(8)], ..Applied::default() };
-    let ready =
-        views(slabs, runs).and_then(|views| barriers.prepare(birth.is_some()).map(|()| views));
+    let ready = views(slabs, runs)
+        .and_then(|views| barriers.prepare(birth.is_some(), stand_on_slabs(runs)).map(|()| views));
     let views = match ready {
         Ok(views) => views,
         Err(error) => {
@@ -107,6 +107,19 @@ pub fn apply(
 fn fits(first: &Run, last: &Run, next: &Run, limit: usize) -> bool {
     let end = last.address + u64::from(last.pages) * PAGE as u64;
     next.address >= end && next.address - first.address < (limit * PAGE) as u64
+}
+
+/// Do some pages of a plan stand on slabs, because they were merged before?
+fn stand_on_slabs(runs: &[Run]) -> bool {
+    let mut state = lock();
+    runs.iter().any(|run| {
+        let end = run.address.saturating_add(u64::from(run.pages) * PAGE as u64);
+        state.table.holding(run.address as usize, end as usize).is_some_and(|region| {
+            let first = (run.address as usize - region.start) / PAGE;
+            let mut pages = first..first + run.pages as usize;
+            pages.any(|page| region.backing(page) == Backing::Slab)
+        })
+    })
 }
 
 /// Map the slabs that a plan names, for as long as it is carried out.

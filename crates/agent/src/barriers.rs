@@ -50,6 +50,8 @@ pub struct Barriers {
     mover: Option<Mover>,
     protector: Option<Protector>,
     parker: Option<Parker>,
+    /// Has `prepare` made sure that pages on slabs may be write-protected?
+    slabs: bool,
     reason: String,
     note: String,
     /// The process that may read this one (Yama); parking names another for a while.
@@ -65,6 +67,7 @@ impl Barriers {
             mover: None,
             protector: None,
             parker: None,
+            slabs: false,
             reason: String::new(),
             note: String::new(),
             reader: 0,
@@ -126,12 +129,14 @@ impl Barriers {
         self.note = error.to_string();
     }
 
-    /// Get ready for a plan; one that is carried out at birth needs no barrier.
+    /// Get ready for a plan; one that is carried out at birth needs no barrier. `slabs`: some of
+    /// its pages stand on slabs, which cannot be moved.
     ///
     /// # Errors
     /// `Unsupported` if this process must not be merged now, with the cause.
-    pub fn prepare(&mut self, birth: bool) -> Result<()> {
+    pub fn prepare(&mut self, birth: bool, slabs: bool) -> Result<()> {
         self.note.clear();
+        self.slabs = slabs;
         refuse_locked()?;
         if birth {
             return Ok(());
@@ -147,7 +152,9 @@ impl Barriers {
         if self.protector.is_none() && self.kind != barrier::PARK {
             self.protector = Protector::new().ok();
         }
-        if self.protector.is_some() {
+        // This reads all mappings, of which a process that was merged page by page has very many.
+        let protects = slabs || self.kind == barrier::WRITE_PROTECT;
+        if self.protector.is_some() && protects {
             if let Err(error) = pagemerge_pages::pins::refuse_mapped() {
                 if self.kind == barrier::WRITE_PROTECT {
                     return Err(error);
@@ -172,6 +179,7 @@ impl Barriers {
         match self.kind {
             barrier::PARK => self.parker.as_mut().map(|parker| parker as &mut dyn Barrier),
             barrier::MOVE if !slabs => self.mover.as_mut().map(|mover| mover as &mut dyn Barrier),
+            barrier::MOVE if !self.slabs => None, // they came after `prepare` was told
             barrier::MOVE | barrier::WRITE_PROTECT => self
                 .protector
                 .as_mut()

@@ -62,11 +62,24 @@ impl Mask {
     pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let first = (next..WINDOW).find(|&page| self.has(page))?;
-            let end = (first..WINDOW).find(|&page| !self.has(page)).unwrap_or(WINDOW);
+            let first = self.next(next, true)?;
+            let end = self.next(first, false).unwrap_or(WINDOW);
             next = end;
             Some((first, end - first))
         })
+    }
+
+    /// The first page from `page` on that is in the set, or is not, a word at a time.
+    fn next(&self, page: usize, present: bool) -> Option<usize> {
+        let (mut word, mut below) = (page / 64, (1 << (page % 64)) - 1);
+        while word < WORDS {
+            let wanted = if present { self.0[word] } else { !self.0[word] } & !below;
+            if wanted != 0 {
+                return Some(word * 64 + wanted.trailing_zeros() as usize);
+            }
+            (word, below) = (word + 1, 0);
+        }
+        None
     }
 }
 
@@ -83,6 +96,8 @@ mod tests {
         mask.insert(511, 1);
         assert_eq!(mask.runs().collect::<Vec<_>>(), [(0, 5), (62, 4), (511, 1)]);
         assert_eq!(mask.len(), 10);
+        mask.insert(128, 64);
+        assert_eq!(mask.runs().nth(2), Some((128, 64)));
         assert_eq!(Mask::NONE.runs().count(), 0);
     }
 

@@ -78,8 +78,8 @@ impl Drop for View {
     }
 }
 
-/// Pages of a slab that whoever fills or digests it has mapped at once: his own memory counts.
-const CHUNK: usize = 256;
+/// Pages of a slab that whoever fills or digests it has in hand at once: his own memory counts.
+const CHUNK: usize = 64;
 
 /// Make a slab of `pages` pages, let `fill` write it piece by piece, in order, and seal it for
 /// good. What `fill` is given is zero.
@@ -97,17 +97,31 @@ pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Res
     // /proc/PID/fd could re-open one for writing.
     rustix::fs::fchmod(&fd, Mode::RUSR).map_err(os("fchmod"))?;
     rustix::fs::ftruncate(&fd, (pages * PAGE) as u64).map_err(os("ftruncate"))?;
+    // Through a buffer that stays in the cache, never through a mapping: a fault a page, and the
+    // kernel zeroing what is overwritten at once, take longer than the copy.
+    let mut buffer = vec![0_u8; pages.min(CHUNK) * PAGE];
     for first in (0..pages).step_by(CHUNK) {
-        let chunk = first..pages.min(first + CHUNK);
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let view = View::map(&fd, chunk, access, MapFlags::SHARED)?;
-        let len = view.pages * PAGE;
-        // SAFETY: a private descriptor, mapped once, so this is the only reference to the bytes.
-        fill(unsafe { std::slice::from_raw_parts_mut(view.base.as_ptr(), len) })?;
-        // The writable mapping ends here: F_SEAL_WRITE answers EBUSY while one lives.
+        let part = &mut buffer[..(pages - first).min(CHUNK) * PAGE];
+        part.fill(0);
+        fill(part)?;
+        write_at(&fd, part, (first * PAGE) as u64)?;
     }
     rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(os("F_ADD_SEALS"))?;
     Ok(fd)
+}
+
+/// Write all of `bytes` at `offset`.
+fn write_at(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(fd, &bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(Error::os("write of a slab", libc::ENOSPC)),
+            Ok(written) => done += written,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::os("write of a slab", errno.raw_os_error())),
+        }
+    }
+    Ok(())
 }
 
 /// Check that `fd` is a slab nobody can change, and return its pages.

@@ -111,3 +111,17 @@ def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least:
         by_length = np.argsort(-found.pages[costly], kind="stable")
         wanted[costly[by_length[max(budget, 0) :]]] = False
     return np.flatnonzero(wanted)
+
+
+def parts(pages: npt.NDArray[np.uint32], most: int) -> list[tuple[slice, slice]]:
+    """Split runs, one element each, into parts of about ``most`` pages: (its runs, its pages).
+
+    A run is never split, so a part may be longer by less than its last run.
+    """
+    ends = np.cumsum(pages, dtype=np.int64)
+    found, run, page = [], 0, 0
+    while run < len(ends):
+        after = min(int(np.searchsorted(ends, page + most)) + 1, len(ends))
+        found.append((slice(run, after), slice(page, int(ends[after - 1]))))
+        run, page = after, int(ends[after - 1])
+    return found

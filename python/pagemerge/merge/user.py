@@ -242,11 +242,13 @@ def _forgive(future: asyncio.Future[T]) -> None:
         future.exception()
 
 
-def plan_body(address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]) -> bytes:
-    """The body of a ``MERGE``: one element a run in each array."""
+def plan_rows(
+    address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]
+) -> npt.NDArray[np.void]:
+    """What a ``MERGE`` carries: one element a run in each array."""
     rows = np.empty(len(address), wire.RUN)
     rows["address"], rows["slab"], rows["slot"], rows["pages"] = address, slab, place, pages
-    return rows.tobytes()
+    return rows
 
 
 def mappings_left(pid: int, most: int) -> int:

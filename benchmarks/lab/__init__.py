@@ -1,0 +1,1 @@
+"""What the benchmarks share: kernel KSM, a private hub, workers, guests."""

@@ -1,0 +1,69 @@
+"""A memory cgroup with a limit, version 1 or 2; children are started inside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pagemerge.errors import Unsupported
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+class Cgroup:
+    """Made by ``limited``."""
+
+    def __init__(self, path: Path, usage: str, limit: int) -> None:
+        self.path, self.limit_bytes = path, limit
+        self._usage = path / usage
+
+    def used_bytes(self) -> int:
+        """Memory charged to it now, page cache and slabs of the store included."""
+        return int(self._usage.read_text())
+
+    def prefix(self) -> list[str]:
+        """What to put before a command line, so that the program starts inside."""
+        return ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self.path / "cgroup.procs")]
+
+
+@contextlib.contextmanager
+def limited(limit: int) -> Iterator[Cgroup]:
+    """A new memory cgroup of at most ``limit`` bytes, removed at the end: end its processes before.
+
+    Raises ``Unsupported`` where there is no memory controller, or it is not ours to use.
+    """
+    version1 = (ROOT / "memory").is_dir()
+    parent = ROOT / "memory" if version1 else ROOT
+    limit_file, usage = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if version1
+        else ("memory.max", "memory.current")
+    )
+    path = parent / f"pagemerge-{os.getpid()}"
+    try:
+        if not version1:
+            (parent / "cgroup.subtree_control").write_text("+memory")
+        path.mkdir()
+    except OSError as error:
+        raise Unsupported(f"no memory cgroup can be made in {parent}: {error.strerror}") from error
+    try:
+        (path / limit_file).write_text(str(limit))
+        yield Cgroup(path, usage, limit)
+    finally:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """The kernel answers EBUSY until the last process is gone for good."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            path.rmdir()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)

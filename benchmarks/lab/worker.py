@@ -1,0 +1,124 @@
+"""A process with memory to merge: ``python worker.py PARENT``; answers JSON lines.
+
+Contents are made from page numbers: page ``n`` is the same 4 KiB in every process, and unlike any
+other. The same contents serve the user engine (a buffer of pagemerge's) and the kernel's (private
+memory with madvise(MADV_MERGEABLE)).
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+import pagemerge
+from pagemerge.demo.dialog import Answer, die_with_parent, serve
+from pagemerge.model import PAGE_SIZE
+
+WORDS = PAGE_SIZE // 8
+BLOCK = 512
+"""Pages in which shared and own ones alternate, where a part is unique."""
+
+U64 = npt.NDArray[np.uint64]
+
+
+class Worker:
+    """Each public method answers one question."""
+
+    def fill(self, engine: str, scene: str, index: int, pages: int) -> Answer:
+        """Fill ``pages`` pages as ``scene`` says; the ``index``-th of the processes."""
+        self.numbers = SCENES[scene](pages, index)
+        if engine == "user":
+            memory = memoryview(pagemerge.buffer(pages * PAGE_SIZE))
+        else:
+            self.mapping = mmap.mmap(
+                -1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            )
+            memory = memoryview(self.mapping)
+        self.memory = np.frombuffer(memory, np.uint64).reshape(-1, WORDS)
+        for part in _parts(pages):
+            self.memory[part] = content(self.numbers[part])
+        if engine == "kernel":
+            self.mapping.madvise(mmap.MADV_MERGEABLE)
+        return {"pages": pages}
+
+    def check(self) -> Answer:
+        """How many pages are not what they were made to be."""
+        wrong = 0
+        for part in _parts(len(self.numbers)):
+            wrong += int((self.memory[part] != content(self.numbers[part])).any(axis=1).sum())
+        return {"wrong": wrong}
+
+    def touch(self, first: int, count: int) -> Answer:
+        """Nanoseconds to read the first word of each of some pages, and to write it."""
+        words = self.memory[first : first + count, 0]
+        reads, writes = np.empty(count, np.int64), np.empty(count, np.int64)
+        clock = time.perf_counter_ns
+        item, value = words.item, words[0]
+        for page in range(count):
+            began = clock()
+            item(page)
+            reads[page] = clock() - began
+        for page in range(count):
+            began = clock()
+            words[page] = value
+            writes[page] = clock() - began
+        return {"read_ns": reads.tolist(), "write_ns": writes.tolist()}
+
+
+def content(numbers: U64) -> U64:
+    """The pages of those numbers: u64[n, 512]."""
+    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    words = np.arange(WORDS, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03)
+    return mixed[:, None] ^ words[None, :]
+
+
+def clones(pages: int, index: int) -> U64:
+    """Everybody has the same pages in the same order: long runs."""
+    return np.arange(pages, dtype=np.uint64)
+
+
+def scattered(pages: int, index: int) -> U64:
+    """Everybody has the same pages, each in an order of its own: no two pages form a run."""
+    return np.random.default_rng(index).permutation(pages).astype(np.uint64)
+
+
+def unique70(pages: int, index: int) -> U64:
+    """Of each 2 MiB, 30% are the same in every process, and the rest is unique."""
+    numbers = np.arange(pages, dtype=np.uint64)
+    own = numbers % BLOCK >= shared_pages(BLOCK)
+    numbers[own] += np.uint64(index + 1) << np.uint64(32)
+    return numbers
+
+
+def shared_pages(pages: int) -> int:
+    """How many of ``pages``, whole blocks, everybody has under ``unique70``."""
+    return pages // BLOCK * (BLOCK * 3 // 10)
+
+
+SCENES: dict[str, Callable[[int, int], U64]] = {
+    "clones": clones,
+    "scattered": scattered,
+    "unique70": unique70,
+}
+
+
+def _parts(pages: int) -> list[slice]:
+    edges = [*range(0, pages, 4096), pages]
+    return [slice(first, end) for first, end in pairwise(edges)]
+
+
+def main() -> None:
+    """Answer until the pipe is closed; ends with the benchmark in any case."""
+    die_with_parent(int(sys.argv[1]))
+    worker = Worker()
+    serve({verb: getattr(worker, verb) for verb in ("fill", "check", "touch")})
+
+
+if __name__ == "__main__":
+    main()
