@@ -236,7 +236,13 @@ REFUSALS = {
 """What holds merging back: how it begins, under which barrier, and how it ends."""
 
 
-@pytest.mark.parametrize("what", REFUSALS)
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(it, marks=pytest.mark.requires("uffd") if "write-protect" in it else ())
+        for it in REFUSALS
+    ],
+)
 def test_refused_by_name_until_it_is_gone(
     hub: Hub, victim: Spawn, what: str, tmp_path: Path
 ) -> None:
