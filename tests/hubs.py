@@ -19,7 +19,7 @@ from pagemerge.model import ClientStatus, Status
 FAST = "[hub]\nlooks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n"
 """Merge at first sight, as fast as the hub can."""
 
-PATIENCE = 60.0
+PATIENCE = 40.0
 """Seconds that anything may take on a busy host."""
 
 TICK = 0.02

@@ -68,6 +68,8 @@ class Members:
     """Slabs that were to be emptied -> the cycle from which on that is tried again."""
     again: bool = False
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
+    grown: bool = False
+    """A request that is not reported yet has added to the store."""
 
 
 class Hub:
@@ -97,11 +99,12 @@ class Hub:
             worked = time.process_time() - before
             share = self.settings.cpu_percent / 100
             pause = pace.pause(pause, worked, yielded, share, self.settings.longest_pause)
-            try:
-                await asyncio.wait_for(self.wake.wait(), pause)
+            # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
+            waiter = asyncio.ensure_future(self.wake.wait())
+            woken, _ = await asyncio.wait({waiter}, timeout=pause)
+            waiter.cancel()
+            if woken:
                 pause = 0.0
-            except TimeoutError:
-                pass
 
     async def cycle(self, members: Members) -> bool:
         """Look at every client of a domain once and merge what is found; true if that yielded."""
@@ -328,6 +331,7 @@ class Hub:
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
+                members.grown |= len(donors) > 0
                 zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
                 slot = self._usable(members, zero, seen)
             mine = np.flatnonzero(slot != NO_SLOT)
@@ -338,10 +342,15 @@ class Hub:
         except (PagemergeError, OSError) as error:
             client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
 
-    def note_birth(self, client: Client, sequence: int, body: bytes) -> None:
-        """The report of a merge at birth."""
+    def note_birth(self, members: Members, client: Client, sequence: int, body: bytes) -> None:
+        """The report of a merge at birth.
+
+        Others may hold the same pages for long, and had nobody to share them with until now.
+        """
         address, slot = client.births.pop(sequence)
         self._note(client, body, address, slot)
+        members.again |= members.grown
+        members.grown = False
 
 
 def _check_donors(members: Members, pids: U64) -> None:

@@ -191,7 +191,7 @@ class Session:
             request = wire.unpack(body, wire.INTERN)
             self.service.spawn(self.link, hub.intern(members, client, sequence, *request))
         elif kind == wire.Kind.MERGED and sequence in client.births:
-            hub.note_birth(client, sequence, body)
+            hub.note_birth(members, client, sequence, body)
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 

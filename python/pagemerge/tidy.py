@@ -83,17 +83,21 @@ async def _compact(hub: Hub, members: Members) -> None:
     members.stubborn = {it: when for it, when in members.stubborn.items() if it in store.slabs}
     members.stubborn.update((it.slab, hub.full_scans + AGAIN) for it in dying)
     old = compact.live_slots(dying, counts)
-    first = 0
+    made = None
     if len(old):
         loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(None, store.copy, old)
-        store.retire(it.slab for it in dying)
-        first = store.add(*made).base
-        members.born.add(made[1])
+        descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+        made = store.add(descriptor, slab, digests, findable=False)
+        members.born.add(slab)
     moved = 0
     for client in clients:
         for region in list(client.regions.values()):
-            index, slot = compact.moves(region.pages, dying, old, first)
+            index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
             address = (index * PAGE_SIZE + region.start).astype(np.uint64)
             moved += await hub.carry_out(members, client, address, slot)
+    if moved and made:
+        store.retire(it.slab for it in dying)
+        store.publish(made, digests)
+    # Otherwise nobody could move (a process that pins memory, say): all is as it was, and the
+    # copy, which nobody knows, is dropped with the next cycle.
     log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)

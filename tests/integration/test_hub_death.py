@@ -19,6 +19,7 @@ from pagemerge.merge.client import fetch_status
 from pagemerge.model import PAGE_SIZE, Status
 from tests.conftest import Spawn
 from tests.hubs import PATIENCE, Hub
+from tests.stranger import Stranger
 
 PAGES = 2048
 DEATHS = 6
@@ -32,7 +33,10 @@ def ends_at_last(socket: Path) -> Iterator[None]:
     finally:
         status = asked(socket)
         if status is not None:
-            os.kill(status.hub_pid, signal.SIGTERM)
+            handle = os.pidfd_open(status.hub_pid)
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            until(lambda: ended(handle), "end when it is told to")
+            os.close(handle)
 
 
 def asked(socket: Path) -> Status | None:
@@ -172,6 +176,18 @@ def test_a_second_hub_refuses_clearly(hub_socket: Path) -> None:
         assert f"a hub is running at {hub_socket} already" in second.stderr
         assert "Traceback" not in second.stderr
         assert hub.status().hub_pid == hub.pid
+
+
+def test_a_hub_that_is_told_to_end(hub_socket: Path) -> None:
+    """SIGTERM with clients there, whatever the hub is about to do: it ends by itself, and soon."""
+    for round_ in range(12):
+        with Hub(hub_socket) as hub, Stranger(hub_socket) as client:
+            client.hello()
+            if round_ % 2:
+                client.regions()
+            hub.process.terminate()
+            assert hub.process.wait(PATIENCE) == 0
+            assert not hub_socket.exists()
 
 
 def test_many_clients_at_once_start_one_hub(victim: Spawn, hub_socket: Path) -> None:

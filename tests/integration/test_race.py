@@ -134,9 +134,9 @@ def test_no_write_is_lost_under_any_barrier(
             assert not lost, f"{told}; lost: {lost}"
             assert not any(it["failed"] for it in answers), told
             # Really at once: each page was merged and separated over and over.
-            assert writes > 20 * PAGES, told
-            assert merges > PAGES, told
-            assert separations > PAGES / 2, told
+            assert writes > PAGES * SECONDS, told
+            assert merges > PAGES * SECONDS / 60, told
+            assert separations > PAGES * SECONDS / 120, told
         for race in races:
             # At rest now: one page frame for each fill, whoever maps it, by the kernel's account.
             race.hub.until(lambda race=race: at_rest(race.frames()), "merge what stays as it is")

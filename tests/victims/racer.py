@@ -83,6 +83,8 @@ class Racer:
         for race, thread in self.running:
             thread.join()
             self.library.check(ctypes.byref(race))
+            if race.direct >= 0:
+                os.close(race.direct)  # it keeps pages that were merged before from being merged
         races = [race for race, _ in self.running]
         total = {key: sum(getattr(it, key) for it in races) for key in ("writes", "lost", "failed")}
         losses = [

@@ -152,29 +152,46 @@ pub fn discard(
 pub fn dissolve(from: usize, len: usize) {
     let end = from + len.next_multiple_of(PAGE);
     let mut state = lock();
-    for (run, keep) in slabbed(&mut state, from, end) {
-        // SAFETY: fresh memory gets the run's bytes and then its place.
-        unsafe {
-            let fixed = MremapFlags::MAYMOVE;
-            let none = std::ptr::null_mut();
-            let Ok(fresh) =
-                rustix::mm::mmap_anonymous(none, run.len(), keep.protection, MapFlags::PRIVATE)
-            else {
-                continue; // it stays a slab's; the call that follows tells the program
-            };
-            let (to, from) = (fresh.cast::<u8>(), run.start as *const u8);
-            std::ptr::copy_nonoverlapping(from, to, run.len());
-            keep.apply(fresh, run.len());
-            let moved =
-                rustix::mm::mremap_fixed(fresh, run.len(), run.len(), fixed, run.start as *mut _);
-            if moved.is_err() {
-                let _ = rustix::mm::munmap(fresh, run.len());
-                continue;
-            }
+    let runs = slabbed(&mut state, from, end);
+    // In one piece where it can be: mremap takes one mapping, and pieces do not join again.
+    let whole = state
+        .table
+        .holding(from, end)
+        .filter(|region| region.keep.protection == Keep::default().protection)
+        .map(|region| region.keep);
+    match whole {
+        Some(keep) if !runs.is_empty() => {
+            own(from..end, keep);
         }
-        set_anonymous(&mut state, &run);
+        _ => runs.into_iter().for_each(|(run, keep)| own(run, keep)),
     }
     state.table.forget(from, end);
+}
+
+/// Anonymous memory with the same bytes in the place of a range. Where there is no room it stays
+/// as it is, and the call that follows tells the program.
+fn own(range: Range<usize>, keep: Keep) {
+    let (at, len, none) = (range.start, range.len(), std::ptr::null_mut());
+    // SAFETY: fresh memory gets the range's bytes and then its place, under the lock.
+    unsafe {
+        let Ok(fresh) = rustix::mm::mmap_anonymous(none, len, keep.protection, MapFlags::PRIVATE)
+        else {
+            return;
+        };
+        let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
+        for page in (0..len).step_by(PAGE) {
+            let from = std::slice::from_raw_parts((at + page) as *const u8, PAGE);
+            // What reads as zero stays a hole.
+            if !pagemerge_pages::digest::is_zero(from) {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), fresh.cast::<u8>().add(page), PAGE);
+            }
+        }
+        keep.apply(fresh, len);
+        let moved = rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at as *mut _);
+        if moved.is_err() {
+            let _ = rustix::mm::munmap(fresh, len);
+        }
+    }
 }
 
 /// mprotect has changed the range: merged mappings get the new protection, and memory that

@@ -65,7 +65,9 @@ def _answer(handlers: Mapping[str, Handler], question: dict[str, Any]) -> Answer
 
 
 def _say(up: RawIOBase, answer: Answer) -> None:
-    up.write(json.dumps(answer).encode() + b"\n")
+    rest = memoryview(json.dumps(answer).encode() + b"\n")
+    while rest:  # a write to a pipe may be short, and is where threads are parked
+        rest = rest[up.write(rest) or 0 :]
 
 
 class Child:

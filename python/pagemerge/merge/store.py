@@ -43,16 +43,24 @@ class Store:
         self._digests: U64 = np.empty(0, np.uint64)
         self._slots: U32 = np.empty(0, np.uint32)
 
-    def add(self, descriptor: int, slab: int, digests: U64) -> Slab:
-        """Take in a sealed slab; its descriptor is the store's from now on."""
+    def add(self, descriptor: int, slab: int, digests: U64, findable: bool = True) -> Slab:
+        """Take in a sealed slab; its descriptor is the store's from now on.
+
+        ``find`` names its slots only if it is ``findable``; ``publish`` makes it so later.
+        """
         made = Slab(slab, descriptor, self._room(len(digests)), len(digests))
         self.slabs[slab] = made
+        if findable:
+            self.publish(made, digests)
+        return made
+
+    def publish(self, slab: Slab, digests: U64) -> None:
+        """Have ``find`` name the slots of a slab with these digests."""
         useful = np.flatnonzero(digests > ZERO)
         self._index(
             np.append(self._digests, digests[useful]),
-            np.append(self._slots, (useful + made.base).astype(np.uint32)),
+            np.append(self._slots, (useful + slab.base).astype(np.uint32)),
         )
-        return made
 
     def build(self, pids: U64, starts: U64, pages: U64) -> tuple[int, int, U64]:
         """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.

@@ -1,0 +1,323 @@
+"""What programs do to their own process while its memory is merged: none of it may hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagemerge.demo.dialog import Child
+from pagemerge.errors import PagemergeError
+from tests.conftest import PROBES, REQUIRED, Spawn
+from tests.hubs import Hub
+
+PAGES = 512
+
+
+@pytest.fixture
+def hub(hub_socket: Path) -> Iterator[Hub]:
+    with Hub(hub_socket) as running:
+        yield running
+        running.assert_alive()
+
+
+def member_of(hub: Hub, victim: Spawn, barrier: str = "auto", pages: int = PAGES) -> Child:
+    if barrier in ("move", "write-protect") and (reason := PROBES["uffd"]()):
+        (pytest.fail if "uffd" in REQUIRED else pytest.skip)(f"uffd: {reason}")
+    member = victim("member", env={**hub.env, "PAGEMERGE_BARRIER": barrier})
+    member.ask("fill", pages=pages, seed=1)
+    return member
+
+
+def merged(member: Child, pages: int = PAGES) -> bool:
+    return member.ask("slabbed")["slabbed"] >= pages
+
+
+def run(member: Child, code: str) -> dict[str, object]:
+    """Run code in the member; ``answer`` is its answer."""
+    found: dict[str, object] = member.ask("call", code=code)
+    return found
+
+
+def test_closing_every_descriptor(hub: Hub, victim: Spawn) -> None:
+    """The agent has its own table: it lives on, and keeps nothing of the program's open."""
+    member = member_of(hub, victim)
+    member.ask("intern")
+    run(member, "os.closerange(3, 65536)")
+    member.ask("fill", pages=PAGES, seed=2)
+    member.ask("intern")
+    assert merged(member)
+    assert member.ask("check") == {"wrong": 0}
+    code = "r, w = os.pipe(); os.close(w); answer = dict(end=len(os.read(r, 1)))"
+    assert run(member, code) == {"end": 0}, "somebody else held the pipe open"
+
+
+def test_signals_stay_with_the_program(hub: Hub, victim: Spawn) -> None:
+    """A timer of 1 ms: its handler runs on, and never in the agent's thread (all are blocked)."""
+    member = member_of(hub, victim)
+    code = """
+import signal
+from pathlib import Path
+ticks = []
+signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for turn in range(200):
+    member.memory[:] = member.wanted[:, None]
+    pagemerge.intern(member.memory)
+signal.setitimer(signal.ITIMER_REAL, 0)
+blocked = {}
+for task in Path("/proc/self/task").iterdir():
+    if (task / "comm").read_text().strip() == "pagemerge":
+        lines = (task / "status").read_text().splitlines()
+        blocked = int(next(it for it in lines if it.startswith("SigBlk")).split()[1], 16)
+wanted = sum(1 << (it - 1) for it in signal.valid_signals() if it not in (9, 19, 32, 33))
+answer = dict(ticks=len(ticks), deaf=blocked & wanted == wanted)
+"""
+    found = run(member, code)
+    assert found["ticks"] > 20
+    assert found["deaf"]
+    assert member.ask("check") == {"wrong": 0}
+
+
+def test_no_room_for_pending_signals(hub: Hub, victim: Spawn) -> None:
+    """RLIMIT_SIGPENDING: the agent is woken nevertheless; its caller does not wait for ever."""
+    member = member_of(hub, victim)
+    run(member, "import resource as r; r.setrlimit(r.RLIMIT_SIGPENDING, (0, 0))")
+    for _ in range(5):
+        member.ask("intern", patience=30)
+    assert merged(member)
+
+
+def test_no_descriptors_for_the_agent(hub: Hub, victim: Spawn) -> None:
+    """RLIMIT_NOFILE of 0 is an error of the first request; the program and its data go on."""
+    member = victim("member", env=hub.env)
+    code = "import pagemerge.merge.client, resource as r; r.setrlimit(r.RLIMIT_NOFILE, (0, 64))"
+    run(member, code)
+    member.ask("fill", pages=8, seed=1)
+    with pytest.raises(PagemergeError, match="signalfd"):
+        member.ask("intern", patience=30)
+    assert member.ask("check") == {"wrong": 0}
+
+
+@pytest.mark.parametrize("barrier", ["move", "write-protect", "park"])
+def test_arrays_freed_while_they_are_merged(hub: Hub, victim: Spawn, barrier: str) -> None:
+    """Addresses come again with other memory, and nothing is mapped over what is there then."""
+    members = [member_of(hub, victim, barrier) for _ in "ab"]
+    code = """
+import mmap, threading, time
+end, wrong, turns = time.monotonic() + 3, 0, 0
+while time.monotonic() < end:
+    arrays = [pagemerge.empty((64, 512), np.uint64) for _ in range(8)]
+    for number, array in enumerate(arrays):
+        array[:] = number % 3
+    time.sleep(0.03)  # the hub's turn, if it is quick
+    for number, array in enumerate(arrays):
+        wrong += int((array != number % 3).sum())
+    del arrays, array
+    other = [mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE) for _ in range(8)]
+    for it in other:
+        it.write(b"x" * len(it))
+    wrong += sum(it[:] != b"x" * len(it) for it in other)
+    turns += 1
+answer = dict(wrong=wrong, turns=turns)
+"""
+    for member in members:
+        member.question("call", code=code)
+    for member in members:
+        found = member.answer()
+        assert found["wrong"] == 0
+        assert found["turns"] > 3
+        assert member.ask("check") == {"wrong": 0}
+    assert all(it.merges > 0 for it in hub.status().clients)
+
+
+def test_numpy_on_mergeable_memory(hub: Hub, victim: Spawn) -> None:
+    member = member_of(hub, victim)
+    code = """
+import gc, threading
+from pagemerge import _core
+def mergeable(array):
+    return _core.is_mergeable(array.ctypes.data, array.nbytes)
+with pagemerge.mergeable_arrays():
+    zeros, small = np.zeros(1 << 17), np.zeros(8)
+    grown = np.arange(1 << 16)
+    grown.resize(1 << 18, refcheck=False)
+    shrunk = np.arange(1 << 18)
+    shrunk.resize(100, refcheck=False)
+    cast = np.arange(1 << 18).astype(np.float32)
+    made = []
+    thread = threading.Thread(target=lambda: made.append(np.ones(1 << 17)))
+    thread.start(); thread.join()
+outside = np.zeros(1 << 17)
+grown.resize(1 << 19, refcheck=False)  # with the handler it was made with
+good = [
+    (zeros == 0).all(), (grown[: 1 << 16] == np.arange(1 << 16)).all(),
+    (grown[1 << 16 :] == 0).all(), (shrunk == np.arange(100)).all(),
+    (cast == np.arange(1 << 18)).all(), (made[0] == 1).all(),
+    mergeable(zeros), mergeable(grown), mergeable(cast), not mergeable(outside),
+]
+pagemerge.intern(grown); pagemerge.intern(zeros)
+good += [(grown[1 << 16 :] == 0).all(), (zeros == 0).all()]
+before = _core.agent_summary()["regions"]
+del zeros, grown, shrunk, cast, made; gc.collect()
+answer = dict(good=[bool(it) for it in good], freed=before - _core.agent_summary()["regions"])
+"""
+    found = run(member, code)
+    assert all(found["good"]), found
+    assert found["freed"] >= 3
+
+
+def test_copies_of_every_shape(hub: Hub, victim: Spawn) -> None:
+    member = member_of(hub, victim)
+    code = """
+big = np.arange(6000.0).reshape(60, 100)
+record = np.zeros(3000, np.dtype([("a", "u1"), ("b", "f8"), ("c", "S3")])); record["b"] = 7
+arrays = [
+    big, big.T, big[::2, 3::7], np.asfortranarray(big), big[1:, 1:], np.array(3.5), big[:0],
+    np.empty((0, 5)), record, record[::2], np.arange(4097, dtype="u1")[1:], np.ones(1, "u1"),
+    np.arange(3000).astype("M8[s]"), np.arange(5000, dtype=">i4"), np.zeros(9999, bool),
+    np.arange(9000, dtype="c16"),
+]
+bad = []
+for number, array in enumerate(arrays):
+    made = pagemerge.copy(array)
+    same = made.shape == array.shape and made.dtype == array.dtype and (made == array).all()
+    if not same or not made.flags.writeable:
+        bad.append(number)
+answer = dict(bad=bad)
+"""
+    assert run(member, code) == {"bad": []}
+    for wrong, cure in (
+        ("pagemerge.intern(np.ones(1 << 16))", "pagemerge.copy"),
+        ("pagemerge.copy(np.array([object()]))", "references"),
+        ("pagemerge.empty(3, object)", "references"),
+        ("pagemerge.empty((-1, -5))", "cannot be"),
+        ("pagemerge.intern([1, 2])", "numpy array"),
+        ("pagemerge.intern(np.ones((512, 512))[::2, ::2])", "contiguous"),
+        ("pagemerge.unmerge(np.ones(1 << 16))", "not mergeable"),
+        ("pagemerge.buffer(0)", "0 bytes"),
+    ):
+        with pytest.raises(PagemergeError, match=f"UsageError: .*{cure}"):
+            run(member, wrong)
+
+
+def test_unmerge_beside_a_writer_and_merging_again(hub: Hub, victim: Spawn) -> None:
+    member = member_of(hub, victim)
+    member.ask("intern")
+    assert merged(member)
+    member.ask("scribble")
+    for _ in range(20):
+        member.ask("unmerge")
+    assert member.ask("check") == {"wrong": 0}
+    assert member.ask("slabbed") == {"slabbed": 0}
+    member.ask("intern")
+    assert merged(member)
+    member.ask("write", first=10, pages=100, seed=9)
+    assert member.ask("slabbed")["slabbed"] == PAGES - 100
+    member.ask("intern")
+    assert merged(member)
+    assert member.ask("check") == {"wrong": 0}
+
+
+LOCK = """
+import ctypes, mmap
+member.kept = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)
+address = ctypes.addressof(ctypes.c_char.from_buffer(member.kept))
+if ctypes.CDLL(None).mlock(ctypes.c_void_p(address), 4096):
+    raise OSError("mlock(2) is not to be had")
+"""
+DIRECT = "member.kept = os.open(PATH, os.O_RDONLY | os.O_DIRECT)"
+REFUSALS = {
+    "locked memory": (LOCK, "auto", "del member.kept"),
+    "O_DIRECT under write-protect": (DIRECT, "write-protect", "os.close(member.kept)"),
+    "O_DIRECT under park": (DIRECT, "park", "os.close(member.kept)"),
+}
+"""What holds merging back: how it begins, under which barrier, and how it ends."""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(it, marks=pytest.mark.requires("uffd") if "write-protect" in it else ())
+        for it in REFUSALS
+    ],
+)
+def test_refused_by_name_until_it_is_gone(
+    hub: Hub, victim: Spawn, what: str, tmp_path: Path
+) -> None:
+    begin, barrier, undo = REFUSALS[what]
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+    member = victim("member", env={**hub.env, "PAGEMERGE_BARRIER": barrier})
+    try:
+        run(member, f"PATH = {str(path)!r}\n{begin}")
+    except PagemergeError as error:
+        pytest.skip(f"cannot be had here: {error}")
+    member.ask("fill", pages=PAGES, seed=3)
+    other = member_of(hub, victim, "auto", pages=1)
+    other.ask("copy", pages=PAGES, seed=3)
+
+    def is_noted() -> bool:
+        row = hub.client(member.pid)
+        return row is not None and what.split()[0] in row.note
+
+    hub.until(is_noted, "name what holds merging back")
+    assert member.ask("slabbed") == {"slabbed": 0}
+    run(member, undo)
+    hub.until(lambda: merged(member), "merge again")
+    assert member.ask("check") == {"wrong": 0}
+
+
+def test_memory_with_a_policy_of_its_own(hub: Hub, victim: Spawn) -> None:
+    """mbind on a slab's mapping would move everybody's pages."""
+    member = member_of(hub, victim)
+    code = """
+import ctypes
+mbind, bind = 237, 2
+mask = ctypes.c_ulong(1)
+done = ctypes.CDLL(None).syscall(mbind, ctypes.c_void_p(member.memory.ctypes.data + 300 * 4096),
+    ctypes.c_ulong(212 * 4096), bind, ctypes.byref(mask), ctypes.c_ulong(64), 0)
+answer = dict(done=done)
+"""
+    if run(member, code) != {"done": 0}:
+        pytest.skip("mbind(2) is not to be had here")
+    member.ask("intern")
+    assert member.ask("slabbed")["slabbed"] <= 300
+    assert member.ask("check") == {"wrong": 0}
+
+
+def test_a_process_close_to_its_limit_of_mappings(hub: Hub, victim: Spawn) -> None:
+    """Single pages, each a mapping of its own: what is over the budget is left, and counted."""
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    if limit > 1_000_000:
+        pytest.skip(f"vm.max_map_count is {limit}: it takes too long to get there")
+    # The store has the pages in the opposite order: no two of them make a run.
+    other = victim("member", env=hub.env)
+    reverse = "member.kept = pagemerge.copy(np.repeat(words[::-1], 512))"
+    run(other, f"words = np.arange({PAGES}, dtype=np.uint64) * np.uint64(2**32) + 1\n{reverse}")
+    member = victim("member", env=hub.env)
+    code = f"""
+import ctypes, mmap
+def mappings():
+    return open("/proc/self/maps").read().count("\\n")
+room = {limit} - mappings() - {limit} // 8 - 100
+member.kept = mmap.mmap(-1, 2 * room * 4096, flags=mmap.MAP_PRIVATE)
+base = ctypes.addressof(ctypes.c_char.from_buffer(member.kept))
+mprotect = ctypes.CDLL(None).mprotect
+for page in range(0, room, 2):
+    if mprotect(ctypes.c_void_p(base + page * 4096), 4096, mmap.PROT_READ):
+        break
+answer = dict(mappings=mappings())
+"""
+    assert run(member, code)["mappings"] > limit * 3 // 4
+    member.ask("fill", pages=PAGES, seed=1)
+    member.ask("intern")
+
+    def is_counted() -> bool:
+        row = hub.client(member.pid)
+        return row is not None and row.skipped.get("over_budget", 0) > 0
+
+    hub.until(is_counted, "count what is over the budget")
+    assert 0 < member.ask("slabbed")["slabbed"] < PAGES
+    assert member.ask("check") == {"wrong": 0}

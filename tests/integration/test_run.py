@@ -1,0 +1,162 @@
+"""``pagemerge run``: unmodified programs that mark their memory, merged by the preloaded agent."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.conftest import lacks_uffd
+from tests.hubs import PATIENCE, Hub
+
+PAGES, KINDS = 4096, 50
+SOURCE = Path(__file__).parents[1] / "victims" / "marker.c"
+RUN = [sys.executable, "-m", "pagemerge", "run"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled victim."""
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler (cc), and the victim has to be no Python")
+    made = tmp_path_factory.mktemp("marker") / "marker"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *flags, "-o", str(made), str(SOURCE)], check=True)
+    return made
+
+
+@pytest.fixture
+def hub(hub_socket: Path) -> Iterator[Hub]:
+    with Hub(hub_socket) as running:
+        yield running
+
+
+class Marker:
+    """The victim under ``pagemerge run``; ``do`` has it do something and fails if it went wrong."""
+
+    def __init__(self, program: Path, hub: Hub, barrier: str) -> None:
+        self.process = subprocess.Popen(
+            [*RUN, "--barrier", barrier, "--", str(program)],
+            env={**os.environ, **hub.env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        assert self._line() == "ready"
+
+    def do(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        assert self._line() == "ok"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(PATIENCE), "the victim does not answer"
+        return self.process.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def until_merged(hub: Hub, zero: int) -> None:
+    """All pages map few stable pages, or were zero and are given back."""
+
+    def merged() -> bool:
+        status = hub.status()
+        mapped = status.pages_shared + status.pages_sharing
+        return (status.zero_pages, mapped) == (zero, PAGES - zero)
+
+    hub.until(merged, "merge the program")
+
+
+def barriers() -> list[object]:
+    uffd = pytest.mark.requires("uffd")
+    return [
+        pytest.param("move", marks=uffd),
+        pytest.param("write-protect", marks=uffd),
+        "park",
+    ]
+
+
+@pytest.mark.parametrize("barrier", barriers())
+@pytest.mark.parametrize(
+    "command", ["check", "fill", "discard", "free", "fork", "unmerge", "protect", "move", "unmap"]
+)
+def test_a_program_may_do_what_it_wants(
+    hub: Hub, program: Path, barrier: str, command: str
+) -> None:
+    """Each call on merged memory ends as it does on memory of its own."""
+    zero = len(range(0, PAGES, KINDS))
+    with Marker(program, hub, barrier) as marker:
+        until_merged(hub, zero)
+        maps = Path(f"/proc/{marker.process.pid}/maps")
+        assert "pagemerge-slab" in maps.read_text()
+        marker.do(command)
+        marker.do("check")
+
+
+@pytest.mark.parametrize("barrier", barriers())
+def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str) -> None:
+    with Marker(program, hub, barrier) as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        for command in ["fork", "discard", "protect", "fill"]:
+            marker.do(command)
+        until_merged(hub, len(range(KINDS - 3, PAGES, KINDS)))
+        marker.do("check")
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUN, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **env}
+    )
+
+
+def test_a_program_that_is_not_there_is_wrong_usage() -> None:
+    done = run("--barrier", "park", "--", "no-such-program")
+    assert done.returncode == 2
+    assert "no program 'no-such-program'" in done.stderr
+
+
+def test_a_static_program_is_refused_with_the_reason(tmp_path: Path) -> None:
+    source, made = tmp_path / "static.c", tmp_path / "static"
+    source.write_text("int main(void) { return 0; }")
+    if subprocess.run(["cc", "-static", "-o", str(made), str(source)], check=False).returncode:
+        pytest.skip("nothing can be linked statically here (cc, libc.a)")
+    done = run("--barrier", "park", "--", str(made))
+    assert done.returncode == 77
+    assert "statically" in done.stderr
+
+
+def test_without_a_barrier_it_says_how_to_get_one() -> None:
+    if lacks_uffd() is None:
+        pytest.skip("this user has a full-mode userfaultfd")
+    done = run("--", "true")
+    assert done.returncode == 77
+    assert "vm.unprivileged_userfaultfd" in done.stderr
+    assert "--barrier park" in done.stderr
+
+
+def test_a_preload_of_the_users_own_stays(program: Path) -> None:
+    done = run("--barrier", "park", "--", "sh", "-c", "echo $LD_PRELOAD", LD_PRELOAD="libc.so.6")
+    assert done.stdout.strip().endswith("libpagemerge_preload.so:libc.so.6")
