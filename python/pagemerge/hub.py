@@ -26,7 +26,7 @@ from pagemerge.errors import HubError, PagemergeError, ProtocolError
 from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
-from pagemerge.merge.user import DEADLINE, Client, mappings_left, plan_rows
+from pagemerge.merge.user import DEADLINE, Client, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -282,8 +282,10 @@ class Hub:
         slab, place = members.store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
-        budget = mappings_left(client.pid, self._most_mappings)
-        kept = plan.within_budget(runs, slab[runs.first] != 0, budget, least)
+        costs = slab[runs.first] != 0
+        budget = client.budget(int(np.count_nonzero(costs)), self._most_mappings)
+        kept = plan.within_budget(runs, costs, budget, least)
+        client.room -= int(np.count_nonzero(costs[kept]))
         first, pages = runs.first[kept], runs.pages[kept]
         client.skipped["over_budget"] = int(runs.pages.sum() - pages.sum())
         chosen = np.repeat(first - np.concatenate(([0], np.cumsum(pages)[:-1])), pages) + np.arange(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import select
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 DEADLINE = 5.0
 """Seconds that a client may keep the hub waiting before the hub goes on without it."""
+
+RECOUNT = 10.0
+"""Seconds for which the number of a client's mappings is taken for known."""
 
 MOST_REGIONS = 1 << 16
 """Regions of one client: each costs the hub about a kilobyte."""
@@ -85,6 +89,9 @@ class Client:
     separations: int = 0
     """Pages merged, and found separated, since it came."""
     skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(wire.LEFT_ALONE, 0))
+    room: int = 0
+    """Mappings that it may still get, as of ``counted`` (time.monotonic), less those planned."""
+    counted: float = -RECOUNT
     births: dict[int, tuple[U64, U32]] = field(default_factory=dict)
     """Merges at birth that have not been reported yet: addresses and slots, one a page."""
     adopting: bool = False
@@ -182,6 +189,16 @@ class Client:
             if slab.id not in self.given:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
+
+    def budget(self, wanted: int, most: int) -> int:
+        """How many mappings a plan that wants ``wanted`` may add; ``most``: vm.max_map_count.
+
+        Counting them means reading all of /proc/PID/maps. The eighth that is kept for the program
+        covers what it maps by itself in between.
+        """
+        if wanted > self.room // 4 or time.monotonic() > self.counted + RECOUNT:
+            self.room, self.counted = mappings_left(self.pid, most), time.monotonic()
+        return self.room
 
     def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
         """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
