@@ -35,7 +35,7 @@ ROOM_SECONDS = 900.0
 """Seconds without one more guest after which it is given up."""
 BOOTING = 600.0
 """Seconds that a guest may take to boot and fill its memory, beside all the others."""
-CHECKING = 900.0
+CHECKING = 1800.0
 """Seconds that checking all guests at the end may take."""
 KERNEL_KNOBS = {"pages_to_scan": 20_000, "sleep_millisecs": 20}
 

@@ -2,8 +2,9 @@
 
 The user engine (hub at its default pauses, and agents) beside ksmd at the setting that merges as
 fast: flat out, since none is faster. Scenes as in merge.py; unique70 is the harder one, because
-what is unique has to be looked at again and again: at the most seldom every 63 cycles of 2 s, which
-the measurement has to cover. A table for people, then one line of JSON.
+what is unique has to be looked at again and again: in the long run every 64th cycle of 2 s. So
+it is left alone until it has got there, and measured for longer than that. A table for people, then
+one line of JSON.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096, help="MiB, of all processes together")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--scene", action="append", choices=worker.SCENES, help="repeatable")
-    parser.add_argument("--settle", type=float, default=30, help="seconds before measuring")
+    parser.add_argument("--settle", type=float, default=240, help="seconds before measuring")
     parser.add_argument("--seconds", type=float, default=240, help="to measure for")
     args = parser.parse_args()
     rows = []
