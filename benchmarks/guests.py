@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from lab import cgroup, guest, hub, ksm
+from lab.ending import terminable
 
 from pagemerge.errors import PagemergeError
 from pagemerge.watch.memory import available_bytes
@@ -208,7 +209,7 @@ def main() -> int:
     parser.add_argument("--room", type=float, default=ROOM_SECONDS, help="seconds to wait for room")
     args = parser.parse_args()
     runs: list[Run] = []
-    with guest.image(COMMON_BYTES) as booted:
+    with terminable(), guest.image(COMMON_BYTES) as booted:
         booted = guest.with_best_accel(booted)
         for name in ENGINES if args.engine == "both" else [args.engine]:
             if name == "kernel" and (reason := ksm.lacks()):

@@ -25,6 +25,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from lab import hub, ksm, worker
+from lab.ending import terminable
 from lab.scene import (
     GOOD,
     Scene,
@@ -107,6 +108,7 @@ def measure(args: argparse.Namespace) -> list[Result]:
     if reason:
         print(f"kernel KSM is left out: {reason}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(terminable())
         kernel = None if reason else stack.enter_context(ksm.borrowed())
         for name in args.scene:
             scene = Scene(name, args.processes, args.size * 2**20 // PAGE_SIZE // args.processes)

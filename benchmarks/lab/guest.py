@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pagemerge.demo.dialog import end
+from pagemerge.demo.dialog import die_with_parent, end
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.model import PAGE_SIZE
 
@@ -119,6 +119,8 @@ class Guest:
             env=env,
             bufsize=0,
             process_group=0,
+            # Kept over what the prefixes execute: it ends with us, however we end.
+            preexec_fn=functools.partial(die_with_parent, os.getpid()),
         )
         self._said = b""
         self._unread = b""

@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from pagemerge.errors import Unsupported
 from pagemerge.watch.memory import cpu_seconds
+
+from .ending import terminable
 
 ROOT = Path("/sys/kernel/mm/ksm")
 LOCK = Path(tempfile.gettempdir()) / "pagemerge-ksm.lock"
@@ -108,7 +108,7 @@ def borrowed(root: Path = ROOT) -> Iterator[Ksm]:
     """
     if reason := lacks(root):
         raise Unsupported(reason)
-    with _locked(), _terminable():
+    with _locked(), terminable():
         saved = {name: (root / name).read_text() for name in KNOBS if (root / name).exists()}
         ksm = Ksm(root)
         run = ksm.read("run")
@@ -142,22 +142,6 @@ def _locked() -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM unwind the stack, so that ``finally`` is reached."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        # timeout(1) sends it twice: the second must not end what the first began to undo.
-        signal.signal(number, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _thread(name: str) -> int:

@@ -132,7 +132,7 @@ def _start() -> None:
     from pagemerge.merge.client import hub_command, socket_path
 
     path = str(socket_path().absolute())
-    hub = hub_command(path) if os.environ.get("PAGEMERGE_AUTOSTART", "1") != "0" else []
+    hub = hub_command(path)
     _core.start_agent(path, hub, os.environ.get("PAGEMERGE_BARRIER", "auto"))
     _started_in = os.getpid()
 

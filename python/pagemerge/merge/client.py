@@ -28,8 +28,11 @@ def own_directory() -> Path:
 
 
 def hub_command(path: str) -> list[str]:
-    """The command that starts a hub at ``path`` which ends with its last client."""
-    if not sys.executable:  # an interpreter inside another program
+    """The command that starts a hub at ``path`` which ends with its last client.
+
+    Empty where PAGEMERGE_AUTOSTART=0 asks for none, or inside another program's interpreter.
+    """
+    if os.environ.get("PAGEMERGE_AUTOSTART", "1") == "0" or not sys.executable:
         return []
     return [sys.executable, "-m", "pagemerge", "daemon", "--until-idle", "--socket", path]
 
