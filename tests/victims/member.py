@@ -77,7 +77,7 @@ class Member:
     def scribble(self) -> Answer:
         """Start a thread that rewrites pages all the time and verifies each before."""
         self.stopped.clear()
-        self.writer = threading.Thread(target=self._scribble)
+        self.writer = threading.Thread(target=self._scribble, daemon=True)
         self.writer.start()
         return {}
 
