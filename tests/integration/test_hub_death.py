@@ -97,6 +97,8 @@ def test_killed_again_and_again_under_load(victim: Spawn, hub_socket: Path) -> N
             turns = [writer.ask("written")["turns"] for writer in writers]
             os.kill(status.hub_pid, signal.SIGKILL)
             readers[death % 2].answer()  # by the next hub, which the agents have started
+            # A user without a barrier is not merged in the background: the other asks, too.
+            readers[1 - death % 2].ask("intern")
             for writer, before in zip(writers, turns, strict=True):
                 until(lambda w=writer, b=before: w.ask("written")["turns"] > b, "let them write")
         assert len(hubs) == DEATHS
