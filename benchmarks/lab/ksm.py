@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from pagemerge.watch.memory import cpu_seconds
 from .ending import terminable
 
 ROOT = Path("/sys/kernel/mm/ksm")
-LOCK = Path(tempfile.gettempdir()) / "pagemerge-ksm.lock"
 
 FLAT_OUT = {"pages_to_scan": 100_000, "sleep_millisecs": 0}
 DEFAULTS = {"pages_to_scan": 100, "sleep_millisecs": 20}
@@ -108,7 +106,7 @@ def borrowed(root: Path = ROOT) -> Iterator[Ksm]:
     """
     if reason := lacks(root):
         raise Unsupported(reason)
-    with _locked(), terminable():
+    with _locked(root), terminable():
         saved = {name: (root / name).read_text() for name in KNOBS if (root / name).exists()}
         ksm = Ksm(root)
         run = ksm.read("run")
@@ -131,13 +129,14 @@ def lacks(root: Path = ROOT) -> str | None:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the folder of knobs itself: no file of ours that another user could be in the way of."""
+    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for who else uses kernel KSM ({LOCK})", file=sys.stderr)
+            print(f"waiting for who else uses kernel KSM ({root})", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:

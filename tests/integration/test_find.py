@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.lab import ksm
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
@@ -169,29 +170,15 @@ def test_looking_leaves_shared_pages_shared(start: Start) -> None:
 
 
 @pytest.fixture
-def ksmd() -> Iterator[None]:
+def kernel() -> Iterator[ksm.Ksm]:
     """The kernel's own merger, running fast; its knobs are put back afterwards."""
-    root = Path("/sys/kernel/mm/ksm")
-    fast = {"sleep_millisecs": "0", "pages_to_scan": "20000", "run": "1"}
-    try:
-        before = {name: (root / name).read_text() for name in fast}
-        (root / "run").write_text(before["run"])
-    except OSError as error:
-        require = (
-            pytest.fail if "kernel" in os.environ.get("PAGEMERGE_REQUIRE", "") else pytest.skip
-        )
-        require(f"needs root and CONFIG_KSM: {error}")
-    try:
-        for name, value in fast.items():
-            (root / name).write_text(value)
-        yield
-    finally:
-        for name, value in before.items():
-            (root / name).write_text(value)
+    with ksm.borrowed() as borrowed:
+        borrowed.start(pages_to_scan=20_000, sleep_millisecs=0)
+        yield borrowed
 
 
-@pytest.mark.usefixtures("ksmd")
-def test_looking_leaves_merged_pages_merged(start: Start) -> None:
+@pytest.mark.requires("kernel")
+def test_looking_leaves_merged_pages_merged(start: Start, kernel: ksm.Ksm) -> None:
     victim = start("merge", "pages", 0, 500, 10)
     pid, address = victim["pid"], victim["pages"]
     deadline = time.monotonic() + 60
@@ -199,7 +186,7 @@ def test_looking_leaves_merged_pages_merged(start: Start) -> None:
     while len(np.unique(entries(pid, address, 500) & frame)) > 3:
         assert time.monotonic() < deadline, "ksmd has not merged the pages"
         os.sched_yield()
-    Path("/sys/kernel/mm/ksm/run").write_text("0")
+    kernel.write("run", ksm.STOP)
     before = entries(pid, address, 510)
     totals = scan_json(pid)["totals"]
     assert totals["already_shared_pages"] >= 490

@@ -239,8 +239,8 @@ REFUSALS = {
 @pytest.mark.parametrize(
     "what",
     [
-        pytest.param(it, marks=pytest.mark.requires("uffd") if "write-protect" in it else ())
-        for it in REFUSALS
+        pytest.param(what, marks=() if barrier == "park" else pytest.mark.requires("uffd"))
+        for what, (_, barrier, _) in REFUSALS.items()
     ],
 )
 def test_refused_by_name_until_it_is_gone(
