@@ -46,6 +46,8 @@ struct Arena {
     base: usize,
     /// The agent's lock: the backing of each page.
     slabbed: Mutex<Vec<bool>>,
+    /// Writers that want the lock; the merger would never let them have it otherwise.
+    waiting: AtomicU64,
     slab: OwnedFd,
     view: View,
     stop: AtomicBool,
@@ -79,6 +81,7 @@ impl Arena {
         Self {
             base,
             slabbed: Mutex::new(vec![false; PAGES]),
+            waiting: AtomicU64::new(0),
             slab,
             view,
             stop: AtomicBool::new(false),
@@ -93,7 +96,9 @@ impl Arena {
 
     /// Fresh anonymous memory for a page, as a program that maps anew beside the agent.
     fn renew(&self, page: usize) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut slabbed = self.slabbed.lock().unwrap();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: the page is its writer's, which has given its contents up.
@@ -201,7 +206,9 @@ fn merger(
     let unguarded = barrier.is_none();
     let end = Instant::now() + if unguarded { Duration::from_secs(60) } else { seconds() };
     while Instant::now() < end && !(unguarded && arena.lost.load(Ordering::Relaxed) > 0) {
-        std::thread::yield_now(); // the writers take the same lock
+        while arena.waiting.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
         let first = random.next() % (PAGES - 64);
         let mut slabbed = arena.slabbed.lock().unwrap();
         for &backing in backings {
