@@ -142,10 +142,12 @@ class Hub:
             for region in list(client.regions.values()):
                 for first, count in pace.due(region.pages):
                     seen = np.empty(count, np.uint64)
-                    start = region.start + first * PAGE_SIZE
+                    start, merges = region.start + first * PAGE_SIZE, client.merges
                     await client.read(
                         _core.look, client.pid, start, count, members.store.seed, seen
                     )
+                    if client.merges != merges:
+                        continue  # pages merged meanwhile, on demand, would seem to be written
                     required = self.settings.looks
                     observed = stability.observe(region.pages, first, seen, required)
                     pace.settle(region.pages, first, observed.awake)
@@ -165,8 +167,10 @@ class Hub:
             slot = region.pages.slot
             if not np.any(slot != NO_SLOT):
                 continue
-            end = region.start + len(region) * PAGE_SIZE
+            end, merges = region.start + len(region) * PAGE_SIZE, client.merges
             found = await client.read(_core.present_runs, client.pid, region.start, end)
+            if client.merges != merges:
+                return  # pages merged meanwhile would seem to be written
             starts, counts = (np.frombuffer(part, np.uint64) for part in found)
             for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
                 first = (start - region.start) // PAGE_SIZE
