@@ -36,6 +36,22 @@ def until_sharing(hub: Hub, pages: int) -> None:
     hub.until(lambda: hub.status().pages_sharing == pages, f"share {pages} pages")
 
 
+def rewrite(hub: Hub, members: list[Child], first: int, pages: int, seed: int) -> None:
+    """Have all members write the same pages, until those are merged again.
+
+    Merges are counted: right after the write the hub still believes what it saw before.
+    """
+
+    def merges() -> int:
+        return sum(client.merges for client in hub.status().clients)
+
+    before = merges()
+    for member in members:
+        member.ask("write", first=first, pages=pages, seed=seed)
+    hub.until(lambda: merges() >= before + pages * len(members), "merge what was written")
+    until_sharing(hub, PAGES)
+
+
 def slab_mappings(member: Child) -> int:
     """Mappings of slabs that the kernel knows in a process, written since or not."""
     return Path(f"/proc/{member.pid}/maps").read_text().count("pagemerge-slab")
@@ -51,9 +67,7 @@ def test_churn_does_not_fill_the_store(hub: Hub, members: list[Child]) -> None:
     each generation's slabs alive, so only compaction brings the memory back."""
     for round_ in range(2, 10):
         first = 20 * round_  # what is before keeps its old contents
-        for member in members:
-            member.ask("write", first=first, pages=PAGES - first, seed=round_)
-        until_sharing(hub, PAGES)
+        rewrite(hub, members, first, PAGES - first, seed=round_)
         unharmed(members)
     needed = PAGES * PAGE_SIZE
     hub.until(lambda: hub.status().store_bytes <= 2 * needed, "compact the store")
@@ -92,9 +106,7 @@ def test_a_store_nobody_shares_is_given_back(hub: Hub, members: list[Child]) -> 
 def test_many_small_slabs_are_put_together(hub: Hub, members: list[Child]) -> None:
     """Each round merges a few pages, which costs a slab and a descriptor each time."""
     for round_ in range(40):
-        for member in members:
-            member.ask("write", first=20 * round_, pages=20, seed=3)
-        until_sharing(hub, PAGES)
+        rewrite(hub, members, 20 * round_, 20, seed=3)
     descriptors = Path(f"/proc/{hub.pid}/fd")
     hub.until(lambda: sum(1 for _ in descriptors.iterdir()) < 60, "put small slabs together")
     unharmed(members)
