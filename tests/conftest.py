@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
+
+# How long an example takes says something of the machine only.
+settings.register_profile("pagemerge", deadline=None)
+settings.load_profile("pagemerge")
 
 VICTIMS = Path(__file__).parent / "victims"
 

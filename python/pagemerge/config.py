@@ -14,7 +14,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the ``[hub]`` table of a configuration may say."""
 
     looks: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
-    """Looks that must see the same bytes before a page is merged; 1 merges at first sight."""
+    """Looks that must see the same bytes, some time apart, before a page is merged, the compare of
+    the merge among them; 1 merges at first sight."""
     least_run: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
     """Shortest run of pages worth a mapping; more for programs that fork."""
     cpu_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50

@@ -107,25 +107,34 @@ class Hub:
                 pause = 0.0
 
     async def cycle(self, members: Members) -> bool:
-        """Look at every client of a domain once and merge what is found; true if that yielded."""
+        """Merge what the looks so far have found, and look at every client once; true if that
+        yielded.
+
+        In this order the compare of a merge is the last look that a page needs: an unchanged page
+        is read once, not twice. Who wants merging at first sight has it the other way round.
+        """
+        at_first_sight = self.settings.looks == 1
+        merged = 0 if at_first_sight else await self._decide(members)
         fresh = await asyncio.gather(*(self._visit(members, it) for it in members.clients))
-        clients = [it for it in members.clients if it.is_ready and it.has_barrier]
-        merged = 0
-        if any(fresh) or members.again:
-            members.again = False
-            found = self._candidates(clients)
-            async with members.lock:
-                layout = await self._lay_out(members, clients, found)
-            merged = sum(
-                await asyncio.gather(
-                    *(
-                        self._merge(members, client, found, layout, number)
-                        for number, client in enumerate(clients)
-                    )
-                )
-            )
+        members.again |= any(fresh)
+        if at_first_sight:
+            merged = await self._decide(members)
         await tidy(self, members)
         return merged > 0 or any(fresh)
+
+    async def _decide(self, members: Members) -> int:
+        """Merge what is known to be worth it, if anything is new; returns the pages merged."""
+        if not members.again:
+            return 0
+        members.again = False
+        clients = [it for it in members.clients if it.is_ready and it.has_barrier]
+        found = self._candidates(clients)
+        async with members.lock:
+            slot = await self._lay_out(members, clients, found)
+        numbered = enumerate(clients)
+        return sum(
+            await asyncio.gather(*(self._merge(members, it, found, slot, n) for n, it in numbered))
+        )
 
     async def _visit(self, members: Members, client: Client) -> bool:
         """Find: look at one client. True if there is something new to group."""
@@ -148,8 +157,8 @@ class Hub:
                     )
                     if client.merges != merges:
                         continue  # pages merged meanwhile, on demand, would seem to be written
-                    required = self.settings.looks
-                    observed = stability.observe(region.pages, first, seen, required)
+                    looks = self.settings.looks
+                    observed = stability.observe(region.pages, first, seen, looks)
                     pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
                     client.separations += observed.separated
@@ -211,15 +220,25 @@ class Hub:
             rows = plan.describe(found, layout, pid_list, _core.SLAB_PAGES)
             self.on_plan(members.domain, rows)
             return np.full(len(found.digest), NO_SLOT, np.uint32)
-        donors = layout.donors
-        await self._build(
+        donors, first = layout.donors, store.next_slot
+        made = await self._build(
             members, pids[found.client[donors]], found.address[donors], found.digest[donors]
         )
-        return self._usable(members, layout.slot, found.digest)
+        new = (known == NO_SLOT) & (layout.slot < OWN_SLOT)
+        layout.slot[new] = made[layout.slot[new] - np.uint32(first)]
+        lost = donors[made == NO_SLOT]  # they have to prove themselves anew
+        for number, client in enumerate(clients):
+            address = found.address[lost[found.client[lost] == number]]
+            for region, _, index in client.locate(address):
+                stability.forget(region.pages, index)
+        return layout.slot
 
-    async def _build(self, members: Members, pids: U64, addresses: U64, digests: U64) -> None:
-        """Fill new slots, in order, from pages of clients; ``digests`` is what they should be."""
-        store = members.store
+    async def _build(self, members: Members, pids: U64, addresses: U64, digests: U64) -> U32:
+        """Fill new slots, in order, from pages of clients; ``digests`` is what they should be.
+
+        Returns the slot of each page; ``NO_SLOT`` if it changed before it was copied.
+        """
+        store, slots = members.store, np.full(len(addresses), NO_SLOT, np.uint32)
         for first in range(0, len(addresses), _core.SLAB_PAGES):
             part = slice(first, first + _core.SLAB_PAGES)
             step = np.diff(addresses[part]) != PAGE_SIZE
@@ -243,18 +262,10 @@ class Hub:
                 log.warning("passing over a slab: %s", error)
                 _discard(future)
                 continue
-            store.add(descriptor, slab, sealed)
+            places = store.add(descriptor, slab, sealed).base + np.arange(len(sealed))
+            slots[part] = np.where(sealed == digests[part], places, NO_SLOT)
             members.born.add(slab)
-
-    def _usable(self, members: Members, slot: U32, digest: U64) -> U32:
-        """Leave out pages whose slot does not hold what they held: it changed while copied."""
-        holds = members.store.find(digest)
-        zero = slot == ZERO_SLOT
-        slot = np.where(zero | (holds == NO_SLOT), slot, holds)
-        slabs, _ = members.store.locate(slot)
-        lost = ~zero & ((slabs == 0) | (holds == NO_SLOT))
-        slot[lost] = NO_SLOT
-        return slot
+        return slots
 
     async def _merge(
         self, members: Members, client: Client, found: Candidates, slot: U32, number: int
@@ -338,8 +349,7 @@ class Hub:
                 pids = np.full(len(donors), client.pid, np.uint64)
                 await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
                 members.grown |= len(donors) > 0
-                zero = np.where(seen == ZERO, np.uint32(ZERO_SLOT), np.uint32(NO_SLOT))
-                slot = self._usable(members, zero, seen)
+                slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
             address, slot, runs = self._send_slabs(members, client, address, slot[mine], least=1)

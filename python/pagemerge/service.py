@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from pagemerge import _core
+from pagemerge.decide.stability import before_merge
 from pagemerge.decide.trust import Domain, may_join
 from pagemerge.errors import HubError, ProtocolError
 from pagemerge.hub import Hub, Members
@@ -137,7 +138,7 @@ class Service:
             store += members.store.bytes
             metadata += members.store.metadata_bytes
             for client in members.clients:
-                row, tally = _row(client, domain, settings.looks)
+                row, tally = _row(client, domain, before_merge(settings.looks))
                 clients.append(row)
                 for key in ("unshared", "volatile", "zero", "runs"):
                     total[key] += getattr(tally, key)

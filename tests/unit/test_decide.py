@@ -38,21 +38,40 @@ def u64(*values: int) -> np.ndarray:
 
 
 class TestStability:
-    def test_two_looks_make_a_candidate_and_a_change_starts_anew(self) -> None:
+    def test_a_look_makes_a_candidate_and_a_change_costs_another(self) -> None:
         pages = pages_of(4)
         first = stability.observe(pages, 0, u64(7, 8, ZERO, ABSENT), 2)
-        assert (first.stable, first.volatile) == (0, 0)
-        assert len(stability.candidates(pages, 2)) == 0
-        second = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
-        assert (second.stable, second.volatile) == (2, 1)
-        assert stability.candidates(pages, 2).tolist() == [0, 2]
-        stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        assert (first.stable, first.volatile) == (3, 0)
         assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
+        second = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        assert (second.stable, second.volatile) == (0, 1)
+        assert stability.candidates(pages, 2).tolist() == [0, 2]
+        third = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        assert (third.stable, third.volatile) == (1, 0)
+        assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
+
+    def test_more_looks_are_required_where_that_is_asked(self) -> None:
+        pages = pages_of(2)
+        for digests in ((7, 8), (7, 9), (7, 9), (7, 9)):
+            found = stability.candidates(pages, 4).tolist()
+            stability.observe(pages, 0, u64(*digests), 4)
+        assert found == [0]
+        assert stability.candidates(pages, 4).tolist() == [0]
+        assert stability.observe(pages, 0, u64(7, 9), 4).stable == 1
+        assert stability.candidates(pages, 4).tolist() == [0, 1]
+
+    def test_a_page_that_always_changes_is_never_a_candidate_again(self) -> None:
+        pages = pages_of(1)
+        stability.observe(pages, 0, u64(7), 2)
+        for digest in range(8, 20):
+            assert stability.observe(pages, 0, u64(digest), 2).volatile == 1
+            assert len(stability.candidates(pages, 2)) == 0
 
     def test_one_look_merges_at_first_sight(self) -> None:
         pages = pages_of(2)
-        assert stability.observe(pages, 0, u64(7, 8), 1).stable == 2
-        assert stability.candidates(pages, 1).tolist() == [0, 1]
+        for digests in ((7, 8), (9, 8)):
+            stability.observe(pages, 0, u64(*digests), 1)
+            assert stability.candidates(pages, 1).tolist() == [0, 1]
 
     def test_a_merged_page_that_is_there_again_was_written(self) -> None:
         pages = pages_of(3)
@@ -63,9 +82,9 @@ class TestStability:
 
     def test_a_page_that_went_away_must_prove_itself_again(self) -> None:
         pages = pages_of(1)
-        for digest in (7, ABSENT, 7):
-            stability.observe(pages, 0, u64(digest), 2)
-        assert len(stability.candidates(pages, 2)) == 0
+        for digest in (7, 7, ABSENT, 7):
+            stability.observe(pages, 0, u64(digest), 3)
+        assert len(stability.candidates(pages, 3)) == 0
 
     def test_what_could_not_be_merged_is_looked_at_anew(self) -> None:
         pages = pages_of(1)
@@ -73,7 +92,6 @@ class TestStability:
             stability.observe(pages, 0, u64(7), 2)
         stability.forget(pages, np.array([0]))
         assert len(stability.candidates(pages, 2)) == 0
-        assert stability.observe(pages, 0, u64(7), 2).volatile == 0
         assert stability.observe(pages, 0, u64(7), 2).stable == 1
 
 
@@ -87,7 +105,7 @@ class TestPace:
                 pace.settle(pages, first, seen.awake)
                 looked.append(cycle)
         gaps = np.diff(looked)
-        assert looked[:3] == [0, 1, 2]
+        assert looked[:4] == [0, 1, 3, 7]
         assert (np.diff(gaps) >= 0).all()
         assert gaps.max() == pace.MOST_SKIPPED + 1
 

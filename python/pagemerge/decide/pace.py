@@ -11,9 +11,6 @@ import numpy.typing as npt
 
 from pagemerge.model import BLOCK, Pages
 
-PATIENT = 2
-"""Looks without a yield that cost a block nothing: stability needs two."""
-
 MOST_SKIPPED = 63
 """Cycles that a block is passed over at the most."""
 
@@ -47,8 +44,8 @@ def settle(pages: Pages, first: int, awake: npt.NDArray[np.bool_]) -> None:
     quiet = pages.quiet[blocks]
     quiet[quiet < 16] += 1
     quiet[awake] = 0
-    beyond = np.maximum(quiet.astype(np.int64) - PATIENT, 0)
-    pages.wait[blocks] = np.minimum((1 << beyond) - 1, MOST_SKIPPED).astype(np.uint8)
+    passed = (1 << quiet.astype(np.int64)) - 1
+    pages.wait[blocks] = np.minimum(passed, MOST_SKIPPED).astype(np.uint8)
 
 
 def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:

@@ -3,6 +3,9 @@
 One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``looks``
 u8: how many looks in a row saw that digest; ``slot`` u32: what the page maps (``model.NO_SLOT``,
 ``model.ZERO_SLOT``, or a slot's number).
+
+The merge itself is a look, for it compares every byte, some time after the look that found the
+page. So of the looks that are required the last is left to it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class Observed:
     volatile: int
     """Changed since the last look."""
     stable: int
-    """Reached the required number of looks with this one."""
+    """Became candidates with this look."""
     awake: npt.NDArray[np.bool_]
     """bool[blocks touched]: blocks where pages have come that were not there before, and blocks
     with nothing to look at, which cost nothing."""
@@ -37,7 +40,8 @@ def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: in
     """Note a look at ``pages[first : first + len(seen)]`` in place.
 
     A page that is present and anonymous though it was merged has been written: the hardware
-    separated it. ``required`` looks with the same digest make a page a candidate.
+    separated it. ``required`` looks, that of the merge among them, have to see the same; a page
+    that has changed does not count the look that saw it so, unless one is enough.
     """
     part = slice(first, first + len(seen))
     digest, looks, slot = pages.digest[part], pages.looks[part], pages.slot[part]
@@ -47,20 +51,25 @@ def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: in
     slot[separated] = NO_SLOT
     same = present & (seen == digest)
     changed = present & ~same & (digest != ABSENT)
-    fresh = present & ~same
     looks[same & (looks < MOST_LOOKS)] += 1
-    looks[fresh] = 1
+    looks[present & (digest == ABSENT)] = 1
+    looks[changed] = int(required == 1)
     looks[~present] = 0
     digest[:] = seen
-    stable = int(np.count_nonzero(present & (looks == required)))
+    stable = int(np.count_nonzero(present & (looks == before_merge(required))))
     awake = came | ~_by_block(present)
     return Observed(int(np.count_nonzero(separated)), int(np.count_nonzero(changed)), stable, awake)
 
 
+def before_merge(required: int) -> int:
+    """How many looks must have seen the same before the merge, for ``required`` in all."""
+    return max(required - 1, 1)
+
+
 def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
     """Indices of the pages that are worth comparing: stable, and not merged yet."""
-    ready = (pages.looks >= required) & (pages.slot == NO_SLOT) & (pages.digest != ABSENT)
-    return np.flatnonzero(ready)
+    stable = pages.looks >= before_merge(required)
+    return np.flatnonzero(stable & (pages.slot == NO_SLOT) & (pages.digest != ABSENT))
 
 
 def forget(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
