@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 # numpy's own stubs admit that arrays are buffers from Python 3.12 on only.
 _Bytes = Buffer | NDArray[np.uint8]
 _Words = Buffer | NDArray[np.uint64]
+_Numbers = Buffer | NDArray[np.uint32]
 
 PAGE_SIZE: int
 
@@ -86,6 +87,9 @@ def look(
 
 def sort(keys: _Words, threads: int = 1) -> None:
     """Sort ``keys`` (u64[n]) in place, ascending."""
+
+def count(values: _Numbers, counts: _Numbers) -> None:
+    """Add to ``counts`` (u32[m]) how often each number below m occurs in ``values`` (u32[n])."""
 
 def digest_stretches(
     pid: int, start: int, seed: int, out: _Words, threads: int = 1

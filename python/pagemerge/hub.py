@@ -84,6 +84,8 @@ class Hub:
         self.started = time.monotonic()
         self.wake = asyncio.Event()
         """Set when somebody new has come: the pause between cycles ends."""
+        # More at once than there are processors would only need more buffers.
+        self._turns = asyncio.Semaphore(len(os.sched_getaffinity(0)))
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
         self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_text())
 
@@ -148,13 +150,16 @@ class Hub:
                 await self._check_separated(client)
                 return False
             stable = 0
-            for region in list(client.regions.values()):
+            # New ones first: there is most to find.
+            for region in sorted(client.regions.values(), key=lambda it: it.looked):
+                region.looked = True
                 for first, count in pace.due(region.pages):
                     seen = np.empty(count, np.uint64)
                     start, merges = region.start + first * PAGE_SIZE, client.merges
-                    await client.read(
-                        _core.look, client.pid, start, count, members.store.seed, seen
-                    )
+                    async with self._turns:
+                        await client.read(
+                            _core.look, client.pid, start, count, members.store.seed, seen
+                        )
                     if client.merges != merges:
                         continue  # pages merged meanwhile, on demand, would seem to be written
                     looks = self.settings.looks

@@ -110,3 +110,9 @@ def test_many_small_slabs_are_put_together(hub: Hub, members: list[Child]) -> No
     descriptors = Path(f"/proc/{hub.pid}/fd")
     hub.until(lambda: sum(1 for _ in descriptors.iterdir()) < 60, "put small slabs together")
     unharmed(members)
+
+
+def test_metadata_is_small(hub: Hub, members: list[Child]) -> None:
+    """Two sharers a slot are the dearest that can be: fewer would not be merged."""
+    del members
+    assert hub.status().metadata_bytes <= 24 * 2 * PAGES

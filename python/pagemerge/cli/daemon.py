@@ -90,10 +90,12 @@ def _return_memory() -> None:
     """Have libc give large arrays back when they are freed (mallopt(3)); a hub's peaks are short.
 
     By default glibc raises its threshold for mappings with the first large array that is freed,
-    and keeps the next ones. Other C libraries have no mallopt, and no such habit.
+    and keeps the next ones. Smaller arrays are better kept: half of the hub's page faults were
+    theirs. Other C libraries have no mallopt, and no such habit.
     """
-    mmap_threshold, arena_max = -3, -8
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 128 << 10)
+        mallopt(mmap_threshold, 1 << 20)
+        mallopt(trim_threshold, 8 << 20)
         mallopt(arena_max, 2)

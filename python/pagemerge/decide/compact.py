@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pagemerge.model import NO_SLOT, OWN_SLOT, Pages
 
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def worth_emptying(
     """Slabs that should be emptied now, so many that what lives in them fits ``most`` slots.
 
     Those of whose slots more than ``dead_share`` (0 to 1) have no sharers, the emptiest first;
-    and small ones, if there are many. ``sharers`` i64[slots]: pages that map each slot.
+    and small ones, if there are many. ``sharers`` u32[slots]: pages that map each slot.
     """
     live = {it: int(np.count_nonzero(sharers[it.base : it.base + it.pages])) for it in slabs}
     dying = [it for it in slabs if live[it] < it.pages * (1 - dead_share)]

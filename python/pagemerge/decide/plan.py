@@ -63,11 +63,11 @@ def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
     if len(address) == 0:
         none = np.empty(0, np.int64)
         return Runs(none, none)
-    step = np.diff(slot.astype(np.int64))
+    step = np.diff(slot)
     joined = (
         (np.diff(address) == PAGE_SIZE)
         & (slab[1:] == slab[:-1])
-        & (step == np.where(slot[1:] < OWN_SLOT, 1, 0))
+        & (step == (slot[1:] < OWN_SLOT))  # where it is not a slot's number, no step at all
     )
     first = np.flatnonzero(np.concatenate(([True], ~joined)))
     return Runs(first, np.diff(np.append(first, len(address))))

@@ -84,13 +84,12 @@ class Store:
         slabs = self._in_order()
         if not slabs or len(slots) == 0:
             return np.zeros(len(slots), np.uint64), np.zeros(len(slots), np.uint32)
-        bases = np.array([slab.base for slab in slabs], np.int64)
-        ends = bases + np.array([slab.pages for slab in slabs], np.int64)
+        bases = np.array([slab.base for slab in slabs], np.uint32)
+        ends = bases + np.array([slab.pages for slab in slabs], np.uint32)
         ids = np.array([slab.id for slab in slabs], np.uint64)
-        wide = slots.astype(np.int64)
-        at = np.searchsorted(bases, wide, side="right") - 1
-        inside = (at >= 0) & (wide < ends[at])
-        place = np.where(inside, wide - bases[at], 0).astype(np.uint32)
+        at = np.searchsorted(bases, slots, side="right") - 1
+        inside = (at >= 0) & (slots < ends[at])
+        place = np.where(inside, slots - bases[at], np.uint32(0))
         return np.where(inside, ids[at], np.uint64(0)), place
 
     def copy(self, slots: U32) -> tuple[int, int, U64]:

@@ -48,6 +48,8 @@ class Region:
 
     start: int
     pages: Pages
+    looked: bool = False
+    """Has it been looked at before?"""
 
     def __len__(self) -> int:
         return len(self.pages.digest)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pagemerge._core import count
 from pagemerge.model import ABSENT, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
 
 VMA_BYTES = 287
@@ -39,15 +40,14 @@ def tally(regions: Sequence[Pages], required: int) -> Tally:
         unshared += int(np.count_nonzero(stable))
         volatile += int(np.count_nonzero(seen)) - int(np.count_nonzero(stable))
         starts = mapped.copy()
-        starts[1:] &= ~(mapped[:-1] & (np.diff(slot.astype(np.int64)) == 1))
+        starts[1:] &= ~(mapped[:-1] & (np.diff(slot) == 1))
         runs += int(np.count_nonzero(starts))
     return Tally(merged, zero, unshared, volatile, runs)
 
 
-def sharers(maps: Iterable[npt.NDArray[np.uint32]], slots: int) -> npt.NDArray[np.int64]:
-    """How many pages map each slot: i64[slots]. ``maps``: ``slot`` (or ``under``) of regions."""
-    counts = np.zeros(slots, np.int64)
+def sharers(maps: Iterable[npt.NDArray[np.uint32]], slots: int) -> npt.NDArray[np.uint32]:
+    """How many pages map each slot: u32[slots]. ``maps``: ``slot`` (or ``under``) of regions."""
+    counts = np.zeros(slots, np.uint32)
     for slot in maps:
-        mapped = slot[slot < OWN_SLOT]
-        counts += np.bincount(mapped, minlength=slots)[:slots]
+        count(slot, counts)
     return counts
