@@ -71,6 +71,11 @@ class Members:
     grown: bool = False
     """A request that is not reported yet has added to the store."""
 
+    @property
+    def is_over(self) -> bool:
+        """Is nobody left, and nothing under way? Clients choose names: domains must end, too."""
+        return not (self.clients or self.store.slabs or self.lock.locked())
+
 
 class Hub:
     """Scans the clients' memory and decides what they merge."""
@@ -95,6 +100,7 @@ class Hub:
             yielded = False
             for members in list(self.domains.values()):
                 yielded |= await self.cycle(members)
+            self.domains = {key: it for key, it in self.domains.items() if not it.is_over}
             self.full_scans += 1
             worked = time.process_time() - before
             share = self.settings.cpu_percent / 100
