@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,22 +27,34 @@ TICK = 0.02
 
 
 class Hub:
-    """A hub in the foreground, as a context; ``env`` is what makes a program its client."""
+    """A hub in the foreground, as a context; ``env`` is what makes a program its client.
 
-    def __init__(self, socket: Path, config: str = FAST, **environment: str) -> None:
+    ``before`` goes before its command line (a cgroup's prefix, say), ``arguments`` behind it.
+    """
+
+    def __init__(
+        self,
+        socket: Path,
+        config: str = FAST,
+        *,
+        arguments: Sequence[str] = (),
+        before: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         self.socket = socket
         self.env = {"PAGEMERGE_SOCKET": str(socket), "PAGEMERGE_AUTOSTART": "0"}
         self._config = config
+        self._before, self._arguments = before, arguments
         self._environment = environment
         self._log = Path(f"{socket}.log")
 
     def __enter__(self) -> Self:
         settings = Path(f"{self.socket}.toml")
         settings.write_text(self._config)
-        argv = [sys.executable, "-m", "pagemerge", "daemon", "--verbose"]
+        argv = [*self._before, sys.executable, "-m", "pagemerge", "daemon", "--verbose"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*argv, "--socket", str(self.socket), "--config", str(settings)],
+                [*argv, "--socket", str(self.socket), "--config", str(settings), *self._arguments],
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -47,9 +47,10 @@ class Stranger:
         data = wire.HEADER.pack(len(body), kind, sequence) + body
         socket.send_fds(self.socket, [data], list(descriptors))
 
-    def hello(self, barrier: int = 1) -> None:
+    def hello(self, barrier: int = 1, domain: bytes = b"") -> None:
         """Become a client, and read the welcome."""
-        self.send(wire.Kind.HELLO, 0, wire.HELLO.pack(wire.VERSION, barrier) + b"a stranger")
+        text = domain + b"\0a stranger"
+        self.send(wire.Kind.HELLO, 0, wire.HELLO.pack(wire.VERSION, barrier) + text)
         assert self.frame()[0] == wire.Kind.WELCOME
 
     def frame(self) -> tuple[int, int, bytes]:

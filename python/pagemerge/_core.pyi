@@ -142,8 +142,11 @@ class Memory:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-def start_agent(socket: str, hub: list[str], barrier: str) -> None:
-    """Start this process's agent, if it has none: where its hub is, and how to start one."""
+def start_agent(socket: str, hub: list[str], barrier: str, domain: str) -> None:
+    """Start this process's agent, if it has none: where its hub is, and how to start one.
+
+    ``domain`` narrows its trust domain; empty for none.
+    """
 
 def probe_barrier(barrier: str) -> tuple[int, str]:
     """The number of the barrier that a process of this user would get, and why no better one."""

@@ -19,11 +19,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_run: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
     """Shortest run of pages worth a mapping; more for programs that fork."""
     cpu_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50
-    """Share of one core that the hub may use."""
+    """Share of one core that the hub may use over time; what clients ask for is done at once, and
+    merging in the background rests for it."""
     dead_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Slabs of which more than this is dead are emptied, so that their memory comes back."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
     """Seconds between cycles when nothing changes."""
+
+
+def with_cpu(settings: Settings, percent: float | None) -> Settings:
+    """The same with another ``cpu_percent``, if one is given.
+
+    Raises ``UsageError`` if it is no share.
+    """
+    if percent is None:
+        return settings
+    if not 0 < percent <= 100:  # not a number fails this, too
+        raise UsageError(f"--cpu {percent:g}: it is a share of one core, above 0 and up to 100")
+    return msgspec.structs.replace(settings, cpu_percent=percent)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

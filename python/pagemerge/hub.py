@@ -71,6 +71,11 @@ class Members:
     grown: bool = False
     """A request that is not reported yet has added to the store."""
 
+    @property
+    def is_over(self) -> bool:
+        """Is nobody left, and nothing under way? Clients choose names: domains must end, too."""
+        return not (self.clients or self.store.slabs or self.lock.locked())
+
 
 class Hub:
     """Scans the clients' memory and decides what they merge."""
@@ -92,18 +97,24 @@ class Hub:
     async def run(self) -> None:
         """Cycle for ever; pauses grow while nothing changes."""
         pause = 0.0
+        share = self.settings.cpu_percent / 100
+        worked, began = time.process_time(), time.monotonic()
         while True:
-            before, self.wake = time.process_time(), asyncio.Event()
+            self.wake = asyncio.Event()
             yielded = False
             for members in list(self.domains.values()):
                 yielded |= await self.cycle(members)
+            self.domains = {key: it for key, it in self.domains.items() if not it.is_over}
             self.full_scans += 1
-            worked = time.process_time() - before
-            share = self.settings.cpu_percent / 100
-            pause = pace.pause(pause, worked, yielded, share, self.settings.longest_pause)
+            # All work since the last time counts, what clients asked for while we rested, too.
+            worked, done = time.process_time(), time.process_time() - worked
+            rest = pace.rest(done, time.monotonic() - began, share)
+            await asyncio.sleep(rest)
+            began = time.monotonic()
+            pause = pace.pause(pause, yielded, self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(self.wake.wait())
-            woken, _ = await asyncio.wait({waiter}, timeout=pause)
+            woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
             waiter.cancel()
             if woken:
                 pause = 0.0

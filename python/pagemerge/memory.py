@@ -1,6 +1,9 @@
 """The Python API: arrays and buffers whose equal pages are kept once.
 
-Everything here starts this process's agent with the first use, and a hub if none runs.
+Everything here starts this process's agent with the first use, and a hub if none runs. The agent
+reads three variables then: ``PAGEMERGE_SOCKET`` (where the hub listens), ``PAGEMERGE_BARRIER``
+(auto, move, write-protect, park) and ``PAGEMERGE_DOMAIN`` (a name that narrows the trust domain:
+pages are shared only with processes of this user that say the same).
 """
 
 from __future__ import annotations
@@ -125,15 +128,18 @@ def stats() -> Status:
 
 
 def _start() -> None:
-    """Start this process's agent, once."""
+    """Start this process's agent, once. Raises ``UsageError`` if PAGEMERGE_DOMAIN is no name."""
     global _started_in
     if _started_in == os.getpid():
         return
+    from pagemerge.decide.trust import checked_name
     from pagemerge.merge.client import hub_command, socket_path
 
     path = str(socket_path().absolute())
-    hub = hub_command(path)
-    _core.start_agent(path, hub, os.environ.get("PAGEMERGE_BARRIER", "auto"))
+    named = os.environ.get("PAGEMERGE_DOMAIN", "")
+    domain = checked_name(named) if named else ""
+    barrier = os.environ.get("PAGEMERGE_BARRIER", "auto")
+    _core.start_agent(path, hub_command(path), barrier, domain)
     _started_in = os.getpid()
 
 

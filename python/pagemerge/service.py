@@ -19,8 +19,8 @@ import numpy as np
 
 from pagemerge import _core
 from pagemerge.decide.stability import before_merge
-from pagemerge.decide.trust import Domain, may_join
-from pagemerge.errors import HubError, ProtocolError
+from pagemerge.decide.trust import Domain, checked_name, may_join
+from pagemerge.errors import HubError, ProtocolError, UsageError
 from pagemerge.hub import Hub, Members
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link, listen
@@ -201,7 +201,8 @@ class Session:
         if version != wire.VERSION or barrier not in wire.BARRIERS:
             raise ProtocolError(f"its agent is of version {version}, we of {wire.VERSION}")
         hub = self.service.hub
-        domain = _domain(self.pid, self.uid)
+        name, _, note = body[wire.HELLO.size :].partition(b"\0")
+        domain = _domain(self.pid, self.uid, name)
         self.members = hub.domains.setdefault(domain, Members(domain))
         self.client = Client(
             pid=self.pid,
@@ -210,7 +211,7 @@ class Session:
             handle=self.link.process(self.pid),
             link=self.link,
             barrier=wire.BARRIERS[barrier],
-            note=body[wire.HELLO.size :][:1000].decode(errors="replace"),
+            note=note[:1000].decode(errors="replace"),
         )
         self.members.clients.append(self.client)
         self.link.send(wire.Kind.WELCOME, body=wire.HELLO.pack(wire.VERSION, 0))
@@ -225,6 +226,12 @@ class Session:
         except ProtocolError:
             os.close(descriptor)
             raise
+        others = self.service.hub.domains.values()
+        if any(slab in it.store.slabs for it in others if it is not members):
+            # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
+            log.warning("process %d hands back a slab of another domain", self.pid)
+            os.close(descriptor)
+            return
         if slab in members.store.slabs:
             os.close(descriptor)
         else:
@@ -277,14 +284,21 @@ def _name(pid: int) -> str:
     return "?"
 
 
-def _domain(pid: int, uid: int) -> Domain:
-    """The trust domain of a process that has just connected."""
+def _domain(pid: int, uid: int, name: bytes) -> Domain:
+    """The trust domain of a process that has just connected, and says that it is called ``name``.
+
+    A name can only narrow it: the rest is what the kernel says.
+    """
+    try:
+        part = checked_name(name.decode("ascii", errors="replace")) if name else ""
+    except UsageError as error:
+        raise ProtocolError(str(error)) from None
     namespace, label = 0, ""
     with contextlib.suppress(OSError):
         namespace = os.stat(f"/proc/{pid}/ns/user").st_ino  # noqa: PTH116
     with contextlib.suppress(OSError):
         label = Path(f"/proc/{pid}/attr/current").read_text().strip("\0\n ")
-    return Domain(uid, namespace, label)
+    return Domain(uid, namespace, label, part)
 
 
 @contextlib.contextmanager

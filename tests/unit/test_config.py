@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.config import Settings, load
+from pagemerge.config import Settings, load, with_cpu
 from pagemerge.errors import UsageError
 
 
@@ -39,3 +39,11 @@ def test_errors_name_the_cause(tmp_path: Path, text: str, named: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         load(tmp_path / "none.toml")
+
+
+def test_a_budget_of_the_command_line_comes_first() -> None:
+    assert with_cpu(Settings(cpu_percent=70), 12.5).cpu_percent == 12.5
+    assert with_cpu(Settings(cpu_percent=70), None).cpu_percent == 70
+    for bad in (0.0, -1.0, 100.1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"--cpu .*: .* above 0 and up to 100"):
+            with_cpu(Settings(), bad)

@@ -68,7 +68,7 @@ def test_the_sentence_when_there_is_nothing_yet() -> None:
 
 def test_the_table_is_sorted_by_gain() -> None:
     heading, *rows = drawn(STATUS)
-    assert heading.split()[:4] == ["pid", "name", "uid", "barrier"]
+    assert heading.split()[:4] == ["pid", "name", "domain", "barrier"]
     assert [row.split()[0] for row in rows] == ["43", "42", "44"]
     assert "128 MB" in rows[0]
 

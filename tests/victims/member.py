@@ -126,7 +126,10 @@ class Member:
 
 def main() -> None:
     if len(sys.argv) > 1:  # an unprivileged user, who need not be able to read our modules
-        import pagemerge.merge.client  # noqa: F401
+        import msgspec  # noqa: F401
+
+        import pagemerge.merge.client
+        import pagemerge.merge.wire  # noqa: F401
 
         os.setgroups([])
         os.setresgid(*[int(sys.argv[1])] * 3)

@@ -38,6 +38,8 @@ pub struct Config {
     pub hub: Vec<CString>,
     /// The barrier for background merging.
     pub barrier: Choice,
+    /// What this process calls the part of its trust domain that it belongs to; empty: no part.
+    pub domain: String,
 }
 
 /// What this process has to do with merging.

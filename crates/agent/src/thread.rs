@@ -88,6 +88,8 @@ struct Agent<'a> {
     last_note: String,
     next_try: Instant,
     tries: u32,
+    /// Times in a row that a hub has hung up without a welcome.
+    dismissed: u32,
     trouble: Error,
     /// The user that the slabs came to.
     user: rustix::process::Uid,
@@ -121,6 +123,7 @@ fn run(config: &Config) {
         last_note: String::new(),
         next_try: Instant::now(),
         tries: 0,
+        dismissed: 0,
         trouble: Error::Hub("the hub does not answer".into()),
         user: rustix::process::geteuid(),
     };
@@ -178,10 +181,15 @@ impl Agent<'_> {
         if self.connection.is_some() || !wanted || Instant::now() < self.next_try {
             return;
         }
-        match self.greet() {
-            Ok(()) => self.tries = 0,
+        match UnixStream::connect(&self.config.socket) {
+            Ok(stream) => {
+                self.tries = 0;
+                self.dismissed += 1; // until it is taken back by a welcome
+                if let Err(error) = self.greet(stream) {
+                    self.disconnect(&error);
+                }
+            }
             Err(error) => {
-                self.connection = None;
                 if self.tries == 0 && !self.config.hub.is_empty() {
                     let _ = spawn::detached(&self.config.hub);
                 }
@@ -192,16 +200,16 @@ impl Agent<'_> {
                     self.tries = 0; // it may have ended as soon as it was started: once more
                 }
                 self.next_try = Instant::now() + pause;
-                self.trouble = error;
+                let path = self.config.socket.display();
+                self.trouble = Error::Hub(format!(
+                    "no hub answers at {path}: {error}; start one: pagemerge daemon"
+                ));
             }
         }
     }
 
-    fn greet(&mut self) -> Result<()> {
+    fn greet(&mut self, stream: UnixStream) -> Result<()> {
         let path = self.config.socket.display();
-        let stream = UnixStream::connect(&self.config.socket).map_err(|error| {
-            Error::Hub(format!("no hub answers at {path}: {error}; start one: pagemerge daemon"))
-        })?;
         let hub = rustix::net::sockopt::socket_peercred(stream.as_fd())?;
         if hub.uid != rustix::process::geteuid() && !hub.uid.is_root() {
             return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
@@ -216,8 +224,8 @@ impl Agent<'_> {
         self.barriers.reader = pid;
         let mut connection = Connection::new(stream);
         let hello = Hello { version: wire::VERSION, barrier: self.barriers.kind() };
-        let reason = self.barriers.reason().as_bytes();
-        connection.send(kind::HELLO, 0, &[bytes_of(&[hello]), reason], None)?;
+        let (domain, reason) = (self.config.domain.as_bytes(), self.barriers.reason().as_bytes());
+        connection.send(kind::HELLO, 0, &[bytes_of(&[hello]), domain, b"\0", reason], None)?;
         for slab in self.slabs.values() {
             connection.send(kind::HANDBACK, 0, &[], Some(slab.descriptor.as_fd()))?;
         }
@@ -229,10 +237,17 @@ impl Agent<'_> {
 
     fn disconnect(&mut self, error: &Error) {
         self.connection = None;
-        self.trouble = error.clone();
+        self.trouble = if self.dismissed == 0 {
+            error.clone()
+        } else {
+            Error::Hub(format!("the hub does not let us join ({error}); its log may tell why"))
+        };
         lock().summary.hub = None;
-        self.next_try = Instant::now();
         self.tries = 0;
+        // A hub that dies is followed at once. One that does not want us (of another version, or
+        // short of descriptors) will not change its mind for being asked all the time.
+        let pause = if self.dismissed == 0 { 0 } else { 10 << self.dismissed.min(8) };
+        self.next_try = Instant::now() + Duration::from_millis(pause);
     }
 
     /// Wait until something arrives, we are poked, or it is time to connect again.
@@ -290,6 +305,7 @@ impl Agent<'_> {
                 if hello.first().is_none_or(|hello| hello.version != wire::VERSION) {
                     return Err(Error::Protocol("the hub is of another version".into()));
                 }
+                self.dismissed = 0;
                 Ok(())
             }
             kind::LOOK => self.tell_regions(frame.sequence),

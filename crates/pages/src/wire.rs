@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 
 /// Raised whenever a frame changes its meaning; both sides refuse another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest body: a plan of 16 million runs is split long before that.
 pub const MOST_BODY: usize = 64 << 20;
@@ -26,7 +26,8 @@ pub const HEADER: usize = 16;
 
 /// Kinds of frames.
 pub mod kind {
-    /// Agent: here I am (`Hello`, then the reason for the barrier as text).
+    /// Agent: here I am (`Hello`, then text: the name of its domain, which may be empty, a NUL, and
+    /// the reason for the barrier).
     pub const HELLO: u32 = 1;
     /// Agent: my regions, all of them (`Region`s); the answer to `LOOK`.
     pub const REGIONS: u32 = 2;

@@ -54,6 +54,7 @@ fn config() -> Config {
             .filter(|it| !it.is_empty())
             .collect(),
         barrier: Choice::parse(&word("PAGEMERGE_BARRIER")).unwrap_or(Choice::Auto),
+        domain: word("PAGEMERGE_DOMAIN"),
     }
 }
 

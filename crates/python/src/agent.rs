@@ -88,11 +88,17 @@ impl Drop for Memory {
 }
 
 #[pyfunction]
-fn start_agent(py: Python<'_>, socket: String, hub: Vec<String>, barrier: &str) -> PyResult<()> {
+fn start_agent(
+    py: Python<'_>,
+    socket: String,
+    hub: Vec<String>,
+    barrier: &str,
+    domain: String,
+) -> PyResult<()> {
     let hub: Result<Vec<CString>, _> = hub.into_iter().map(CString::new).collect();
     let hub = hub.map_err(|_| PyValueError::new_err("a NUL byte in the hub's command"))?;
     let barrier = Choice::parse(barrier).map_err(|error| raise(py, &error))?;
-    py.detach(|| agent::start(Config { socket: socket.into(), hub, barrier }))
+    py.detach(|| agent::start(Config { socket: socket.into(), hub, barrier, domain }))
         .map_err(|error| raise(py, &error))
 }
 

@@ -30,6 +30,12 @@ class Daemon:
         parser.add_argument("--socket", type=Path, help="where to listen (PAGEMERGE_SOCKET)")
         parser.add_argument("--config", type=Path, help="a TOML file with a [hub] table")
         parser.add_argument(
+            "--cpu",
+            type=float,
+            metavar="PERCENT",
+            help="most of one core that the hub may use, over time (overrides cpu_percent)",
+        )
+        parser.add_argument(
             "--until-idle", action="store_true", help="end when the last client has gone"
         )
         parser.add_argument(
@@ -40,12 +46,12 @@ class Daemon:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Serve; 0 when told to end, 1 if another hub is there already."""
-        from pagemerge.config import load
+        from pagemerge.config import load, with_cpu
         from pagemerge.hub import Hub
         from pagemerge.merge.client import socket_path
         from pagemerge.service import Service, only_one
 
-        settings = load(args.config)
+        settings = with_cpu(load(args.config), args.cpu)
         logging.basicConfig(
             level=logging.INFO if args.verbose else logging.WARNING,
             format="%(asctime)s %(message)s",

@@ -18,7 +18,7 @@ class Run:
 
     QEMU and other hypervisors do so by default. Nothing of the program has to change, and neither
     kernel KSM nor root is needed: equal pages of all programs of this user that were started so
-    are kept once. See `pagemerge status` for what that saves.
+    are kept once (--domain keeps some apart). See `pagemerge status` for what that saves.
     """
 
     @staticmethod
@@ -31,6 +31,12 @@ class Run:
             default="auto",
             help="how writers are kept out for the moment of a merge",
         )
+        parser.add_argument(
+            "--domain",
+            metavar="NAME",
+            help="share pages only with programs of this user that were given the same NAME "
+            "(PAGEMERGE_DOMAIN)",
+        )
         parser.add_argument("--socket", type=Path, help="the hub's socket (PAGEMERGE_SOCKET)")
         parser.add_argument("command", nargs="+", metavar="CMD", help="the program, after --")
 
@@ -38,8 +44,12 @@ class Run:
     def run(args: argparse.Namespace) -> int:
         """Become the program; returns only by an error (77: this host or user cannot)."""
         from pagemerge import _core
+        from pagemerge.decide.trust import checked_name
         from pagemerge.merge.client import hub_command, socket_path
 
+        domain = os.environ.get("PAGEMERGE_DOMAIN", "") if args.domain is None else args.domain
+        if domain or args.domain is not None:
+            checked_name(domain)
         program = find(args.command[0])
         barrier, reason = _core.probe_barrier(args.barrier)
         if _core.BARRIERS[barrier] == "intern":
@@ -52,6 +62,7 @@ class Run:
         os.environ.update(
             PAGEMERGE_SOCKET=path,
             PAGEMERGE_BARRIER=args.barrier,
+            PAGEMERGE_DOMAIN=domain,
             PAGEMERGE_HUB="\n".join(hub_command(path)),
             LD_PRELOAD=":".join(preload),
         )

@@ -77,7 +77,7 @@ def clients(status: model.Status) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("pid", "name", "uid", "barrier"):
+    for heading in ("pid", "name", "domain", "barrier"):
         table.add_column(heading)
     for heading in ("regions", "mergeable", "merged", "zero", "mappings"):
         table.add_column(heading, justify="right")
@@ -85,7 +85,7 @@ def clients(status: model.Status) -> Table:
         table.add_row(
             str(one.pid),
             Text(plain(one.name)),
-            str(one.uid),
+            Text(plain(one.domain)),
             one.barrier,
             f"{one.regions:,}",
             size(one.bytes),

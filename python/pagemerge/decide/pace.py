@@ -55,13 +55,19 @@ def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
     pages.wait[blocks] = 0
 
 
-def pause(last: float, worked: float, yielded: bool, share: float, longest: float) -> float:
-    """Seconds to sleep before the next cycle.
+def rest(worked: float, took: float, share: float) -> float:
+    """Seconds to rest after work, whatever there is to do, so that its share of a core holds.
 
-    ``last``: the pause before; ``worked``: processor seconds of this cycle; ``yielded``: whether
-    anything was merged or is new; ``share``: how much of a core may be used (0 to 1).
+    ``worked``: processor seconds; ``took``: seconds that have passed meanwhile; ``share``: how much
+    of a core may be used (0 to 1).
     """
-    affordable = worked * (1 / share - 1) if share < 1 else 0.0
+    return max(worked / share - took, 0.0)
+
+
+def pause(last: float, yielded: bool, longest: float) -> float:
+    """Seconds to wait for something new before the next cycle.
+
+    ``last``: the pause before; ``yielded``: whether anything was merged or is new.
+    """
     shortest = min(0.05, longest)
-    wanted = shortest if yielded else min(max(last * 2, shortest), longest)
-    return max(affordable, wanted)
+    return shortest if yielded else min(max(last * 2, shortest), longest)

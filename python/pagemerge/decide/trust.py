@@ -6,7 +6,15 @@ hold. So a domain is no wider than what Linux lets read each other's memory anyw
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from pagemerge.errors import UsageError
+
+MOST_NAME = 64
+"""Characters of a domain's name."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_NAME - 1}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +28,29 @@ class Domain:
     label: str = ""
     """LSM label, /proc/PID/attr/current; empty where there is none."""
 
+    name: str = ""
+    """What the process calls its part of all that (``pagemerge run --domain``); empty: no part."""
+
     def __str__(self) -> str:
         parts = [f"uid {self.uid}"]
         if self.label:
             parts.append(self.label)
+        if self.name:
+            parts.append(f"domain {self.name}")
         return ", ".join(parts)
+
+
+def checked_name(name: str) -> str:
+    """``name``, if a domain may be called so. Raises ``UsageError`` with the cure if not.
+
+    Names come from programs and end in terminals and logs, so they are plain words.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name[: 2 * MOST_NAME]!r} cannot name a domain: use up to {MOST_NAME} of the letters "
+            "a to z and A to Z, digits, '.', '_' and '-', a letter or digit first"
+        )
+    return name
 
 
 def may_join(peer_uid: int, hub_uid: int) -> bool:

@@ -39,7 +39,7 @@ class Kind(IntEnum):
 HEADER = struct.Struct("=IIQ")
 """Body length, kind, sequence number."""
 HELLO = struct.Struct("=II")
-"""Version, barrier."""
+"""Version, barrier; the domain's name, a NUL and a note follow (UTF-8)."""
 INTERN = struct.Struct("=QQQ")
 """Source address, target address, pages."""
 MERGED = struct.Struct("=QQQQQQ")
