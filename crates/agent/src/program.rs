@@ -148,24 +148,23 @@ pub fn discard(
 /// Make the range anonymous again, with its contents, and let it not be merged any more: before
 /// calls that a slab's mapping would not bear (mremap, userfaultfd, MADV_WIPEONFORK).
 ///
-/// A thread that writes there meanwhile races with the call itself, with or without us.
-pub fn dissolve(from: usize, len: usize) {
+/// A thread that writes there meanwhile races with the call itself, with or without us. Returns
+/// what `join` has to keep, if all of the range was mergeable and alike.
+pub fn dissolve(from: usize, len: usize) -> Option<Keep> {
     let end = from + len.next_multiple_of(PAGE);
     let mut state = lock();
-    let runs = slabbed(&mut state, from, end);
-    // In one piece where it can be: mremap takes one mapping, and pieces do not join again.
-    let whole = state
-        .table
-        .holding(from, end)
-        .filter(|region| region.keep.protection == Keep::default().protection)
-        .map(|region| region.keep);
-    match whole {
-        Some(keep) if !runs.is_empty() => {
-            own(from..end, keep);
-        }
-        _ => runs.into_iter().for_each(|(run, keep)| own(run, keep)),
+    for (run, keep) in slabbed(&mut state, from, end) {
+        own(run, keep);
     }
+    let alike = state.table.all_alike(from, end);
     state.table.forget(from, end);
+    alike.filter(|keep| keep.protection == Keep::default().protection)
+}
+
+/// Make one mapping of a range that has been dissolved: what merging has left there is anonymous
+/// memory in pieces, which the kernel does not join, and mremap refuses (EFAULT).
+pub fn join(from: usize, len: usize, keep: Keep) {
+    own(from..from + len.next_multiple_of(PAGE), keep);
 }
 
 /// Anonymous memory with the same bytes in the place of a range. Where there is no room it stays

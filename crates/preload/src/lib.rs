@@ -95,7 +95,9 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
             libc::MADV_HUGEPAGE => return 0,
             // Of the slab, which is sealed; anonymous memory has no file to punch.
             libc::MADV_REMOVE => return answer(Err(libc::EINVAL)),
-            libc::MADV_WIPEONFORK => program::dissolve(start, len),
+            libc::MADV_WIPEONFORK => {
+                program::dissolve(start, len);
+            }
             libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
                 let done = raw_madvise(start, len, advice);
                 if done.is_ok() {
@@ -175,16 +177,31 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     new: *mut c_void,
 ) -> *mut c_void {
-    // A slab's mapping would grow over the rest of the slab, and several do not move at once.
-    if program::concerns(old as usize, old_len) {
-        program::dissolve(old as usize, old_len);
-    }
-    if flags & libc::MREMAP_FIXED != 0 {
+    // A slab's mapping would grow over the rest of the slab.
+    let concerned = program::concerns(old as usize, old_len);
+    let alike = if concerned { program::dissolve(old as usize, old_len) } else { None };
+    let call = || {
+        // SAFETY: the program's own call.
+        checked(unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) })
+    };
+    let made = if flags & libc::MREMAP_FIXED != 0 {
+        // In one piece at once: a call that fails may have unmapped `new`, and is not to be
+        // repeated when that may be somebody else's.
+        if let Some(keep) = alike {
+            program::join(old as usize, old_len, keep);
+        }
         unmapped(new, new_len);
-    }
-    // SAFETY: the program's own call.
-    let made = unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) };
-    made as *mut c_void
+        call()
+    } else {
+        match (call(), alike) {
+            (Err(libc::EFAULT), Some(keep)) => {
+                program::join(old as usize, old_len, keep);
+                call()
+            }
+            (made, _) => made,
+        }
+    };
+    made.map_or(libc::MAP_FAILED, |at| at as *mut c_void)
 }
 
 /// mprotect(2).
