@@ -142,6 +142,12 @@ def test_what_was_one_mapping_moves_as_one(
         marker.do("move")
 
 
+def test_a_forked_child_is_not_locked_out(hub: Hub, tmp_path: Path) -> None:
+    """Whatever another thread was about to do: no lock of ours stays taken in the child."""
+    made = compiled(SOURCE.with_name("fork_marking.c"), tmp_path / "fork_marking", "-pthread")
+    assert run("--barrier", "park", "--", str(made), **hub.env).returncode == 0
+
+
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*RUN, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **env}

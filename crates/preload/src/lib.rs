@@ -17,6 +17,23 @@ use std::ffi::CString;
 #[global_allocator]
 static HEAP: Heap = Heap::new();
 
+/// With the library's start, so before the agent registers handlers of its own: those that come
+/// last run first before a fork, and whoever holds the agent's lock may be waiting for the heap.
+#[used]
+#[link_section = ".init_array"]
+static AT_START: extern "C" fn() = watch_forks;
+
+extern "C" fn watch_forks() {
+    extern "C" fn before() {
+        HEAP.hold();
+    }
+    extern "C" fn after() {
+        HEAP.let_go();
+    }
+    // SAFETY: the handlers are functions of a library that is never unloaded.
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+}
+
 const PR_SET_MEMORY_MERGE: c_int = 67;
 const PR_GET_MEMORY_MERGE: c_int = 68;
 /// _IOWR(0xAA, 0x00, struct uffdio_register): of a userfaultfd of the program's own.
