@@ -131,6 +131,13 @@ def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str
 
 
 @pytest.mark.parametrize("barrier", barriers())
+def test_what_is_protected_stays_so_beside_a_merge(hub: Hub, program: Path, barrier: str) -> None:
+    """A merge under way puts no writable mapping over what has just become read-only."""
+    with Marker(program, hub, barrier) as marker:
+        marker.do("guard")
+
+
+@pytest.mark.parametrize("barrier", barriers())
 @pytest.mark.parametrize("before", ["protect", "discard"])
 def test_what_was_one_mapping_moves_as_one(
     hub: Hub, program: Path, barrier: str, before: str

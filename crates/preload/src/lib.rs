@@ -116,11 +116,8 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
                 program::dissolve(start, len);
             }
             libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
-                let done = raw_madvise(start, len, advice);
-                if done.is_ok() {
-                    program::advised(start, len, advice);
-                }
-                return answer(done);
+                let raw = || raw_madvise(start, len, advice);
+                return answer(program::advise(start, len, advice, raw));
             }
             _ => {}
         }
@@ -227,12 +224,15 @@ pub unsafe extern "C" fn mremap(
 /// As the system call.
 #[no_mangle]
 pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
-    // SAFETY: the program's own call.
-    let done = checked(unsafe { libc::syscall(libc::SYS_mprotect, addr, len, prot) }).map(|_| ());
-    if done.is_ok() && program::concerns(addr as usize, len) {
-        program::protected(addr as usize, len, prot as u32);
-    }
-    answer(done)
+    let raw = || {
+        // SAFETY: the program's own call.
+        checked(unsafe { libc::syscall(libc::SYS_mprotect, addr, len, prot) }).map(|_| ())
+    };
+    answer(if program::concerns(addr as usize, len) {
+        program::protect(addr as usize, len, prot as u32, raw)
+    } else {
+        raw()
+    })
 }
 
 /// prctl(2): PR_SET_MEMORY_MERGE is accepted, and left to the kernel, which merges what we do not.
