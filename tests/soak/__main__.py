@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shlex
 import signal
 import sys
 import time
@@ -71,8 +70,7 @@ def main() -> int:
         print("soak: interrupted", file=sys.stderr)
         return 130
     if args.report is not None:
-        words = sys.argv[1:] if args.seed is not None else [*sys.argv[1:], "--seed", str(seed)]
-        command = f'make soak ARGS="{shlex.join(words)}"'
+        command = f'make soak ARGS="--minutes {args.minutes:g} --seed {seed}"'
         args.report.write_text(report.markdown(result, command))
     if args.json:
         print(report.as_json(result))

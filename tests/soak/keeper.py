@@ -156,7 +156,7 @@ def thirds(samples: list[int]) -> tuple[int, int] | None:
     """The means of the first and of the last third, without the start; none if there are few."""
     settled = samples[20:]
     third = len(settled) // 3
-    if third < 20:
+    if third < 15:
         return None
     return sum(settled[:third]) // third, sum(settled[-third:]) // third
 
