@@ -25,11 +25,15 @@ RUN = [sys.executable, "-m", "pagemerge", "run"]
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled victim."""
+    return compiled(SOURCE, tmp_path_factory.mktemp("marker") / "marker")
+
+
+def compiled(source: Path, made: Path, *flags: str) -> Path:
+    """A program of C; skips the test where there is no compiler."""
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler (cc), and the victim has to be no Python")
-    made = tmp_path_factory.mktemp("marker") / "marker"
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["cc", *flags, "-o", str(made), str(SOURCE)], check=True)
+    strict = ["-O2", "-Wall", "-Wextra", "-Werror", *flags]
+    subprocess.run(["cc", *strict, "-o", str(made), str(source)], check=True)
     return made
 
 
@@ -124,6 +128,31 @@ def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str
             marker.do(command)
         until_merged(hub, len(range(KINDS - 3, PAGES, KINDS)))
         marker.do("check")
+
+
+@pytest.mark.parametrize("barrier", barriers())
+def test_what_is_protected_stays_so_beside_a_merge(hub: Hub, program: Path, barrier: str) -> None:
+    """A merge under way puts no writable mapping over what has just become read-only."""
+    with Marker(program, hub, barrier) as marker:
+        marker.do("guard")
+
+
+@pytest.mark.parametrize("barrier", barriers())
+@pytest.mark.parametrize("before", ["protect", "discard"])
+def test_what_was_one_mapping_moves_as_one(
+    hub: Hub, program: Path, barrier: str, before: str
+) -> None:
+    """mremap refuses several mappings (EFAULT), and merging must not be what made them."""
+    with Marker(program, hub, barrier) as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        marker.do(before)
+        marker.do("move")
+
+
+def test_a_forked_child_is_not_locked_out(hub: Hub, tmp_path: Path) -> None:
+    """Whatever another thread was about to do: no lock of ours stays taken in the child."""
+    made = compiled(SOURCE.with_name("fork_marking.c"), tmp_path / "fork_marking", "-pthread")
+    assert run("--barrier", "park", "--", str(made), **hub.env).returncode == 0
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

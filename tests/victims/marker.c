@@ -1,6 +1,7 @@
 /* An unmodified program that marks memory as mergeable, as QEMU does, and then does all that a
  * program may do to its memory. It reads commands, one a line, and answers "ok" or what is wrong. */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,6 +55,30 @@ static int in_child(void)
 	return waitpid(child, &status, 0) != child || status;
 }
 
+/* Again and again while it is merged: what is protected cannot be written, by the kernel neither. */
+static int guard(void)
+{
+	size_t half = (size_t)PAGES / 2 * PAGE;
+	int zeros = open("/dev/zero", O_RDONLY), bad = 0;
+
+	for (int round = 0; round < 1500; round++) {
+		if (round % 100 == 0)
+			fill(0, PAGES, round / 100);
+		usleep(round * 7 % 2000);
+		if (mprotect(memory, half, PROT_READ))
+			return 1;
+		for (int page = 0; page < PAGES / 2; page += 8) {
+			char *at = (char *)memory + (size_t)page * PAGE;
+			if (read(zeros, at, 1) == 1)
+				bad++, *at = wanted[page];
+		}
+		if (mprotect(memory, half, PROT_READ | PROT_WRITE))
+			return 1;
+	}
+	close(zeros);
+	return bad;
+}
+
 static int obey(const char *command)
 {
 	size_t half = (size_t)PAGES / 2 * PAGE;
@@ -73,6 +98,8 @@ static int obey(const char *command)
 	if (!strcmp(command, "protect"))
 		return mprotect(memory, half, PROT_READ) || wrong() >= 0 ||
 		       mprotect(memory, half, PROT_READ | PROT_WRITE);
+	if (!strcmp(command, "guard"))
+		return guard();
 	if (!strcmp(command, "move")) {
 		unsigned char *moved = mremap(memory, 2 * half, 2 * half + PAGE, MREMAP_MAYMOVE);
 

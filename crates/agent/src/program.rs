@@ -4,6 +4,7 @@
 //! do with a region (`concerns`), it does not come here at all.
 
 use crate::gate::{lock, Locked};
+use crate::region::Region;
 use crate::{separate, start, thread, Config};
 use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::{slab, Result, PAGE};
@@ -148,24 +149,23 @@ pub fn discard(
 /// Make the range anonymous again, with its contents, and let it not be merged any more: before
 /// calls that a slab's mapping would not bear (mremap, userfaultfd, MADV_WIPEONFORK).
 ///
-/// A thread that writes there meanwhile races with the call itself, with or without us.
-pub fn dissolve(from: usize, len: usize) {
+/// A thread that writes there meanwhile races with the call itself, with or without us. Returns
+/// what `join` has to keep, if all of the range was mergeable and alike.
+pub fn dissolve(from: usize, len: usize) -> Option<Keep> {
     let end = from + len.next_multiple_of(PAGE);
     let mut state = lock();
-    let runs = slabbed(&mut state, from, end);
-    // In one piece where it can be: mremap takes one mapping, and pieces do not join again.
-    let whole = state
-        .table
-        .holding(from, end)
-        .filter(|region| region.keep.protection == Keep::default().protection)
-        .map(|region| region.keep);
-    match whole {
-        Some(keep) if !runs.is_empty() => {
-            own(from..end, keep);
-        }
-        _ => runs.into_iter().for_each(|(run, keep)| own(run, keep)),
+    for (run, keep) in slabbed(&mut state, from, end) {
+        own(run, keep);
     }
+    let alike = state.table.all_alike(from, end);
     state.table.forget(from, end);
+    alike.filter(|keep| keep.protection == Keep::default().protection)
+}
+
+/// Make one mapping of a range that has been dissolved: what merging has left there is anonymous
+/// memory in pieces, which the kernel does not join, and mremap refuses (EFAULT).
+pub fn join(from: usize, len: usize, keep: Keep) {
+    own(from..from + len.next_multiple_of(PAGE), keep);
 }
 
 /// Anonymous memory with the same bytes in the place of a range. Where there is no room it stays
@@ -194,35 +194,59 @@ fn own(range: Range<usize>, keep: Keep) {
     }
 }
 
-/// mprotect has changed the range: merged mappings get the new protection, and memory that
+/// mprotect: `raw` is the real call. Merged mappings get the new protection, and memory that
 /// cannot be written is left alone.
-pub fn protected(from: usize, len: usize, protection: u32) {
+///
+/// # Errors
+/// The error number of `raw`.
+pub fn protect(
+    from: usize,
+    len: usize,
+    protection: u32,
+    raw: impl FnOnce() -> std::result::Result<(), i32>,
+) -> std::result::Result<(), i32> {
     let writable = ProtFlags::READ.union(ProtFlags::WRITE);
     let protection = ProtFlags::from_bits_retain(protection);
-    change(from, len, |keep| keep.protection = protection);
-    let end = from + len.next_multiple_of(PAGE);
-    for region in lock().table.touching(from, end) {
+    change(from, len, raw, |region| {
+        region.keep.protection = protection;
         region.set_mergeable(0..region.pages, protection == writable);
-    }
+    })
 }
 
-/// MADV_DONTFORK, DOFORK, DONTDUMP or DODUMP has been given for the range.
-pub fn advised(from: usize, len: usize, advice: i32) {
-    change(from, len, |keep| match advice {
-        libc::MADV_DONTFORK => keep.dont_fork = true,
-        libc::MADV_DOFORK => keep.dont_fork = false,
-        libc::MADV_DONTDUMP => keep.dont_dump = true,
-        libc::MADV_DODUMP => keep.dont_dump = false,
+/// MADV_DONTFORK, DOFORK, DONTDUMP or DODUMP; `raw` is the real call.
+///
+/// # Errors
+/// The error number of `raw`.
+pub fn advise(
+    from: usize,
+    len: usize,
+    advice: i32,
+    raw: impl FnOnce() -> std::result::Result<(), i32>,
+) -> std::result::Result<(), i32> {
+    change(from, len, raw, |region| match advice {
+        libc::MADV_DONTFORK => region.keep.dont_fork = true,
+        libc::MADV_DOFORK => region.keep.dont_fork = false,
+        libc::MADV_DONTDUMP => region.keep.dont_dump = true,
+        libc::MADV_DODUMP => region.keep.dont_dump = false,
         _ => {}
-    });
+    })
 }
 
-fn change(from: usize, len: usize, how: impl Fn(&mut Keep)) {
+/// Make a call that changes what mappings are, and note it: under the lock, because a merge in
+/// between would map pages as they were before.
+fn change(
+    from: usize,
+    len: usize,
+    raw: impl FnOnce() -> std::result::Result<(), i32>,
+    note: impl Fn(&mut Region),
+) -> std::result::Result<(), i32> {
     let end = from + len.next_multiple_of(PAGE);
     let mut state = lock();
+    raw()?;
     state.table.split(from);
     state.table.split(end);
-    state.table.touching(from, end).for_each(|region| how(&mut region.keep));
+    state.table.touching(from, end).for_each(note);
+    Ok(())
 }
 
 /// Fresh zero memory in the place of a run.

@@ -128,6 +128,19 @@ impl Table {
             .map(|it| it.1)
     }
 
+    /// What all of `[start, end)` must keep, if it is regions that keep the same.
+    pub fn all_alike(&mut self, start: usize, end: usize) -> Option<Keep> {
+        let mut at = end;
+        let mut alike = None;
+        for region in self.touching(start, end) {
+            if region.end() < at || alike.is_some_and(|keep| keep != region.keep) {
+                return None;
+            }
+            (at, alike) = (region.start, Some(region.keep));
+        }
+        alike.filter(|_| at <= start)
+    }
+
     /// Have a region end, and another start, at `at` if it lies inside one.
     pub fn split(&mut self, at: usize) {
         let Some(region) = self.holding(at, at) else { return };
@@ -235,6 +248,17 @@ mod tests {
         assert!(table.holding(0x1000, 0x2000).is_none());
         assert!(table.remove(0x10000).is_some());
         assert!(table.holding(0x11000, 0x12000).is_none());
+    }
+
+    #[test]
+    fn regions_side_by_side_that_keep_the_same_are_alike() {
+        let mut table = table(&[(0x10000, 4), (0x14000, 4), (0x19000, 1)]);
+        assert_eq!(table.all_alike(0x11000, 0x17000), Some(Keep::default()));
+        assert_eq!(table.all_alike(0x17000, 0x1a000), None);
+        assert_eq!(table.all_alike(0xf000, 0x11000), None);
+        assert_eq!(table.all_alike(0x18000, 0x19000), None);
+        table.holding(0x14000, 0x15000).unwrap().keep.dont_fork = true;
+        assert_eq!(table.all_alike(0x11000, 0x17000), None);
     }
 
     #[test]

@@ -67,13 +67,24 @@ impl Heap {
         Self { busy: AtomicBool::new(false), inner }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut dlmalloc::Dlmalloc<Raw>) -> T) -> T {
+    /// Before a fork: nobody is inside until `let_go`, in the child neither. The agent allocates
+    /// outside of its own lock, too, and its thread does not exist in the child.
+    pub fn hold(&self) {
         while self.busy.swap(true, Ordering::Acquire) {
             sched_yield();
         }
+    }
+
+    /// After `hold`, in parent and child.
+    pub fn let_go(&self) {
+        self.busy.store(false, Ordering::Release);
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut dlmalloc::Dlmalloc<Raw>) -> T) -> T {
+        self.hold();
         // SAFETY: `busy` is ours.
         let done = work(unsafe { &mut *self.inner.get() });
-        self.busy.store(false, Ordering::Release);
+        self.let_go();
         done
     }
 }

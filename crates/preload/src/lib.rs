@@ -17,6 +17,23 @@ use std::ffi::CString;
 #[global_allocator]
 static HEAP: Heap = Heap::new();
 
+/// With the library's start, so before the agent registers handlers of its own: those that come
+/// last run first before a fork, and whoever holds the agent's lock may be waiting for the heap.
+#[used]
+#[link_section = ".init_array"]
+static AT_START: extern "C" fn() = watch_forks;
+
+extern "C" fn watch_forks() {
+    extern "C" fn before() {
+        HEAP.hold();
+    }
+    extern "C" fn after() {
+        HEAP.let_go();
+    }
+    // SAFETY: the handlers are functions of a library that is never unloaded.
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+}
+
 const PR_SET_MEMORY_MERGE: c_int = 67;
 const PR_GET_MEMORY_MERGE: c_int = 68;
 /// _IOWR(0xAA, 0x00, struct uffdio_register): of a userfaultfd of the program's own.
@@ -96,13 +113,12 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
             libc::MADV_HUGEPAGE => return 0,
             // Of the slab, which is sealed; anonymous memory has no file to punch.
             libc::MADV_REMOVE => return answer(Err(libc::EINVAL)),
-            libc::MADV_WIPEONFORK => program::dissolve(start, len),
+            libc::MADV_WIPEONFORK => {
+                program::dissolve(start, len);
+            }
             libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
-                let done = raw_madvise(start, len, advice);
-                if done.is_ok() {
-                    program::advised(start, len, advice);
-                }
-                return answer(done);
+                let raw = || raw_madvise(start, len, advice);
+                return answer(program::advise(start, len, advice, raw));
             }
             _ => {}
         }
@@ -176,16 +192,31 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     new: *mut c_void,
 ) -> *mut c_void {
-    // A slab's mapping would grow over the rest of the slab, and several do not move at once.
-    if program::concerns(old as usize, old_len) {
-        program::dissolve(old as usize, old_len);
-    }
-    if flags & libc::MREMAP_FIXED != 0 {
+    // A slab's mapping would grow over the rest of the slab.
+    let concerned = program::concerns(old as usize, old_len);
+    let alike = if concerned { program::dissolve(old as usize, old_len) } else { None };
+    let call = || {
+        // SAFETY: the program's own call.
+        checked(unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) })
+    };
+    let made = if flags & libc::MREMAP_FIXED != 0 {
+        // In one piece at once: a call that fails may have unmapped `new`, and is not to be
+        // repeated when that may be somebody else's.
+        if let Some(keep) = alike {
+            program::join(old as usize, old_len, keep);
+        }
         unmapped(new, new_len);
-    }
-    // SAFETY: the program's own call.
-    let made = unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) };
-    made as *mut c_void
+        call()
+    } else {
+        match (call(), alike) {
+            (Err(libc::EFAULT), Some(keep)) => {
+                program::join(old as usize, old_len, keep);
+                call()
+            }
+            (made, _) => made,
+        }
+    };
+    made.map_or(libc::MAP_FAILED, |at| at as *mut c_void)
 }
 
 /// mprotect(2).
@@ -194,12 +225,15 @@ pub unsafe extern "C" fn mremap(
 /// As the system call.
 #[no_mangle]
 pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
-    // SAFETY: the program's own call.
-    let done = checked(unsafe { libc::syscall(libc::SYS_mprotect, addr, len, prot) }).map(|_| ());
-    if done.is_ok() && program::concerns(addr as usize, len) {
-        program::protected(addr as usize, len, prot as u32);
-    }
-    answer(done)
+    let raw = || {
+        // SAFETY: the program's own call.
+        checked(unsafe { libc::syscall(libc::SYS_mprotect, addr, len, prot) }).map(|_| ())
+    };
+    answer(if program::concerns(addr as usize, len) {
+        program::protect(addr as usize, len, prot as u32, raw)
+    } else {
+        raw()
+    })
 }
 
 /// prctl(2): PR_SET_MEMORY_MERGE is accepted, and left to the kernel, which merges what we do not.

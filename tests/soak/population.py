@@ -1,0 +1,161 @@
+"""The victims of a soak: real processes, what they counted, and how they end."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from pagemerge.demo.dialog import Child
+from pagemerge.errors import PagemergeError, Unsupported
+from tests.soak import audit
+from tests.soak.plan import Start
+from tests.soak.tally import Tally
+
+ROOT = Path(__file__).parents[2]
+VICTIMS = Path(__file__).parents[1] / "victims"
+
+SILENCE = 60.0
+"""Seconds in which a thread of a victim must get somewhere."""
+
+
+def compile_victim(folder: Path) -> tuple[Path, Path]:
+    """``soaker.c`` as a program and as a library. Raises ``Unsupported`` without a compiler."""
+    if not shutil.which("cc"):
+        raise Unsupported("there is no C compiler (cc), and victims in Python write too slowly")
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    made = folder / "soaker", folder / "soaker.so"
+    for path, more in zip(made, ([], ["-shared", "-fPIC"]), strict=True):
+        source = str(VICTIMS / "soaker.c")
+        subprocess.run(["cc", *flags, *more, "-o", str(path), source], check=True)
+    return made
+
+
+class Victim:
+    """One process of the population."""
+
+    def __init__(self, start: Start, folder: Path, built: tuple[Path, Path], socket: Path) -> None:
+        self.start = start
+        path = folder / f"{start.serial}.tally"
+        with path.open("w+b") as file:
+            file.truncate(ctypes.sizeof(Tally))
+            self.tally = Tally.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(Tally)))
+        program, library = built
+        numbers = (start.serial, start.seed, start.pages, start.writers, start.pause)
+        words = [str(path), *map(str, numbers)]
+        python = [sys.executable, str(VICTIMS / "soaker.py"), str(library)]
+        run = [sys.executable, "-m", "pagemerge", "run", "--barrier", start.barrier, "--"]
+        argv = [*run, str(program), *words] if start.program else [*python, *words]
+        env = {"PAGEMERGE_SOCKET": str(socket), "PAGEMERGE_AUTOSTART": "0"}
+        env.update(PAGEMERGE_BARRIER=start.barrier, PYTHONPATH=str(ROOT))
+        self.child = Child(argv, env={**os.environ, **env})
+        path.unlink()
+        self.pid = self.child.pid
+        self.stopped = False
+        self._turns, self._since = 0, time.monotonic()
+        self._frozen: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        kind = "program" if self.start.program else "member"
+        return f"{kind} {self.start.serial} (process {self.pid}, {self.start.barrier})"
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.child.process.send_signal(signal.SIGSTOP)
+        self.stopped, self._frozen = True, None
+
+    def resume(self) -> str | None:
+        """SIGCONT; in words, if it did not stand still until now."""
+        moved = self._frozen is not None and self.tally.writes != self._frozen
+        self.child.process.send_signal(signal.SIGCONT)
+        self.stopped, self._since = False, time.monotonic()
+        return f"{self.name} went on writing though it was stopped" if moved else None
+
+    def look(self) -> str | None:
+        """In words, if it has ended by itself, or hangs."""
+        status = self.child.process.poll()
+        if status is not None:
+            return f"{self.name} ended by itself, with status {status}"
+        now = time.monotonic()
+        if self.stopped:
+            if self._frozen is None and audit.stands_still(self.pid):
+                self._frozen = int(self.tally.writes)
+        elif self.tally.turns != self._turns:
+            self._turns, self._since = int(self.tally.turns), now
+        elif now - self._since > SILENCE:
+            return f"{self.name} has not moved for {SILENCE:g} s: {self._waits()}"
+        return None
+
+    def _waits(self) -> str:
+        """Where its threads wait, as the kernel tells root."""
+        said = []
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                said.append(f"{task.name}: {(task / 'wchan').read_text()}")
+            except OSError as error:
+                said.append(f"{task.name}: {error.strerror}")
+        return ", ".join(said)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.child.process.kill()
+        self.child.close()
+
+    def exit(self) -> None:
+        """Have it end at once, in the middle of everything."""
+        self.child.question("leave")
+        self.child.process.wait(SILENCE)
+        self.child.close()
+
+    def leave(self) -> str | None:
+        """End it by the end of its input; in words, if it did not end well."""
+        status = self.child.close(patience=20.0)
+        return f"{self.name} left with status {status}" if status else None
+
+
+class Ledger:
+    """What all victims counted, those that have gone included."""
+
+    def __init__(self) -> None:
+        self.gone: Counter[str] = Counter()
+        self.faults: list[str] = []
+
+    def close(self, victim: Victim) -> None:
+        """A victim has gone: keep what it said."""
+        self.gone.update(victim.tally.counts())
+        self.faults += [f"{victim.name}: {fault}" for fault in victim.tally.faults()]
+
+    def total(self, alive: Iterable[Victim]) -> Counter[str]:
+        """All counts as they are now."""
+        total = Counter(self.gone)
+        for victim in alive:
+            total.update(victim.tally.counts())
+        return total
+
+
+def check(victims: Iterable[Victim]) -> list[tuple[Victim, str]]:
+    """Have all verify every page at once; those that could not, and why. Their tallies tell what
+    is wrong."""
+    failed, asked = [], []
+    for victim in victims:
+        try:
+            victim.child.question("check")
+            asked.append(victim)
+        except PagemergeError as error:
+            failed.append((victim, f"{victim.name} was asked for a check: {error}"))
+    for victim in asked:
+        try:
+            victim.child.answer()
+        except PagemergeError as error:
+            failed.append((victim, f"{victim.name} did not answer to a check: {error}"))
+    return failed
