@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,34 @@ def test_no_descriptors_for_the_agent(hub: Hub, victim: Spawn) -> None:
     with pytest.raises(PagemergeError, match="signalfd"):
         member.ask("intern", patience=30)
     assert member.ask("check") == {"wrong": 0}
+
+
+WITHOUT_PTRACE = """
+import ctypes
+libc, head, caps = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+capget, capset, cap_sys_ptrace = 125, 126, 19
+libc.syscall(capget, head, caps)
+for word in range(3):
+    caps[word] &= ~(1 << cap_sys_ptrace)
+libc.syscall(capset, head, caps)
+"""
+
+
+@pytest.mark.requires("uffd", "root")
+@pytest.mark.parametrize(("wanted", "got"), [("auto", "write-protect"), ("move", "move")])
+def test_nobody_tells_of_raw_forks(hub: Hub, victim: Spawn, wanted: str, got: str) -> None:
+    """Without CAP_SYS_PTRACE pages are not moved, unless by the user's own word; it says why."""
+    if not os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        pytest.skip("there is no /dev/userfaultfd, the way to one without CAP_SYS_PTRACE")
+    member = victim("member", env={**hub.env, "PAGEMERGE_BARRIER": wanted})
+    run(member, WITHOUT_PTRACE)
+    member.ask("fill", pages=PAGES, seed=1)
+    member.ask("intern")
+    row = hub.client(member.pid)
+    assert row is not None
+    assert row.barrier == got
+    assert "raw clone" in row.note
+    assert "CAP_SYS_PTRACE" in row.note
 
 
 @pytest.mark.parametrize("barrier", ["move", "write-protect", "park"])

@@ -91,7 +91,10 @@ def until_merged(hub: Hub, zero: int) -> None:
         mapped = status.pages_shared + status.pages_sharing
         return (status.zero_pages, mapped) == (zero, PAGES - zero)
 
-    hub.until(merged, "merge the program")
+    try:
+        hub.until(merged, "merge the program")
+    finally:
+        print(hub.status())
 
 
 def barriers() -> list[object]:
@@ -105,7 +108,19 @@ def barriers() -> list[object]:
 
 @pytest.mark.parametrize("barrier", barriers())
 @pytest.mark.parametrize(
-    "command", ["check", "fill", "discard", "free", "fork", "unmerge", "protect", "move", "unmap"]
+    "command",
+    [
+        "check",
+        "fill",
+        "discard",
+        "free",
+        "fork",
+        "fork_raw",
+        "unmerge",
+        "protect",
+        "move",
+        "unmap",
+    ],
 )
 def test_a_program_may_do_what_it_wants(
     hub: Hub, program: Path, barrier: str, command: str

@@ -21,9 +21,6 @@ import pagemerge
 from pagemerge import _core
 from pagemerge.demo.dialog import Answer, serve
 
-FORK = 57
-"""fork(2) itself on x86_64: no handler of pthread_atfork runs."""
-
 
 class Forker(Member):
     """Each verb forks ``times`` times and counts children that saw something wrong."""
@@ -31,11 +28,6 @@ class Forker(Member):
     def fork(self, times: int) -> Answer:
         """os.fork; the child verifies, changes everything, verifies, and leaves at once."""
         return self._children(times, os.fork, self._verify_and_change)
-
-    def fork_raw(self, times: int) -> Answer:
-        """The bare system call, as runtimes use it that know nothing of libc."""
-        libc = ctypes.PyDLL(None)  # it keeps the GIL: the child has it, too
-        return self._children(times, lambda: libc.syscall(FORK), self._verify)
 
     def fork_and_use(self, times: int) -> Answer:
         """The child uses the interface itself: it gets an agent of its own."""

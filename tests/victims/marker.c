@@ -2,9 +2,11 @@
  * program may do to its memory. It reads commands, one a line, and answers "ok" or what is wrong. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,6 +81,22 @@ static int guard(void)
 	return bad;
 }
 
+/* Children that no handler of pthread_atfork knows of, over and over: each is a snapshot. */
+static int in_raw_children(int times)
+{
+	for (int turn = 0; turn < times; turn++) {
+		fill(0, PAGES / 2, turn);
+		pid_t child = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+		int status;
+
+		if (child == 0)
+			_exit(wrong() >= 0);
+		if (waitpid(child, &status, 0) != child || status)
+			return 1;
+	}
+	return 0;
+}
+
 static int obey(const char *command)
 {
 	size_t half = (size_t)PAGES / 2 * PAGE;
@@ -93,11 +111,14 @@ static int obey(const char *command)
 		return discard(MADV_FREE);
 	if (!strcmp(command, "fork"))
 		return in_child();
+	if (!strcmp(command, "fork_raw"))
+		return in_raw_children(100);
 	if (!strcmp(command, "unmerge"))
 		return madvise(memory, 2 * half, MADV_UNMERGEABLE);
 	if (!strcmp(command, "protect"))
-		return mprotect(memory, half, PROT_READ) || wrong() >= 0 ||
-		       mprotect(memory, half, PROT_READ | PROT_WRITE);
+		/* Not at a round number of pages: no window ends there by itself. */
+		return mprotect(memory, half + 5 * PAGE, PROT_READ) || wrong() >= 0 ||
+		       mprotect(memory, half + 5 * PAGE, PROT_READ | PROT_WRITE);
 	if (!strcmp(command, "guard"))
 		return guard();
 	if (!strcmp(command, "move")) {

@@ -70,22 +70,25 @@ pub fn apply(
         }
     };
     let limit = if birth.is_some() { pagemerge_pages::mask::WINDOW } else { barriers.most_pages() };
-    let mut index = 0;
+    let (mut index, mut end) = (0, 0);
     let mut parts: Vec<Part> = Vec::new();
     for &run in runs {
         let mut rest = run;
         while rest.pages > 0 {
-            if parts.last().is_some_and(|last| !fits(&parts[0].run, &last.run, &rest, limit)) {
+            let behind = parts.last().map_or(0, |part| end_of(&part.run));
+            if !parts.is_empty() && !(behind..end).contains(&rest.address) {
                 window_of(barriers, slabs, &views, &parts, birth, &mut applied);
                 parts.clear();
             }
-            let start = parts.first().map_or(rest.address, |part| part.run.address);
-            let room = limit - ((rest.address - start) as usize / PAGE);
+            if parts.is_empty() {
+                end = window_end(rest.address, limit);
+            }
+            let room = (end - rest.address) / PAGE as u64;
             let pages = rest.pages.min(room as u32);
             parts.push(Part { run: Run { pages, ..rest }, index });
             index += pages as usize;
             rest = Run {
-                address: rest.address.wrapping_add(u64::from(pages) * PAGE as u64),
+                address: rest.address + u64::from(pages) * PAGE as u64,
                 slot: rest.slot.wrapping_add(if rest.slab == 0 || rest.slab == OWN {
                     0
                 } else {
@@ -103,10 +106,18 @@ pub fn apply(
     applied
 }
 
-/// Does `next` start behind `last`, in the window that `first` opened?
-fn fits(first: &Run, last: &Run, next: &Run, limit: usize) -> bool {
-    let end = last.address + u64::from(last.pages) * PAGE as u64;
-    next.address >= end && next.address - first.address < (limit * PAGE) as u64
+/// Address behind the last page of a run.
+fn end_of(run: &Run) -> u64 {
+    run.address + u64::from(run.pages) * PAGE as u64
+}
+
+/// Where a window that starts at `address` ends at the latest: with its region, because a plan runs
+/// on where the program has split one in two (mprotect, madvise).
+fn window_end(address: u64, limit: usize) -> u64 {
+    let most = address + (limit * PAGE) as u64;
+    let start = address as usize;
+    let mut state = lock();
+    state.table.holding(start, start + PAGE).map_or(most, |region| most.min(region.end() as u64))
 }
 
 /// Do some pages of a plan stand on slabs, because they were merged before?

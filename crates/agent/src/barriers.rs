@@ -79,7 +79,7 @@ impl Barriers {
     fn open(&mut self) {
         let mut reasons = Vec::new();
         if matches!(self.choice, Choice::Auto | Choice::Move) {
-            match Mover::new() {
+            match self.new_mover(&mut reasons) {
                 Ok(mover) => {
                     self.mover = Some(mover);
                     self.kind = barrier::MOVE;
@@ -107,6 +107,19 @@ impl Barriers {
             _ => {}
         }
         self.reason = reasons.join("; ");
+    }
+
+    /// A mover that fills the holes of children that are born in a window; without one such child
+    /// would have wrong bytes, so one that cannot is taken only where it was asked for by name.
+    fn new_mover(&self, reasons: &mut Vec<String>) -> Result<Mover> {
+        Mover::new().or_else(|error| {
+            if self.choice != Choice::Move {
+                return Err(error);
+            }
+            let mover = Mover::without_forks()?;
+            reasons.push(format!("move, as asked for, but: {error}"));
+            Ok(mover)
+        })
     }
 
     /// One of `wire::barrier`.
@@ -142,7 +155,9 @@ impl Barriers {
             return Ok(());
         }
         match self.kind {
-            barrier::MOVE if self.mover.is_none() => self.mover = Some(Mover::new()?),
+            barrier::MOVE if self.mover.is_none() => {
+                self.mover = Some(self.new_mover(&mut Vec::new())?);
+            }
             barrier::PARK => self.parker = Some(Parker::new()?),
             barrier::INTERN => {
                 return Err(Error::Unsupported("this process merges at birth only".into()))
@@ -202,7 +217,7 @@ impl Barriers {
             self.note(error);
             (self.mover, self.protector) = (None, None);
             if self.kind == barrier::MOVE {
-                self.mover = Mover::new().ok();
+                self.mover = self.new_mover(&mut Vec::new()).ok();
             }
         }
     }

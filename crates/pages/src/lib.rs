@@ -3,6 +3,7 @@
 mod chunks;
 pub mod digest;
 pub mod error;
+mod forks;
 pub mod mask;
 mod memory;
 pub mod moving;

@@ -4,11 +4,12 @@
 //! answers EBUSY and stays where it is. Write protection alone does not stop such writers.
 
 use crate::error::{Error, Result};
+use crate::forks::{Away, Forks};
 use crate::mask::Mask;
 use crate::uffd::{self, Userfault, Watch};
-use crate::window::{Backing, Barrier, Held, Swapped, Window};
+use crate::window::{self, Backing, Barrier, Held, Swapped, Window};
 use crate::PAGE;
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Pages moved at once: people wait 45 us for 64 pages, 360 us for 512, at the same throughput.
 const BATCH: usize = 64;
@@ -20,52 +21,82 @@ const TRIES: usize = 4;
 #[derive(Debug)]
 pub struct Mover {
     uffd: Userfault,
-    scratch: usize,
+    /// None: children that are born in a window are not told of.
+    forks: Option<Forks>,
+    /// What is in the scratch area now, and nowhere else that counts.
+    away: Away,
 }
 
 impl Mover {
     /// Open a userfaultfd and make the scratch area.
     ///
     /// # Errors
-    /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE.
+    /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE, or none
+    /// that tells of forks.
     pub fn new() -> Result<Self> {
-        let uffd = Userfault::open(uffd::FEATURE_MOVE)?;
-        if !uffd.has(uffd::FEATURE_MOVE) {
+        Self::open(uffd::FEATURE_MOVE | uffd::FEATURE_EVENT_FORK, Some(Forks::new()?))
+    }
+
+    /// The same without CAP_SYS_PTRACE: a child that a raw clone or `_Fork` makes in the middle of
+    /// a window misses pages. For programs that are known not to do so.
+    ///
+    /// # Errors
+    /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE.
+    pub fn without_forks() -> Result<Self> {
+        Self::open(uffd::FEATURE_MOVE, None)
+    }
+
+    fn open(features: u64, forks: Option<Forks>) -> Result<Self> {
+        let uffd = Userfault::open(features)?;
+        if !uffd.has(features) {
             return Err(Error::Unsupported("UFFDIO_MOVE needs Linux 6.8 or newer".into()));
         }
         let access = ProtFlags::READ | ProtFlags::WRITE;
+        let (none, len) = (std::ptr::null_mut(), BATCH * PAGE);
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let scratch = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                BATCH * PAGE,
-                access,
-                MapFlags::PRIVATE,
-            )
-        }
-        .map_err(|errno| Error::os("mmap of scratch", errno.raw_os_error()))?;
-        let this = Self { uffd, scratch: scratch as usize };
-        // A fork child has no use for it, a core dump neither; a huge page must not fill it.
-        for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump, Advice::LinuxNoHugepage] {
-            // SAFETY: advice about our own fresh mapping. EINVAL (no huge pages) is fine.
-            let _ = unsafe { rustix::mm::madvise(scratch, BATCH * PAGE, advice) };
+        let scratch = unsafe { rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE) }
+            .map_err(|errno| Error::os("mmap of scratch", errno.raw_os_error()))?;
+        let away = Away { scratch: scratch as usize, ..Away::default() };
+        let this = Self { uffd, forks, away };
+        // A core dump has no use for it, a huge page must not fill it, and no fork may copy it:
+        // it is always watched, so every fork would wait; and what is moved must be ours alone.
+        // SAFETY: advice about our own fresh mapping.
+        unsafe { rustix::mm::madvise(scratch, len, Advice::LinuxDontFork) }
+            .map_err(|errno| Error::os("madvise(MADV_DONTFORK)", errno.raw_os_error()))?;
+        for advice in [Advice::LinuxDontDump, Advice::LinuxNoHugepage] {
+            // SAFETY: as above. EINVAL (no huge pages) is fine.
+            let _ = unsafe { rustix::mm::madvise(scratch, len, advice) };
         }
         // The kernel moves pages only into memory that the same userfaultfd watches.
-        this.uffd.register(this.scratch, BATCH * PAGE, Watch::Missing)?;
+        this.uffd.register(this.away.scratch, len, Watch::Missing)?;
         Ok(this)
     }
 
+    /// Let forks go on that wait: nothing can be moved until then.
+    fn attend(&self) {
+        if let Some(forks) = &self.forks {
+            forks.attend(&self.uffd, &self.away);
+        }
+        rustix::thread::sched_yield();
+    }
+
+    fn let_forks_go(&self) -> Result<()> {
+        let forks = self.forks.as_ref();
+        forks.map_or(Ok(()), |forks| forks.release(&self.uffd, &self.away))
+    }
+
     /// Move a run of the window's pages to scratch, passing over those that do not go.
-    fn take(&self, window: &Window<'_>, first: usize, pages: usize, held: &mut Held) {
+    fn take(&mut self, first: usize, pages: usize, held: &mut Held) {
         let (mut page, end, mut tries) = (first, first + pages, 0);
         while page < end {
-            let (src, dst) = (window.start + page * PAGE, self.scratch + page * PAGE);
+            let (src, dst) = (self.away.home + page * PAGE, self.away.scratch + page * PAGE);
             let (bytes, stopped) = self.uffd.move_pages(dst, src, (end - page) * PAGE);
-            held.pages.insert(page, bytes / PAGE);
+            self.away.pages.insert(page, bytes / PAGE);
             page += bytes / PAGE;
             if bytes > 0 {
                 tries = 0;
             } else if stopped == Some(libc::EAGAIN) && tries < TRIES {
+                self.attend();
                 tries += 1;
             } else {
                 match stopped {
@@ -78,51 +109,39 @@ impl Mover {
     }
 
     /// Move a run back. This must succeed: the only copy of these bytes is in scratch.
-    fn give_back(&self, window: &Window<'_>, first: usize, pages: usize) {
+    fn give_back(&mut self, window: &Window<'_>, first: usize, pages: usize) {
         let (mut page, end) = (first, first + pages);
         while page < end {
-            let (src, dst) = (self.scratch + page * PAGE, window.start + page * PAGE);
+            let (src, dst) = (self.away.scratch + page * PAGE, self.away.home + page * PAGE);
             let (bytes, stopped) = self.uffd.move_pages(dst, src, (end - page) * PAGE);
+            let mut back = Mask::NONE;
+            back.insert(page, bytes / PAGE);
+            self.away.pages = self.away.pages.minus(&back);
             page += bytes / PAGE;
             match stopped {
                 None => {}
                 Some(_) if bytes > 0 => {}
                 // Somebody forks, or the kernel looks at the page just now: it passes.
-                Some(libc::EAGAIN | libc::EBUSY) => rustix::thread::sched_yield(),
+                Some(libc::EAGAIN | libc::EBUSY) => self.attend(),
                 Some(_) => {
-                    self.remap_back(window, page);
+                    self.bring_back(window, page);
                     page += 1;
                 }
             }
         }
     }
 
-    /// MOVE found no place for a page (a mapping failed after unmapping, say): put the page's
-    /// whole mapping there instead.
-    fn remap_back(&self, window: &Window<'_>, page: usize) {
-        let (src, dst) = (self.scratch + page * PAGE, window.start + page * PAGE);
-        // SAFETY: the page in scratch is ours, and it belongs at `dst`, which our caller owns.
+    /// MOVE found no place for a page (a mapping failed after unmapping, say): put a mapping with
+    /// its bytes there. It stays in scratch, too, for a fork that waits.
+    fn bring_back(&self, window: &Window<'_>, page: usize) {
+        let (src, dst) = (self.away.scratch + page * PAGE, self.away.home + page * PAGE);
+        // SAFETY: fresh memory gets the bytes and then the place, which our caller owns and which
+        // nobody can have written: there is no page.
         unsafe {
-            if rustix::mm::mremap_fixed(
-                src as *mut _,
-                PAGE,
-                PAGE,
-                MremapFlags::MAYMOVE,
-                dst as *mut _,
-            )
-            .is_err()
-            {
+            let keep = window.keep;
+            if window::place_copy(src as *const _, dst as *mut _, PAGE, keep).is_err() {
                 // Its owner's bytes cannot be put back: rather no process than a wrong one.
                 libc::abort();
-            }
-            let _ = rustix::mm::madvise(dst as *mut _, PAGE, Advice::LinuxDoFork);
-            let _ = rustix::mm::madvise(dst as *mut _, PAGE, Advice::LinuxDoDump);
-            // Close the hole in scratch. Should that fail, later moves to it fail and are counted.
-            let access = ProtFlags::READ | ProtFlags::WRITE;
-            let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
-            if rustix::mm::mmap_anonymous(src as *mut _, PAGE, access, fixed).is_ok() {
-                let _ = rustix::mm::madvise(src as *mut _, PAGE, Advice::LinuxDontFork);
-                let _ = self.uffd.register(src, PAGE, Watch::Missing);
             }
         }
     }
@@ -137,16 +156,22 @@ impl Barrier for Mover {
         if window.backing != Backing::Anonymous || window.pages > BATCH {
             return Err(Error::Usage("only anonymous memory can be moved".into()));
         }
-        self.uffd.register(window.start, window.pages * PAGE, Watch::Missing)?;
+        (self.away.home, self.away.pages) = (window.start, Mask::NONE);
+        self.forks.as_ref().map_or(Ok(()), |forks| forks.hold(&self.uffd))?;
+        let watched = self.uffd.register(window.start, window.pages * PAGE, Watch::Missing);
+        if let Err(error) = watched {
+            return self.let_forks_go().and(Err(error));
+        }
         let mut held = Held::default();
         for (first, pages) in planned.runs() {
-            self.take(window, first, pages, &mut held);
+            self.take(first, pages, &mut held);
         }
+        held.pages = self.away.pages;
         Ok(held)
     }
 
     fn bytes(&self, _: &Window<'_>, page: usize) -> *const u8 {
-        (self.scratch + page * PAGE) as *const u8
+        (self.away.scratch + page * PAGE) as *const u8
     }
 
     fn vacates(&self) -> bool {
@@ -162,18 +187,22 @@ impl Barrier for Mover {
         let unregistered = self.uffd.unregister(window.start, len);
         // What was mapped over is not registered any more, but who waited there still waits.
         let woken = self.uffd.wake(window.start, len);
+        // Before scratch is emptied: a child may have got its copy while pages were there.
+        let released = self.let_forks_go();
+        self.away.pages = Mask::NONE;
         // SAFETY: what is left in scratch are duplicates of slots, and zero pages. A failure
         // would make the next move to those pages fail, which is counted.
         let _ = unsafe {
-            rustix::mm::madvise(self.scratch as *mut _, BATCH * PAGE, Advice::LinuxDontNeed)
+            let scratch = self.away.scratch as *mut _;
+            rustix::mm::madvise(scratch, BATCH * PAGE, Advice::LinuxDontNeed)
         };
-        unregistered.and(woken)
+        unregistered.and(woken).and(released)
     }
 }
 
 impl Drop for Mover {
     fn drop(&mut self) {
         // SAFETY: our own mapping; no window is open, so it holds nobody's only copy.
-        let _ = unsafe { rustix::mm::munmap(self.scratch as *mut _, BATCH * PAGE) };
+        let _ = unsafe { rustix::mm::munmap(self.away.scratch as *mut _, BATCH * PAGE) };
     }
 }

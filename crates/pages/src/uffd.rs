@@ -16,6 +16,11 @@ pub const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 pub const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 /// `UFFDIO_MOVE` (Linux 6.8).
 pub const FEATURE_MOVE: u64 = 1 << 16;
+/// A fork waits until it has been told of, and what is watched stays so in the child (Linux 4.11;
+/// since 5.4 for CAP_SYS_PTRACE only).
+pub const FEATURE_EVENT_FORK: u64 = 1 << 1;
+
+const EVENT_FORK: u8 = 0x13;
 
 const API: u64 = 0xAA;
 const REGISTER_MODE_MISSING: u64 = 1 << 0;
@@ -57,12 +62,40 @@ struct MoveArg {
     moved: i64,
 }
 
+#[repr(C)]
+struct CopyArg {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copied: i64,
+}
+
+#[repr(C)]
+struct PoisonArg {
+    range: Range,
+    mode: u64,
+    updated: i64,
+}
+
+/// struct uffd_msg: what has happened, and for a fork the new descriptor behind it.
+#[repr(C)]
+#[derive(Default)]
+struct Message {
+    event: u8,
+    reserved: [u8; 7],
+    descriptor: u32,
+    rest: [u32; 5],
+}
+
 const GROUP: u8 = 0xAA;
 const IOC_NEW: ioctl::Opcode = opcode::none(GROUP, 0x00);
 const IOC_API: ioctl::Opcode = opcode::read_write::<ApiArg>(GROUP, 0x3F);
 const IOC_REGISTER: ioctl::Opcode = opcode::read_write::<RegisterArg>(GROUP, 0x00);
 const IOC_UNREGISTER: ioctl::Opcode = opcode::read::<Range>(GROUP, 0x01);
 const IOC_WAKE: ioctl::Opcode = opcode::read::<Range>(GROUP, 0x02);
+const IOC_COPY: ioctl::Opcode = opcode::read_write::<CopyArg>(GROUP, 0x03);
+const IOC_POISON: ioctl::Opcode = opcode::read_write::<PoisonArg>(GROUP, 0x08);
 const IOC_MOVE: ioctl::Opcode = opcode::read_write::<MoveArg>(GROUP, 0x05);
 const IOC_WRITEPROTECT: ioctl::Opcode = opcode::read_write::<WriteProtectArg>(GROUP, 0x06);
 
@@ -92,8 +125,18 @@ impl Userfault {
         let supported = handshake(&descriptor()?, 0)?;
         let fd = descriptor()?;
         let features = wanted & supported;
-        handshake(&fd, features)?;
-        Ok(Self { fd, features })
+        match handshake(&fd, features) {
+            Err(error)
+                if error.errno() == Some(libc::EPERM) && features & FEATURE_EVENT_FORK != 0 =>
+            {
+                Err(Error::Unsupported(
+                    "a child that a raw clone or _Fork makes would miss the pages that are being \
+                     compared; only with CAP_SYS_PTRACE does userfaultfd tell of such forks"
+                        .into(),
+                ))
+            }
+            other => other.map(|_| Self { fd, features }),
+        }
     }
 
     /// Does it have all of these features?
@@ -174,6 +217,67 @@ impl Userfault {
             Ok(()) => (len, None),
             Err(errno) => (arg.moved.max(0) as usize, Some(errno.raw_os_error())),
         }
+    }
+
+    /// Can this process open one more descriptor?
+    ///
+    /// # Errors
+    /// `Os` if it cannot.
+    pub fn has_room(&self) -> Result<()> {
+        let room = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0);
+        room.map(|_| ()).map_err(|errno| Error::os("dup", errno.raw_os_error()))
+    }
+
+    /// A fork that waits to be told of: the child's own userfaultfd. The fork goes on with this.
+    ///
+    /// Page faults that are reported in between are passed over: their threads wait to be woken.
+    pub fn next_fork(&self) -> Option<Self> {
+        loop {
+            let mut message = Message::default();
+            // SAFETY: one message is read, of the size and layout of struct uffd_msg.
+            let read = unsafe {
+                let size = std::mem::size_of::<Message>();
+                libc::read(as_raw(&self.fd), (&raw mut message).cast(), size)
+            };
+            if read <= 0 {
+                return None; // EAGAIN: nothing has happened
+            }
+            if message.event == EVENT_FORK {
+                // SAFETY: the kernel has just given us this descriptor.
+                let fd = unsafe { OwnedFd::from_raw_fd(message.descriptor as i32) };
+                return Some(Self { fd, features: self.features });
+            }
+        }
+    }
+
+    /// Is a fork on its way, from the moment it has copied what we watch until it has been told of?
+    #[must_use]
+    pub fn is_forking(&self) -> bool {
+        // The kernel answers EAGAIN then, whatever is asked; else EINVAL to a range of no bytes.
+        self.move_pages(0, 0, 0).1 == Some(libc::EAGAIN)
+    }
+
+    /// Put a copy of the page at `src` in the place of the missing page at `dst`.
+    ///
+    /// # Errors
+    /// As ioctl_userfaultfd(2): EEXIST if a page is there, ENOENT if `dst` is not watched.
+    pub fn copy(&self, dst: usize, src: usize, len: usize) -> Result<()> {
+        let (dst, src) = (dst as u64, src as u64);
+        let mut arg = CopyArg { dst, src, len: len as u64, mode: 0, copied: 0 };
+        // SAFETY: the opcode is UFFDIO_COPY and the argument is its struct.
+        unsafe { ioctl::ioctl(&self.fd, Updater::<IOC_COPY, _>::new(&mut arg)) }
+            .map_err(|errno| failed("UFFDIO_COPY", errno, dst as usize))
+    }
+
+    /// Have whoever touches the missing pages of a range get SIGBUS (Linux 6.6).
+    ///
+    /// # Errors
+    /// As ioctl_userfaultfd(2).
+    pub fn poison(&self, start: usize, len: usize) -> Result<()> {
+        let mut arg = PoisonArg { range: range(start, len), mode: 0, updated: 0 };
+        // SAFETY: the opcode is UFFDIO_POISON and the argument is its struct.
+        unsafe { ioctl::ioctl(&self.fd, Updater::<IOC_POISON, _>::new(&mut arg)) }
+            .map_err(|errno| failed("UFFDIO_POISON", errno, start))
     }
 }
 

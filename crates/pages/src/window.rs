@@ -297,7 +297,7 @@ unsafe fn swap(
         },
         (Content::Own, _) => {
             // SAFETY: the range is the caller's, and held.
-            let owned = unsafe { own(at, len, window.keep) };
+            let owned = unsafe { place_copy(at, at, len, window.keep) };
             if owned.is_ok() {
                 swapped.remapped.insert(first, pages);
             }
@@ -319,17 +319,23 @@ unsafe fn swap(
     }
 }
 
-/// Anonymous memory with the same bytes in the place of a range.
+/// Anonymous memory with the bytes at `from` in the place of the range at `at`: by one call, which
+/// fails before it changes anything.
 ///
 /// # Safety
-/// The range must be held: nobody writes it.
-unsafe fn own(at: *mut libc::c_void, len: usize, keep: Keep) -> rustix::io::Result<()> {
+/// `from` must be readable, and the range at `at` the caller's; nobody may write either.
+pub(crate) unsafe fn place_copy(
+    from: *const libc::c_void,
+    at: *mut libc::c_void,
+    len: usize,
+    keep: Keep,
+) -> rustix::io::Result<()> {
     let none = std::ptr::null_mut();
     // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
     unsafe {
         let fresh = rustix::mm::mmap_anonymous(none, len, keep.protection, MapFlags::PRIVATE)?;
         let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
-        std::ptr::copy_nonoverlapping(at.cast::<u8>(), fresh.cast(), len);
+        std::ptr::copy_nonoverlapping(from.cast::<u8>(), fresh.cast(), len);
         keep.apply(fresh, len);
         let moved = rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at);
         if moved.is_err() {
