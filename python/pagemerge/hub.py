@@ -37,6 +37,7 @@ from pagemerge.model import (
     Candidates,
     Planned,
 )
+from pagemerge.quota import Quota
 from pagemerge.tidy import tidy
 
 log = logging.getLogger("pagemerge.hub")
@@ -70,6 +71,8 @@ class Members:
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
     grown: bool = False
     """A request that is not reported yet has added to the store."""
+    short: bool = False
+    """A quota has kept new slots from being made: decide anew when there is room."""
 
     @property
     def is_over(self) -> bool:
@@ -85,6 +88,7 @@ class Hub:
         self.on_plan = on_plan
         """Dry run: gets each plan, which is not carried out then."""
         self.domains: dict[Domain, Members] = {}
+        self.quota = Quota(self)
         self.full_scans = 0
         self.started = time.monotonic()
         self.wake = asyncio.Event()
@@ -230,7 +234,8 @@ class Hub:
 
     async def _build(self, members: Members, pids: U64, addresses: U64, digests: U64) -> None:
         """Fill new slots, in order, from pages of clients; ``digests`` is what they should be."""
-        store = members.store
+        store, fit = members.store, self.quota.admit(members, pids)
+        pids, addresses = pids[fit], addresses[fit]
         for first in range(0, len(addresses), _core.SLAB_PAGES):
             part = slice(first, first + _core.SLAB_PAGES)
             step = np.diff(addresses[part]) != PAGE_SIZE
@@ -254,7 +259,7 @@ class Hub:
                 log.warning("passing over a slab: %s", error)
                 _discard(future)
                 continue
-            store.add(descriptor, slab, sealed)
+            store.add(descriptor, slab, sealed, pids[part])
             members.born.add(slab)
 
     def _usable(self, members: Members, slot: U32, digest: U64) -> U32:
