@@ -23,6 +23,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     merging in the background rests for it."""
     dead_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Slabs of which more than this is dead are emptied, so that their memory comes back."""
+    store_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Share of the hub's memory cgroup that the store may fill, where the cgroup has a limit."""
+    client_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Share of that (without a limit: of the host's memory) that one process may fill."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
     """Seconds between cycles when nothing changes."""
 

@@ -37,6 +37,7 @@ from pagemerge.model import (
     Candidates,
     Planned,
 )
+from pagemerge.quota import Quota
 from pagemerge.tidy import tidy
 
 log = logging.getLogger("pagemerge.hub")
@@ -70,6 +71,8 @@ class Members:
     """Part of the last plan was not carried out: decide anew, whether or not something is new."""
     grown: bool = False
     """A request that is not reported yet has added to the store."""
+    short: bool = False
+    """A quota has kept new slots from being made: decide anew when there is room."""
 
     @property
     def is_over(self) -> bool:
@@ -85,6 +88,7 @@ class Hub:
         self.on_plan = on_plan
         """Dry run: gets each plan, which is not carried out then."""
         self.domains: dict[Domain, Members] = {}
+        self.quota = Quota(self)
         self.full_scans = 0
         self.started = time.monotonic()
         self.wake = asyncio.Event()
@@ -237,24 +241,29 @@ class Hub:
             self.on_plan(members.domain, rows)
             return np.full(len(found.digest), NO_SLOT, np.uint32)
         donors, first = layout.donors, store.next_slot
-        made = await self._build(
+        made, changed = await self._build(
             members, pids[found.client[donors]], found.address[donors], found.digest[donors]
         )
         new = (known == NO_SLOT) & (layout.slot < OWN_SLOT)
         layout.slot[new] = made[layout.slot[new] - np.uint32(first)]
-        lost = donors[made == NO_SLOT]  # they have to prove themselves anew
+        anew = donors[changed]
         for number, client in enumerate(clients):
-            address = found.address[lost[found.client[lost] == number]]
+            address = found.address[anew[found.client[anew] == number]]
             for region, _, index in client.locate(address):
                 stability.forget(region.pages, index)
         return layout.slot
 
-    async def _build(self, members: Members, pids: U64, addresses: U64, digests: U64) -> U32:
+    async def _build(
+        self, members: Members, pids: U64, addresses: U64, digests: U64
+    ) -> tuple[U32, npt.NDArray[np.bool_]]:
         """Fill new slots, in order, from pages of clients; ``digests`` is what they should be.
 
-        Returns the slot of each page; ``NO_SLOT`` if it changed before it was copied.
+        Returns the slot of each page, or ``NO_SLOT``, and which changed before they were copied.
         """
-        store, slots = members.store, np.full(len(addresses), NO_SLOT, np.uint32)
+        store, fit = members.store, np.flatnonzero(self.quota.admit(members, pids))
+        slots = np.full(len(pids), NO_SLOT, np.uint32)
+        changed = np.zeros(len(pids), np.bool_)
+        pids, addresses, digests = pids[fit], addresses[fit], digests[fit]
         for first in range(0, len(addresses), _core.SLAB_PAGES):
             part = slice(first, first + _core.SLAB_PAGES)
             step = np.diff(addresses[part]) != PAGE_SIZE
@@ -278,10 +287,12 @@ class Hub:
                 log.warning("passing over a slab: %s", error)
                 _discard(future)
                 continue
-            places = store.add(descriptor, slab, sealed).base + np.arange(len(sealed))
-            slots[part] = np.where(sealed == digests[part], places, NO_SLOT)
+            places = store.add(descriptor, slab, sealed, pids[part]).base + np.arange(len(sealed))
+            good = sealed == digests[part]
+            slots[fit[part][good]] = places[good]
+            changed[fit[part][~good]] = True
             members.born.add(slab)
-        return slots
+        return slots, changed
 
     async def _merge(
         self, members: Members, client: Client, found: Candidates, slot: U32, number: int

@@ -232,10 +232,15 @@ class Session:
             log.warning("process %d hands back a slab of another domain", self.pid)
             os.close(descriptor)
             return
+        digests = np.frombuffer(sealed, np.uint64)
         if slab in members.store.slabs:
             os.close(descriptor)
+        elif self.service.hub.quota.may_hand_back(client, len(digests)):
+            donors = np.full(len(digests), client.pid, np.uint64)
+            members.store.add(descriptor, slab, digests, donors)
         else:
-            members.store.add(descriptor, slab, np.frombuffer(sealed, np.uint64))
+            os.close(descriptor)  # its pages stay merged as they are; nobody new shares them
+            return
         members.born.add(slab)
         client.given.add(slab)
         client.adopting = True

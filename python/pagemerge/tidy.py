@@ -32,8 +32,11 @@ async def tidy(hub: Hub, members: Members) -> None:
     if busy or members.lock.locked():
         return
     async with members.lock:
+        before = members.store.bytes
         _drop_unmapped(members)
         await _compact(hub, members)
+        if members.store.bytes < before:
+            hub.quota.freed()
 
 
 def _drop_unmapped(members: Members) -> None:
@@ -87,7 +90,7 @@ async def _compact(hub: Hub, members: Members) -> None:
     if len(old):
         loop = asyncio.get_running_loop()
         descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
-        made = store.add(descriptor, slab, digests, findable=False)
+        made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
         members.born.add(slab)
     moved = 0
     for client in clients:

@@ -11,8 +11,11 @@ import pytest
 
 from pagemerge import _core
 from pagemerge.errors import ProtocolError
-from pagemerge.merge.store import Store
+from pagemerge.merge.store import Slab, Store
 from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO
+
+MINE = np.full(8, 42, np.uint32)
+"""The process that slots are filled from, it is said."""
 
 
 @pytest.fixture
@@ -31,10 +34,14 @@ def build(store: Store, pages: np.ndarray) -> tuple[int, int, np.ndarray]:
     return store.build(pid, start, count)
 
 
+def add(store: Store, built: tuple[int, int, np.ndarray]) -> Slab:
+    return store.add(*built, MINE[: len(built[2])])
+
+
 def test_a_slab_holds_what_was_copied_and_knows_where(pages: np.ndarray) -> None:
     store = Store()
     descriptor, slab, digests = build(store, pages)
-    made = store.add(descriptor, slab, digests)
+    made = store.add(descriptor, slab, digests, MINE[: len(digests)])
     assert os.pread(descriptor, 8 * PAGE_SIZE, 0) == pages.tobytes()
     assert (made.base, made.pages, store.next_slot) == (0, 8, 8)
     assert store.bytes == 8 * PAGE_SIZE
@@ -52,12 +59,12 @@ def test_a_slab_holds_what_was_copied_and_knows_where(pages: np.ndarray) -> None
 
 def test_a_slot_number_is_used_again_only_after_its_slab(pages: np.ndarray) -> None:
     store = Store()
-    first = store.add(*build(store, pages[:3]))
-    second = store.add(*build(store, pages[4:6]))
+    first = add(store, build(store, pages[:3]))
+    second = add(store, build(store, pages[4:6]))
     assert (second.base, store.next_slot) == (3, 5)
     store.drop([first.id])
-    large = store.add(*build(store, pages[:4]))
-    small = store.add(*build(store, pages[:2]))
+    large = add(store, build(store, pages[:4]))
+    small = add(store, build(store, pages[:2]))
     assert (large.base, small.base) == (5, 0)
     at = store.locate(np.array([0, 2, 3, 5], np.uint32))[0].tolist()
     assert at == [small.id, 0, second.id, large.id]
@@ -67,17 +74,29 @@ def test_a_slot_number_is_used_again_only_after_its_slab(pages: np.ndarray) -> N
 
 def test_live_slots_move_to_a_new_slab(pages: np.ndarray) -> None:
     store = Store()
-    old = store.add(*build(store, pages[:3]))
+    old = add(store, build(store, pages[:3]))
     digests = build(store, pages[:3])
     os.close(digests[0])
     copied = store.copy(np.array([0, 2], np.uint32))
     assert os.pread(copied[0], 9999, 0) == pages[[0, 2]].tobytes()
     store.retire([old.id])
     assert store.find(digests[2]).tolist() == [NO_SLOT] * 3
-    new = store.add(*copied)
+    new = store.add(*copied, MINE[:2])
     assert store.find(digests[2]).tolist() == [new.base, NO_SLOT, new.base + 1]
     assert store.locate(np.array([1], np.uint32))[0].tolist() == [old.id]
     store.drop([old.id, new.id])
+
+
+def test_who_filled_what_is_known_until_it_is_dropped(pages: np.ndarray) -> None:
+    store = Store()
+    one = store.add(*build(store, pages[:3]), np.array([7, 7, 9], np.uint64))
+    other = store.add(*build(store, pages[:2]), np.array([9, 7], np.uint64))
+    assert store.held == {7: 3, 9: 2}
+    assert store.donors(np.array([2, 3, 0], np.uint32)).tolist() == [9, 9, 7]
+    store.drop([one.id])
+    assert store.held == {7: 1, 9: 1}
+    store.drop([other.id])
+    assert not store.held
 
 
 def test_seeds_differ_so_that_collisions_cannot_be_prepared(pages: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,25 +32,34 @@ class Slab:
     base: int
     """Number of its first slot."""
     pages: int
+    donors: U32
+    """u32[pages]: the process that each slot was filled from, or that handed the slab back."""
 
 
 class Store:
-    """Slabs and their index: 12 bytes a slot."""
+    """Slabs and their index: 16 bytes a slot."""
 
     def __init__(self) -> None:
         self.seed = secrets.randbits(64)
         """Of the digests; secret, so that nobody can prepare pages whose digests collide."""
         self.slabs: dict[int, Slab] = {}
+        self.held: Counter[int] = Counter()
+        """Process -> slots it is the donor of."""
         self._digests: U64 = np.empty(0, np.uint64)
         self._slots: U32 = np.empty(0, np.uint32)
 
-    def add(self, descriptor: int, slab: int, digests: U64, findable: bool = True) -> Slab:
+    def add(
+        self, descriptor: int, slab: int, digests: U64, donors: U64 | U32, findable: bool = True
+    ) -> Slab:
         """Take in a sealed slab; its descriptor is the store's from now on.
 
+        ``donors``: the process that each slot was filled from.
         ``find`` names its slots only if it is ``findable``; ``publish`` makes it so later.
         """
-        made = Slab(slab, descriptor, self._room(len(digests)), len(digests))
+        whose, base = donors.astype(np.uint32), self._room(len(digests))
+        made = Slab(slab, descriptor, base, len(digests), whose)
         self.slabs[slab] = made
+        self.held.update(_counts(whose))
         if findable:
             self.publish(made, digests)
         return made
@@ -101,6 +111,12 @@ class Store:
         )
         return descriptor, slab, np.frombuffer(digests, np.uint64)
 
+    def donors(self, slots: U32) -> U32:
+        """The process that each of these slots was filled from."""
+        ids, places = self.locate(slots)
+        whose = [self.slabs[int(it)].donors[at] for it, at in zip(ids, places, strict=True)]
+        return np.array(whose, np.uint32)
+
     def retire(self, slabs: Iterable[int]) -> None:
         """Have ``find`` name no slot of these slabs any more; they can still be located."""
         keep = np.ones(len(self._slots), np.bool_)
@@ -112,8 +128,9 @@ class Store:
         """Forget slabs that nobody shares; the kernel frees them with their last mapping."""
         known = [it for it in slabs if it in self.slabs]
         self.retire(known)
-        for slab in known:
-            os.close(self.slabs.pop(slab).descriptor)
+        for slab in map(self.slabs.pop, known):
+            os.close(slab.descriptor)
+            self.held -= Counter(_counts(slab.donors))
 
     @property
     def next_slot(self) -> int:
@@ -128,7 +145,7 @@ class Store:
     @property
     def metadata_bytes(self) -> int:
         """Memory that the index holds."""
-        return self._digests.nbytes + self._slots.nbytes
+        return self._digests.nbytes + self._slots.nbytes + self.bytes // PAGE_SIZE * 4
 
     def _in_order(self) -> list[Slab]:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)
@@ -149,3 +166,8 @@ class Store:
         first = np.ones(len(digests), np.bool_)
         first[1:] = digests[1:] != digests[:-1]
         self._digests, self._slots = digests[first], slots[first]
+
+
+def _counts(donors: U32) -> dict[int, int]:
+    whose, counts = np.unique(donors, return_counts=True)
+    return dict(zip(whose.tolist(), counts.tolist(), strict=True))

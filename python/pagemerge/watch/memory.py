@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,30 @@ def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
     return None
 
 
+def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Most memory that may be charged to this process's memory cgroup, in bytes; None: no limit.
+
+    The least of it and its ancestors: ``memory.max`` (v2) or ``memory.limit_in_bytes`` (v1), where
+    "no limit" is a number beyond all memory.
+    """
+    found = []
+    try:
+        entries = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for mount, path, version in _memory_cgroups(entries, cgroups):
+        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        folder = mount / path
+        for at in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                found.append(int((at / name).read_text()))
+            if at == mount:
+                break
+    least = min(found, default=None)
+    everything = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+    return least if least is not None and least < everything else None
+
+
 def ksm_run(*, ksm: Path = KSM) -> int | None:
     """State of the kernel's own merging: 0 stopped, 1 running, 2 undone; ``None`` without KSM."""
     try:
@@ -138,16 +162,20 @@ def _usage_files(entries: list[str], cgroups: Path) -> Iterator[Path]:
     A host may mount both versions; only one of them has the memory controller. A container often
     sees its own cgroup mounted as the root, under a path that still names the host's.
     """
+    for mount, path, version in _memory_cgroups(entries, cgroups):
+        name = "memory.current" if version == 2 else "memory.usage_in_bytes"
+        yield mount / path / name
+        yield mount / name
+
+
+def _memory_cgroups(entries: list[str], cgroups: Path) -> Iterator[tuple[Path, str, int]]:
+    """The mount, path in it and version of each hierarchy that may have the memory controller."""
     for entry in entries:
         _, controllers, path = entry.split(":", 2)
         if "memory" in controllers.split(","):
-            mount, name = cgroups / "memory", "memory.usage_in_bytes"
+            yield cgroups / "memory", path.lstrip("/"), 1
         elif not controllers:
-            mount, name = cgroups, "memory.current"
-        else:
-            continue
-        yield mount / path.lstrip("/") / name
-        yield mount / name
+            yield cgroups, path.lstrip("/"), 2
 
 
 def _total(path: Path, only: bytes | None) -> tuple[Resident, Resident]:

@@ -1,0 +1,75 @@
+"""How much of the store there may be, and whose it may be: pure functions.
+
+The store is charged to the memory cgroup of the hub, whoever filled it. So it stops at a share of
+what the hub may have, and no process may fill more than a share of that, lest nothing is left for
+the others. Merging into slots that are there already costs nothing, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.model import PAGE_SIZE
+
+U64 = npt.NDArray[np.uint64]
+
+
+class Verdict(IntEnum):
+    """What becomes of a new slot."""
+
+    ADMITTED = 0
+    OVER_QUOTA = 1
+    """Its donor has filled its share."""
+    STORE_FULL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of all stores of a hub together."""
+
+    slots: int | None
+    """Most slots; None: no limit."""
+    slabs: int
+    """Most slabs: each costs the hub a descriptor."""
+    slots_of_one: int
+    """Most slots that one process may be the donor of."""
+    slabs_of_one: int
+    """Most slabs that one process may hand back."""
+
+
+def limits(
+    memory: int | None, host: int, descriptors: int, store_share: float, client_share: float
+) -> Limits:
+    """The limits of a hub.
+
+    ``memory``: bytes that its cgroup may use, None for no limit; ``host``: bytes that the host
+    has; ``descriptors``: RLIMIT_NOFILE; the shares: settings, 0 to 1.
+    """
+    slots = None if memory is None else int(memory * store_share) // PAGE_SIZE
+    # Half of the descriptors are left for clients, who need two each, and for what comes and goes.
+    slabs = descriptors // 2
+    base = host // PAGE_SIZE if slots is None else slots
+    return Limits(slots, slabs, int(base * client_share), int(slabs * client_share))
+
+
+def judge(donors: U64, held: Mapping[int, int], slabs: int, most: Limits) -> npt.NDArray[np.uint8]:
+    """Whether each of some new slots may be made: a ``Verdict`` each.
+
+    ``donors`` u64[n]: the process that each would be filled from, in the order in which they would
+    be made; ``held``: slots there are, by the process they were filled from; ``slabs``: how many
+    slabs there are.
+    """
+    verdict = np.full(len(donors), Verdict.ADMITTED, np.uint8)
+    for donor in np.unique(donors):
+        mine = np.flatnonzero(donors == donor)
+        room = max(most.slots_of_one - held.get(int(donor), 0), 0)
+        verdict[mine[room:]] = Verdict.OVER_QUOTA
+    admitted = np.flatnonzero(verdict == Verdict.ADMITTED)
+    room = len(donors) if most.slots is None else max(most.slots - sum(held.values()), 0)
+    verdict[admitted[room if slabs < most.slabs else 0 :]] = Verdict.STORE_FULL
+    return verdict
