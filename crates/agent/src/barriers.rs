@@ -208,11 +208,12 @@ impl Barriers {
     /// wakes whoever might still wait.
     pub fn failed(&mut self, error: &Error) {
         if let Error::Unsupported(_) = error {
-            // Refused before anything was done. The protector stays out for the rest of the plan.
+            // Refused before anything was done. The barrier stays out for the rest of the plan.
             if self.kind != barrier::MOVE {
                 self.note(error);
             }
             self.protector = None;
+            self.finish();
         } else if error.errno() != Some(libc::EAGAIN) {
             self.note(error);
             (self.mover, self.protector) = (None, None);
