@@ -107,8 +107,8 @@ fn open_directory(path: &CStr) -> Result<OwnedFd> {
 #[must_use]
 pub fn pinned(what: &str) -> Error {
     Error::Unsupported(format!(
-        "this process has {what} open, whose writes this barrier does not stop; merging it in \
-         the background needs UFFDIO_MOVE (Linux 6.8 and full-mode userfaultfd)"
+        "this process has {what} open, whose writes only UFFDIO_MOVE stops (Linux 6.8, full-mode \
+         userfaultfd, CAP_SYS_PTRACE)"
     ))
 }
 
