@@ -298,6 +298,34 @@ def test_refused_by_name_until_it_is_gone(
     assert member.ask("check") == {"wrong": 0}
 
 
+@pytest.mark.requires("uffd")
+def test_what_cannot_be_moved_says_why(hub: Hub, victim: Spawn, tmp_path: Path) -> None:
+    """Under ``move`` O_DIRECT holds back only pages that were merged before, and is named."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8192))
+    member = member_of(hub, victim, "move")
+    member.ask("intern")
+    try:
+        run(member, f"PATH = {str(path)!r}\n{DIRECT}")
+    except PagemergeError as error:
+        pytest.skip(f"there is no O_DIRECT here: {error}")
+    member.ask("write", first=0, pages=PAGES // 2, seed=4)
+    other = member_of(hub, victim, pages=1)
+    other.ask("copy", pages=PAGES // 2, seed=4)
+
+    def note() -> str:
+        row = hub.client(member.pid)
+        return row.note if row else ""
+
+    hub.until(lambda: "O_DIRECT" in note(), "name what holds merging back")
+    assert "merged before" in note()
+    assert member.ask("slabbed") == {"slabbed": PAGES // 2}
+    run(member, "os.close(member.kept)")
+    hub.until(lambda: merged(member), "merge again")
+    hub.until(lambda: not note(), "forget what held merging back")
+    assert member.ask("check") == {"wrong": 0}
+
+
 def test_memory_with_a_policy_of_its_own(hub: Hub, victim: Spawn) -> None:
     """mbind on a slab's mapping would move everybody's pages."""
     member = member_of(hub, victim)

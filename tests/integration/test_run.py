@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -204,3 +208,88 @@ def test_without_a_barrier_it_says_how_to_get_one() -> None:
 def test_a_preload_of_the_users_own_stays(program: Path) -> None:
     done = run("--barrier", "park", "--", "sh", "-c", "echo $LD_PRELOAD", LD_PRELOAD="libc.so.6")
     assert done.stdout.strip().endswith("libpagemerge_preload.so:libc.so.6")
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of all threads, the agent's helpers too."""
+    with contextlib.suppress(OSError):
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(it) for task in tasks for it in task.read_text().split()]
+    return []
+
+
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
+def test_nobody_stays_stopped_when_the_holder_does(
+    hub: Hub, program: Path, blow: signal.Signals
+) -> None:
+    """Who stops the threads is stopped itself, or killed, at any point; no write is lost.
+
+    A kill just while a window is compared may kill the program by SIGSEGV if it writes there: that
+    is better than a wrong byte.
+    """
+    stop, blows = threading.Event(), 0
+
+    def strike() -> None:
+        nonlocal blows
+        while not stop.is_set():
+            for child in children(marker.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, blow)
+                    blows += 1
+            stop.wait(0.002)
+
+    with Marker(program, hub, "park") as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        striker = threading.Thread(target=strike)
+        striker.start()
+        try:
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                marker.do("discard")
+                marker.do("fill")
+        except AssertionError:
+            if blow != signal.SIGKILL or marker.process.wait(PATIENCE) != -signal.SIGSEGV:
+                raise
+            return
+        finally:
+            stop.set()
+            striker.join()
+        assert blows > 10
+        until_merged(hub, len(range(KINDS - 3, PAGES, KINDS)))
+        marker.do("check")
+
+
+def test_memory_shared_without_threads_is_not_parked(hub: Hub, program: Path) -> None:
+    """A process of clone(CLONE_VM) writes there, and is not stopped; nor is a vfork's child."""
+    with Marker(program, hub, "park") as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        marker.do("vfork")
+        marker.do("share")
+        until_noted(hub, marker, "shares this process's memory")
+        marker.do("alone")
+        marker.do("fill")
+        until_merged(hub, len(range(KINDS - 3, PAGES, KINDS)))
+        marker.do("check")
+
+
+@pytest.mark.requires("uffd")
+def test_a_program_with_a_userfaultfd_is_not_parked(hub: Hub, program: Path) -> None:
+    """A stopped thread brings no pages: whoever waits for one would wait for ever."""
+    with Marker(program, hub, "park") as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        marker.do("watch")
+        marker.do("fill")
+        until_noted(hub, marker, "a userfaultfd")
+        marker.do("unwatch")
+        until_merged(hub, len(range(KINDS - 3, PAGES, KINDS)))
+        marker.do("check")
+
+
+def until_noted(hub: Hub, marker: Marker, note: str) -> None:
+    """The status names what holds merging back."""
+
+    def noted() -> bool:
+        row = hub.client(marker.process.pid)
+        return row is not None and note in row.note
+
+    hub.until(noted, f"say {note}")

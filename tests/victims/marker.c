@@ -2,6 +2,7 @@
  * program may do to its memory. It reads commands, one a line, and answers "ok" or what is wrong. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,6 +98,54 @@ static int in_raw_children(int times)
 	return 0;
 }
 
+/* A process that shares our memory without being one of our threads; it writes for ever. */
+static int sharer(void *stop)
+{
+	for (int shift = 0; !*(volatile int *)stop; shift++)
+		fill(0, PAGES / 4, shift);
+	return 0;
+}
+
+static int share(int on)
+{
+	static unsigned char stack[1 << 16] __attribute__((aligned(16)));
+	static pid_t child;
+	static int stop;
+	int status;
+
+	stop = !on;
+	if (on)
+		return (child = clone(sharer, stack + sizeof(stack), CLONE_VM | SIGCHLD, &stop)) < 0;
+	return waitpid(child, &status, 0) != child || status;
+}
+
+/* Children that borrow our memory and write to it; we wait in the kernel meanwhile. */
+static int in_vfork_children(int times)
+{
+	for (volatile int turn = 0; turn < times; turn++) {
+		pid_t child = vfork();
+		int status;
+
+		if (child == 0) {
+			fill(0, PAGES, turn);
+			_exit(wrong() >= 0);
+		}
+		if (waitpid(child, &status, 0) != child || status)
+			return 1;
+	}
+	return 0;
+}
+
+static int own_userfaultfd(int on)
+{
+	static int descriptor;
+
+	if (!on)
+		return close(descriptor);
+	descriptor = syscall(SYS_userfaultfd, O_CLOEXEC);
+	return descriptor < 0;
+}
+
 static int obey(const char *command)
 {
 	size_t half = (size_t)PAGES / 2 * PAGE;
@@ -113,6 +162,12 @@ static int obey(const char *command)
 		return in_child();
 	if (!strcmp(command, "fork_raw"))
 		return in_raw_children(100);
+	if (!strcmp(command, "share") || !strcmp(command, "alone"))
+		return share(*command == 's');
+	if (!strcmp(command, "vfork"))
+		return in_vfork_children(100);
+	if (!strcmp(command, "watch") || !strcmp(command, "unwatch"))
+		return own_userfaultfd(*command == 'w');
 	if (!strcmp(command, "unmerge"))
 		return madvise(memory, 2 * half, MADV_UNMERGEABLE);
 	if (!strcmp(command, "protect"))
@@ -154,7 +209,8 @@ int main(void)
 	fflush(stdout);
 	while (fgets(command, sizeof(command), stdin)) {
 		command[strcspn(command, "\n")] = 0;
-		int failed = obey(command), page = wrong();
+		/* While it is shared nobody can tell what is right. */
+		int failed = obey(command), page = strcmp(command, "share") ? wrong() : -1;
 
 		if (failed || page >= 0)
 			printf("%s: failed %d, page %d is wrong\n", command, failed, page);

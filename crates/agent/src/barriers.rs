@@ -54,6 +54,8 @@ pub struct Barriers {
     slabs: bool,
     reason: String,
     note: String,
+    /// Why pages that stand on slabs were left alone when there last were any.
+    slab_note: String,
     /// The process that may read this one (Yama); parking names another for a while.
     pub reader: i32,
 }
@@ -70,6 +72,7 @@ impl Barriers {
             slabs: false,
             reason: String::new(),
             note: String::new(),
+            slab_note: String::new(),
             reader: 0,
         };
         this.open();
@@ -134,12 +137,24 @@ impl Barriers {
 
     /// What holds merging back now; empty if nothing does.
     pub fn current_note(&self) -> &str {
-        &self.note
+        if self.note.is_empty() {
+            &self.slab_note
+        } else {
+            &self.note
+        }
     }
 
     /// Remember what holds merging back.
     pub fn note(&mut self, error: &Error) {
         self.note = error.to_string();
+    }
+
+    /// Remember what holds back the pages that cannot be moved.
+    fn note_slabs(&mut self, error: &Error) {
+        self.slab_note = format!(
+            "pages that were merged before stay as they are, once written: UFFDIO_MOVE does not \
+             take them, and {error}"
+        );
     }
 
     /// Get ready for a plan; one that is carried out at birth needs no barrier. `slabs`: some of
@@ -150,6 +165,9 @@ impl Barriers {
     pub fn prepare(&mut self, birth: bool, slabs: bool) -> Result<()> {
         self.note.clear();
         self.slabs = slabs;
+        if slabs {
+            self.slab_note.clear();
+        }
         refuse_locked()?;
         if birth {
             return Ok(());
@@ -174,7 +192,8 @@ impl Barriers {
                 if self.kind == barrier::WRITE_PROTECT {
                     return Err(error);
                 }
-                self.protector = None; // move needs no such refusal
+                self.note_slabs(&error); // what can be moved needs no such refusal
+                self.protector = None;
             }
         }
         Ok(())
@@ -208,11 +227,14 @@ impl Barriers {
     /// wakes whoever might still wait.
     pub fn failed(&mut self, error: &Error) {
         if let Error::Unsupported(_) = error {
-            // Refused before anything was done. The protector stays out for the rest of the plan.
-            if self.kind != barrier::MOVE {
+            // Refused before anything was done. The barrier stays out for the rest of the plan.
+            if self.kind == barrier::MOVE {
+                self.note_slabs(error);
+            } else {
                 self.note(error);
             }
             self.protector = None;
+            self.finish();
         } else if error.errno() != Some(libc::EAGAIN) {
             self.note(error);
             (self.mover, self.protector) = (None, None);

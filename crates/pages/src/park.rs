@@ -1,60 +1,48 @@
 //! The barrier that stops all other threads of the process for a moment (ptrace(2)).
 //!
 //! For background merging without userfaultfd, and only where asked for: programs can notice it
-//! (docs/safety.md lists how). A thread cannot trace its own process, so a *holder* does: a task
-//! that shares our memory without being one of our threads. It is traced to nothing outside:
-//! when it ends, however it ends, the kernel lets every thread go.
+//! (docs/hazards.md lists how). A thread cannot trace its own process, so a *holder* does: a task
+//! that shares our memory without being one of our threads. When it ends, however it ends, the
+//! kernel lets every thread go; and if it does not answer, because somebody has stopped it, the
+//! agent's thread, which is never stopped, kills it. So nobody stays stopped.
+//!
+//! But somebody may also kill the holder while pages are compared (it bears our name), and then
+//! threads write. So the window is made read-only meanwhile: at the very worst the program is
+//! killed by SIGSEGV, and never loses a write.
 //!
 //! While threads are stopped any of them may hold the allocator's lock: nothing here allocates.
 
 use crate::error::{Error, Result};
+use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
 use crate::mask::{Mask, WINDOW};
 use crate::pins;
+use crate::sharers::{self, LastBorn};
 use crate::window::{Barrier, Held, Swapped, Window};
 use crate::PAGE;
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::thread::futex;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Threads that have not stopped by then are in a vfork, or in an uninterruptible sleep.
-const DEADLINE: Duration = Duration::from_millis(20);
-/// More threads than this are refused.
-const MOST_THREADS: usize = 1024;
+/// A holder that has not answered by then has been stopped by somebody.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How often a window is tried while processes are born, before it is put off.
+const TRIES: usize = 4;
 const STACK: usize = 256 * 1024;
-
-const IDLE: u32 = 0;
-const STOP: u32 = 1;
-const STOPPED: u32 = 2;
-const RESUME: u32 = 3;
-const FAILED: u32 = 4;
-const ENDED: u32 = 5;
-
-/// What the holder and the agent's thread share; only one of them runs at a time.
-struct Shared {
-    state: AtomicU32,
-    tasks: OwnedFd,
-    agent: i32,
-    threads: [Thread; MOST_THREADS],
-    count: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Thread {
-    id: i32,
-    stopped: bool,
-    /// A signal that was about to be delivered when the thread stopped; it is given back.
-    signal: i32,
-}
 
 /// Stops the other threads of this process while a window is compared.
 pub struct Parker {
     shared: Box<Shared>,
     stack: *mut libc::c_void,
     holder: i32,
+    /// A pidfd of the holder while it has not been reaped: its number may become another's, if
+    /// the program's own wait() takes it.
+    handle: Option<OwnedFd>,
+    /// As of the last look at who shares our memory.
+    born: Option<LastBorn>,
 }
 
 impl Parker {
@@ -66,24 +54,14 @@ impl Parker {
     /// `Os` if the holder cannot be started.
     pub fn new() -> Result<Self> {
         pins::refuse_mapped()?;
-        refuse_sharers()?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tasks = rustix::fs::open(c"/proc/self/task", flags, Mode::empty())
-            .map_err(|errno| Error::os("open of /proc/self/task", errno.raw_os_error()))?;
-        let shared = Box::new(Shared {
-            state: AtomicU32::new(IDLE),
-            tasks,
-            agent: rustix::thread::gettid().as_raw_nonzero().get(),
-            threads: [Thread { id: 0, stopped: false, signal: 0 }; MOST_THREADS],
-            count: 0,
-        });
+        let shared = Shared::new()?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
         let stack = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), STACK, access, MapFlags::PRIVATE)
         }
         .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
-        let mut this = Self { shared, stack, holder: 0 };
+        let mut this = Self { shared, stack, holder: 0, handle: None, born: None };
         this.start()?;
         Ok(this)
     }
@@ -91,25 +69,37 @@ impl Parker {
     fn start(&mut self) -> Result<()> {
         // No exit signal: the program's own wait() must never see this child.
         let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_UNTRACED;
+        let mut handle: i32 = -1;
         let argument: *mut Shared = &mut *self.shared;
         self.shared.state.store(IDLE, Ordering::Release);
         // SAFETY: the stack is ours alone and lives until the holder has been reaped; the holder
         // touches `Shared` only in its turn.
         let pid = unsafe {
-            libc::clone(hold, self.stack.wrapping_byte_add(STACK), flags, argument.cast())
+            let top = self.stack.wrapping_byte_add(STACK);
+            let flags = flags | libc::CLONE_PIDFD;
+            libc::clone(hold, top, flags, argument.cast(), &raw mut handle)
         };
         if pid < 0 {
             return Err(Error::last_os("clone of the holder"));
         }
         self.holder = pid;
+        // SAFETY: the kernel has just given us this descriptor.
+        self.handle = Some(unsafe { OwnedFd::from_raw_fd(handle) });
         // Yama lets a process be traced by whom it names (EINVAL where there is no Yama).
         // SAFETY: prctl with integers.
         unsafe { libc::prctl(libc::PR_SET_PTRACER, pid, 0, 0, 0) };
-        Ok(())
+        self.look_for_sharers()
+    }
+
+    /// Note who was born last before looking, not after.
+    fn look_for_sharers(&mut self) -> Result<()> {
+        self.born = LastBorn::read();
+        sharers::refuse(self.holder)
     }
 
     /// Hand the turn to the holder and wait until it has done what `order` says.
-    fn order(&self, order: u32) -> u32 {
+    fn order(&mut self, order: u32) -> u32 {
+        let deadline = Instant::now() + PATIENCE;
         let state = &self.shared.state;
         state.store(order, Ordering::Release);
         let _ = futex::wake(state, futex::Flags::empty(), 1);
@@ -118,32 +108,55 @@ impl Parker {
             if now != order {
                 return now;
             }
-            let patience = futex::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            let patience = futex::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             let _ = futex::wait(state, futex::Flags::empty(), order, Some(&patience));
-            if self.has_ended() {
+            if self.has_ended() || Instant::now() > deadline {
+                self.end();
                 return FAILED;
             }
         }
     }
 
     fn has_ended(&self) -> bool {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WCLONE;
-        // SAFETY: waitid only asks here; zeroed siginfo means "nobody".
-        unsafe {
-            libc::waitid(libc::P_PID, self.holder as u32, info.as_mut_ptr(), flags) != 0
-                || info.assume_init_ref().si_pid() == self.holder
-        }
+        let Some(handle) = &self.handle else { return true };
+        let mut fds = [PollFd::new(handle, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
     }
 
+    /// Kill the holder, whatever state it is in; every thread that it holds goes on.
     fn end(&mut self) {
-        if self.holder > 0 {
-            self.shared.state.store(ENDED, Ordering::Release);
-            let _ = futex::wake(&self.shared.state, futex::Flags::empty(), 1);
-            // SAFETY: our own child, which has no exit signal, hence __WCLONE.
-            unsafe { libc::waitpid(self.holder, std::ptr::null_mut(), libc::__WCLONE) };
-            self.holder = 0;
+        let Some(handle) = self.handle.take() else { return };
+        let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL);
+        let flags = libc::WEXITED | libc::__WCLONE;
+        let id = handle.as_raw_fd() as u32;
+        // SAFETY: waits for our own child, which has no exit signal, hence __WCLONE. ECHILD: the
+        // program has waited for it.
+        unsafe {
+            let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+            while libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), flags) != 0
+                && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+            {}
         }
+        self.holder = 0;
+    }
+
+    /// Stop all threads, and nobody else shares our memory: who was born since we looked has to be
+    /// looked at, with threads running, because that takes long and allocates.
+    fn stop(&mut self) -> Result<()> {
+        for _ in 0..TRIES {
+            if self.order(STOP) != STOPPED {
+                // Whoever could not be stopped is still marked; the holder's end clears that.
+                self.end();
+                self.start()?;
+                break;
+            }
+            if self.born.is_some() && LastBorn::read() == self.born {
+                return Ok(());
+            }
+            self.order(RESUME);
+            self.look_for_sharers()?;
+        }
+        Err(Error::os("stop of all threads", libc::EAGAIN))
     }
 }
 
@@ -152,17 +165,21 @@ impl Barrier for Parker {
         WINDOW
     }
 
-    fn raise(&mut self, _: &Window<'_>, planned: &Mask) -> Result<Held> {
-        if self.order(STOP) != STOPPED {
-            // Whoever could not be stopped is still marked; the holder's end clears that.
-            self.end();
-            self.start()?;
-            return Err(Error::os("stop of all threads", libc::EAGAIN));
-        }
-        let found = pins::find();
+    fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
+        self.stop()?;
+        let found = pins::find_stopped();
         if !matches!(found, Ok(None)) {
             self.order(RESUME); // before anything is allocated
             return Err(found.map_or_else(|error| error, |what| pins::pinned(what.unwrap_or(""))));
+        }
+        // SAFETY: the window is the caller's; nobody runs who could write there.
+        let protected = unsafe {
+            rustix::mm::mprotect(window.start as *mut _, window.pages * PAGE, MprotectFlags::READ)
+        };
+        if let Err(errno) = protected {
+            restore(window, &Mask::NONE);
+            self.order(RESUME);
+            return Err(Error::os("mprotect", errno.raw_os_error()));
         }
         Ok(Held { pages: *planned, ..Held::default() })
     }
@@ -171,10 +188,27 @@ impl Barrier for Parker {
         (window.start + page * PAGE) as *const u8
     }
 
-    fn lower(&mut self, _: &Window<'_>, _: &Mask, _: &Swapped) -> Result<()> {
+    fn lower(&mut self, window: &Window<'_>, _: &Mask, swapped: &Swapped) -> Result<()> {
+        // What is mapped anew is writable already: a write there is never lost.
+        restore(window, &swapped.remapped);
         match self.order(RESUME) {
             IDLE => Ok(()),
-            _ => Err(Error::os("resume of all threads", libc::ESRCH)),
+            _ => Err(Error::os("resume of all threads", libc::EAGAIN)),
+        }
+    }
+}
+
+/// Give a window its protection back, except for pages that have been mapped anew.
+fn restore(window: &Window<'_>, remapped: &Mask) {
+    let mut all = Mask::NONE;
+    all.insert(0, window.pages);
+    let access = MprotectFlags::from_bits_retain(window.keep.protection.bits());
+    for (first, pages) in all.minus(remapped).runs() {
+        let start = window.start + first * PAGE;
+        // SAFETY: the window is the caller's. No mapping is split: both ends are ends of one.
+        if unsafe { rustix::mm::mprotect(start as *mut _, pages * PAGE, access) }.is_err() {
+            // Its owner would be killed for writing to it. No memory for a mapping's record.
+            std::process::abort();
         }
     }
 }
@@ -185,170 +219,4 @@ impl Drop for Parker {
         // SAFETY: the holder has been reaped, so nobody is on this stack.
         let _ = unsafe { rustix::mm::munmap(self.stack, STACK) };
     }
-}
-
-/// Refuse if a process that is not one of our threads shares our memory: it is not stopped.
-fn refuse_sharers() -> Result<()> {
-    const KCMP_VM: i32 = 1;
-    let own = std::process::id() as i32;
-    let entries = std::fs::read_dir("/proc")
-        .map_err(|error| Error::os("read of /proc", error.raw_os_error().unwrap_or(0)))?;
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        // SAFETY: kcmp only compares; the last two arguments are unused for KCMP_VM.
-        let same = unsafe { libc::syscall(libc::SYS_kcmp, own, pid, KCMP_VM, 0, 0) == 0 };
-        if pid != own && same {
-            return Err(Error::Unsupported(format!(
-                "process {pid} shares this process's memory without being one of its threads, \
-                 so it cannot be parked"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// The holder's whole life. It has no thread-local storage of its own: raw system calls only,
-/// and errno is safe because the agent's thread waits while this one works.
-extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `start` passes a Shared that outlives the holder.
-    let shared = unsafe { &mut *argument.cast::<Shared>() };
-    // SAFETY: prctl with integers. The agent's thread ends (exec, exit): so do we.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
-    loop {
-        let state = shared.state.load(Ordering::Acquire);
-        let answer = match state {
-            STOP if stop_all(shared) => STOPPED,
-            STOP => {
-                resume_all(shared);
-                FAILED
-            }
-            RESUME => {
-                resume_all(shared);
-                IDLE
-            }
-            ENDED => return 0,
-            _ => {
-                let _ = futex::wait(&shared.state, futex::Flags::empty(), state, None);
-                continue;
-            }
-        };
-        shared.state.store(answer, Ordering::Release);
-        let _ = futex::wake(&shared.state, futex::Flags::empty(), 1);
-    }
-}
-
-/// Stop every thread but the agent's; a stopped thread starts no new ones, so a pass that finds
-/// nobody new is the last.
-fn stop_all(shared: &mut Shared) -> bool {
-    let deadline = Instant::now() + DEADLINE;
-    shared.count = 0;
-    loop {
-        let known = shared.count;
-        if !interrupt_new(shared) || !wait_for_stops(shared, deadline) {
-            return false;
-        }
-        if shared.count == known {
-            return true;
-        }
-    }
-}
-
-/// Seize and interrupt the threads not yet known. False if one may not be traced.
-fn interrupt_new(shared: &mut Shared) -> bool {
-    if rustix::fs::seek(&shared.tasks, SeekFrom::Start(0)).is_err() {
-        return false;
-    }
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
-    let directory = shared.tasks.as_raw_fd();
-    // SAFETY: the descriptor stays open as long as Shared lives.
-    let directory = unsafe { rustix::fd::BorrowedFd::borrow_raw(directory) };
-    let mut entries = RawDir::new(directory, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let Ok(entry) = entry else { return false };
-        let Some(id) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let known = shared.threads[..shared.count].iter().any(|thread| thread.id == id);
-        if id == shared.agent || known {
-            continue;
-        }
-        match ptrace(libc::PTRACE_SEIZE, id, 0) {
-            Ok(()) => {}
-            Err(libc::ESRCH) => continue, // it has ended
-            Err(libc::EPERM) if is_zombie(directory, entry.file_name()) => continue,
-            Err(_) => return false,
-        }
-        if shared.count == MOST_THREADS {
-            return false; // seized and never interrupted: the holder's end lets it go
-        }
-        shared.threads[shared.count] = Thread { id, stopped: false, signal: 0 };
-        shared.count += 1;
-        if ptrace(libc::PTRACE_INTERRUPT, id, 0).is_err() {
-            shared.count -= 1; // it has ended
-        }
-    }
-    true
-}
-
-/// A main thread that has ended while others go on stays in the list, and cannot be traced.
-fn is_zombie(tasks: rustix::fd::BorrowedFd<'_>, task: &std::ffi::CStr) -> bool {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let Ok(task) = rustix::fs::openat(tasks, task, flags | OFlags::DIRECTORY, Mode::empty()) else {
-        return true;
-    };
-    let Ok(stat) = rustix::fs::openat(&task, c"stat", flags, Mode::empty()) else { return true };
-    let mut text = [0_u8; 256];
-    let Ok(len) = rustix::io::read(&stat, &mut text) else { return true };
-    // The state follows the last parenthesis: a name may contain any character.
-    let state = text[..len].iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2));
-    matches!(state, None | Some(b'Z' | b'X'))
-}
-
-/// Wait until each known thread has stopped or ended. False at the deadline.
-fn wait_for_stops(shared: &mut Shared, deadline: Instant) -> bool {
-    let mut at = 0;
-    while at < shared.count {
-        let thread = &mut shared.threads[at];
-        if thread.stopped {
-            at += 1;
-            continue;
-        }
-        let mut status = 0;
-        // SAFETY: waitpid with a pointer to an integer of ours.
-        let waited = unsafe { libc::waitpid(thread.id, &mut status, libc::__WALL | libc::WNOHANG) };
-        if waited == thread.id && libc::WIFSTOPPED(status) {
-            thread.stopped = true;
-            // Any stop will do. In a signal-delivery stop the signal is ours to give back.
-            let event = status >> 16;
-            thread.signal = if event == 0 { libc::WSTOPSIG(status) } else { 0 };
-        } else if waited != 0 {
-            shared.count -= 1; // it has ended
-            shared.threads[at] = shared.threads[shared.count];
-        } else if Instant::now() > deadline {
-            return false;
-        } else {
-            rustix::thread::sched_yield();
-        }
-    }
-    true
-}
-
-fn resume_all(shared: &mut Shared) {
-    for thread in &shared.threads[..shared.count] {
-        if thread.stopped {
-            // ESRCH: it was killed meanwhile.
-            let _ = ptrace(libc::PTRACE_DETACH, thread.id, thread.signal as usize);
-        }
-    }
-    shared.count = 0;
-}
-
-fn ptrace(request: u32, thread: i32, data: usize) -> std::result::Result<(), i32> {
-    // SAFETY: these requests take integers only.
-    if unsafe { libc::syscall(libc::SYS_ptrace, request as usize, thread as usize, 0, data) } == 0 {
-        return Ok(());
-    }
-    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }

@@ -9,8 +9,12 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
-/// Link targets in /proc/PID/fd that stand for pinned memory, and what to call them.
-const PINNING: [(&[u8], &str); 6] = [
+/// The start of a link target in /proc/PID/fd, and what to call it.
+type Kind = (&'static [u8], &'static str);
+
+/// Those that stand for pinned memory; and before them, what matters with stopped threads only.
+const KINDS: [Kind; 7] = [
+    (b"anon_inode:[userfaultfd]", "a userfaultfd"),
     (b"anon_inode:[io_uring]", "an io_uring"),
     (b"/dev/vfio/", "a vfio device"),
     (b"anon_inode:[vfio", "a vfio device"),
@@ -35,6 +39,19 @@ pub fn refuse() -> Result<()> {
 /// # Errors
 /// `Os` if that cannot be found out.
 pub fn find() -> Result<Option<&'static str>> {
+    find_any(&KINDS[1..])
+}
+
+/// The same for a process whose threads are stopped: also a userfaultfd, because we might wait for
+/// a page that a stopped thread should bring.
+///
+/// # Errors
+/// As `find`.
+pub fn find_stopped() -> Result<Option<&'static str>> {
+    find_any(&KINDS)
+}
+
+fn find_any(kinds: &[Kind]) -> Result<Option<&'static str>> {
     let tasks = open_directory(c"/proc/self/task")?;
     let leader = rustix::process::getpid().as_raw_nonzero().get();
     let own = rustix::thread::gettid().as_raw_nonzero().get();
@@ -51,7 +68,7 @@ pub fn find() -> Result<Option<&'static str>> {
         let Ok(task) = rustix::fs::openat(&tasks, entry.file_name(), OPEN, Mode::empty()) else {
             continue; // the thread has ended meanwhile
         };
-        if let Some(what) = find_in_table(&task)? {
+        if let Some(what) = find_in_table(&task, kinds)? {
             return Ok(Some(what));
         }
     }
@@ -90,8 +107,8 @@ fn open_directory(path: &CStr) -> Result<OwnedFd> {
 #[must_use]
 pub fn pinned(what: &str) -> Error {
     Error::Unsupported(format!(
-        "this process has {what} open, whose writes this barrier does not stop; merging it in \
-         the background needs UFFDIO_MOVE (Linux 6.8 and full-mode userfaultfd)"
+        "this process has {what} open, whose writes only UFFDIO_MOVE stops (Linux 6.8, full-mode \
+         userfaultfd, CAP_SYS_PTRACE)"
     ))
 }
 
@@ -107,7 +124,7 @@ fn shares_files(one: i32, other: i32) -> bool {
 }
 
 /// Look through one task's descriptors.
-fn find_in_table(task: &OwnedFd) -> Result<Option<&'static str>> {
+fn find_in_table(task: &OwnedFd, kinds: &[Kind]) -> Result<Option<&'static str>> {
     let Ok(table) = rustix::fs::openat(task, c"fd", OPEN, Mode::empty()) else {
         return Ok(None); // the thread has ended meanwhile
     };
@@ -122,10 +139,8 @@ fn find_in_table(task: &OwnedFd) -> Result<Option<&'static str>> {
             continue; // `.`, `..`, or closed meanwhile
         };
         let target = &*target;
-        for (prefix, what) in PINNING {
-            if target.starts_with(prefix) {
-                return Ok(Some(what));
-            }
+        if let Some((_, what)) = kinds.iter().find(|(prefix, _)| target.starts_with(prefix)) {
+            return Ok(Some(what));
         }
         if target.starts_with(b"/") && info.as_ref().is_ok_and(|info| is_direct(info, name)) {
             return Ok(Some("a file with O_DIRECT"));

@@ -1,0 +1,205 @@
+//! The task that stops the threads of our process: a tracer that is none of them.
+//!
+//! It shares our memory and takes turns with the agent's thread: an order is a value of
+//! `Shared::state`, and so is the answer. While threads are stopped any of them may hold the
+//! allocator's lock: nothing here allocates.
+
+use crate::error::{Error, Result};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::thread::futex;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Threads that have not stopped by then are in a vfork, or in an uninterruptible sleep.
+const DEADLINE: Duration = Duration::from_millis(20);
+/// More threads than this are refused.
+const MOST_THREADS: usize = 1024;
+
+pub const IDLE: u32 = 0;
+pub const STOP: u32 = 1;
+pub const STOPPED: u32 = 2;
+pub const RESUME: u32 = 3;
+pub const FAILED: u32 = 4;
+
+/// What the holder and the agent's thread share; only one of them runs at a time.
+pub struct Shared {
+    pub state: AtomicU32,
+    tasks: OwnedFd,
+    agent: i32,
+    threads: [Thread; MOST_THREADS],
+    count: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Thread {
+    id: i32,
+    stopped: bool,
+    /// A signal that was about to be delivered when the thread stopped; it is given back.
+    signal: i32,
+}
+
+impl Shared {
+    /// For a holder of the calling thread, which is the one that is never stopped.
+    pub fn new() -> Result<Box<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let tasks = rustix::fs::open(c"/proc/self/task", flags, Mode::empty())
+            .map_err(|errno| Error::os("open of /proc/self/task", errno.raw_os_error()))?;
+        Ok(Box::new(Self {
+            state: AtomicU32::new(IDLE),
+            tasks,
+            agent: rustix::thread::gettid().as_raw_nonzero().get(),
+            threads: [Thread { id: 0, stopped: false, signal: 0 }; MOST_THREADS],
+            count: 0,
+        }))
+    }
+}
+
+/// The holder's whole life. It has no thread-local storage of its own: raw system calls only,
+/// and errno is safe because the agent's thread waits while this one works.
+pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `start` passes a Shared that outlives the holder.
+    let shared = unsafe { &mut *argument.cast::<Shared>() };
+    // SAFETY: prctl with integers. The agent's thread ends (exec, exit): so do we.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    loop {
+        let state = shared.state.load(Ordering::Acquire);
+        let answer = match state {
+            STOP if stop_all(shared) => STOPPED,
+            STOP => {
+                resume_all(shared);
+                FAILED
+            }
+            RESUME => {
+                resume_all(shared);
+                IDLE
+            }
+            _ => {
+                // An exec just before that prctl left us behind, and nobody gives orders any more.
+                let patience = futex::Timespec { tv_sec: 60, tv_nsec: 0 };
+                let empty = futex::Flags::empty();
+                match futex::wait(&shared.state, empty, state, Some(&patience)) {
+                    Err(rustix::io::Errno::TIMEDOUT) if state == IDLE => return 0,
+                    _ => continue,
+                }
+            }
+        };
+        shared.state.store(answer, Ordering::Release);
+        let _ = futex::wake(&shared.state, futex::Flags::empty(), 1);
+    }
+}
+
+/// Stop every thread but the agent's; a stopped thread starts no new ones, so a pass that finds
+/// nobody new is the last.
+fn stop_all(shared: &mut Shared) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    shared.count = 0;
+    loop {
+        let known = shared.count;
+        if !interrupt_new(shared) || !wait_for_stops(shared, deadline) {
+            return false;
+        }
+        if shared.count == known {
+            return true;
+        }
+    }
+}
+
+/// Seize and interrupt the threads not yet known. False if one may not be traced.
+fn interrupt_new(shared: &mut Shared) -> bool {
+    if rustix::fs::seek(&shared.tasks, SeekFrom::Start(0)).is_err() {
+        return false;
+    }
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
+    let directory = shared.tasks.as_raw_fd();
+    // SAFETY: the descriptor stays open as long as Shared lives.
+    let directory = unsafe { rustix::fd::BorrowedFd::borrow_raw(directory) };
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let Ok(entry) = entry else { return false };
+        let Some(id) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let known = shared.threads[..shared.count].iter().any(|thread| thread.id == id);
+        if id == shared.agent || known {
+            continue;
+        }
+        match ptrace(libc::PTRACE_SEIZE, id, 0) {
+            Ok(()) => {}
+            Err(libc::ESRCH) => continue, // it has ended
+            Err(libc::EPERM) if is_zombie(directory, entry.file_name()) => continue,
+            Err(_) => return false,
+        }
+        if shared.count == MOST_THREADS {
+            return false; // seized and never interrupted: the holder's end lets it go
+        }
+        shared.threads[shared.count] = Thread { id, stopped: false, signal: 0 };
+        shared.count += 1;
+        if ptrace(libc::PTRACE_INTERRUPT, id, 0).is_err() {
+            shared.count -= 1; // it has ended
+        }
+    }
+    true
+}
+
+/// A main thread that has ended while others go on stays in the list, and cannot be traced.
+fn is_zombie(tasks: rustix::fd::BorrowedFd<'_>, task: &std::ffi::CStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(task) = rustix::fs::openat(tasks, task, flags | OFlags::DIRECTORY, Mode::empty()) else {
+        return true;
+    };
+    let Ok(stat) = rustix::fs::openat(&task, c"stat", flags, Mode::empty()) else { return true };
+    let mut text = [0_u8; 256];
+    let Ok(len) = rustix::io::read(&stat, &mut text) else { return true };
+    // The state follows the last parenthesis: a name may contain any character.
+    let state = text[..len].iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2));
+    matches!(state, None | Some(b'Z' | b'X'))
+}
+
+/// Wait until each known thread has stopped or ended. False at the deadline.
+fn wait_for_stops(shared: &mut Shared, deadline: Instant) -> bool {
+    let mut at = 0;
+    while at < shared.count {
+        let thread = &mut shared.threads[at];
+        if thread.stopped {
+            at += 1;
+            continue;
+        }
+        let mut status = 0;
+        // SAFETY: waitpid with a pointer to an integer of ours.
+        let waited = unsafe { libc::waitpid(thread.id, &mut status, libc::__WALL | libc::WNOHANG) };
+        if waited == thread.id && libc::WIFSTOPPED(status) {
+            thread.stopped = true;
+            // Any stop will do. In a signal-delivery stop the signal is ours to give back.
+            let event = status >> 16;
+            thread.signal = if event == 0 { libc::WSTOPSIG(status) } else { 0 };
+        } else if waited != 0 {
+            shared.count -= 1; // it has ended
+            shared.threads[at] = shared.threads[shared.count];
+        } else if Instant::now() > deadline {
+            return false;
+        } else {
+            rustix::thread::sched_yield();
+        }
+    }
+    true
+}
+
+fn resume_all(shared: &mut Shared) {
+    for thread in &shared.threads[..shared.count] {
+        if thread.stopped {
+            // ESRCH: it was killed meanwhile.
+            let _ = ptrace(libc::PTRACE_DETACH, thread.id, thread.signal as usize);
+        }
+    }
+    shared.count = 0;
+}
+
+fn ptrace(request: u32, thread: i32, data: usize) -> std::result::Result<(), i32> {
+    // SAFETY: these requests take integers only.
+    if unsafe { libc::syscall(libc::SYS_ptrace, request as usize, thread as usize, 0, data) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
