@@ -32,12 +32,21 @@ class Slab:
     base: int
     """Number of its first slot."""
     pages: int
+    heads: U32
+    """u32[r]: the first slot, counted from 0, of each run that one process has filled."""
     donors: U32
-    """u32[pages]: the process that each slot was filled from, or that handed the slab back."""
+    """u32[r]: that process, or who handed the slab back."""
+
+    def filled(self) -> Counter[int]:
+        """How many slots each process has filled."""
+        counts: Counter[int] = Counter()
+        for donor, pages in zip(self.donors, np.diff(self.heads, append=self.pages), strict=True):
+            counts[int(donor)] += int(pages)
+        return counts
 
 
 class Store:
-    """Slabs and their index: 16 bytes a slot."""
+    """Slabs and their index: 12 bytes a slot."""
 
     def __init__(self) -> None:
         self.seed = secrets.randbits(64)
@@ -56,10 +65,11 @@ class Store:
         ``donors``: the process that each slot was filled from.
         ``find`` names its slots only if it is ``findable``; ``publish`` makes it so later.
         """
-        whose, base = donors.astype(np.uint32), self._room(len(digests))
-        made = Slab(slab, descriptor, base, len(digests), whose)
+        heads = np.flatnonzero(np.diff(donors, prepend=donors[:1] + 1)).astype(np.uint32)
+        whose, base = donors[heads].astype(np.uint32), self._room(len(digests))
+        made = Slab(slab, descriptor, base, len(digests), heads, whose)
         self.slabs[slab] = made
-        self.held.update(_counts(whose))
+        self.held += made.filled()
         if findable:
             self.publish(made, digests)
         return made
@@ -114,8 +124,12 @@ class Store:
     def donors(self, slots: U32) -> U32:
         """The process that each of these slots was filled from."""
         ids, places = self.locate(slots)
-        whose = [self.slabs[int(it)].donors[at] for it, at in zip(ids, places, strict=True)]
-        return np.array(whose, np.uint32)
+        whose = np.empty(len(slots), np.uint32)
+        for slab in (self.slabs[int(it)] for it in np.unique(ids)):
+            mine = ids == slab.id
+            run = np.searchsorted(slab.heads, places[mine], side="right") - 1
+            whose[mine] = slab.donors[run]
+        return whose
 
     def retire(self, slabs: Iterable[int]) -> None:
         """Have ``find`` name no slot of these slabs any more; they can still be located."""
@@ -130,7 +144,7 @@ class Store:
         self.retire(known)
         for slab in map(self.slabs.pop, known):
             os.close(slab.descriptor)
-            self.held -= Counter(_counts(slab.donors))
+            self.held -= slab.filled()
 
     @property
     def next_slot(self) -> int:
@@ -145,7 +159,8 @@ class Store:
     @property
     def metadata_bytes(self) -> int:
         """Memory that the index holds."""
-        return self._digests.nbytes + self._slots.nbytes + self.bytes // PAGE_SIZE * 4
+        runs = sum(slab.heads.nbytes + slab.donors.nbytes for slab in self.slabs.values())
+        return self._digests.nbytes + self._slots.nbytes + runs
 
     def _in_order(self) -> list[Slab]:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)
@@ -166,8 +181,3 @@ class Store:
         first = np.ones(len(digests), np.bool_)
         first[1:] = digests[1:] != digests[:-1]
         self._digests, self._slots = digests[first], slots[first]
-
-
-def _counts(donors: U32) -> dict[int, int]:
-    whose, counts = np.unique(donors, return_counts=True)
-    return dict(zip(whose.tolist(), counts.tolist(), strict=True))
