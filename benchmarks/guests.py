@@ -29,7 +29,7 @@ from pagemerge.watch.memory import available_bytes
 COMMON_BYTES = 100 << 20
 OWN_MIB = 16
 GUEST_KERNEL_MIB = 64
-"""What a guest needs for its kernel, and beside it a sixteenth of its memory: for the kernel's
+"""What a guest needs for its kernel, and beside it an eighth of its memory: for the kernel's
 records of pages and for what it keeps free."""
 QEMU_BYTES = 128 << 20
 """What a guest takes beside its memory: QEMU and the code it translates to."""
@@ -112,7 +112,7 @@ ENGINES = {"user": user_engine, "kernel": kernel_engine}
 def carry(args: argparse.Namespace, name: str, booted: guest.Image) -> Run:
     """Start guests one after the other while there is room, and check them all."""
     memory = args.memory >> 20
-    spare = (COMMON_BYTES >> 20) + OWN_MIB + GUEST_KERNEL_MIB + memory // 16
+    spare = (COMMON_BYTES >> 20) + OWN_MIB + GUEST_KERNEL_MIB + memory // 8
     size = guest.Size(memory, OWN_MIB, max(memory - spare, 1))
     run = Run(name, args.count, booted.accel[1].partition(",")[0], args.memory, args.limit)
     with contextlib.ExitStack() as stack:
