@@ -26,7 +26,7 @@ from pagemerge.errors import HubError, PagemergeError, ProtocolError
 from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
-from pagemerge.merge.user import DEADLINE, Client, plan_rows
+from pagemerge.merge.user import DEADLINE, Client, find_stuck, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -160,7 +160,7 @@ class Hub:
         try:
             fresh = await client.refresh()
             if client.adopting:
-                client.adopt_mappings(members.store)
+                await client.adopt_mappings(members.store)
             if not client.has_barrier:
                 await self._check_separated(client)
                 return False
@@ -278,6 +278,7 @@ class Hub:
                 # A donor makes us wait. Its slab comes to nothing; the thread is given up.
                 future.add_done_callback(_discard)
                 self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+                await find_stuck(members.clients, pids[part], addresses[part], store.seed)
                 continue
             try:
                 _check_donors(members, pids[part])
@@ -306,7 +307,7 @@ class Hub:
         merged = 0
         try:
             least = self.settings.least_run
-            address, slot, runs = self._send_slabs(members, client, address, slot, least)
+            address, slot, runs = await self._send_slabs(members, client, address, slot, least)
             for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
                 body = await client.ask(wire.Kind.MERGE, runs[some].tobytes())
                 merged += self._note(client, body, address[pages], slot[pages])
@@ -317,7 +318,7 @@ class Hub:
             log.info("passing over process %d: %s", client.pid, error)
         return merged
 
-    def _send_slabs(
+    async def _send_slabs(
         self, members: Members, client: Client, address: U64, slot: U32, least: int
     ) -> tuple[U64, U32, npt.NDArray[np.void]]:
         """Give a client the slabs of a plan; returns its pages, their slots, and its runs."""
@@ -325,8 +326,11 @@ class Hub:
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
         costs = slab[runs.first] != 0
-        budget = client.budget(int(np.count_nonzero(costs)), self._most_mappings)
+        budget = await client.budget(int(np.count_nonzero(costs)), self._most_mappings)
         kept = plan.within_budget(runs, costs, budget, least)
+        # Counting took a while: a slab that nobody mapped any more may be gone.
+        there = [0, _core.WIRE_OWN, *members.store.slabs]
+        kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
         client.room -= int(np.count_nonzero(costs[kept]))
         first, pages = runs.first[kept], runs.pages[kept]
         client.skipped["over_budget"] = int(runs.pages.sum() - pages.sum())
@@ -379,7 +383,9 @@ class Hub:
                 slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
-            address, slot, runs = self._send_slabs(members, client, address, slot[mine], least=1)
+            address, slot, runs = await self._send_slabs(
+                members, client, address, slot[mine], least=1
+            )
             client.births[sequence] = (address, slot)
             client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
         except (PagemergeError, OSError) as error:

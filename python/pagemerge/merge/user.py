@@ -192,14 +192,15 @@ class Client:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
-    def budget(self, wanted: int, most: int) -> int:
+    async def budget(self, wanted: int, most: int) -> int:
         """How many mappings a plan that wants ``wanted`` may add; ``most``: vm.max_map_count.
 
         Counting them means reading all of /proc/PID/maps. The eighth that is kept for the program
-        covers what it maps by itself in between.
+        covers what it maps by itself in between. Raises as ``read``.
         """
         if wanted > self.room // 4 or time.monotonic() > self.counted + RECOUNT:
-            self.room, self.counted = mappings_left(self.pid, most), time.monotonic()
+            self.room = await self.read(mappings_left, self.pid, most)
+            self.counted = time.monotonic()
         return self.room
 
     def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
@@ -231,10 +232,14 @@ class Client:
             inside = int(np.searchsorted(index, len(region)))
             yield region, slice(int(first), int(first) + inside), index[:inside]
 
-    def adopt_mappings(self, store: Store) -> None:
-        """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot."""
+    async def adopt_mappings(self, store: Store) -> None:
+        """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot.
+
+        Raises as ``read``; it is to be done again then.
+        """
+        text = await self.read(Path(f"/proc/{self.pid}/maps").read_text)
         self.adopting = False
-        for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines():
+        for line in text.splitlines():
             fields = line.split(maxsplit=5)
             if len(fields) < 6 or _core.SLAB_NAME not in fields[5]:
                 continue
@@ -253,6 +258,20 @@ class Client:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
         self.reader.shutdown(wait=False)
         os.close(self.handle)
+
+
+async def find_stuck(clients: Iterable[Client], pids: U64, addresses: U64, seed: int) -> None:
+    """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
+    known. It is left out until it can be read again; the others are not.
+    """
+
+    async def read(client: Client) -> None:
+        page = np.empty(1, np.uint64)
+        for address in addresses[pids == client.pid].tolist():
+            await client.read(_core.digest_stretches, client.pid, address, seed, page)
+
+    donors = [client for client in clients if np.any(pids == client.pid)]
+    await asyncio.gather(*map(read, donors), return_exceptions=True)
 
 
 def _forgive(future: asyncio.Future[T]) -> None:

@@ -1,0 +1,102 @@
+"""Reads of a client that last for ever: they happen where the hub can go on without them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pagemerge import hub as hub_module
+from pagemerge.config import Settings
+from pagemerge.errors import HubError
+from pagemerge.hub import Hub, Members
+from pagemerge.merge import user
+from pagemerge.merge.user import Client
+from pagemerge.model import PAGE_SIZE
+
+
+@pytest.fixture
+def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set at the end of the test; until then whoever waits for it is a read that never ends."""
+    monkeypatch.setattr(user, "DEADLINE", 0.2)
+    monkeypatch.setattr(hub_module, "DEADLINE", 0.2)
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def client_of(pid: int) -> Client:
+    link: Any = SimpleNamespace(open=True)
+    return Client(pid, os.geteuid(), "victim", os.pidfd_open(pid), link, "move")
+
+
+async def ticking(work: Any) -> int:
+    """Await ``work``; how often the loop came round meanwhile."""
+    ticks = 0
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.sleep(0.01)
+        ticks += 1
+    await task
+    return ticks
+
+
+def test_counting_mappings_may_last_for_ever(
+    forever: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user, "mappings_left", lambda *_: forever.wait())
+
+    async def run() -> None:
+        client = client_of(os.getpid())
+        with pytest.raises(HubError, match="makes the hub wait"):
+            await ticking(client.budget(1, 1000))
+        assert not client.is_ready
+        forever.set()
+        client.close()
+
+    asyncio.run(run())
+
+
+def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
+    forever: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two donors of a slab cannot be read: it alone is left out from then on."""
+    other = subprocess.Popen(["sleep", "60"])
+    page = np.zeros(2 * PAGE_SIZE, np.uint8)
+    address = -(-page.ctypes.data // PAGE_SIZE) * PAGE_SIZE
+
+    def read(pid: int, *_: object) -> tuple[int, int]:
+        if pid == other.pid:
+            forever.wait()
+        return 1, 0
+
+    async def run() -> None:
+        members = Members("domain")  # type: ignore[arg-type]
+        members.clients = [client_of(os.getpid()), client_of(other.pid)]
+        monkeypatch.setattr(hub_module._core, "digest_stretches", read)
+        monkeypatch.setattr(type(members.store), "build", lambda *_: forever.wait())
+        pids = np.array([os.getpid(), other.pid], np.uint64)
+        addresses = np.full(2, address, np.uint64)
+        ticks = await ticking(
+            Hub(Settings())._build(members, pids, addresses, np.zeros(2, np.uint64))
+        )
+        assert ticks > 10
+        good, bad = members.clients
+        assert (good.is_ready, bad.is_ready) == (True, False)
+        assert "makes the hub wait" in bad.note
+        forever.set()
+        for client in members.clients:
+            client.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        other.kill()
+        other.wait()
