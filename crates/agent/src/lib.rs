@@ -9,6 +9,7 @@ mod apply;
 mod barriers;
 mod extents;
 mod gate;
+mod policy;
 pub mod program;
 mod region;
 mod spawn;
