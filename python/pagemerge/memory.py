@@ -82,8 +82,9 @@ def intern(array: Array) -> Array:
     """Merge ``array`` (or a ``buffer``) in place before this returns; returns it.
 
     Its memory must be mergeable: from ``empty``, ``buffer`` or ``mergeable_arrays``. The caller
-    promises that nobody writes it during the call. Whole pages only. Raises ``UsageError`` for
-    other memory, ``HubError`` if no hub can be reached; contents are right in every case.
+    promises that nobody writes it during the call. Whole pages only: less than a page is left as
+    it is. Raises ``UsageError`` for other memory, however small, ``HubError`` if no hub can be
+    reached; contents are right in every case.
     """
     _start()
     _core.intern_pages(_bytes(array))

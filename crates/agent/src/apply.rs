@@ -4,6 +4,7 @@
 //! bytes decide. The worst a wrong plan can do is to waste time.
 
 use crate::barriers::Barriers;
+use crate::policy::Policies;
 use crate::region::Region;
 use crate::{lock, Job};
 use pagemerge_pages::slab::View;
@@ -70,6 +71,7 @@ pub fn apply(
         }
     };
     let limit = if birth.is_some() { pagemerge_pages::mask::WINDOW } else { barriers.most_pages() };
+    let policies = Policies::open();
     let (mut index, mut end) = (0, 0);
     let mut parts: Vec<Part> = Vec::new();
     for &run in runs {
@@ -77,7 +79,7 @@ pub fn apply(
         while rest.pages > 0 {
             let behind = parts.last().map_or(0, |part| end_of(&part.run));
             if !parts.is_empty() && !(behind..end).contains(&rest.address) {
-                window_of(barriers, slabs, &views, &parts, birth, &mut applied);
+                window_of(barriers, slabs, &views, &policies, &parts, birth, &mut applied);
                 parts.clear();
             }
             if parts.is_empty() {
@@ -100,7 +102,7 @@ pub fn apply(
         }
     }
     if !parts.is_empty() {
-        window_of(barriers, slabs, &views, &parts, birth, &mut applied);
+        window_of(barriers, slabs, &views, &policies, &parts, birth, &mut applied);
     }
     barriers.finish();
     applied
@@ -162,6 +164,7 @@ fn window_of(
     barriers: &mut Barriers,
     slabs: &HashMap<u64, Slab>,
     views: &HashMap<u64, View>,
+    policies: &Policies,
     parts: &[Part],
     birth: Option<&Job>,
     applied: &mut Applied,
@@ -175,7 +178,7 @@ fn window_of(
     // that nobody writes for the pages it named, whatever the hub names now.
     let wrong = birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
     let region = state.table.holding(start, end);
-    let Some(region) = region.filter(|_| !wrong && !parts.iter().any(has_own_policy)) else {
+    let Some(region) = region.filter(|_| !wrong && !policies.any(start, end)) else {
         applied.report.refused += total;
         return;
     };
@@ -326,28 +329,4 @@ fn account(
             }
         }
     }
-}
-
-/// Does this memory have a NUMA policy of its own (mbind), at its first or last page? On a slab's
-/// mapping it would apply to everybody who shares the slab.
-fn has_own_policy(part: &Part) -> bool {
-    const MPOL_F_ADDR: usize = 1 << 1;
-    let first = part.run.address as usize;
-    let last = first + (part.run.pages as usize - 1) * PAGE;
-    let is_set = |address: usize| {
-        let mut mode = 0_i32;
-        // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
-        let asked = unsafe {
-            libc::syscall(
-                libc::SYS_get_mempolicy,
-                &mut mode,
-                0_usize,
-                0_usize,
-                address,
-                MPOL_F_ADDR,
-            )
-        };
-        asked == 0 && mode != 0
-    };
-    is_set(first) || (last != first && is_set(last))
 }

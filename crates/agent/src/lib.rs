@@ -9,6 +9,7 @@ mod apply;
 mod barriers;
 mod extents;
 mod gate;
+mod policy;
 pub mod program;
 mod region;
 mod spawn;
@@ -176,6 +177,16 @@ pub fn is_mergeable(address: usize, bytes: usize) -> bool {
     lock().table.holding(address, address.saturating_add(bytes)).is_some()
 }
 
+/// The refusal of memory that is in no region.
+#[must_use]
+pub fn not_mergeable() -> Error {
+    Error::Usage(
+        "this is not mergeable memory: allocate it with pagemerge.empty, buffer or \
+         mergeable_arrays (256 KiB and more), or use pagemerge.copy"
+            .into(),
+    )
+}
+
 /// Give mergeable memory back. Does nothing if no region starts there.
 ///
 /// # Safety
@@ -217,11 +228,7 @@ pub unsafe fn intern(
     {
         let mut state = lock();
         if state.table.holding(target, target + pages * PAGE).is_none() {
-            return Err(Error::Usage(
-                "this is not mergeable memory: allocate it with pagemerge.empty, buffer or \
-                 mergeable_arrays, or use pagemerge.copy"
-                    .into(),
-            ));
+            return Err(not_mergeable());
         }
         if let Some(error) = &state.broken {
             return Err(error.clone());

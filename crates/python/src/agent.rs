@@ -129,6 +129,10 @@ fn intern(py: Python<'_>, source: usize, target: usize, pages: usize) -> PyResul
 fn intern_pages(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
     let data = buffer::<u8>(data, "data")?;
     let (start, bytes) = (data.buf_ptr() as usize, data.len_bytes());
+    // Also of what is too small to be merged: its owner believes that it can be.
+    if bytes > 0 && !agent::is_mergeable(start, bytes) {
+        return Err(raise(py, &agent::not_mergeable()));
+    }
     // Whole pages only: the rest of a page may belong to somebody else.
     let (first, last) = (start.next_multiple_of(PAGE), (start + bytes) & !(PAGE - 1));
     if last <= first {
