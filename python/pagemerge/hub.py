@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +21,12 @@ from pagemerge import _core
 from pagemerge.config import Settings
 from pagemerge.decide import pace, plan, stability
 from pagemerge.decide.trust import Domain
-from pagemerge.errors import HubError, PagemergeError, ProtocolError
+from pagemerge.errors import PagemergeError, ProtocolError
+from pagemerge.filling import Filler
 from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
-from pagemerge.merge.user import DEADLINE, Client, find_stuck, plan_rows
+from pagemerge.merge.user import Client, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -89,13 +89,13 @@ class Hub:
         """Dry run: gets each plan, which is not carried out then."""
         self.domains: dict[Domain, Members] = {}
         self.quota = Quota(self)
+        self.filler = Filler(self.quota)
         self.full_scans = 0
         self.started = time.monotonic()
         self.wake = asyncio.Event()
         """Set when somebody new has come: the pause between cycles ends."""
         # More at once than there are processors would only need more buffers.
         self._turns = asyncio.Semaphore(len(os.sched_getaffinity(0)))
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
         self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_text())
 
     async def run(self) -> None:
@@ -241,7 +241,7 @@ class Hub:
             self.on_plan(members.domain, rows)
             return np.full(len(found.digest), NO_SLOT, np.uint32)
         donors, first = layout.donors, store.next_slot
-        made, changed = await self._build(
+        made, changed = await self.filler.fill(
             members, pids[found.client[donors]], found.address[donors], found.digest[donors]
         )
         new = (known == NO_SLOT) & (layout.slot < OWN_SLOT)
@@ -252,48 +252,6 @@ class Hub:
             for region, _, index in client.locate(address):
                 stability.forget(region.pages, index)
         return layout.slot
-
-    async def _build(
-        self, members: Members, pids: U64, addresses: U64, digests: U64
-    ) -> tuple[U32, npt.NDArray[np.bool_]]:
-        """Fill new slots, in order, from pages of clients; ``digests`` is what they should be.
-
-        Returns the slot of each page, or ``NO_SLOT``, and which changed before they were copied.
-        """
-        store, fit = members.store, np.flatnonzero(self.quota.admit(members, pids))
-        slots = np.full(len(pids), NO_SLOT, np.uint32)
-        changed = np.zeros(len(pids), np.bool_)
-        pids, addresses, digests = pids[fit], addresses[fit], digests[fit]
-        for first in range(0, len(addresses), _core.SLAB_PAGES):
-            part = slice(first, first + _core.SLAB_PAGES)
-            step = np.diff(addresses[part]) != PAGE_SIZE
-            cuts = np.flatnonzero(step | (np.diff(pids[part]) != 0)) + 1
-            heads = np.concatenate(([0], cuts))
-            counts = np.diff(np.append(heads, len(addresses[part]))).astype(np.uint64)
-            arguments = (pids[part][heads], addresses[part][heads], counts)
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._builder, store.build, *arguments)
-            await asyncio.wait({future}, timeout=DEADLINE)
-            if not future.done():
-                # A donor makes us wait. Its slab comes to nothing; the thread is given up.
-                future.add_done_callback(_discard)
-                self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-                await find_stuck(members.clients, pids[part], addresses[part], store.seed)
-                continue
-            try:
-                _check_donors(members, pids[part])
-                descriptor, slab, sealed = future.result()
-            except (PagemergeError, OSError) as error:
-                # A donor has left the domain, or there are no descriptors or no memory left.
-                log.warning("passing over a slab: %s", error)
-                _discard(future)
-                continue
-            places = store.add(descriptor, slab, sealed, pids[part]).base + np.arange(len(sealed))
-            good = sealed == digests[part]
-            slots[fit[part][good]] = places[good]
-            changed[fit[part][~good]] = True
-            members.born.add(slab)
-        return slots, changed
 
     async def _merge(
         self, members: Members, client: Client, found: Candidates, slot: U32, number: int
@@ -378,7 +336,9 @@ class Hub:
                 _, donors = np.unique(seen[new], return_index=True)
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
-                await self._build(members, pids, offset[donors] + np.uint64(source), seen[donors])
+                await self.filler.fill(
+                    members, pids, offset[donors] + np.uint64(source), seen[donors]
+                )
                 members.grown |= len(donors) > 0
                 slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
@@ -400,24 +360,3 @@ class Hub:
         self._note(client, body, address, slot)
         members.again |= members.grown
         members.grown = False
-
-
-def _check_donors(members: Members, pids: U64) -> None:
-    """After pages were copied: raise unless their owners are in the domain still.
-
-    A process that ran another program as another user meanwhile may have been read too far.
-    """
-    clients = {client.pid: client for client in members.clients}
-    for pid in np.unique(pids).tolist():
-        if pid not in clients:
-            raise HubError(f"process {pid} has left", pid=pid)
-        clients[pid].check_alive()
-
-
-def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:
-    """A slab that was given up is ready after all."""
-    if not future.cancelled() and future.exception() is None:
-        os.close(future.result()[0])
-
-
-__all__ = ["Hub", "HubError", "Members"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagemerge import hub as hub_module
+from pagemerge import filling
 from pagemerge.config import Settings
 from pagemerge.errors import HubError
 from pagemerge.hub import Hub, Members
@@ -26,7 +26,7 @@ from pagemerge.model import PAGE_SIZE
 def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Set at the end of the test; until then whoever waits for it is a read that never ends."""
     monkeypatch.setattr(user, "DEADLINE", 0.2)
-    monkeypatch.setattr(hub_module, "DEADLINE", 0.2)
+    monkeypatch.setattr(filling, "DEADLINE", 0.2)
     event = threading.Event()
     yield event
     event.set()
@@ -80,12 +80,12 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     async def run() -> None:
         members = Members("domain")  # type: ignore[arg-type]
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
-        monkeypatch.setattr(hub_module._core, "digest_stretches", read)
+        monkeypatch.setattr(filling._core, "digest_stretches", read)
         monkeypatch.setattr(type(members.store), "build", lambda *_: forever.wait())
         pids = np.array([os.getpid(), other.pid], np.uint64)
         addresses = np.full(2, address, np.uint64)
         ticks = await ticking(
-            Hub(Settings())._build(members, pids, addresses, np.zeros(2, np.uint64))
+            Hub(Settings()).filler.fill(members, pids, addresses, np.zeros(2, np.uint64))
         )
         assert ticks > 10
         good, bad = members.clients
