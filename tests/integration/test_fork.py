@@ -53,3 +53,34 @@ def test_every_way_to_fork(forkers: list[Child]) -> None:
             assert answer["wrong"] == 0, (verb, number, answer)
     assert ask_all(forkers, "daemonise") == [{"wrong": 0}] * 2
     assert ask_all(forkers, "wait_sees_nobody") == [{"seen": 0}] * 2
+
+
+@pytest.mark.requires("uffd")
+def test_pages_of_a_child_that_has_ended_are_merged(victim: Spawn, hub_socket: Path) -> None:
+    """The kernel does not move what a child shares, nor what it shared until the next write."""
+    with Hub(hub_socket) as hub:
+        member = victim("member", env={**hub.env, "PAGEMERGE_BARRIER": "move"})
+        member.ask("fill", pages=PAGES, seed=1)
+        fork = """
+read, member.kept = os.pipe()
+member.child = os.fork()
+if member.child == 0:
+    os.close(member.kept)
+    os.read(read, 1)  # until the parent closes its end
+    os._exit(0)
+os.close(read)
+"""
+        member.ask("call", code=fork)
+        other = victim("member", env=hub.env)
+        other.ask("copy", pages=PAGES, seed=1)
+
+        def busy() -> int:
+            row = hub.client(member.pid)
+            return row.skipped.get("busy", 0) if row else 0
+
+        hub.until(lambda: busy() >= PAGES, "find the pages busy")
+        assert member.ask("slabbed") == {"slabbed": 0}
+        member.ask("call", code="os.close(member.kept); os.waitpid(member.child, 0)")
+        hub.until(lambda: member.ask("slabbed")["slabbed"] == PAGES, "merge them")
+        assert member.ask("check") == {"wrong": 0}
+        hub.assert_alive()

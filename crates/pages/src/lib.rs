@@ -3,6 +3,7 @@
 mod chunks;
 pub mod digest;
 pub mod error;
+mod exclusive;
 mod forks;
 mod holder;
 pub mod mask;

@@ -4,6 +4,7 @@
 //! answers EBUSY and stays where it is. Write protection alone does not stop such writers.
 
 use crate::error::{Error, Result};
+use crate::exclusive;
 use crate::forks::{Away, Forks};
 use crate::mask::Mask;
 use crate::uffd::{self, Userfault, Watch};
@@ -25,6 +26,8 @@ pub struct Mover {
     forks: Option<Forks>,
     /// What is in the scratch area now, and nowhere else that counts.
     away: Away,
+    /// Pages of the open window that the kernel would not move.
+    busy: Mask,
 }
 
 impl Mover {
@@ -57,7 +60,7 @@ impl Mover {
         let scratch = unsafe { rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE) }
             .map_err(|errno| Error::os("mmap of scratch", errno.raw_os_error()))?;
         let away = Away { scratch: scratch as usize, ..Away::default() };
-        let this = Self { uffd, forks, away };
+        let this = Self { uffd, forks, away, busy: Mask::NONE };
         // A core dump has no use for it, a huge page must not fill it, and no fork may copy it:
         // it is always watched, so every fork would wait; and what is moved must be ours alone.
         // SAFETY: advice about our own fresh mapping.
@@ -101,7 +104,7 @@ impl Mover {
             } else {
                 match stopped {
                     Some(libc::ENOENT) => held.vanished += 1,
-                    _ => held.busy += 1,
+                    _ => self.busy.insert(page, 1),
                 }
                 (page, tries) = (page + 1, 0);
             }
@@ -156,7 +159,7 @@ impl Barrier for Mover {
         if window.backing != Backing::Anonymous || window.pages > BATCH {
             return Err(Error::Usage("only anonymous memory can be moved".into()));
         }
-        (self.away.home, self.away.pages) = (window.start, Mask::NONE);
+        (self.away.home, self.away.pages, self.busy) = (window.start, Mask::NONE, Mask::NONE);
         self.forks.as_ref().map_or(Ok(()), |forks| forks.hold(&self.uffd))?;
         let watched = self.uffd.register(window.start, window.pages * PAGE, Watch::Missing);
         if let Err(error) = watched {
@@ -166,7 +169,7 @@ impl Barrier for Mover {
         for (first, pages) in planned.runs() {
             self.take(first, pages, &mut held);
         }
-        held.pages = self.away.pages;
+        (held.pages, held.busy) = (self.away.pages, self.busy.len() as u32);
         Ok(held)
     }
 
@@ -196,6 +199,9 @@ impl Barrier for Mover {
             let scratch = self.away.scratch as *mut _;
             rustix::mm::madvise(scratch, BATCH * PAGE, Advice::LinuxDontNeed)
         };
+        if !self.busy.is_empty() {
+            exclusive::reclaim(window.start, window.pages, &self.busy);
+        }
         unregistered.and(woken).and(released)
     }
 }
