@@ -117,12 +117,13 @@ class TestPace:
             pace.settle(pages, 0, stability.observe(pages, 0, nothing, 2).awake)
 
     def test_due_runs_are_cut_and_end_with_the_region(self) -> None:
-        pages = pages_of(20 * BLOCK + 3)
+        most = pace.MOST_AT_ONCE
+        pages = pages_of((2 * most + 4) * BLOCK + 3)
         runs = pace.due(pages)
         assert runs == [
-            (0, 8 * BLOCK),
-            (8 * BLOCK, 8 * BLOCK),
-            (16 * BLOCK, 4 * BLOCK + 3),
+            (0, most * BLOCK),
+            (most * BLOCK, most * BLOCK),
+            (2 * most * BLOCK, 4 * BLOCK + 3),
         ]
         pages.wait[3] = 2
         assert pace.due(pages)[0] == (0, 3 * BLOCK)

@@ -11,6 +11,10 @@ import numpy.typing as npt
 
 from pagemerge.model import BLOCK, Pages
 
+MOST_AT_ONCE = 32
+"""Blocks of one look (64 MiB, some 8 ms of reading). Most find nothing to read: then it is the
+asking that costs."""
+
 MOST_SKIPPED = 63
 """Cycles that a block is passed over at the most."""
 
@@ -18,7 +22,7 @@ MOST_SKIPPED = 63
 def due(pages: Pages) -> list[tuple[int, int]]:
     """The runs of blocks to look at in this cycle, as (first page, pages); counts the others down.
 
-    Runs are cut at 8 blocks (16 MiB), so that each look is short.
+    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short.
     """
     ready = np.flatnonzero(pages.wait == 0)
     pages.wait[pages.wait > 0] -= 1
@@ -27,9 +31,10 @@ def due(pages: Pages) -> list[tuple[int, int]]:
     cuts = np.flatnonzero(np.diff(ready) != 1) + 1
     runs = []
     for run in np.split(ready, cuts):
-        for at in range(0, len(run), 8):
+        for at in range(0, len(run), MOST_AT_ONCE):
             first = int(run[at]) * BLOCK
-            last = min((int(run[min(at + 7, len(run) - 1)]) + 1) * BLOCK, len(pages.digest))
+            behind = int(run[min(at + MOST_AT_ONCE, len(run)) - 1]) + 1
+            last = min(behind * BLOCK, len(pages.digest))
             runs.append((first, last - first))
     return runs
 
