@@ -21,12 +21,12 @@ import pytest
 from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
+from tests.building import VICTIMS
+from tests.hubs import Hub
 
 # How long an example takes says something of the machine only.
 settings.register_profile("pagemerge", deadline=None)
 settings.load_profile("pagemerge")
-
-VICTIMS = Path(__file__).parent / "victims"
 
 
 def lacks_kernel() -> str | None:
@@ -66,11 +66,17 @@ def lacks_root() -> str | None:
     return None if os.geteuid() == 0 else "needs root"
 
 
+def lacks_cc() -> str | None:
+    """Why victims in C cannot be built: Python would be too slow, or is what they must not be."""
+    return None if shutil.which("cc") else "there is no C compiler (cc)"
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "kernel": lacks_kernel,
     "uffd": lacks_uffd,
     "qemu": lacks_qemu,
     "root": lacks_root,
+    "cc": lacks_cc,
 }
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
@@ -85,8 +91,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("requires"):
         for name in mark.args:
-            if reason := PROBES[name]():
-                (pytest.fail if name in REQUIRED else pytest.skip)(f"{name}: {reason}")
+            require(name)
+
+
+def require(name: str) -> None:
+    """Skip the test where the host does not offer this; fail it where that must be there."""
+    if reason := PROBES[name]():
+        (pytest.fail if name in REQUIRED else pytest.skip)(f"{name}: {reason}")
 
 
 class Spawn(Protocol):
@@ -117,3 +128,11 @@ def hub_socket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         path = Path(folder) / "hub"
         monkeypatch.setenv("PAGEMERGE_SOCKET", str(path))
         yield path
+
+
+@pytest.fixture
+def hub(hub_socket: Path) -> Iterator[Hub]:
+    """A hub of this test alone, which runs, and is to run on until the test is over."""
+    with Hub(hub_socket) as running:
+        yield running
+        running.assert_alive()

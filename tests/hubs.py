@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,10 +26,41 @@ TICK = 0.02
 """Seconds between two questions to a hub that is at work."""
 
 
+def launch(
+    socket: Path,
+    config: str,
+    *,
+    arguments: Sequence[str] = (),
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a hub in the foreground; it may not answer yet. Its log is appended to ``log_of``.
+
+    ``before`` goes before its command line (a cgroup's prefix, say), ``arguments`` behind it.
+    """
+    settings = Path(f"{socket}.toml")
+    settings.write_text(config)
+    argv = [*before, sys.executable, "-m", "pagemerge", "daemon", "--socket", str(socket)]
+    with log_of(socket).open("ab") as log:
+        return subprocess.Popen(
+            [*argv, "--config", str(settings), *arguments],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+        )
+
+
+def log_of(socket: Path) -> Path:
+    """The log of the hubs at a socket."""
+    return Path(f"{socket}.log")
+
+
 class Hub:
     """A hub in the foreground, as a context; ``env`` is what makes a program its client.
 
-    ``before`` goes before its command line (a cgroup's prefix, say), ``arguments`` behind it.
+    How it is started says ``launch``.
     """
 
     def __init__(
@@ -46,21 +77,15 @@ class Hub:
         self._config = config
         self._before, self._arguments = before, arguments
         self._environment = environment
-        self._log = Path(f"{socket}.log")
 
     def __enter__(self) -> Self:
-        settings = Path(f"{self.socket}.toml")
-        settings.write_text(self._config)
-        argv = [*self._before, sys.executable, "-m", "pagemerge", "daemon", "--verbose"]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*argv, "--socket", str(self.socket), "--config", str(settings), *self._arguments],
-                env={**os.environ, **self._environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
+        self.process = launch(
+            self.socket,
+            self._config,
+            arguments=["--verbose", *self._arguments],
+            before=self._before,
+            env={**os.environ, **self._environment},
+        )
         self.until(self._answers, "answer")
         return self
 
@@ -82,7 +107,7 @@ class Hub:
 
     def log(self) -> str:
         """What the hub has said."""
-        return self._log.read_text(errors="replace")
+        return log_of(self.socket).read_text(errors="replace")
 
     def status(self) -> Status:
         """The counters; ``AssertionError`` with the log if the hub has ended."""

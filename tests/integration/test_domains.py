@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ from tests.hubs import Hub
 from tests.stranger import Stranger
 
 PAGES = 1024
-
-
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
-        running.assert_alive()
 
 
 def members_of(hub: Hub, victim: Spawn, *domains: str) -> list[Child]:

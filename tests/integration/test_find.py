@@ -81,9 +81,6 @@ def scan_json(*words: object, user: int | None = None) -> Any:
     return json.loads(done.stdout)
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
-
-
 @pytest.mark.parametrize("threads", [1, 4])
 def test_every_page_of_a_region_gets_the_right_digest(start: Start, threads: int) -> None:
     victim = start("pages", 100, 50, 2000)
@@ -193,7 +190,7 @@ def test_looking_leaves_merged_pages_merged(start: Start, kernel: ksm.Ksm) -> No
     assert np.array_equal(entries(pid, address, 510), before)
 
 
-@needs_root
+@pytest.mark.requires("root")
 def test_without_privilege_sharing_is_told_by_the_exclusive_bit(start: Start) -> None:
     victim = start("pages", 0, 10, 500, "fork", user=NOBODY)
     totals = scan_json(victim["pid"], victim["child"], user=NOBODY)["totals"]
@@ -206,13 +203,11 @@ def test_shared_memory_is_told_apart(start: Start) -> None:
     assert row["pages"] * PAGE_SIZE < 16 * MIB
 
 
+@pytest.mark.requires("root")
 def test_huge_pages_are_told_apart(start: Start) -> None:
     knob = Path("/proc/sys/vm/nr_hugepages")
     before = int(knob.read_text())
-    try:
-        knob.write_text(str(before + 2))
-    except PermissionError:
-        pytest.skip("reserving huge pages needs root")
+    knob.write_text(str(before + 2))
     try:
         if int(knob.read_text()) < before + 2:
             pytest.skip("no 2 huge pages of memory in one piece")
@@ -244,7 +239,7 @@ def test_a_process_that_exits_in_the_middle_is_a_row(
     assert result.totals.pages == result.rows[1].pages > 4000
 
 
-@needs_root
+@pytest.mark.requires("root")
 def test_someone_elses_process(start: Start) -> None:
     root, own = start("pages", 1, 1, 1)["pid"], start("pages", 1, 1, 1, user=NOBODY)["pid"]
     done = scan(root, user=NOBODY)
@@ -258,7 +253,7 @@ def test_someone_elses_process(start: Start) -> None:
     }
 
 
-@needs_root
+@pytest.mark.requires("root")
 def test_users_do_not_share(start: Start) -> None:
     words = "seed", 3, "pages", 0, 0, 3000
     victims = [start(*words)["pid"], start(*words, user=NOBODY)["pid"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from tests.conftest import PROBES, REQUIRED, Spawn
+from tests.conftest import Spawn, require
 from tests.hubs import Hub
 
 PAGES = 512
@@ -20,8 +20,8 @@ def forkers(
     request: pytest.FixtureRequest, victim: Spawn, hub_socket: Path
 ) -> Iterator[list[Child]]:
     """Two members under one barrier whose writers keep the hub busy."""
-    if request.param != "park" and (reason := PROBES["uffd"]()):
-        (pytest.fail if "uffd" in REQUIRED else pytest.skip)(f"uffd: {reason}")
+    if request.param != "park":
+        require("uffd")
     with Hub(hub_socket) as hub:
         env = {**hub.env, "PAGEMERGE_BARRIER": request.param}
         root = str(Path(__file__).parents[2])

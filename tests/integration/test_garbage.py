@@ -8,7 +8,6 @@ import os
 import random
 import resource
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,6 @@ from tests.hubs import Hub
 from tests.stranger import F_ADD_SEALS, SEALED, Stranger
 
 PETABYTE = 1 << 50
-
-
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
 
 
 @pytest.fixture

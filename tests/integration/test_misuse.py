@@ -6,13 +6,11 @@ import ctypes
 import fcntl
 import mmap
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -28,12 +26,6 @@ from tests.hubs import Hub
 from tests.stranger import F_ADD_SEALS, SEALED, Stranger
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
 
 
 @pytest.fixture
@@ -80,12 +72,11 @@ def test_clients_that_are_killed_at_any_point(
     hub.until(lambda: len(hub.status().clients) == 2, "forget the dead")
 
 
+@pytest.mark.requires("uffd")
 def test_a_client_that_makes_its_reader_wait(hub: Hub, bystanders: Bystanders) -> None:
     """The hub reads a page that never comes: this process's own userfaultfd holds it back."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.syscall(323, os.O_CLOEXEC)
-    if os.uname().machine != "x86_64" or descriptor < 0:
-        pytest.skip("needs a full-mode userfaultfd (x86_64, CAP_SYS_PTRACE)")
     with mmap.mmap(-1, 16 * PAGE_SIZE, flags=mmap.MAP_PRIVATE) as memory:
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         api = ctypes.create_string_buffer(struct.pack("=QQQ", 0xAA, 0, 0))
@@ -108,11 +99,9 @@ def test_a_client_that_makes_its_reader_wait(hub: Hub, bystanders: Bystanders) -
     bystanders.go_on()
 
 
-@pytest.mark.requires("root")
+@pytest.mark.requires("root", "cc")
 def test_a_client_that_becomes_another_users_program(open_hub: Hub) -> None:
     """It left its domain with exec: nobody may have a hub of root read a set-uid program."""
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler (cc) for a set-uid program")
     folder = open_hub.socket.parent
     source, program = folder / "setuid.c", folder / "setuid"
     source.write_text(

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError
-from tests.conftest import PROBES, REQUIRED, Spawn
+from tests.conftest import Spawn, require
 from tests.hubs import Hub
 
 PAGES = 512
 
 
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
-        running.assert_alive()
-
-
 def member_of(hub: Hub, victim: Spawn, barrier: str = "auto", pages: int = PAGES) -> Child:
-    if barrier in ("move", "write-protect") and (reason := PROBES["uffd"]()):
-        (pytest.fail if "uffd" in REQUIRED else pytest.skip)(f"uffd: {reason}")
+    if barrier in ("move", "write-protect"):
+        require("uffd")
     member = victim("member", env={**hub.env, "PAGEMERGE_BARRIER": barrier})
     member.ask("fill", pages=pages, seed=1)
     return member

@@ -9,8 +9,6 @@ stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +18,8 @@ import numpy as np
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from tests.conftest import Spawn, lacks_uffd
+from tests.building import compile_victim
+from tests.conftest import Spawn, lacks_uffd, require
 from tests.hubs import Hub
 
 SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
@@ -28,7 +27,6 @@ PAGES = 6144
 FILLS = 8
 PRESENT, OF_FILE = 1 << 63, 1 << 61
 FRAME = (1 << 55) - 1
-VICTIM = Path(__file__).parents[1] / "victims" / "racer.c"
 
 WRITERS: dict[str, list[list[str]]] = {
     "move": [["stores"], ["stores", "reads", "direct"], ["remote"]],
@@ -40,13 +38,9 @@ WRITERS: dict[str, list[list[str]]] = {
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """The compiled writers."""
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler (cc), and Python threads write too slowly")
-    made = tmp_path / "racer.so"
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(["cc", *flags, "-o", str(made), str(VICTIM)], check=True)
-    return made
+    """The compiled writers: Python threads write too slowly."""
+    require("cc")
+    return compile_victim("racer.c", tmp_path / "racer.so", "-shared", "-fPIC")
 
 
 @pytest.fixture

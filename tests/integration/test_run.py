@@ -5,46 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
 
-from tests.conftest import lacks_uffd
+from tests.building import compile_victim
+from tests.conftest import lacks_uffd, require
 from tests.hubs import PATIENCE, Hub
 
 PAGES, KINDS = 4096, 50
-SOURCE = Path(__file__).parents[1] / "victims" / "marker.c"
 RUN = [sys.executable, "-m", "pagemerge", "run"]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled victim."""
-    return compiled(SOURCE, tmp_path_factory.mktemp("marker") / "marker")
-
-
-def compiled(source: Path, made: Path, *flags: str) -> Path:
-    """A program of C; skips the test where there is no compiler."""
-    if not shutil.which("cc"):
-        pytest.skip("there is no C compiler (cc), and the victim has to be no Python")
-    strict = ["-O2", "-Wall", "-Wextra", "-Werror", *flags]
-    subprocess.run(["cc", *strict, "-o", str(made), str(source)], check=True)
-    return made
-
-
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
+    """The compiled victim: it has to be no Python."""
+    require("cc")
+    return compile_victim("marker.c", tmp_path_factory.mktemp("marker") / "marker")
 
 
 class Marker:
@@ -170,7 +154,7 @@ def test_what_was_one_mapping_moves_as_one(
 
 def test_a_forked_child_is_not_locked_out(hub: Hub, tmp_path: Path) -> None:
     """Whatever another thread was about to do: no lock of ours stays taken in the child."""
-    made = compiled(SOURCE.with_name("fork_marking.c"), tmp_path / "fork_marking", "-pthread")
+    made = compile_victim("fork_marking.c", tmp_path / "fork_marking", "-pthread")
     assert run("--barrier", "park", "--", str(made), **hub.env).returncode == 0
 
 
@@ -186,11 +170,12 @@ def test_a_program_that_is_not_there_is_wrong_usage() -> None:
     assert "no program 'no-such-program'" in done.stderr
 
 
+@pytest.mark.requires("cc")
 def test_a_static_program_is_refused_with_the_reason(tmp_path: Path) -> None:
     source, made = tmp_path / "static.c", tmp_path / "static"
     source.write_text("int main(void) { return 0; }")
     if subprocess.run(["cc", "-static", "-o", str(made), str(source)], check=False).returncode:
-        pytest.skip("nothing can be linked statically here (cc, libc.a)")
+        pytest.skip("nothing can be linked statically here (libc.a)")
     done = run("--barrier", "park", "--", str(made))
     assert done.returncode == 77
     assert "statically" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from tests.hubs import Hub
 
 PAGES = 2000
 pytestmark = pytest.mark.requires("uffd")
-
-
-@pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,10 @@ answer = dict(pids=[it.pid for it in status.clients], shared=status.pages_shared
 
 
 @pytest.fixture
-def hub(hub_socket: Path) -> Iterator[Hub]:
-    with Hub(hub_socket) as running:
-        running.socket.parent.chmod(0o711)
-        yield running
-        running.assert_alive()
+def hub(hub: Hub) -> Hub:
+    """It can be reached by everybody."""
+    hub.socket.parent.chmod(0o711)
+    return hub
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,9 @@ from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
 from pagemerge.merge.client import fetch_status
 from pagemerge.model import Status
+from tests.hubs import PATIENCE, launch, log_of
 from tests.soak import audit
 from tests.soak.plan import SETTINGS
-
-PATIENCE = 40.0
-"""Seconds in which a hub that runs must answer."""
 
 GROWTH, SLACK = 1.25, 16 << 20
 """The hub's memory in its last third may be that much of its first, and that many bytes more."""
@@ -46,17 +43,7 @@ class Keeper:
 
     def start(self, settings: int) -> None:
         """Start a hub in the foreground."""
-        config = self.socket.with_suffix(".toml")
-        config.write_text("[hub]\n" + SETTINGS[settings])
-        argv = [sys.executable, "-m", "pagemerge", "daemon", "--socket", str(self.socket)]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*argv, "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
+        self.process = launch(self.socket, "[hub]\n" + SETTINGS[settings])
         self.started += 1
         self.stopped, self.memory = False, []
         self._answered = time.monotonic()
@@ -131,11 +118,12 @@ class Keeper:
 
     def _read_log(self) -> None:
         """A traceback in the log is a fault, told once with its last lines."""
-        text = self._log.read_text(errors="replace")
+        log = log_of(self.socket)
+        text = log.read_text(errors="replace")
         if "Traceback" in text:
             at = text.index("Traceback")
             self.faults.append(f"the hub logged an exception: {text[at : at + 1500]}")
-            self._log.write_text("")
+            log.write_text("")
 
     def work(self) -> tuple[int, int]:
         """Merges and separations by all hubs, as far as they were seen."""
@@ -146,10 +134,6 @@ class Keeper:
     def pid(self) -> int:
         """The hub's process; 0 if none runs."""
         return self.process.pid if self.process is not None else 0
-
-    @property
-    def _log(self) -> Path:
-        return self.socket.with_suffix(".log")
 
 
 def thirds(samples: list[int]) -> tuple[int, int] | None:

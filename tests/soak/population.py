@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,27 +14,25 @@ from pathlib import Path
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError, Unsupported
+from tests.building import VICTIMS, compile_victim
+from tests.conftest import lacks_cc
 from tests.soak import audit
 from tests.soak.plan import Start
 from tests.soak.tally import Tally
 
 ROOT = Path(__file__).parents[2]
-VICTIMS = Path(__file__).parents[1] / "victims"
 
 SILENCE = 60.0
 """Seconds in which a thread of a victim must get somewhere."""
 
 
-def compile_victim(folder: Path) -> tuple[Path, Path]:
+def build(folder: Path) -> tuple[Path, Path]:
     """``soaker.c`` as a program and as a library. Raises ``Unsupported`` without a compiler."""
-    if not shutil.which("cc"):
-        raise Unsupported("there is no C compiler (cc), and victims in Python write too slowly")
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    made = folder / "soaker", folder / "soaker.so"
-    for path, more in zip(made, ([], ["-shared", "-fPIC"]), strict=True):
-        source = str(VICTIMS / "soaker.c")
-        subprocess.run(["cc", *flags, *more, "-o", str(path), source], check=True)
-    return made
+    if reason := lacks_cc():
+        raise Unsupported(f"{reason}, and victims in Python write too slowly")
+    program = compile_victim("soaker.c", folder / "soaker", "-pthread")
+    library = compile_victim("soaker.c", folder / "soaker.so", "-pthread", "-shared", "-fPIC")
+    return program, library
 
 
 class Victim:

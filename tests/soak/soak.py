@@ -16,9 +16,10 @@ from typing import Self
 
 from pagemerge.errors import PagemergeError
 from pagemerge.model import Status
+from tests.hubs import PATIENCE
 from tests.soak import audit, plan
-from tests.soak.keeper import PATIENCE, Keeper, growth, thirds
-from tests.soak.population import Ledger, Victim, check, compile_victim
+from tests.soak.keeper import Keeper, growth, thirds
+from tests.soak.population import Ledger, Victim, build, check
 
 SHARED_SLACK, UNOWNED_SLACK = 64 << 20, 512 << 20
 """Bytes by which the host's Shmem, and its memory in use that is no process's, may differ from the
@@ -69,7 +70,7 @@ class Soak:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="pagemerge-soak-")
         self.folder = Path(self._folder.name)
-        self.built = compile_victim(self.folder)
+        self.built = build(self.folder)
         self.keeper = Keeper(self.folder / "hub")
         audit.adopt_orphans()
         return self
