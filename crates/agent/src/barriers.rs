@@ -82,8 +82,9 @@ impl Barriers {
     fn open(&mut self) {
         let mut reasons = Vec::new();
         if matches!(self.choice, Choice::Auto | Choice::Move) {
-            match self.new_mover(&mut reasons) {
-                Ok(mover) => {
+            match self.new_mover() {
+                Ok((mover, lack)) => {
+                    reasons.extend(lack.map(|lack| format!("move, as asked for, but: {lack}")));
                     self.mover = Some(mover);
                     self.kind = barrier::MOVE;
                 }
@@ -113,16 +114,14 @@ impl Barriers {
     }
 
     /// A mover that fills the holes of children that are born in a window; without one such child
-    /// would have wrong bytes, so one that cannot is taken only where it was asked for by name.
-    fn new_mover(&self, reasons: &mut Vec<String>) -> Result<Mover> {
-        Mover::new().or_else(|error| {
-            if self.choice != Choice::Move {
-                return Err(error);
-            }
-            let mover = Mover::without_forks()?;
-            reasons.push(format!("move, as asked for, but: {error}"));
-            Ok(mover)
-        })
+    /// would have wrong bytes, so one that cannot is taken only where it was asked for by name: then
+    /// with the reason.
+    fn new_mover(&self) -> Result<(Mover, Option<Error>)> {
+        match Mover::new() {
+            Ok(mover) => Ok((mover, None)),
+            Err(lack) if self.choice == Choice::Move => Ok((Mover::without_forks()?, Some(lack))),
+            Err(lack) => Err(lack),
+        }
     }
 
     /// One of `wire::barrier`.
@@ -174,7 +173,7 @@ impl Barriers {
         }
         match self.kind {
             barrier::MOVE if self.mover.is_none() => {
-                self.mover = Some(self.new_mover(&mut Vec::new())?);
+                self.mover = Some(self.new_mover()?.0);
             }
             barrier::PARK => self.parker = Some(Parker::new()?),
             barrier::INTERN => {
@@ -239,7 +238,7 @@ impl Barriers {
             self.note(error);
             (self.mover, self.protector) = (None, None);
             if self.kind == barrier::MOVE {
-                self.mover = self.new_mover(&mut Vec::new()).ok();
+                self.mover = self.new_mover().ok().map(|it| it.0);
             }
         }
     }

@@ -9,9 +9,10 @@
 use crate::State;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::thread::futex;
-use std::cell::UnsafeCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::Once;
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -131,4 +132,22 @@ impl Drop for Locked {
             libc::pthread_sigmask(libc::SIG_SETMASK, self.before.as_ptr(), std::ptr::null_mut())
         };
     }
+}
+
+/// Keep forks out of windows: a child that is born inside one would miss its pages.
+pub fn watch_forks() {
+    static ONCE: Once = Once::new();
+    thread_local! {
+        static HELD: RefCell<Option<Locked>> = const { RefCell::new(None) };
+    }
+    extern "C" fn before() {
+        HELD.with(|held| *held.borrow_mut() = Some(lock()));
+    }
+    extern "C" fn after() {
+        HELD.with(|held| *held.borrow_mut() = None);
+    }
+    ONCE.call_once(|| {
+        // SAFETY: the handlers are functions of a library that is never unloaded.
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    });
 }

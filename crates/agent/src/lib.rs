@@ -9,6 +9,7 @@ mod apply;
 mod barriers;
 mod extents;
 mod gate;
+mod own;
 mod policy;
 pub mod program;
 mod region;
@@ -17,7 +18,7 @@ mod thread;
 
 pub use barriers::Choice;
 use extents::Extents;
-use gate::{lock, Locked};
+use gate::{lock, watch_forks};
 use pagemerge_pages::window::Keep;
 use pagemerge_pages::{Error, Result, PAGE};
 use region::Table;
@@ -130,7 +131,7 @@ pub fn start(config: Config) -> Result<()> {
     if state.process == process {
         return Ok(());
     }
-    thread::watch_forks();
+    watch_forks();
     state.config = Some(config.clone());
     state.jobs.clear();
     (state.poked, state.agent, state.broken) = (false, 0, None);
@@ -311,7 +312,7 @@ fn poke(state: &mut State) {
     if state.agent != 0 && !state.poked {
         // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
         // ordinary one always arrives, at the worst without its details.
-        state.poked = [thread::wake_signal(), thread::LAST_SIGNAL].into_iter().any(|signal| {
+        state.poked = [own::wake_signal(), own::LAST_SIGNAL].into_iter().any(|signal| {
             // SAFETY: the thread is ours and never ends; all signals are blocked in it.
             unsafe { libc::syscall(libc::SYS_tgkill, state.process, state.agent, signal) == 0 }
         });

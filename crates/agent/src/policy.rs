@@ -1,11 +1,10 @@
 //! Memory with a NUMA policy of its own (mbind(2)). On a slab's mapping it would apply to everybody
 //! who shares the slab, so such memory is left alone.
 
+use pagemerge_pages::PAGE;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{self, opcode, Updater};
-
-const PAGE: usize = pagemerge_pages::PAGE;
 
 /// struct procmap_query (linux/fs.h): asks for the mapping that holds an address.
 #[repr(C)]

@@ -3,9 +3,9 @@
 //! The preload library makes these calls in the program's place. Where the range has nothing to
 //! do with a region (`concerns`), it does not come here at all.
 
-use crate::gate::{lock, Locked};
+use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
-use crate::{separate, start, thread, Config};
+use crate::{separate, start, Config};
 use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::{slab, Result, PAGE};
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
@@ -90,7 +90,7 @@ pub fn mark(from: usize, len: usize, config: impl FnOnce() -> Config) -> Result<
     if fit.is_empty() {
         return Ok(());
     }
-    thread::watch_forks();
+    watch_forks();
     start(config())
 }
 

@@ -2,16 +2,14 @@
 
 use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
-use crate::{lock, spawn, Config, Job, Locked};
+use crate::{lock, own, spawn, Config, Job};
 use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
 use pagemerge_pages::{slab, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, FromRawFd, OwnedFd};
-use std::cell::RefCell;
+use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Pages that one request to merge at birth asks for: this much is held twice for a moment.
@@ -20,53 +18,9 @@ const CHUNK: usize = 4096;
 /// How long a waiting caller gives a hub to appear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The signal that wakes the agent, directed at its thread alone. A real-time one, because the
-/// program's own use of it, if any, is directed elsewhere and is not touched.
-pub fn wake_signal() -> i32 {
-    libc::SIGRTMAX() - 1
-}
-
-/// The signal that wakes it where no real-time signal can be queued.
-pub const LAST_SIGNAL: i32 = libc::SIGURG;
-
-/// Start the thread, deaf to every signal.
+/// Start the thread.
 pub fn start(config: Config) -> Result<()> {
-    let mut all = MaybeUninit::uninit();
-    let mut before = MaybeUninit::uninit();
-    // SAFETY: plain sigset calls. libc keeps its own two signals out, which setuid() needs.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-    }
-    let started = std::thread::Builder::new().name("pagemerge".into()).spawn(move || {
-        // A panic here could leave a barrier up: rather no process than one that hangs.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&config))).is_err() {
-            std::process::abort();
-        }
-    });
-    // SAFETY: restores the mask saved above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    started
-        .map(|_| ())
-        .map_err(|error| Error::os("pthread_create", error.raw_os_error().unwrap_or(0)))
-}
-
-/// Keep forks out of windows: a child that is born inside one would miss its pages.
-pub fn watch_forks() {
-    static ONCE: Once = Once::new();
-    thread_local! {
-        static HELD: RefCell<Option<Locked>> = const { RefCell::new(None) };
-    }
-    extern "C" fn before() {
-        HELD.with(|held| *held.borrow_mut() = Some(lock()));
-    }
-    extern "C" fn after() {
-        HELD.with(|held| *held.borrow_mut() = None);
-    }
-    ONCE.call_once(|| {
-        // SAFETY: the handlers are functions of a library that is never unloaded.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
-    });
+    own::thread(move || run(&config))
 }
 
 /// A job being worked on.
@@ -96,7 +50,7 @@ struct Agent<'a> {
 }
 
 fn run(config: &Config) {
-    let signals = match own_descriptors() {
+    let signals = match own::descriptors() {
         Ok(signals) => signals,
         Err(error) => {
             let mut state = lock();
@@ -135,33 +89,6 @@ fn run(config: &Config) {
         if let Err(error) = agent.converse() {
             agent.disconnect(&error);
         }
-    }
-}
-
-/// A descriptor table of our own, so that a program that closes everything cannot hurt us and we
-/// keep nothing of its own open. Returns a descriptor that is readable when we were poked.
-///
-/// # Errors
-/// `Os` where the table cannot be left (before Linux 5.9), or the process may open nothing.
-fn own_descriptors() -> Result<OwnedFd> {
-    // SAFETY: the new table belongs to this thread alone, which has opened nothing yet.
-    unsafe {
-        let flags = libc::CLOSE_RANGE_UNSHARE;
-        if libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, flags) != 0 {
-            return Err(Error::last_os("close_range"));
-        }
-        for _ in 0..3 {
-            libc::open(c"/dev/null".as_ptr(), libc::O_RDWR); // 0, 1, 2
-        }
-        let mut mask = std::mem::zeroed();
-        libc::sigemptyset(&mut mask);
-        libc::sigaddset(&mut mask, wake_signal());
-        libc::sigaddset(&mut mask, LAST_SIGNAL);
-        let fd = libc::signalfd(-1, &mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        if fd < 0 {
-            return Err(Error::last_os("signalfd"));
-        }
-        Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
