@@ -7,11 +7,14 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+mod common;
+
+use common::{need, one_at_a_time, slab_of, Random};
 use pagemerge_pages::moving::Mover;
 use pagemerge_pages::protect::Protector;
 use pagemerge_pages::slab::{self, View};
 use pagemerge_pages::window::{merge, Backing, Barrier, Content, Keep, Outcome, Piece, Window};
-use pagemerge_pages::{Error, PAGE};
+use pagemerge_pages::PAGE;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,8 +24,6 @@ const WINDOW: usize = 64;
 /// Of the forking thread; as many again belong to the scribbler.
 const PAGES: usize = 2 * WINDOW;
 const FILLS: u64 = 8;
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What a fill looks like, word by word: never zero.
 const fn word(fill: u64) -> u64 {
@@ -49,15 +50,7 @@ impl Arena {
             let _ = rustix::mm::madvise(base, len, Advice::LinuxNoHugepage);
             base as usize
         };
-        let slab = slab::build(FILLS as usize, |bytes| {
-            for (fill, page) in bytes.chunks_exact_mut(PAGE).enumerate() {
-                for slot in page.chunks_exact_mut(8) {
-                    slot.copy_from_slice(&word(fill as u64).to_ne_bytes());
-                }
-            }
-            Ok(())
-        })
-        .unwrap();
+        let slab = slab_of(FILLS, word);
         let view = slab::open(&slab).unwrap();
         let arena = Self {
             base,
@@ -99,17 +92,6 @@ impl Arena {
         }
         self.fill(page, fill, own);
         slabbed[page] = false;
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
     }
 }
 
@@ -241,30 +223,16 @@ fn run(barrier: &mut (dyn Barrier + Send), backing: Backing, enough: u64) -> u64
     bad
 }
 
-/// Without full-mode userfaultfd the test has nothing to do; `PAGEMERGE_REQUIRE=uffd` forbids it.
-fn need<T>(made: Result<T, Error>) -> Option<T> {
-    match made {
-        Ok(barrier) => Some(barrier),
-        Err(error @ Error::Unsupported(_)) => {
-            let required = std::env::var("PAGEMERGE_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("uffd"), "{error}");
-            eprintln!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
 #[test]
 fn a_child_born_in_a_window_has_every_page() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let Some(mut mover) = need(Mover::new()) else { return };
     assert_eq!(run(&mut mover, Backing::Anonymous, u64::MAX), 0);
 }
 
 #[test]
 fn without_events_a_child_misses_pages() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let Some(mut mover) = need(Mover::without_forks()) else { return };
     let bad = run(&mut mover, Backing::Anonymous, 1);
     assert!(bad > 0, "this test could not have found a hole");
@@ -272,7 +240,7 @@ fn without_events_a_child_misses_pages() {
 
 #[test]
 fn write_protection_is_not_inherited_and_pages_are() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let Some(mut protector) = need(Protector::new()) else { return };
     assert_eq!(run(&mut protector, Backing::Anonymous, u64::MAX), 0);
 }

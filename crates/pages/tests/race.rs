@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+mod common;
+
+use common::{need, one_at_a_time, slab_of, Random};
 use pagemerge_pages::moving::Mover;
 use pagemerge_pages::park::Parker;
 use pagemerge_pages::protect::Protector;
@@ -28,9 +31,6 @@ const PAGES: usize = 512;
 const WRITERS: usize = 2;
 /// Contents that pages have: few, so that there is much to merge. The first is zero.
 const FILLS: u64 = 8;
-
-/// The barriers stop or slow each other's writers: one test at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn seconds() -> Duration {
     let text = std::env::var("PAGEMERGE_RACE_SECONDS").unwrap_or_default();
@@ -68,15 +68,7 @@ impl Arena {
             )
         }
         .unwrap() as usize;
-        let slab = slab::build(FILLS as usize, |bytes| {
-            for (fill, page) in bytes.chunks_exact_mut(PAGE).enumerate() {
-                for slot in page.chunks_exact_mut(8) {
-                    slot.copy_from_slice(&word(fill as u64).to_ne_bytes());
-                }
-            }
-            Ok(())
-        })
-        .unwrap();
+        let slab = slab_of(FILLS, word);
         let view = slab::open(&slab).unwrap();
         Self {
             base,
@@ -118,24 +110,13 @@ enum Ways {
     All,
 }
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 8) as usize
-    }
-}
-
 /// One writer's life: verify, change, remember; `patch` is a word that differs from the fill.
 fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Option<&File>) {
     let mut random = Random(number as u64 * 77 + 1);
     let mut fill = vec![0_u64; PAGES];
     let mut patch: Vec<Option<(usize, u64)>> = vec![None; PAGES];
     while !arena.stop.load(Ordering::Relaxed) {
-        let page = random.next() % (PAGES / WRITERS) * WRITERS + number;
+        let page = random.next() as usize % (PAGES / WRITERS) * WRITERS + number;
         let words = arena.words(page);
         for at in 0..PAGE / 8 {
             let wanted = patch[page].filter(|it| it.0 == at).map_or(word(fill[page]), |it| it.1);
@@ -146,12 +127,12 @@ fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Opt
             }
         }
         arena.writes.fetch_add(1, Ordering::Relaxed);
-        let new = random.next() as u64 % FILLS;
+        let new = random.next() % FILLS;
         let bytes = word(new).to_ne_bytes();
         let way = random.next() % if ways == Ways::All { 16 } else { 8 };
         (fill[page], patch[page]) = match way {
             0..=3 => {
-                let (at, value) = (random.next() % (PAGE / 8), random.next() as u64);
+                let (at, value) = (random.next() as usize % (PAGE / 8), random.next());
                 // SAFETY: as above. A word over the old contents: patched pages get a new fill.
                 unsafe {
                     if let Some((old, _)) = patch[page] {
@@ -209,7 +190,7 @@ fn merger(
         while arena.waiting.load(Ordering::Relaxed) > 0 {
             std::thread::yield_now();
         }
-        let first = random.next() % (PAGES - 64);
+        let first = random.next() as usize % (PAGES - 64);
         let mut slabbed = arena.slabbed.lock().unwrap();
         for &backing in backings {
             let mut pieces = Vec::new();
@@ -297,30 +278,16 @@ fn race(
     (lost, busy)
 }
 
-/// Without full-mode userfaultfd the test has nothing to do; `PAGEMERGE_REQUIRE=uffd` forbids it.
-fn need<T>(made: Result<T, Error>) -> Option<T> {
-    match made {
-        Ok(barrier) => Some(barrier),
-        Err(error @ Error::Unsupported(_)) => {
-            let required = std::env::var("PAGEMERGE_REQUIRE").unwrap_or_default();
-            assert!(!required.contains("uffd"), "{error}");
-            eprintln!("skipped: {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
 #[test]
 fn without_a_barrier_writes_are_lost() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let (lost, _) = race(None, &[Backing::Anonymous, Backing::Slab], Ways::Own, false);
     assert!(lost > 0, "this test could not have found a lost write");
 }
 
 #[test]
 fn moving_loses_nothing_not_even_direct_io() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let Some(mut mover) = need(Mover::new()) else { return };
     let (lost, _) = race(Some(&mut mover), &[Backing::Anonymous], Ways::All, true);
     assert_eq!(lost, 0);
@@ -328,7 +295,7 @@ fn moving_loses_nothing_not_even_direct_io() {
 
 #[test]
 fn write_protection_loses_nothing() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let Some(mut protector) = need(Protector::new()) else { return };
     let backings = [Backing::Anonymous, Backing::Slab];
     let (lost, _) = race(Some(&mut protector), &backings, Ways::Own, false);
@@ -337,7 +304,7 @@ fn write_protection_loses_nothing() {
 
 #[test]
 fn parking_loses_nothing() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let _one = one_at_a_time();
     let mut parker = Parker::new().unwrap();
     let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::Own, false);
     assert_eq!(lost, 0);
