@@ -9,6 +9,9 @@ import msgspec
 
 from pagemerge.errors import UsageError
 
+Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
+"""A share of one core."""
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the ``[hub]`` table of a configuration may say."""
@@ -18,7 +21,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the merge among them; 1 merges at first sight."""
     least_run: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
     """Shortest run of pages worth a mapping; more for programs that fork."""
-    cpu_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 50
+    cpu_percent: Percent = 50
     """Share of one core that the hub may use over time; what clients ask for is done at once, and
     merging in the background rests for it."""
     dead_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
@@ -38,9 +41,11 @@ def with_cpu(settings: Settings, percent: float | None) -> Settings:
     """
     if percent is None:
         return settings
-    if not 0 < percent <= 100:  # not a number fails this, too
-        raise UsageError(f"--cpu {percent:g}: it is a share of one core, above 0 and up to 100")
-    return msgspec.structs.replace(settings, cpu_percent=percent)
+    try:
+        return msgspec.structs.replace(settings, cpu_percent=msgspec.convert(percent, Percent))
+    except msgspec.ValidationError:
+        told = f"--cpu {percent:g}: it is a share of one core, above 0 and up to 100"
+        raise UsageError(told) from None
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -177,8 +177,7 @@ class Hub:
                         )
                     if client.merges != merges:
                         continue  # pages merged meanwhile, on demand, would seem to be written
-                    looks = self.settings.looks
-                    observed = stability.observe(region.pages, first, seen, looks)
+                    observed = stability.observe(region.pages, first, seen, self.settings.looks)
                     pace.settle(region.pages, first, observed.awake)
                     stable += observed.stable
                     client.separations += observed.separated
