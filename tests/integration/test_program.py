@@ -93,6 +93,57 @@ def test_no_descriptors_for_the_agent(hub: Hub, victim: Spawn) -> None:
     assert member.ask("check") == {"wrong": 0}
 
 
+def test_writes_during_intern(hub: Hub, victim: Spawn) -> None:
+    """The contract is broken: racing writes may be lost, and every page is still its own."""
+    members = [member_of(hub, victim, "intern") for _ in "ab"]
+    code = """
+import threading
+stop, page_of = threading.Event(), member.wanted >> np.uint64(32) << np.uint64(32)
+def write():
+    turn = 0
+    while not stop.is_set():
+        turn = (turn + 1) % 3
+        for page in range(len(page_of)):
+            member.memory[page] = page_of[page] + np.uint64(turn)
+thread = threading.Thread(target=write)
+thread.start()
+for _ in range(50):
+    pagemerge.intern(member.memory)
+stop.set(); thread.join()
+foreign = (member.memory >> np.uint64(32) << np.uint64(32) != page_of[:, None]).any(axis=1)
+strange = (member.memory & np.uint64(0xFFFFFFFF) > 2).any(axis=1)
+answer = dict(foreign=int(foreign.sum()), strange=int(strange.sum()))
+"""
+    for member in members:
+        member.question("call", code=code)
+    for member in members:
+        assert member.answer() == {"foreign": 0, "strange": 0}
+        member.ask("fill", pages=PAGES, seed=1)
+        member.ask("intern")
+        assert member.ask("check") == {"wrong": 0}
+
+
+def test_mergeable_memory_has_no_huge_pages(hub: Hub, victim: Spawn) -> None:
+    """Single pages of a huge page could be shared, and nothing would be freed."""
+    member = member_of(hub, victim, pages=4 * PAGES)
+    code = """
+base = member.memory.ctypes.data
+within, answer = False, {}
+for line in open("/proc/self/smaps"):
+    first = line.split()[0]
+    if "-" in first and not first.endswith(":"):
+        start, end = (int(it, 16) for it in first.split("-"))
+        within = start <= base < end
+    elif within and first in ("AnonHugePages:", "VmFlags:"):
+        answer[first] = line.split()[1:]
+answer = dict(huge=answer["AnonHugePages:"][0], advised="nh" in answer["VmFlags:"])
+"""
+    found = run(member, code)
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no transparent huge pages")
+    assert found == {"huge": "0", "advised": True}
+
+
 WITHOUT_PTRACE = """
 import ctypes
 libc, head, caps = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()

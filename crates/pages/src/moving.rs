@@ -88,15 +88,29 @@ impl Mover {
         forks.map_or(Ok(()), |forks| forks.release(&self.uffd, &self.away))
     }
 
+    /// Move pages from `src` to `dst`; returns how many, and what stopped it if not all went.
+    ///
+    /// The kernel moves within one mapping only (EINVAL): pages that lie in two go in parts.
+    fn go(&self, dst: usize, src: usize, mut pages: usize) -> (usize, Option<i32>) {
+        loop {
+            let (bytes, stopped) = self.uffd.move_pages(dst, src, pages * PAGE);
+            if bytes == 0 && stopped == Some(libc::EINVAL) && pages > 1 {
+                pages /= 2;
+                continue;
+            }
+            return (bytes / PAGE, stopped);
+        }
+    }
+
     /// Move a run of the window's pages to scratch, passing over those that do not go.
     fn take(&mut self, first: usize, pages: usize, held: &mut Held) {
         let (mut page, end, mut tries) = (first, first + pages, 0);
         while page < end {
             let (src, dst) = (self.away.home + page * PAGE, self.away.scratch + page * PAGE);
-            let (bytes, stopped) = self.uffd.move_pages(dst, src, (end - page) * PAGE);
-            self.away.pages.insert(page, bytes / PAGE);
-            page += bytes / PAGE;
-            if bytes > 0 {
+            let (moved, stopped) = self.go(dst, src, end - page);
+            self.away.pages.insert(page, moved);
+            page += moved;
+            if moved > 0 {
                 tries = 0;
             } else if stopped == Some(libc::EAGAIN) && tries < TRIES {
                 self.attend();
@@ -116,14 +130,14 @@ impl Mover {
         let (mut page, end) = (first, first + pages);
         while page < end {
             let (src, dst) = (self.away.scratch + page * PAGE, self.away.home + page * PAGE);
-            let (bytes, stopped) = self.uffd.move_pages(dst, src, (end - page) * PAGE);
+            let (moved, stopped) = self.go(dst, src, end - page);
             let mut back = Mask::NONE;
-            back.insert(page, bytes / PAGE);
+            back.insert(page, moved);
             self.away.pages = self.away.pages.minus(&back);
-            page += bytes / PAGE;
+            page += moved;
             match stopped {
                 None => {}
-                Some(_) if bytes > 0 => {}
+                Some(_) if moved > 0 => {}
                 // Somebody forks, or the kernel looks at the page just now: it passes.
                 Some(libc::EAGAIN | libc::EBUSY) => self.attend(),
                 Some(_) => {

@@ -1,0 +1,266 @@
+//! Windows in which something does not go as planned: the memory is as it was, under each barrier.
+
+#![allow(clippy::unwrap_used)] // a test
+
+use pagemerge_pages::mask::Mask;
+use pagemerge_pages::moving::Mover;
+use pagemerge_pages::park::Parker;
+use pagemerge_pages::protect::Protector;
+use pagemerge_pages::slab;
+use pagemerge_pages::uffd::{Userfault, Watch};
+use pagemerge_pages::window::{
+    merge, Backing, Barrier, Content, Keep, Outcome, Piece, Swapped, Window,
+};
+use pagemerge_pages::{Error, PAGE};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+const PAGES: usize = 16;
+
+/// Parking stops the threads of the other tests.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Pages of which each is filled with its number, from 1 on; never given back.
+fn memory() -> usize {
+    let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a fresh mapping.
+    unsafe {
+        let base = rustix::mm::mmap_anonymous(none, PAGES * PAGE, access, MapFlags::PRIVATE);
+        let base = base.unwrap();
+        let _ = rustix::mm::madvise(base, PAGES * PAGE, Advice::LinuxNoHugepage);
+        for page in 0..PAGES {
+            let at = base.cast::<u8>().add(page * PAGE);
+            std::ptr::write_bytes(at, page as u8 + 1, PAGE);
+        }
+        base as usize
+    }
+}
+
+fn first_bytes(base: usize) -> Vec<u8> {
+    // SAFETY: the test's own memory.
+    (0..PAGES).map(|page| unsafe { ((base + page * PAGE) as *const u8).read_volatile() }).collect()
+}
+
+fn as_filled() -> Vec<u8> {
+    (1..=PAGES as u8).collect()
+}
+
+fn window<'a>(start: usize, pieces: &'a [Piece<'a>]) -> Window<'a> {
+    Window { start, pages: PAGES, backing: Backing::Anonymous, keep: Keep::default(), pieces }
+}
+
+/// Every barrier that this host has, one after the other.
+fn with_each(mut test: impl FnMut(&str, &mut dyn Barrier)) {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    match (Mover::new(), Protector::new()) {
+        (Ok(mut mover), Ok(mut protector)) => {
+            test("move", &mut mover);
+            test("write-protect", &mut protector);
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            let required = std::env::var("PAGEMERGE_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("uffd"), "{error}");
+            eprintln!("without userfaultfd: {error}");
+        }
+    }
+    test("park", &mut Parker::new().unwrap());
+}
+
+/// Merge; a busy host may not stop all threads in time.
+fn merged(barrier: &mut dyn Barrier, window: &Window<'_>) -> Outcome {
+    for _ in 0..100 {
+        let mut outcome = Outcome::default();
+        // SAFETY: the memory is the test's own.
+        match unsafe { merge(barrier, window, &mut outcome) } {
+            Err(Error::Os { errno: libc::EAGAIN, .. }) => {}
+            done => {
+                done.unwrap();
+                return outcome;
+            }
+        }
+    }
+    panic!("the threads did not stop");
+}
+
+#[test]
+fn equal_digests_of_different_pages_change_nothing() {
+    with_each(|name, barrier| {
+        let base = memory();
+        let slab = slab::build(PAGES, |bytes| {
+            for (page, bytes) in bytes.chunks_exact_mut(PAGE).enumerate() {
+                bytes.fill(page as u8 + 1);
+                if page % 2 == 0 {
+                    bytes[PAGE - 1] ^= 1; // what a digest that collides would not show
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+        let view = slab::open(&slab).unwrap();
+        let content = Content::Slots { bytes: view.page(0), slab: slab.as_fd(), offset: 0 };
+        let pieces = [Piece { first: 0, pages: PAGES, content }];
+        let outcome = merged(barrier, &window(base, &pieces));
+        assert_eq!(
+            (outcome.differed, outcome.merged.len()),
+            (PAGES as u32 / 2, PAGES / 2),
+            "{name}"
+        );
+        for page in 0..PAGES {
+            assert_eq!(outcome.merged.has(page), page % 2 == 1, "{name}");
+            // SAFETY: the test's own memory.
+            let bytes =
+                unsafe { std::slice::from_raw_parts((base + page * PAGE) as *const u8, PAGE) };
+            assert!(bytes.iter().all(|&byte| byte == page as u8 + 1), "{name}: page {page}");
+        }
+    });
+}
+
+#[test]
+fn a_mapping_that_cannot_be_made_leaves_the_page() {
+    with_each(|name, barrier| {
+        let base = memory();
+        let bytes: Vec<u8> = (0..PAGES).flat_map(|page| vec![page as u8 + 1; PAGE]).collect();
+        let (pipe, _end) = std::io::pipe().unwrap();
+        // SAFETY: open until the end of the test. No pipe can be mapped.
+        let slab = unsafe { BorrowedFd::borrow_raw(pipe.as_raw_fd()) };
+        let content = Content::Slots { bytes: bytes.as_ptr(), slab, offset: 0 };
+        let pieces = [Piece { first: 0, pages: PAGES, content }];
+        let outcome = merged(barrier, &window(base, &pieces));
+        assert_eq!((outcome.unmapped, outcome.merged.len()), (PAGES as u32, 0), "{name}");
+        assert_eq!(first_bytes(base), as_filled(), "{name}");
+        // And it can be written again.
+        // SAFETY: the test's own memory.
+        unsafe { (base as *mut u8).write_volatile(99) };
+    });
+}
+
+#[test]
+fn an_empty_page_is_left_out_or_held() {
+    with_each(|name, barrier| {
+        let base = memory();
+        let zeros = [Piece { first: 0, pages: PAGES, content: Content::Zero }];
+        // SAFETY: the test's own memory.
+        unsafe {
+            rustix::mm::madvise(base as *mut _, PAGES * PAGE, Advice::LinuxDontNeed).unwrap();
+            // One page of zeros between holes.
+            ((base + 5 * PAGE) as *mut u8).write_volatile(0);
+        }
+        let window = window(base, &zeros);
+        let mut planned = Mask::NONE;
+        planned.insert(0, PAGES);
+        let held = loop {
+            match barrier.raise(&window, &planned) {
+                Err(Error::Os { errno: libc::EAGAIN, .. }) => {}
+                held => break held.unwrap(),
+            }
+        };
+        let left_out = PAGES - held.pages.len();
+        assert_eq!(held.vanished as usize, left_out, "{name}");
+        assert_eq!(left_out, if name == "move" { PAGES - 1 } else { 0 }, "{name}");
+        // A write to a hole that is held waits; to one that was left out, it is just done. Neither
+        // is lost. Under `park` nobody can write: the thread that would is stopped.
+        if name == "park" {
+            barrier.lower(&window, &held.pages, &Swapped::default()).unwrap();
+            return;
+        }
+        let (told, hears) = mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            told.send(()).unwrap();
+            // SAFETY: the test's own memory.
+            unsafe { ((base + 3 * PAGE) as *mut u8).write_volatile(7) };
+            told.send(()).unwrap();
+        });
+        hears.recv().unwrap();
+        assert!(hears.recv_timeout(Duration::from_millis(100)).is_err(), "{name}: it did not wait");
+        barrier.lower(&window, &held.pages, &Swapped::default()).unwrap();
+        hears.recv_timeout(Duration::from_secs(10)).unwrap();
+        writer.join().unwrap();
+        assert_eq!(first_bytes(base)[3], 7, "{name}");
+    });
+}
+
+/// Raise the mover's barrier, do something to the window that replaces some pages, and lower it.
+fn disturbed(replaced: Mask, disturb: impl Fn(usize)) -> Option<(usize, Mover, Result<(), Error>)> {
+    let mut mover = match Mover::new() {
+        Ok(mover) => mover,
+        Err(error) => {
+            let required = std::env::var("PAGEMERGE_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("uffd"), "{error}");
+            eprintln!("skipped: {error}");
+            return None;
+        }
+    };
+    let base = memory();
+    let pieces = [Piece { first: 0, pages: PAGES, content: Content::Own }];
+    let window = window(base, &pieces);
+    let mut planned = Mask::NONE;
+    planned.insert(0, PAGES);
+    let held = mover.raise(&window, &planned).unwrap();
+    assert_eq!(held.pages.len(), PAGES);
+    disturb(base);
+    let swapped = Swapped { remapped: replaced, ..Swapped::default() };
+    let lowered = mover.lower(&window, &held.pages, &swapped);
+    Some((base, mover, lowered))
+}
+
+#[test]
+fn a_page_whose_place_is_gone_gets_a_new_one() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    // As kernels do that unmap before they find that they cannot map.
+    // SAFETY: the test's own memory.
+    let unmap = |base: usize| unsafe {
+        rustix::mm::munmap((base + 4 * PAGE) as *mut _, 3 * PAGE).unwrap();
+    };
+    let Some((base, mut mover, lowered)) = disturbed(Mask::NONE, unmap) else { return };
+    lowered.unwrap();
+    assert_eq!(first_bytes(base), as_filled());
+    // The next window is like any other.
+    let pieces = [Piece { first: 0, pages: PAGES, content: Content::Zero }];
+    let outcome = merged(&mut mover, &window(base, &pieces));
+    assert_eq!(outcome.differed, PAGES as u32);
+    assert_eq!(first_bytes(base), as_filled());
+}
+
+#[test]
+fn a_barrier_that_cannot_be_lowered_is_closed_and_nobody_waits() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    let (told, hears) = mpsc::channel();
+    let Ok(other) = Userfault::open(0) else { return };
+    // Memory that another userfaultfd watches, in the middle of the window, while a thread waits
+    // for the page that was there and another for one that will be put back.
+    let disturb = |base: usize| {
+        for page in [2, 8] {
+            let told = told.clone();
+            std::thread::spawn(move || {
+                // SAFETY: the test's own memory.
+                let _ = unsafe { ((base + page * PAGE) as *const u8).read_volatile() };
+                told.send(page).unwrap();
+            });
+        }
+        assert!(hears.recv_timeout(Duration::from_millis(100)).is_err(), "they did not wait");
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        let at = base + 8 * PAGE;
+        // SAFETY: over a page of the test's own.
+        unsafe {
+            let flags = flags | MapFlags::FIXED;
+            rustix::mm::mmap_anonymous(at as *mut _, PAGE, access, flags).unwrap();
+        }
+        other.register(at, PAGE, Watch::Missing).unwrap();
+    };
+    let mut replaced = Mask::NONE;
+    replaced.insert(8, 1);
+    let Some((base, mover, lowered)) = disturbed(replaced, disturb) else { return };
+    assert_eq!(lowered.unwrap_err().errno(), Some(libc::EINVAL));
+    drop(mover);
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(2), "it waits for ever");
+    drop(other);
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(8), "it waits for ever");
+    let (mut found, mut wanted) = (first_bytes(base), as_filled());
+    // What replaced this page is not ours to judge.
+    (found[8], wanted[8]) = (0, 0);
+    assert_eq!(found, wanted);
+}
