@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -220,6 +221,9 @@ class Session:
     def _adopt(self, client: Client, members: Members) -> None:
         """A slab that another hub made: ours from now on, if nobody can change it."""
         descriptor = self.link.take_descriptor()
+        if descriptor is None:
+            log.warning("no descriptor is left for a slab of process %d: see ulimit -n", self.pid)
+            return
         try:
             slab, sealed = _core.open_slab(descriptor, members.store.seed)
         except ProtocolError:
@@ -298,11 +302,22 @@ def _domain(pid: int, uid: int, name: bytes) -> Domain:
     except UsageError as error:
         raise ProtocolError(str(error)) from None
     namespace, label = 0, ""
-    with contextlib.suppress(OSError):
+    with _unless_short():
         namespace = os.stat(f"/proc/{pid}/ns/user").st_ino  # noqa: PTH116
-    with contextlib.suppress(OSError):
+    with _unless_short():
         label = Path(f"/proc/{pid}/attr/current").read_text().strip("\0\n ")
     return Domain(uid, namespace, label, part)
+
+
+@contextlib.contextmanager
+def _unless_short() -> Iterator[None]:
+    """Let what is not there be absent. What we could not look at, for want of a descriptor or
+    memory of our own, is not absent: a domain without its label would be too wide."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
 
 
 @contextlib.contextmanager

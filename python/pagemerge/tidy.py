@@ -10,6 +10,7 @@ import numpy as np
 
 from pagemerge import _core
 from pagemerge.decide import compact
+from pagemerge.errors import PagemergeError
 from pagemerge.merge import wire
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.counters import sharers
@@ -89,7 +90,12 @@ async def _compact(hub: Hub, members: Members) -> None:
     made = None
     if len(old):
         loop = asyncio.get_running_loop()
-        descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+        try:
+            descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+        except (PagemergeError, OSError, RuntimeError) as error:
+            # No memory, descriptor or thread is left: what is merged stays as it is.
+            log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
+            return
         made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
         members.born.add(slab)
     moved = 0

@@ -86,6 +86,8 @@ struct Agent<'a> {
     current: Option<Current>,
     sequence: u64,
     last_note: String,
+    /// Most pages that any hub has been told of; regions may have gone while a plan was on its way.
+    told: usize,
     next_try: Instant,
     tries: u32,
     /// Times in a row that a hub has hung up without a welcome.
@@ -121,6 +123,7 @@ fn run(config: &Config) {
         current: None,
         sequence: 0,
         last_note: String::new(),
+        told: 0,
         next_try: Instant::now(),
         tries: 0,
         dismissed: 0,
@@ -348,12 +351,15 @@ impl Agent<'_> {
                 pages: region.pages as u64,
             })
             .collect();
+        self.told = self.told.max(regions.iter().map(|region| region.pages as usize).sum());
         self.send(kind::REGIONS, sequence, &[bytes_of(&regions)])
     }
 
     fn take_slab(&mut self) -> Result<()> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let descriptor = connection.take_descriptor()?;
+        // Where no descriptor is left, plans that name the slab are refused with a note, and the
+        // rest goes on.
+        let Some(descriptor) = connection.take_descriptor()? else { return Ok(()) };
         // The hub is checked like anybody else: what could be changed is never mapped.
         let pages = slab::check(&descriptor)? as u32;
         self.slabs.insert(slab::id(&descriptor)?, Slab { descriptor, pages });
@@ -362,6 +368,11 @@ impl Agent<'_> {
 
     fn merge(&mut self, frame: &Frame) -> Result<()> {
         let runs = values_of::<wire::Run>(&frame.body)?;
+        // What a plan costs us is a bit a page, and more for each report: no more than for the
+        // pages that the hub has been told of.
+        if runs.iter().map(|run| run.pages as usize).sum::<usize>() > self.told.max(CHUNK) {
+            return Err(Error::Protocol("a plan for more pages than there are".into()));
+        }
         let birth = self
             .current
             .as_ref()

@@ -124,7 +124,10 @@ class Client:
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
         work = partial(function, *arguments, **options)
-        future = loop.run_in_executor(self.reader, work)
+        try:
+            future = loop.run_in_executor(self.reader, work)
+        except RuntimeError as error:  # no thread can be started: RLIMIT_NPROC, or pids.max
+            raise HubError(f"process {self.pid}: no reader: {error}", pid=self.pid) from None
         future.add_done_callback(_forgive)
         await asyncio.wait({future}, timeout=DEADLINE)
         if not future.done():

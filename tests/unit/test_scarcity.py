@@ -1,0 +1,59 @@
+"""What the hub itself runs out of ends no more than the piece of work that needed it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pagemerge import service
+from pagemerge.errors import HubError
+from pagemerge.merge.link import Link
+from pagemerge.merge.user import Client
+
+
+def test_a_label_that_cannot_be_read_for_now_widens_no_domain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For want of a descriptor; where there is no label, that is all there is to it."""
+
+    def failing(number: int) -> None:
+        def read_text(path: Path) -> str:
+            raise OSError(number, os.strerror(number), str(path))
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        failing(number)
+        with pytest.raises(OSError):
+            service._domain(os.getpid(), 1, b"")
+    for number in (errno.ENOENT, errno.EINVAL, errno.EACCES):
+        failing(number)
+        assert service._domain(os.getpid(), 1, b"").label == ""
+
+
+def test_no_thread_for_a_reader_is_no_end_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_NPROC, pids.max: the client is passed over, and tried again."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            link = Link(ours, lambda *_: None, lambda _: None)
+            handle = os.pidfd_open(os.getpid())
+            client = Client(os.getpid(), os.getuid(), "x", handle, link)
+
+            def submit(*_: object) -> None:
+                raise RuntimeError("can't start new thread")
+
+            monkeypatch.setattr(client.reader, "submit", submit)
+            with pytest.raises(HubError, match="no reader: can't start new thread"):
+                await client.read(os.getpid)
+            link.close("the test is over")
+            client.close()
+
+    asyncio.run(main())
