@@ -193,7 +193,7 @@ class Fuzzer:
             target = self.base + chance.randrange(PAGES) * PAGE_SIZE
             if chance.random() < 0.3:
                 source, target = self._number(), self._number() & ~4095
-            ask = wire.INTERN.pack(source, target, chance.choice([1, 2, PAGES, 4096]))
+            ask = wire.INTERN.pack(source, target, chance.choice([1, 2, PAGES, 4096]), 1)
             return self._frame(Kind.INTERN, self._number() | 1, ask)
         return self._frame(Kind.NOTE, self._number(), chance.randbytes(chance.randrange(50)))
 

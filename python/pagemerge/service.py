@@ -190,9 +190,11 @@ class Session:
             client.note = body[:1000].decode(errors="replace")
         elif kind == wire.Kind.INTERN and sequence % 2 == 1:
             request = wire.unpack(body, wire.INTERN)
-            self.service.spawn(self.link, hub.intern(members, client, sequence, *request))
-        elif kind == wire.Kind.MERGED and sequence in client.births:
-            hub.note_birth(members, client, sequence, body)
+            client.begin(sequence)
+            self.service.spawn(self.link, hub.intern(members, client, sequence, request))
+        elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
+            del client.births[sequence]
+            hub.note_birth(members, client, planned, body)
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
@@ -225,28 +227,33 @@ class Session:
             log.warning("no descriptor is left for a slab of process %d: see ulimit -n", self.pid)
             return
         try:
-            slab, sealed = _core.open_slab(descriptor, members.store.seed)
-        except ProtocolError:
-            os.close(descriptor)
-            raise
-        others = self.service.hub.domains.values()
-        if any(slab in it.store.slabs for it in others if it is not members):
+            if self._take_slab(client, members, descriptor):
+                descriptor = None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _take_slab(self, client: Client, members: Members, descriptor: int) -> bool:
+        """True if the descriptor is the store's now. What is refused costs no look at its bytes."""
+        found = os.fstat(descriptor)
+        slab, pages = found.st_ino, found.st_size // PAGE_SIZE
+        hub = self.service.hub
+        if any(slab in it.store.slabs for it in hub.domains.values() if it is not members):
             # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
-            log.warning("process %d hands back a slab of another domain", self.pid)
-            os.close(descriptor)
-            return
-        digests = np.frombuffer(sealed, np.uint64)
-        if slab in members.store.slabs:
-            os.close(descriptor)
-        elif self.service.hub.quota.may_hand_back(client, len(digests)):
+            log.info("process %d hands back a slab of another domain", self.pid)
+            return False
+        new = slab not in members.store.slabs
+        if new:
+            if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(client, pages):
+                return False  # its pages stay merged as they are; nobody new shares them
+            slab, sealed = _core.open_slab(descriptor, members.store.seed)
+            digests = np.frombuffer(sealed, np.uint64)
             donors = np.full(len(digests), client.pid, np.uint64)
             members.store.add(descriptor, slab, digests, donors)
-        else:
-            os.close(descriptor)  # its pages stay merged as they are; nobody new shares them
-            return
         members.born.add(slab)
         client.given.add(slab)
         client.adopting = True
+        return new
 
     def _end(self, why: str) -> None:
         self.service._links.discard(self.link)

@@ -27,10 +27,10 @@ log = logging.getLogger("pagemerge.hub")
 async def tidy(hub: Hub, members: Members) -> None:
     """Drop slabs that nobody maps, and empty those that are mostly dead.
 
-    Not while a plan is under way or a client does not answer: what they map is not known then.
+    What a client maps is not known while it has a plan and does not answer: then all slabs that it
+    was ever given stay, and only those.
     """
-    busy = any(it.births or not it.is_ready for it in members.clients)
-    if busy or members.lock.locked():
+    if members.lock.locked():
         return
     async with members.lock:
         before = members.store.bytes
@@ -43,11 +43,12 @@ async def tidy(hub: Hub, members: Members) -> None:
 def _drop_unmapped(members: Members) -> None:
     under = [region.pages.under for it in members.clients for region in it.regions.values()]
     counts = sharers(under, members.store.next_slot)
+    unknown = _given_to_silent(members)
     unused = []
     for slab in members.store.slabs.values():
         if slab.id in members.born:
             members.born.discard(slab.id)  # it gets one more cycle
-        elif not counts[slab.base : slab.base + slab.pages].any():
+        elif slab.id not in unknown and not counts[slab.base : slab.base + slab.pages].any():
             unused.append(slab.id)
     if not unused:
         return
@@ -57,6 +58,10 @@ def _drop_unmapped(members: Members) -> None:
         client.given.difference_update(unused)
         if len(gone):
             client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+
+def _given_to_silent(members: Members) -> set[int]:
+    return set().union(*(it.given for it in members.clients if not it.is_known))
 
 
 async def _compact(hub: Hub, members: Members) -> None:
@@ -72,11 +77,11 @@ async def _compact(hub: Hub, members: Members) -> None:
         if not it.has_barrier
         for region in it.regions.values()
     ]
-    held = sharers(fixed, store.next_slot)
+    held, unknown = sharers(fixed, store.next_slot), _given_to_silent(members)
     movable = [
         compact.Extent(slab.id, slab.base, slab.pages)
         for slab in store.slabs.values()
-        if slab.id not in members.born
+        if slab.id not in members.born | unknown
         and members.stubborn.get(slab.id, 0) <= hub.full_scans
         and not held[slab.base : slab.base + slab.pages].any()
     ]

@@ -370,7 +370,8 @@ impl Agent<'_> {
         let runs = values_of::<wire::Run>(&frame.body)?;
         // What a plan costs us is a bit a page, and more for each report: no more than for the
         // pages that the hub has been told of.
-        if runs.iter().map(|run| run.pages as usize).sum::<usize>() > self.told.max(CHUNK) {
+        let pages: usize = runs.iter().map(|run| run.pages as usize).sum();
+        if pages > self.told.max(CHUNK) {
             return Err(Error::Protocol("a plan for more pages than there are".into()));
         }
         let birth = self
@@ -379,7 +380,11 @@ impl Agent<'_> {
             .filter(|current| current.sequence == frame.sequence && frame.sequence != 0)
             .map(|current| Arc::clone(&current.job));
         if birth.is_none() && frame.sequence & 1 == 1 {
-            return Ok(()); // the answer to a job whose caller has given up
+            // The answer to a job whose caller has given up. The hub keeps the slabs until it is
+            // told that nobody maps them.
+            let bits = vec![0; pages.div_ceil(8)];
+            let report = [wire::Merged { unwanted: pages as u64, ..wire::Merged::default() }];
+            return self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &bits]);
         }
         let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
         if self.barriers.current_note() != self.last_note {
@@ -424,10 +429,12 @@ impl Agent<'_> {
         current.sequence = self.sequence;
         let job = &current.job;
         let at = current.done * pagemerge_pages::PAGE;
+        let target = job.target + at;
         let ask = wire::Intern {
             source: job.source.wrapping_add(at) as u64,
-            target: (job.target + at) as u64,
+            target: target as u64,
             pages: (job.pages - current.done).min(CHUNK) as u64,
+            region: lock().table.holding(target, target).map_or(0, |region| region.id),
         };
         let sequence = self.sequence;
         self.send(kind::INTERN, sequence, &[bytes_of(&[ask])])

@@ -124,6 +124,8 @@ plain! {
         target: u64,
         /// Pages.
         pages: u64,
+        /// Id of the region that holds the target: the hub may know another one of that address.
+        region: u64,
     }
 }
 
