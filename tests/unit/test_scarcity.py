@@ -7,13 +7,19 @@ import errno
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 
-from pagemerge import service
-from pagemerge.errors import HubError
+from pagemerge import service, tidy
+from pagemerge.config import Settings
+from pagemerge.decide.trust import Domain
+from pagemerge.errors import HubError, PagemergeError
+from pagemerge.hub import Hub, Members
 from pagemerge.merge.link import Link
-from pagemerge.merge.user import Client
+from pagemerge.merge.user import Client, Region
 
 
 def test_a_label_that_cannot_be_read_for_now_widens_no_domain(
@@ -57,3 +63,28 @@ def test_no_thread_for_a_reader_is_no_end_of_the_hub(monkeypatch: pytest.MonkeyP
             client.close()
 
     asyncio.run(main())
+
+
+def test_a_store_that_cannot_be_tidied_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor, memory or thread for the copy of what lives in a dying slab."""
+    hub, members = Hub(Settings()), Members(Domain(0))
+    store, dying = members.store, os.memfd_create("a slab")
+    store.add(dying, 7, np.arange(100, 108, dtype=np.uint64), np.full(8, 1, np.uint32))
+    region = Region.of(1 << 30, 8)
+    region.pages.slot[0], region.pages.under[:] = 3, np.arange(8)
+    client = SimpleNamespace(
+        has_barrier=True, is_known=True, given={7}, regions={1: region}, births={}
+    )
+    members.clients.append(cast(Client, client))
+    for error in (PagemergeError("memfd_create"), OSError(24, "memfd_create"), RuntimeError("no")):
+
+        def copy(slots: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(store, "copy", copy)
+        members.stubborn.clear()
+        asyncio.run(tidy.tidy(hub, members))
+        assert members.stubborn, "it was not even tried"
+        assert list(store.slabs) == [7]
+        assert store.find(np.array([103], np.uint64)).tolist() == [3]
+    os.close(dying)
