@@ -2,7 +2,7 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak bench clean
+.PHONY: help demo test build lint types rust python soak fuzz bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -54,6 +54,9 @@ python: build $(VENV)/.test ## the Python tests
 
 soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARGS="--minutes 45 --seed 7"
 	@$(BIN)/python -m tests.soak --report docs/reliability.md $(ARGS)
+
+fuzz: build $(VENV)/.test ## a million hostile messages to a hub: ARGS="--messages 5000000 --seed 2"
+	$(BIN)/python -m tests.fuzzer $(ARGS)
 
 bench: build ## the benchmarks, one after the other
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

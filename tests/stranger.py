@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -70,6 +71,13 @@ class Stranger:
         sequence, _ = self.until(wire.Kind.LOOK)
         body = b"".join(struct.pack("=QQQ", *region) for region in regions)
         self.send(wire.Kind.REGIONS, sequence, body)
+
+    def pass_over(self) -> None:
+        """Read what has come by now, and forget it."""
+        arrived = select.poll()
+        arrived.register(self.socket, select.POLLIN)
+        while arrived.poll(0) and self.socket.recv(1 << 20):
+            pass
 
     def is_dismissed(self) -> bool:
         """Has the hub hung up? Reads whatever it still says."""

@@ -46,8 +46,8 @@ U64 = npt.NDArray[np.uint64]
 
 OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
-MOST_INTERN = 16384
-"""Pages that one request may ask for (64 MiB); agents ask for less."""
+MOST_INTERN = 4096
+"""Pages that one request may ask for (16 MiB); agents ask for no more."""
 
 MOST_PLANNED = 8192
 """Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
@@ -313,17 +313,18 @@ class Hub:
         return int(np.count_nonzero(merged))
 
     async def intern(
-        self, members: Members, client: Client, sequence: int, source: int, target: int, pages: int
+        self, members: Members, client: Client, sequence: int, asked: tuple[int, ...]
     ) -> None:
         """Merge pages of a client at once; what the store does not have yet, it gets from them."""
+        source, target, pages, region = asked
         if self.on_plan is not None:
+            client.births.pop(sequence)
             client.link.send(wire.Kind.REFUSED, sequence, b"the hub runs dry: it merges nothing")
             return
         if not 0 < pages <= MOST_INTERN or target % PAGE_SIZE:
             raise ProtocolError("a request to merge that no agent makes")
         try:
-            probe = np.array([target], np.uint64)
-            if not any(True for _ in client.locate(probe)):
+            if region not in client.regions:
                 await client.refresh()
             async with members.lock:
                 seen = np.empty(pages, np.uint64)
@@ -348,14 +349,16 @@ class Hub:
             client.births[sequence] = (address, slot)
             client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
         except (PagemergeError, OSError) as error:
+            client.births.pop(sequence, None)
             client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
 
-    def note_birth(self, members: Members, client: Client, sequence: int, body: bytes) -> None:
+    def note_birth(
+        self, members: Members, client: Client, planned: tuple[U64, U32], body: bytes
+    ) -> None:
         """The report of a merge at birth.
 
         Others may hold the same pages for long, and had nobody to share them with until now.
         """
-        address, slot = client.births.pop(sequence)
-        self._note(client, body, address, slot)
+        self._note(client, body, *planned)
         members.again |= members.grown
         members.grown = False

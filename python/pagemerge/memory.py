@@ -133,12 +133,14 @@ def _start() -> None:
     global _started_in
     if _started_in == os.getpid():
         return
-    from pagemerge.decide.trust import checked_name
     from pagemerge.merge.client import hub_command, socket_path
 
     path = str(socket_path().absolute())
-    named = os.environ.get("PAGEMERGE_DOMAIN", "")
-    domain = checked_name(named) if named else ""
+    domain = os.environ.get("PAGEMERGE_DOMAIN", "")
+    if domain:
+        from pagemerge.decide.trust import checked_name
+
+        checked_name(domain)
     barrier = os.environ.get("PAGEMERGE_BARRIER", "auto")
     _core.start_agent(path, hub_command(path), barrier, domain)
     _started_in = os.getpid()

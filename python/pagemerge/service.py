@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -190,9 +191,11 @@ class Session:
             client.note = body[:1000].decode(errors="replace")
         elif kind == wire.Kind.INTERN and sequence % 2 == 1:
             request = wire.unpack(body, wire.INTERN)
-            self.service.spawn(self.link, hub.intern(members, client, sequence, *request))
-        elif kind == wire.Kind.MERGED and sequence in client.births:
-            hub.note_birth(members, client, sequence, body)
+            client.begin(sequence)
+            self.service.spawn(self.link, hub.intern(members, client, sequence, request))
+        elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
+            del client.births[sequence]
+            hub.note_birth(members, client, planned, body)
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
@@ -221,29 +224,37 @@ class Session:
     def _adopt(self, client: Client, members: Members) -> None:
         """A slab that another hub made: ours from now on, if nobody can change it."""
         descriptor = self.link.take_descriptor()
-        try:
-            slab, sealed = _core.open_slab(descriptor, members.store.seed)
-        except ProtocolError:
-            os.close(descriptor)
-            raise
-        others = self.service.hub.domains.values()
-        if any(slab in it.store.slabs for it in others if it is not members):
-            # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
-            log.warning("process %d hands back a slab of another domain", self.pid)
-            os.close(descriptor)
+        if descriptor is None:
+            log.warning("no descriptor is left for a slab of process %d: see ulimit -n", self.pid)
             return
-        digests = np.frombuffer(sealed, np.uint64)
-        if slab in members.store.slabs:
-            os.close(descriptor)
-        elif self.service.hub.quota.may_hand_back(client, len(digests)):
+        try:
+            if self._take_slab(client, members, descriptor):
+                descriptor = None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _take_slab(self, client: Client, members: Members, descriptor: int) -> bool:
+        """True if the descriptor is the store's now. What is refused costs no look at its bytes."""
+        found = os.fstat(descriptor)
+        slab, pages = found.st_ino, found.st_size // PAGE_SIZE
+        hub = self.service.hub
+        if any(slab in it.store.slabs for it in hub.domains.values() if it is not members):
+            # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
+            log.info("process %d hands back a slab of another domain", self.pid)
+            return False
+        new = slab not in members.store.slabs
+        if new:
+            if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(client, pages):
+                return False  # its pages stay merged as they are; nobody new shares them
+            slab, sealed = _core.open_slab(descriptor, members.store.seed)
+            digests = np.frombuffer(sealed, np.uint64)
             donors = np.full(len(digests), client.pid, np.uint64)
             members.store.add(descriptor, slab, digests, donors)
-        else:
-            os.close(descriptor)  # its pages stay merged as they are; nobody new shares them
-            return
         members.born.add(slab)
         client.given.add(slab)
         client.adopting = True
+        return new
 
     def _end(self, why: str) -> None:
         self.service._links.discard(self.link)
@@ -299,11 +310,22 @@ def _domain(pid: int, uid: int, name: bytes) -> Domain:
     except UsageError as error:
         raise ProtocolError(str(error)) from None
     namespace, label = 0, ""
-    with contextlib.suppress(OSError):
+    with _unless_short():
         namespace = os.stat(f"/proc/{pid}/ns/user").st_ino  # noqa: PTH116
-    with contextlib.suppress(OSError):
+    with _unless_short():
         label = Path(f"/proc/{pid}/attr/current").read_text().strip("\0\n ")
     return Domain(uid, namespace, label, part)
+
+
+@contextlib.contextmanager
+def _unless_short() -> Iterator[None]:
+    """Let what is not there be absent. What we could not look at, for want of a descriptor or
+    memory of our own, is not absent: a domain without its label would be too wide."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
 
 
 @contextlib.contextmanager

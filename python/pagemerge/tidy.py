@@ -10,6 +10,7 @@ import numpy as np
 
 from pagemerge import _core
 from pagemerge.decide import compact
+from pagemerge.errors import PagemergeError
 from pagemerge.merge import wire
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.counters import sharers
@@ -26,10 +27,10 @@ log = logging.getLogger("pagemerge.hub")
 async def tidy(hub: Hub, members: Members) -> None:
     """Drop slabs that nobody maps, and empty those that are mostly dead.
 
-    Not while a plan is under way or a client does not answer: what they map is not known then.
+    What a client maps is not known while it has a plan and does not answer: then all slabs that it
+    was ever given stay, and only those.
     """
-    busy = any(it.births or not it.is_ready for it in members.clients)
-    if busy or members.lock.locked():
+    if members.lock.locked():
         return
     async with members.lock:
         before = members.store.bytes
@@ -42,11 +43,12 @@ async def tidy(hub: Hub, members: Members) -> None:
 def _drop_unmapped(members: Members) -> None:
     under = [region.pages.under for it in members.clients for region in it.regions.values()]
     counts = sharers(under, members.store.next_slot)
+    unknown = _given_to_silent(members)
     unused = []
     for slab in members.store.slabs.values():
         if slab.id in members.born:
             members.born.discard(slab.id)  # it gets one more cycle
-        elif not counts[slab.base : slab.base + slab.pages].any():
+        elif slab.id not in unknown and not counts[slab.base : slab.base + slab.pages].any():
             unused.append(slab.id)
     if not unused:
         return
@@ -56,6 +58,10 @@ def _drop_unmapped(members: Members) -> None:
         client.given.difference_update(unused)
         if len(gone):
             client.link.send(wire.Kind.DROP, body=gone.tobytes())
+
+
+def _given_to_silent(members: Members) -> set[int]:
+    return set().union(*(it.given for it in members.clients if not it.is_known))
 
 
 async def _compact(hub: Hub, members: Members) -> None:
@@ -71,11 +77,11 @@ async def _compact(hub: Hub, members: Members) -> None:
         if not it.has_barrier
         for region in it.regions.values()
     ]
-    held = sharers(fixed, store.next_slot)
+    held, unknown = sharers(fixed, store.next_slot), _given_to_silent(members)
     movable = [
         compact.Extent(slab.id, slab.base, slab.pages)
         for slab in store.slabs.values()
-        if slab.id not in members.born
+        if slab.id not in members.born | unknown
         and members.stubborn.get(slab.id, 0) <= hub.full_scans
         and not held[slab.base : slab.base + slab.pages].any()
     ]
@@ -89,7 +95,12 @@ async def _compact(hub: Hub, members: Members) -> None:
     made = None
     if len(old):
         loop = asyncio.get_running_loop()
-        descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+        try:
+            descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+        except (PagemergeError, OSError, RuntimeError) as error:
+            # No memory, descriptor or thread is left: what is merged stays as it is.
+            log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
+            return
         made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
         members.born.add(slab)
     moved = 0

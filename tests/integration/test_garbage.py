@@ -49,11 +49,14 @@ GARBAGE = {
     "no such barrier": wire.HEADER.pack(8, wire.Kind.HELLO, 0) + wire.HELLO.pack(wire.VERSION, 77),
     "hello twice": HELLO + HELLO,
     "a short hello": wire.HEADER.pack(3, wire.Kind.HELLO, 0) + b"abc",
-    "no hello": wire.HEADER.pack(24, wire.Kind.INTERN, 1) + wire.INTERN.pack(0, 0, 1),
-    "an intern of nothing": HELLO + wire.HEADER.pack(24, wire.Kind.INTERN, 1) + bytes(24),
+    "no hello": wire.HEADER.pack(wire.INTERN.size, wire.Kind.INTERN, 1)
+    + wire.INTERN.pack(0, 0, 1, 0),
+    "an intern of nothing": HELLO
+    + wire.HEADER.pack(wire.INTERN.size, wire.Kind.INTERN, 1)
+    + bytes(wire.INTERN.size),
     "an endless intern": HELLO
-    + wire.HEADER.pack(24, wire.Kind.INTERN, 1)
-    + wire.INTERN.pack(0, 0, 2**64 - 1),
+    + wire.HEADER.pack(wire.INTERN.size, wire.Kind.INTERN, 1)
+    + wire.INTERN.pack(0, 0, 2**64 - 1, 0),
     "half an intern": HELLO + wire.HEADER.pack(8, wire.Kind.INTERN, 1) + bytes(8),
     "a slab without one": HELLO + wire.HEADER.pack(0, wire.Kind.HANDBACK, 0),
 }

@@ -19,6 +19,7 @@ import pytest
 from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, PagemergeError
 from pagemerge.merge import wire
 from pagemerge.merge.client import fetch_status
+from pagemerge.merge.user import MOST_REQUESTS
 from pagemerge.model import PAGE_SIZE
 from tests.bystanders import PAGES, Bystanders, merged
 from tests.conftest import Spawn
@@ -89,14 +90,64 @@ def test_a_client_that_makes_its_reader_wait(hub: Hub, bystanders: Bystanders) -
             for _ in "ab":  # asked again, the hub has taken the first answer in
                 stranger.regions((1, base, 16))
             # Each would hold the lock of the domain for a deadline, one after the other.
-            for number in range(30):
-                ask = wire.INTERN.pack(base, base, 4)
+            for number in range(MOST_REQUESTS):
+                ask = wire.INTERN.pack(base, base, 4, 1)
                 stranger.send(wire.Kind.INTERN, 2 * number + 1, ask)
             bystanders.go_on()
             for member in bystanders.members:
                 member.ask("intern")
         os.close(descriptor)  # lets the hub's reader go
     bystanders.go_on()
+
+
+def test_a_client_that_asks_and_never_reports(hub: Hub, bystanders: Bystanders) -> None:
+    """What it may map stays, and nothing else; and it may not ask for ever."""
+    with mmap.mmap(-1, 4 * PAGE_SIZE, flags=mmap.MAP_PRIVATE) as memory, Stranger(hub.socket) as it:
+        memory.write(os.urandom(4 * PAGE_SIZE))  # nothing that the hub would plan by itself
+        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        it.hello()
+        for _ in "ab":  # asked again, the hub has taken the first answer in
+            it.regions((1, base, 4))
+        it.send(wire.Kind.INTERN, 1, wire.INTERN.pack(base, base, 4, 1))
+        it.until(wire.Kind.MERGE)
+        for _ in range(3):
+            bystanders.go_on()
+        most = (PAGES + 4) * PAGE_SIZE
+        hub.until(lambda: hub.status().store_bytes <= most, "drop what honest clients have left")
+        assert hub.status().store_bytes > PAGES * PAGE_SIZE
+        for number in range(1, MOST_REQUESTS + 1):
+            it.send(wire.Kind.INTERN, 2 * number + 1, wire.INTERN.pack(base, base, 4, 1))
+        assert it.is_dismissed()
+    bystanders.go_on()
+
+
+def test_a_caller_that_does_not_wait(hub: Hub, victim: Spawn) -> None:
+    """Its agent says that nothing came of the plan, and the store is given back."""
+    member = victim("member", env=hub.env)
+    member.ask("fill", pages=PAGES, seed=1)
+    member.ask("intern")
+    member.ask("fill", pages=PAGES, seed=2)
+    os.kill(hub.pid, signal.SIGSTOP)
+    try:
+        code = """
+import signal
+def give_up(*_):
+    raise InterruptedError
+signal.signal(signal.SIGALRM, give_up)
+signal.alarm(1)
+try:
+    pagemerge.intern(member.memory)
+    answer = dict(done=True)
+except InterruptedError:
+    answer = dict(done=False)
+"""
+        assert member.ask("call", code=code) == {"done": False}
+    finally:
+        os.kill(hub.pid, signal.SIGCONT)
+    member.ask("fill", pages=8, seed=3)
+    member.ask("intern")
+    hub.until(lambda: hub.status().store_bytes == 8 * PAGE_SIZE, "drop what nobody maps")
+    assert member.ask("check") == {"wrong": 0}
 
 
 @pytest.mark.requires("root", "cc")
@@ -209,7 +260,7 @@ def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> Non
         member.question("call", code="answer = dict(x=pagemerge.intern(member.memory[:8]) is None)")
         with Stranger(server.accept()[0]) as agent:
             sequence, body = agent.until(wire.Kind.INTERN)
-            source, target, pages = wire.INTERN.unpack(body)
+            source, target, pages, _ = wire.INTERN.unpack(body)
             assert (source, pages) == (target, 8)
             agent.send(wire.Kind.SLAB, 0, descriptors=[slab])
             number = os.fstat(slab).st_ino

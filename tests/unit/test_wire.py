@@ -19,7 +19,7 @@ from pagemerge.merge.link import Link
 def test_both_sides_mean_the_same() -> None:
     assert {kind.name: kind.value for kind in wire.Kind} == _core.WIRE_KINDS
     assert set(wire.BARRIERS.values()) == {"intern", "move", "write-protect", "park"}
-    assert (wire.HEADER.size, wire.HELLO.size, wire.INTERN.size) == (16, 8, 24)
+    assert (wire.HEADER.size, wire.HELLO.size, wire.INTERN.size) == (16, 8, 32)
     assert (wire.REGION.itemsize, wire.RUN.itemsize) == (24, 24)
 
 

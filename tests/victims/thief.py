@@ -22,9 +22,12 @@ NOBODY = 65534
 def ask(stranger: Stranger, address: int) -> str:
     """``taken`` if the hub hands out the page at ``address``."""
     page = address & ~4095
-    stranger.send(wire.Kind.INTERN, 1, wire.INTERN.pack(page, 1 << 30, 1))
+    stranger.send(wire.Kind.INTERN, 1, wire.INTERN.pack(page, 1 << 30, 1, 1))
     while True:
-        data, descriptors, _, _ = socket.recv_fds(stranger.socket, 16, 4)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(stranger.socket, 16, 4)
+        except ConnectionResetError:
+            return "dismissed"
         for descriptor in descriptors:
             if b"the secret of another user" in os.pread(descriptor, 1 << 20, 0):
                 return "taken"

@@ -146,9 +146,10 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
         if run.slab == 0 || run.slab == OWN {
             continue;
         }
-        let slab = slabs
-            .get(&run.slab)
-            .ok_or_else(|| Error::Protocol(format!("a run of slab {}, never sent", run.slab)))?;
+        let slab = slabs.get(&run.slab).ok_or_else(|| {
+            let why = "raise RLIMIT_NOFILE, if it is short of descriptors";
+            Error::Hub(format!("slab {} has not come to this process: {why}", run.slab))
+        })?;
         if run.slot.checked_add(run.pages).is_none_or(|end| end > slab.pages) {
             return Err(Error::Protocol(format!("a run beyond the end of slab {}", run.slab)));
         }

@@ -40,6 +40,8 @@ struct Agent<'a> {
     current: Option<Current>,
     sequence: u64,
     last_note: String,
+    /// Most pages that any hub has been told of; regions may have gone while a plan was on its way.
+    told: usize,
     next_try: Instant,
     tries: u32,
     /// Times in a row that a hub has hung up without a welcome.
@@ -75,6 +77,7 @@ fn run(config: &Config) {
         current: None,
         sequence: 0,
         last_note: String::new(),
+        told: 0,
         next_try: Instant::now(),
         tries: 0,
         dismissed: 0,
@@ -275,12 +278,15 @@ impl Agent<'_> {
                 pages: region.pages as u64,
             })
             .collect();
+        self.told = self.told.max(regions.iter().map(|region| region.pages as usize).sum());
         self.send(kind::REGIONS, sequence, &[bytes_of(&regions)])
     }
 
     fn take_slab(&mut self) -> Result<()> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let descriptor = connection.take_descriptor()?;
+        // Where no descriptor is left, plans that name the slab are refused with a note, and the
+        // rest goes on.
+        let Some(descriptor) = connection.take_descriptor()? else { return Ok(()) };
         // The hub is checked like anybody else: what could be changed is never mapped.
         let pages = slab::check(&descriptor)? as u32;
         self.slabs.insert(slab::id(&descriptor)?, Slab { descriptor, pages });
@@ -289,13 +295,23 @@ impl Agent<'_> {
 
     fn merge(&mut self, frame: &Frame) -> Result<()> {
         let runs = values_of::<wire::Run>(&frame.body)?;
+        // What a plan costs us is a bit a page, and more for each report: no more than for the
+        // pages that the hub has been told of.
+        let pages: usize = runs.iter().map(|run| run.pages as usize).sum();
+        if pages > self.told.max(CHUNK) {
+            return Err(Error::Protocol("a plan for more pages than there are".into()));
+        }
         let birth = self
             .current
             .as_ref()
             .filter(|current| current.sequence == frame.sequence && frame.sequence != 0)
             .map(|current| Arc::clone(&current.job));
         if birth.is_none() && frame.sequence & 1 == 1 {
-            return Ok(()); // the answer to a job whose caller has given up
+            // The answer to a job whose caller has given up. The hub keeps the slabs until it is
+            // told that nobody maps them.
+            let bits = vec![0; pages.div_ceil(8)];
+            let report = [wire::Merged { unwanted: pages as u64, ..wire::Merged::default() }];
+            return self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &bits]);
         }
         let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
         if self.barriers.current_note() != self.last_note {
@@ -340,10 +356,12 @@ impl Agent<'_> {
         current.sequence = self.sequence;
         let job = &current.job;
         let at = current.done * pagemerge_pages::PAGE;
+        let target = job.target + at;
         let ask = wire::Intern {
             source: job.source.wrapping_add(at) as u64,
-            target: (job.target + at) as u64,
+            target: target as u64,
             pages: (job.pages - current.done).min(CHUNK) as u64,
+            region: lock().table.holding(target, target).map_or(0, |region| region.id),
         };
         let sequence = self.sequence;
         self.send(kind::INTERN, sequence, &[bytes_of(&[ask])])

@@ -7,8 +7,8 @@
 use crate::error::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -23,6 +23,9 @@ pub const MOST_BODY: usize = 64 << 20;
 
 /// Bytes of a header.
 pub const HEADER: usize = 16;
+
+/// Most descriptors that may wait for their frames.
+const MOST_DESCRIPTORS: usize = 64;
 
 /// Kinds of frames.
 pub mod kind {
@@ -121,6 +124,8 @@ plain! {
         target: u64,
         /// Pages.
         pages: u64,
+        /// Id of the region that holds the target: the hub may know another one of that address.
+        region: u64,
     }
 }
 
@@ -193,7 +198,8 @@ pub struct Frame {
 pub struct Connection {
     stream: UnixStream,
     received: Vec<u8>,
-    descriptors: VecDeque<OwnedFd>,
+    /// In the order of their frames; None: it came, and we had no room for it (RLIMIT_NOFILE).
+    descriptors: VecDeque<Option<OwnedFd>>,
 }
 
 impl Connection {
@@ -241,7 +247,7 @@ impl Connection {
     /// Take in what has arrived.
     ///
     /// # Errors
-    /// `Hub` when the other side has gone.
+    /// `Hub` when the other side has gone, `Protocol` if it sends descriptors nobody asks for.
     pub fn receive(&mut self) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -255,8 +261,14 @@ impl Connection {
         };
         for part in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = part {
-                self.descriptors.extend(descriptors);
+                self.descriptors.extend(descriptors.map(Some));
             }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            self.descriptors.push_back(None);
+        }
+        if self.descriptors.len() > MOST_DESCRIPTORS {
+            return Err(Error::Protocol("more descriptors than announced".into()));
         }
         if message.bytes == 0 {
             return Err(Error::Hub("the hub has ended".into()));
@@ -289,11 +301,11 @@ impl Connection {
         Ok(Some(Frame { kind, sequence: u64::from_ne_bytes(sequence), body }))
     }
 
-    /// The descriptor that came with a frame.
+    /// The descriptor that came with a frame; None if this process could not open one more.
     ///
     /// # Errors
     /// `Protocol` if none came.
-    pub fn take_descriptor(&mut self) -> Result<OwnedFd> {
+    pub fn take_descriptor(&mut self) -> Result<Option<OwnedFd>> {
         self.descriptors
             .pop_front()
             .ok_or_else(|| Error::Protocol("a frame lacks its descriptor".into()))
@@ -330,7 +342,7 @@ mod tests {
             }
         }
         assert_eq!((frames[0].kind, frames[0].sequence), (kind::SLAB, 1));
-        let writer = right.take_descriptor().unwrap();
+        let writer = right.take_descriptor().unwrap().unwrap();
         rustix::io::write(&writer, b"x").unwrap();
         assert!(right.take_descriptor().is_err());
         assert_eq!(values_of::<Run>(&frames[1].body).unwrap(), runs);

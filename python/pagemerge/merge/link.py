@@ -33,7 +33,8 @@ class Link:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
-        self._descriptors: deque[int] = deque()
+        self._descriptors: deque[int | None] = deque()
+        """In the order of their frames; None: it came, and we had no room for it."""
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
         self._waiting_bytes = 0
         self._asked: dict[int, asyncio.Future[bytes]] = {}
@@ -70,8 +71,11 @@ class Link:
             future.set_exception(HubError("the client has gone"))
         return future
 
-    def take_descriptor(self) -> int:
-        """The descriptor that came with a frame; the caller closes it."""
+    def take_descriptor(self) -> int | None:
+        """The descriptor that came with a frame, the caller's to close.
+
+        None if this process could open no more (RLIMIT_NOFILE). ``ProtocolError`` if none came.
+        """
         if not self._descriptors:
             raise ProtocolError("a frame lacks its descriptor")
         return self._descriptors.popleft()
@@ -98,11 +102,10 @@ class Link:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        for _, held in self._waiting:
-            if held is not None:
-                os.close(held)
+        held = [*self._descriptors, *(descriptor for _, descriptor in self._waiting)]
+        for descriptor in held:
+            if descriptor is not None:
+                os.close(descriptor)
         self._waiting.clear()
         for future in self._asked.values():
             if not future.done():
@@ -136,7 +139,7 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data, descriptors, flags, _ = socket.recv_fds(self._socket, 1 << 18, 64)
+            data, descriptors, flags, _ = socket.recv_fds(self._socket, 1 << 18, MOST_DESCRIPTORS)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -144,7 +147,9 @@ class Link:
             return
         self._descriptors.extend(descriptors)
         try:
-            if flags & socket.MSG_CTRUNC or len(self._descriptors) > MOST_DESCRIPTORS:
+            if flags & socket.MSG_CTRUNC:
+                self._descriptors.append(None)
+            if len(self._descriptors) > MOST_DESCRIPTORS:
                 raise ProtocolError("more descriptors than announced")
             if not data:
                 self.close("it has ended")

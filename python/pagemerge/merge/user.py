@@ -35,6 +35,10 @@ DEADLINE = 5.0
 RECOUNT = 10.0
 """Seconds for which the number of a client's mappings is taken for known."""
 
+MOST_REQUESTS = 4
+"""Merges at birth that a client may ask for before it has reported the first; agents ask for one,
+and for another when a caller has given up. Until then it may map what it was given for them."""
+
 MOST_REGIONS = 1 << 16
 """Regions of one client: each costs the hub about a kilobyte."""
 
@@ -94,8 +98,9 @@ class Client:
     room: int = 0
     """Mappings that it may still get, as of ``counted`` (time.monotonic), less those planned."""
     counted: float = -RECOUNT
-    births: dict[int, tuple[U64, U32]] = field(default_factory=dict)
-    """Merges at birth that have not been reported yet: addresses and slots, one a page."""
+    births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
+    """Merges at birth that have not been reported yet: addresses and slots, one a page; None while
+    they are not planned."""
     adopting: bool = False
     """It handed slabs back: what it maps has to be read from /proc/PID/maps."""
     reader: ThreadPoolExecutor = field(
@@ -109,6 +114,17 @@ class Client:
         """Has it answered everything, and can it be read?"""
         stuck = self.stuck is not None and not self.stuck.done()
         return self.link.open and not stuck and all(it.done() for it in self.unanswered)
+
+    @property
+    def is_known(self) -> bool:
+        """Is it known what it maps? Otherwise that may be anything of the slabs it was given."""
+        return self.is_ready and not self.births
+
+    def begin(self, sequence: int) -> None:
+        """It asks for a merge at birth. ``ProtocolError`` if it asks for too much at once."""
+        if sequence in self.births or len(self.births) >= MOST_REQUESTS:
+            raise ProtocolError("it asks for more before it has reported the first")
+        self.births[sequence] = None
 
     @property
     def has_barrier(self) -> bool:
@@ -126,7 +142,10 @@ class Client:
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
         work = partial(function, *arguments, **options)
-        future = loop.run_in_executor(self.reader, work)
+        try:
+            future = loop.run_in_executor(self.reader, work)
+        except RuntimeError as error:  # no thread can be started: RLIMIT_NPROC, or pids.max
+            raise HubError(f"process {self.pid}: no reader: {error}", pid=self.pid) from None
         future.add_done_callback(_forgive)
         await asyncio.wait({future}, timeout=DEADLINE)
         if not future.done():

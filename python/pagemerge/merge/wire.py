@@ -40,8 +40,8 @@ HEADER = struct.Struct("=IIQ")
 """Body length, kind, sequence number."""
 HELLO = struct.Struct("=II")
 """Version, barrier; the domain's name, a NUL and a note follow (UTF-8)."""
-INTERN = struct.Struct("=QQQ")
-"""Source address, target address, pages."""
+INTERN = struct.Struct("=QQQQ")
+"""Source address, target address, pages, id of the region that holds the target."""
 MERGED = struct.Struct("=QQQQQQ")
 """Pages left alone, by reason."""
 LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused", "unwanted")
