@@ -167,3 +167,63 @@ class Status:
     seconds: float
     """Since the hub started."""
     clients: tuple[ClientStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """The knobs of kernel KSM, named as its files; None where this kernel has no such file.
+
+    Source: Documentation/admin-guide/mm/ksm.rst of Linux.
+    """
+
+    run: int | None = None
+    """0: ksmd stands, what is merged stays so; 1: it scans; 2: it has undone all merging."""
+    pages_to_scan: int | None = None
+    """Pages of a batch; set by the advisor while that is scan-time."""
+    sleep_millisecs: int | None = None
+    """Between two batches."""
+    merge_across_nodes: int | None = None
+    max_page_sharing: int | None = None
+    """Mappings of one physical copy, before another is kept."""
+    stable_node_chains_prune_millisecs: int | None = None
+    use_zero_pages: int | None = None
+    """Map zero pages to the kernel's own page of zeros."""
+    smart_scan: int | None = None
+    """Pass over pages that did not merge before, ever longer."""
+    advisor_mode: str | None = None
+    """none | scan-time."""
+    advisor_max_cpu: int | None = None
+    """Percent of one core."""
+    advisor_min_pages_to_scan: int | None = None
+    advisor_max_pages_to_scan: int | None = None
+    advisor_target_scan_time: int | None = None
+    """Seconds for one full scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class KsmCounters:
+    """The counters of kernel KSM, for the whole host; pages unless the name says otherwise.
+
+    None where this kernel has no such file.
+    """
+
+    full_scans: int | None = None
+    """Scans of all mergeable memory that were completed."""
+    pages_scanned: int | None = None
+    """Looks at a page, since the host started."""
+    pages_shared: int | None = None
+    """Stable pages in use."""
+    pages_sharing: int | None = None
+    """Mappings of stable pages beyond the first of each."""
+    pages_unshared: int | None = None
+    """Looked at, and unique."""
+    pages_volatile: int | None = None
+    """Changed between two looks."""
+    pages_skipped: int | None = None
+    """Looks that smart_scan has saved, since the host started."""
+    ksm_zero_pages: int | None = None
+    """Pages that map the kernel's page of zeros."""
+    general_profit_bytes: int | None = None
+    """Bytes saved, less ksmd's own records."""
+    stable_node_chains: int | None = None
+    stable_node_dups: int | None = None
