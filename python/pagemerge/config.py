@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from pagemerge.errors import UsageError
+from pagemerge.model import Goals
 
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 """A share of one core."""
@@ -34,7 +35,35 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds between cycles when nothing changes."""
 
 
-def with_cpu(settings: Settings, percent: float | None) -> Settings:
+class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the ``[kernel]`` table may say: goals of the governor (see ``model.Goals``)."""
+
+    cpu_percent: Percent = 20
+    """Share of one core that ksmd and the governor may use over time."""
+    burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
+    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
+    """Bytes a second that a percent of a core must gain."""
+    pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
+    """PSI (memory, some avg10) from which on memory counts for more than processor time."""
+    available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
+    """Share of the host's memory below which the same holds if no more is available."""
+
+    def goals(self) -> Goals:
+        """The same, as decisions are made by."""
+        return Goals(
+            self.cpu_percent,
+            self.burst_seconds,
+            self.price_bytes,
+            self.pressure_percent,
+            self.available_percent,
+        )
+
+
+AnySettings = TypeVar("AnySettings", Settings, KernelSettings)
+
+
+def with_cpu(settings: AnySettings, percent: float | None) -> AnySettings:
     """The same with another ``cpu_percent``, if one is given.
 
     Raises ``UsageError`` if it is no share.
@@ -50,17 +79,27 @@ def with_cpu(settings: Settings, percent: float | None) -> Settings:
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hub: Settings = msgspec.field(default_factory=Settings)
+    kernel: KernelSettings = msgspec.field(default_factory=KernelSettings)
 
 
 def load(path: Path | None) -> Settings:
-    """The settings in the file at ``path``; the defaults if it is None.
+    """The settings of the hub in the file at ``path``; the defaults if it is None.
 
     Raises ``UsageError`` that names the file, the key and what it should be.
     """
+    return _read(path).hub
+
+
+def load_kernel(path: Path | None) -> KernelSettings:
+    """The settings of the governor, likewise."""
+    return _read(path).kernel
+
+
+def _read(path: Path | None) -> _File:
     if path is None:
-        return Settings()
+        return _File()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=_File).hub
+        return msgspec.toml.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
     except (msgspec.DecodeError, ValueError) as error:

@@ -227,3 +227,67 @@ class KsmCounters:
     """Bytes saved, less ksmd's own records."""
     stable_node_chains: int | None = None
     stable_node_dups: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What the admin wants of the governor."""
+
+    cpu_percent: float = 20.0
+    """Of one core that ksmd and the governor may use over time."""
+    burst_seconds: float = 30.0
+    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    price_bytes: float = 100_000.0
+    """Bytes a second that a percent of a core must gain: a processor second, 100 times as many."""
+    pressure_percent: float = 5.0
+    """Share of the time in which something waits for memory (PSI some avg10) from which on memory
+    counts for more: the budget is a whole core then, and the price a tenth."""
+    available_percent: float = 10.0
+    """Share of the host's memory below which the same holds if no more is available."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the governor knows at one moment."""
+
+    seconds: float
+    """On the monotonic clock."""
+    knobs: Knobs
+    counters: KsmCounters
+    spent_seconds: float
+    """Processor time of ksmd and of the governor itself, so far."""
+    processes: int
+    """That have mergeable memory."""
+    resident_bytes: int
+    """Their anonymous memory."""
+    available_bytes: int | None = None
+    total_bytes: int = 0
+    """Of the host."""
+    pressure: float | None = None
+    """PSI: percent of the last ten seconds in which something waited for memory."""
+    changed_share: float | None = None
+    """Of a sample: what differs from when ksmd last stopped, and not from the sample before.
+    None where none was taken."""
+    moving_share: float | None = None
+    """Of the same sample: what differs from the sample before."""
+    promised_bytes: int | None = None
+    """What the finder says merging would still save; None where it did not look."""
+    look_seconds: float = 0.0
+    """Processor time that this look took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the governor does now, and what it wants to know next."""
+
+    knobs: Knobs
+    """Those to write; None: leave it."""
+    reason: str
+    wait_seconds: float
+    """Until the next snapshot."""
+    sample: bool = False
+    """The next snapshot shall tell what has changed."""
+    look: bool = False
+    """The next snapshot shall tell what merging would save."""
+    anew: bool = False
+    """Samples compare with this moment from now on."""
