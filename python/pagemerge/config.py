@@ -49,6 +49,9 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
     """Share of the host's memory below which the same holds if no more is available."""
 
+    merge_across_nodes: bool | None = None
+    """Merge pages of different NUMA nodes? Written while nothing is merged; unset: as it is."""
+
     def goals(self) -> Goals:
         """The same, as decisions are made by."""
         return Goals(
@@ -57,6 +60,7 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.price_bytes,
             self.pressure_percent,
             self.available_percent,
+            None if self.merge_across_nodes is None else int(self.merge_across_nodes),
         )
 
 

@@ -244,6 +244,9 @@ class Goals:
     counts for more: the budget is a whole core then, and the price a tenth."""
     available_percent: float = 10.0
     """Share of the host's memory below which the same holds if no more is available."""
+    merge_across_nodes: int | None = None
+    """To be set before the first page is merged, since the kernel refuses it after; None: leave it.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,6 +314,7 @@ def _run(
         sleep_millisecs=sleep,
         use_zero_pages=1,
         smart_scan=None if smart is None else int(smart),
+        merge_across_nodes=None if now.counters.pages_shared else goals.merge_across_nodes,
         advisor_mode="none",
     )
     wait = 0.0 if look else TICK
