@@ -167,6 +167,7 @@ impl Barriers {
         if slabs {
             self.slab_note.clear();
         }
+        refuse_kernel_ksm()?;
         refuse_locked()?;
         if birth {
             return Ok(());
@@ -250,6 +251,25 @@ impl Barriers {
             unsafe { libc::prctl(libc::PR_SET_PTRACER, self.reader, 0, 0, 0) };
         }
     }
+}
+
+/// A range belongs to one engine at a time: ksmd takes all memory of a process where this is on.
+fn refuse_kernel_ksm() -> Result<()> {
+    const PR_GET_MEMORY_MERGE: i32 = 68; // Linux 6.4
+                                         // SAFETY: prctl with integers; through libc's number, because the preload library answers
+                                         // libc's own prctl in the program's place.
+    let on = unsafe {
+        let none = 0_usize;
+        libc::syscall(libc::SYS_prctl, PR_GET_MEMORY_MERGE, none, none, none, none)
+    };
+    if on <= 0 {
+        return Ok(());
+    }
+    Err(Error::Unsupported(
+        "kernel KSM merges this process (PR_SET_MEMORY_MERGE, by itself or inherited): start it \
+         with `pagemerge run --engine user`, which switches that off"
+            .into(),
+    ))
 }
 
 /// Locked memory must stay where it is, page by page; the kernel gives only the sum cheaply.

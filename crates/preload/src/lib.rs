@@ -13,6 +13,7 @@ use pagemerge_agent::program;
 use pagemerge_agent::{Choice, Config};
 use pagemerge_pages::PAGE;
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[global_allocator]
 static HEAP: Heap = Heap::new();
@@ -75,6 +76,11 @@ fn config() -> Config {
     }
 }
 
+/// Preloaded without having been told where the hub is, we let the program be.
+fn has_hub() -> bool {
+    std::env::var_os("PAGEMERGE_SOCKET").is_some()
+}
+
 fn raw_madvise(start: usize, len: usize, advice: c_int) -> Result<(), c_int> {
     // SAFETY: the program's own call.
     checked(unsafe { libc::syscall(libc::SYS_madvise, start, len, advice) }).map(|_| ())
@@ -96,8 +102,7 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
     let start = addr as usize;
     if start % PAGE == 0 && start.checked_add(len).is_some() {
         match advice {
-            // Preloaded without having been told where the hub is: let it be.
-            libc::MADV_MERGEABLE if std::env::var_os("PAGEMERGE_SOCKET").is_none() => {}
+            libc::MADV_MERGEABLE if !has_hub() => {}
             libc::MADV_MERGEABLE => {
                 return answer(program::mark(start, len, config).map_err(|_| libc::EAGAIN))
             }
@@ -236,7 +241,11 @@ pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -
     })
 }
 
-/// prctl(2): PR_SET_MEMORY_MERGE is accepted, and left to the kernel, which merges what we do not.
+/// What the program asked for by PR_SET_MEMORY_MERGE.
+static WANTS_ALL_MERGED: AtomicBool = AtomicBool::new(false);
+
+/// prctl(2): PR_SET_MEMORY_MERGE is accepted, and kept from the kernel: ksmd would merge our
+/// regions, too, and a range belongs to one engine at a time.
 ///
 /// # Safety
 /// As the system call.
@@ -248,13 +257,20 @@ pub unsafe extern "C" fn prctl(
     c: c_ulong,
     d: c_ulong,
 ) -> c_int {
+    if matches!(option, PR_SET_MEMORY_MERGE | PR_GET_MEMORY_MERGE) && has_hub() {
+        return match (option, a, b | c | d) {
+            (PR_SET_MEMORY_MERGE, on, 0) => {
+                WANTS_ALL_MERGED.store(on != 0, Ordering::Relaxed);
+                0
+            }
+            (PR_GET_MEMORY_MERGE, 0, 0) => c_int::from(WANTS_ALL_MERGED.load(Ordering::Relaxed)),
+            _ => answer(Err(libc::EINVAL)),
+        };
+    }
     // SAFETY: the program's own call.
-    let done = checked(unsafe { libc::syscall(libc::SYS_prctl, option, a, b, c, d) });
-    match done {
-        Err(libc::EINVAL) if option == PR_SET_MEMORY_MERGE => 0,
-        Err(libc::EINVAL) if option == PR_GET_MEMORY_MERGE => 0,
-        Err(errno) => answer(Err(errno)),
+    match checked(unsafe { libc::syscall(libc::SYS_prctl, option, a, b, c, d) }) {
         Ok(value) => value as c_int,
+        Err(errno) => answer(Err(errno)),
     }
 }
 

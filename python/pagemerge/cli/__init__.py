@@ -16,7 +16,7 @@ from pagemerge.errors import PagemergeError
 VERBS: dict[str, str] = {
     "demo": "merge real duplicate memory of a few workers, and show what it saved",
     "scan": "tell what merging would save; reads only",
-    "run": "start a program whose mergeable memory is merged, without kernel KSM",
+    "run": "start a program so that its memory is merged",
     "status": "what the hub has merged, for whom, and at what cost",
     "daemon": "run a hub in the foreground",
 }

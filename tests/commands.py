@@ -1,0 +1,41 @@
+"""The command line, run to its end: by us, or by another user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+PAGEMERGE = [sys.executable, "-m", "pagemerge"]
+NOBODY = 65534
+
+# Who cannot read our modules has them imported before it becomes that user.
+_AS_USER = """
+import json, locale, os, re, shutil, sys
+import pagemerge.cli.run, pagemerge.decide.trust
+import pagemerge.merge.client, pagemerge.merge.kernel, pagemerge.merge.prctl
+import pagemerge.watch.memory
+import rich.console
+uid = int(sys.argv.pop(1))
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+from pagemerge.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def command(
+    *words: str, user: int | None = None, before: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """``pagemerge WORDS``, as that user; ``before`` goes before its command line."""
+    argv = [*PAGEMERGE, *words]
+    if user is not None:
+        argv = [sys.executable, "-c", _AS_USER, str(user), *words]
+    return subprocess.run(
+        [*before, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **env},
+    )
