@@ -24,8 +24,16 @@ ROOT = Path("/sys/kernel/mm/ksm")
 FLAT_OUT = {"pages_to_scan": 100_000, "sleep_millisecs": 0}
 DEFAULTS = {"pages_to_scan": 100, "sleep_millisecs": 20}
 
+ADVISOR_DEFAULTS = {
+    "advisor_max_cpu": 70,
+    "advisor_min_pages_to_scan": 500,
+    "advisor_max_pages_to_scan": 30_000,
+    "advisor_target_scan_time": 200,
+}
+
 KNOBS = (
     "advisor_mode",  # first: pages_to_scan is refused while the advisor sets it
+    *ADVISOR_DEFAULTS,
     "pages_to_scan",
     "sleep_millisecs",
     "max_page_sharing",
@@ -71,6 +79,11 @@ class Ksm:
         """All counters, in pages; ``general_profit`` in bytes."""
         names = ("pages_shared", "pages_sharing", "pages_unshared", "pages_volatile", "full_scans")
         return {name: int(self.read(name)) for name in names}
+
+    def readings(self) -> dict[str, int | str]:
+        """Every file that there is: knobs and counters, in the kernel's units."""
+        found = {path.name: self.read(path.name) for path in sorted(self.root.iterdir())}
+        return {name: int(text) if _is_number(text) else text for name, text in found.items()}
 
     @property
     def sharing(self) -> int:
@@ -141,6 +154,10 @@ def _locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def _thread(name: str) -> int:
