@@ -125,7 +125,9 @@ def compare(results: list[Result], workload: Workload) -> None:
 def show(results: list[Result]) -> None:
     """The table."""
     steps = list(results[0].reached_seconds)
-    print(f"{'':<10}{'saved':>12}{'peak':>10}{'processor':>12}{'of it ksmd':>12}{'scans':>7}", end="")
+    print(
+        f"{'':<10}{'saved':>12}{'peak':>10}{'processor':>12}{'of it ksmd':>12}{'scans':>7}", end=""
+    )
     print("".join(f"{name:>12}" for name in steps))
     for it in results:
         print(

@@ -229,7 +229,7 @@ def _left(kernel: Ksm, found: dict[str, int | str]) -> list[str]:
 
 @contextlib.contextmanager
 def _at_defaults(kernel: Ksm) -> Iterator[None]:
-    """Every knob as the kernel has it when it starts, and ksmd stopped; stopped again at the end."""
+    """Every knob as the kernel starts with it; ksmd is stopped, and again at the end."""
     kernel.write("run", STOP)
     kernel.write("advisor_mode", "none")
     for name, value in {**ADVISOR_DEFAULTS, **DEFAULTS, **OTHER_DEFAULTS}.items():

@@ -1,9 +1,9 @@
 """A process that loads data, rewrites some, changes some: ``python tenant.py PARENT``.
 
 It opts in to kernel KSM by itself, with all its memory (prctl(2), PR_SET_MEMORY_MERGE). Of its
-pages, 40% are a data set that all tenants load, 50% its own, 10% zero, each in one long run. What it
-does to them takes the time that it is told, however busy the host is. Contents are made from
-page numbers, so that it can check every byte at any time.
+pages, 40% are a data set that all tenants load, 50% its own, and 10% zero, each in one long run.
+What it does to them takes the time that it is told, however busy the host is. Contents are made
+from page numbers, so that it can check every byte at any time.
 """
 
 from __future__ import annotations

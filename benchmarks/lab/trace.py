@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -97,7 +98,7 @@ class Recorder:
             except Exception as error:
                 self._error = error
                 return
-            due = max(due + EVERY, time.monotonic())
+            due = max(due + EVERY, time.monotonic() + EVERY / 2)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -126,7 +127,7 @@ def byte_seconds(curve: Sequence[tuple[float, int]]) -> float:
     """The integral of a curve of (seconds, bytes)."""
     return sum(
         (later - earlier) * (before + after) / 2
-        for (earlier, before), (later, after) in zip(curve, curve[1:], strict=False)
+        for (earlier, before), (later, after) in pairwise(curve)
     )
 
 
