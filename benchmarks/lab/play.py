@@ -64,12 +64,12 @@ class Workload:
 
     pages: int
     """Of each tenant."""
-    length: float = LENGTH
-    steps: Sequence[Step] = STEPS
+    length: float
+    steps: Sequence[Step]
 
     @classmethod
     def of(cls, pages: int, length: float = LENGTH) -> Workload:
-        """The same steps in ``length`` seconds."""
+        """All steps, in ``length`` seconds, sorted by time."""
         steps = sorted((it.faster(LENGTH / length) for it in STEPS), key=lambda it: it.at)
         return cls(pages, length, steps)
 
