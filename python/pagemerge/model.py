@@ -170,6 +170,33 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is, as far as rules ask.
+
+    ``uid`` and ``cgroup`` (so ``unit``) are the kernel's word; ``name``, ``command`` and ``guest``
+    are what the process says of itself.
+    """
+
+    pid: int
+    start_time: int
+    """Clock ticks since the host started; pid and start_time name one process for good."""
+    uid: int
+    """Effective user id."""
+    user: str
+    """The name of ``uid``; where it has none, the number."""
+    name: str
+    """Its comm: at most 15 bytes."""
+    command: str
+    """Its arguments, with a blank between each two."""
+    cgroup: str
+    """Path in the hierarchy that systemd or the container engine uses; ``/`` if in none."""
+    unit: str
+    """The unit of the system's systemd that it runs in, as the cgroup is named; else empty."""
+    guest: str
+    """Of a QEMU process, what ``-name`` calls the guest; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
 class Knobs:
     """The knobs of kernel KSM, named as its files; None where this kernel has no such file.
 
