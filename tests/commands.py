@@ -12,13 +12,14 @@ NOBODY = 65534
 
 # Who cannot read our modules has them imported before it becomes that user.
 _AS_USER = """
-import json, locale, os, re, shutil, sys
-import pagemerge.cli.run, pagemerge.decide.trust
+import ctypes, json, locale, os, re, shutil, sys
+import pagemerge.cli.doctor, pagemerge.cli.run, pagemerge.decide.trust
 import pagemerge.merge.client, pagemerge.merge.kernel, pagemerge.merge.prctl
-import pagemerge.watch.memory
-import rich.console
+import pagemerge.watch.host, pagemerge.watch.memory
+import rich.console, rich.table
 uid = int(sys.argv.pop(1))
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # dumpable, as a program of that user is from its start
 from pagemerge.cli import main
 sys.exit(main(sys.argv[1:]))
 """

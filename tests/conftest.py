@@ -7,7 +7,6 @@ names those that must be there, and turns their skips into failures.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
 from pagemerge.merge.kernel import Ksm
+from pagemerge.watch.host import userfaultfd
 from tests.building import VICTIMS
 from tests.hubs import Hub
 
@@ -37,18 +37,10 @@ def lacks_kernel() -> str | None:
 
 def lacks_uffd() -> str | None:
     """Why a full-mode userfaultfd cannot be had here (userfaultfd(2))."""
-    if os.uname().machine != "x86_64":
-        return "the number of the userfaultfd system call is known for x86_64 only"
-    userfaultfd, close_on_exec = 323, os.O_CLOEXEC
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.syscall(userfaultfd, close_on_exec)
-    if descriptor >= 0:
-        os.close(descriptor)
+    found = userfaultfd()
+    if found.mode == "full":
         return None
-    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
-        return None
-    why = os.strerror(ctypes.get_errno())
-    return f"userfaultfd: {why}: needs CAP_SYS_PTRACE or access to /dev/userfaultfd"
+    return f"userfaultfd: {found.why}: needs CAP_SYS_PTRACE or access to /dev/userfaultfd"
 
 
 def lacks_qemu() -> str | None:

@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "run": "start a program so that its memory is merged",
     "status": "what the hub has merged, for whom, and at what cost",
     "daemon": "run a hub in the foreground",
+    "doctor": "what this host can do, and what would have to change",
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
 

@@ -118,7 +118,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str) -> None:
         os.environ.pop("LD_PRELOAD", None)
     ksm = Ksm()
     if ksm.knobs().run in (0, 2) and ksm.driver() is None:
-        say(f"ksmd stands, so nothing is merged yet; as root: echo 1 > {ksm.root}/run")
+        say(f"ksmd is stopped, so nothing is merged yet; as root: echo 1 > {ksm.root}/run")
 
 
 def with_either(args: argparse.Namespace, program: str) -> None:

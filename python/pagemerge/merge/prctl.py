@@ -39,6 +39,15 @@ def set_merge_any(on: bool) -> None:
     )
 
 
+def why_not() -> str | None:
+    """Why ``set_merge_any`` would be refused, and the cure, or None; changes nothing."""
+    try:
+        set_merge_any(merge_any() or False)  # to what it is
+    except Unsupported as lack:
+        return str(lack)
+    return None
+
+
 def _prctl(option: int, value: int) -> int:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     # Variadic in C: what is passed as a word has to be one.

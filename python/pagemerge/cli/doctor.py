@@ -1,0 +1,134 @@
+"""``pagemerge doctor``: what this host can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pagemerge.cli.findings import (
+    MISSING,
+    OK,
+    Engine,
+    Fact,
+    KernelKsm,
+    answer,
+    facts,
+    kernel_engine,
+    user_engine,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pagemerge.watch.host import Host
+
+COLOURS = {OK: "green", MISSING: "bold red"}
+"""Those that can be read on a light and on a dark terminal; a note has none."""
+
+
+class Doctor:
+    """Tell what this host can do, for this user: which engine works, and what would have to change.
+
+    Looks at kernel KSM and who drives it, at userfaultfd, at what may be read of other processes,
+    and at the limits of a container. Changes nothing. Run it as the user who will run pagemerge.
+
+    Exit status: 0 if at least one engine can work, 77 if none can.
+    """
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add --json."""
+        parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Look and tell."""
+        from pagemerge.watch.host import look
+
+        host, ksm = look(), ask_ksm()
+        engines = [ask_user_engine(host), kernel_engine(ksm)]
+        found = facts(host, ksm)
+        if args.json:
+            print(json.dumps(figures(host, ksm, engines, found), indent=2))
+        else:
+            from rich.console import Console
+
+            show(engines, found, Console(highlight=False))
+        return 0 if any(engine.works for engine in engines) else 77
+
+
+def ask_ksm() -> KernelKsm:
+    """What kernel KSM says of itself."""
+    from pagemerge.merge.kernel import Ksm
+    from pagemerge.merge.prctl import why_not
+
+    ksm = Ksm()
+    return KernelKsm(ksm.knobs(), ksm.counters(), ksm.why_not(), why_not(), ksm.driver())
+
+
+def ask_user_engine(host: Host) -> Engine:
+    """What the agent would get in a program of this user's."""
+    from pagemerge import _core
+
+    barrier, reason = _core.probe_barrier("auto")
+    return user_engine(host, _core.BARRIERS[barrier], reason)
+
+
+def figures(
+    host: Host, ksm: KernelKsm, engines: list[Engine], found: list[Fact]
+) -> dict[str, object]:
+    """What ``--json`` prints."""
+    return {
+        "answer": answer(engines),
+        "engines": {engine.name: asdict(engine) for engine in engines},
+        "host": asdict(host),
+        "kernel_ksm": asdict(ksm),
+        "facts": [asdict(fact) for fact in found],
+    }
+
+
+def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
+    """The answer, the engines, the facts: a line each, the cure below what is missing."""
+    from rich.text import Text
+
+    console.print(Text(answer(engines), style="bold"), soft_wrap=True)
+    able = [
+        Fact(
+            OK if engine.works else MISSING,
+            f"{engine.name} engine",
+            engine.how or "cannot work",
+            engine.lacks,
+        )
+        for engine in engines
+    ]
+    for block in (able, found):
+        console.print()
+        if console.is_terminal:
+            console.print(_table(block))
+        else:
+            # Whoever reads a pipe wants lines whole.
+            for fact in block:
+                print(f"{fact.state:<9}{fact.about:<19}{fact.says}", file=console.file)
+                if fact.cure:
+                    print(f"{'':<28}→ {fact.cure}", file=console.file)
+
+
+def _table(block: list[Fact]) -> Table:
+    """The same for a terminal: long lines are folded below where they began."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for width in (7, 17):
+        table.add_column(width=width, no_wrap=True)
+    table.add_column()
+    for fact in block:
+        table.add_row(
+            Text(fact.state, style=COLOURS.get(fact.state, "")), fact.about, Text(fact.says)
+        )
+        if fact.cure:
+            table.add_row("", "", Text(f"→ {fact.cure}"))
+    return table

@@ -1,0 +1,255 @@
+"""What this host and this process can do, looked up once when asked for.
+
+Sources: proc(5), userfaultfd(2), ioctl_userfaultfd(2), memfd_create(2), capabilities(7), and
+Documentation/admin-guide of Linux (mm/pagemap.rst, mm/transhuge.rst, sysctl/vm.rst, LSM/Yama.rst).
+What a file tells is read below a root, so that a folder can stand in for the kernel; what only a
+system call tells is asked of the kernel itself, without a lasting effect.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagemerge.watch.memory import CGROUPS, PROC, cgroup_limit_bytes
+
+SYS = Path("/sys")
+ETC = Path("/etc")
+
+CAPABILITIES = {
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+}
+"""Those that matter here -> their numbers (linux/capability.h)."""
+
+DRIVERS = ("ksmtuned", "uksmd")
+"""Programs that are known to set kernel KSM's knobs, by their comm."""
+
+_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
+_USER_MODE_ONLY = 1
+_NEW, _API = 0xAA00, 0xC018AA3F
+_FEATURE_MOVE, _FEATURE_WP_UNPOPULATED = 1 << 16, 1 << 13
+_PAGEMAP_SCAN, _SCAN_ARGUMENT = 0xC060_6610, struct.Struct("12Q")
+_F_ADD_SEALS, _ALL_SEALS = 1033, 0xF
+
+
+@dataclass(frozen=True, slots=True)
+class Userfaultfd:
+    """What kind of userfaultfd this user gets."""
+
+    mode: str | None
+    """full | user: faults inside system calls are not seen | None: there is none."""
+    through: str | None
+    """syscall | /dev/userfaultfd."""
+    features: int
+    """UFFD_FEATURE_* bits of this kernel."""
+    why: str
+    """What the kernel says to a full one; empty where it is to be had."""
+
+    @property
+    def moves(self) -> bool:
+        """UFFDIO_MOVE (Linux 6.8)."""
+        return bool(self.features & _FEATURE_MOVE)
+
+    @property
+    def protects(self) -> bool:
+        """Write protection that covers empty pages, too (Linux 6.4)."""
+        return bool(self.features & _FEATURE_WP_UNPOPULATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Somebody who sets kernel KSM's knobs: a process, or a unit that does so at boot."""
+
+    name: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This host, as this process sees it; None where it does not tell."""
+
+    linux: str
+    """The kernel's release: for people, never compared."""
+    uid: int
+    """Effective user id."""
+    capabilities: tuple[str, ...]
+    """Those of ``CAPABILITIES`` that are in effect."""
+    user_namespace: bool
+    """This is not the host's own user namespace: root here is not root there."""
+    seccomp_filters: int | None
+    """System call filters that this process runs under."""
+    userfaultfd: Userfaultfd
+    unprivileged_userfaultfd: int | None
+    """vm.unprivileged_userfaultfd."""
+    sealed_memory: bool
+    """memfd_create(2) and its seals: what stable pages are kept in."""
+    pagemap_scan: bool | None
+    """The PAGEMAP_SCAN ioctl (Linux 6.7)."""
+    ptrace_scope: int | None
+    """kernel.yama.ptrace_scope; None without Yama."""
+    max_map_count: int | None
+    """vm.max_map_count: most mappings of a process."""
+    huge_pages: str | None
+    """Transparent huge pages: always | madvise | never."""
+    swap_bytes: int | None
+    memory_limit_bytes: int | None
+    """Of this process's memory cgroup; None: no limit."""
+    numa_nodes: int | None
+    """Nodes that have memory."""
+    drivers: tuple[Driver, ...]
+    """Who else may be driving kernel KSM."""
+
+
+def look(*, proc: Path = PROC, sys: Path = SYS, etc: Path = ETC, cgroups: Path = CGROUPS) -> Host:
+    """Look everything up."""
+    status = dict(_pairs(proc / "self" / "status"))
+    held = int(status.get("CapEff", "0"), 16)
+    filters = status.get("Seccomp_filters")
+    return Host(
+        linux=os.uname().release,
+        uid=os.geteuid(),
+        capabilities=tuple(name for name, bit in CAPABILITIES.items() if held >> bit & 1),
+        user_namespace=_is_user_namespace(proc),
+        seccomp_filters=None if filters is None else int(filters),
+        userfaultfd=userfaultfd(),
+        unprivileged_userfaultfd=_number(proc / "sys/vm/unprivileged_userfaultfd"),
+        sealed_memory=_seals_memory(),
+        pagemap_scan=_has_pagemap_scan(),
+        ptrace_scope=_number(proc / "sys/kernel/yama/ptrace_scope"),
+        max_map_count=_number(proc / "sys/vm/max_map_count"),
+        huge_pages=_chosen(sys / "kernel/mm/transparent_hugepage/enabled"),
+        swap_bytes=_swap_bytes(proc),
+        memory_limit_bytes=cgroup_limit_bytes(proc=proc, cgroups=cgroups),
+        numa_nodes=_nodes(sys / "devices/system/node/has_memory"),
+        drivers=(*_processes(proc), *_units(etc)),
+    )
+
+
+def userfaultfd() -> Userfaultfd:
+    """The best userfaultfd that this user gets; it is closed at once."""
+    number = _USERFAULTFD.get(os.uname().machine)
+    if number is None:
+        return Userfaultfd(None, None, 0, f"not known for {os.uname().machine}")
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def made(flags: int) -> int | None:
+        descriptor = int(libc.syscall(ctypes.c_long(number), ctypes.c_long(flags)))
+        return None if descriptor < 0 else descriptor
+
+    if (descriptor := made(os.O_CLOEXEC)) is not None:
+        return Userfaultfd("full", "syscall", _features(descriptor), "")
+    why = os.strerror(ctypes.get_errno())
+    with suppress(OSError):
+        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            descriptor = fcntl.ioctl(device, _NEW, os.O_CLOEXEC)
+        finally:
+            os.close(device)
+        return Userfaultfd("full", "/dev/userfaultfd", _features(descriptor), "")
+    if (descriptor := made(os.O_CLOEXEC | _USER_MODE_ONLY)) is not None:
+        return Userfaultfd("user", "syscall", _features(descriptor), why)
+    return Userfaultfd(None, None, 0, why)
+
+
+def _features(descriptor: int) -> int:
+    """What the kernel can (UFFDIO_API); closes the descriptor."""
+    argument = bytearray(struct.pack("QQQ", 0xAA, 0, 0))
+    try:
+        fcntl.ioctl(descriptor, _API, argument)
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return int(struct.unpack("QQQ", argument)[1])
+
+
+def _seals_memory() -> bool:
+    """Can a file in memory be made, and closed to writers for good?"""
+    with suppress(OSError):
+        descriptor = os.memfd_create("pagemerge-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            fcntl.fcntl(descriptor, _F_ADD_SEALS, _ALL_SEALS)
+        finally:
+            os.close(descriptor)
+        return True
+    return False
+
+
+def _has_pagemap_scan() -> bool | None:
+    """Does pagemap know the ioctl? Asked about no page at all; None where it cannot be asked."""
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+            argument = bytearray(_SCAN_ARGUMENT.pack(_SCAN_ARGUMENT.size, *[0] * 11))
+            fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
+    except OSError as error:
+        return False if error.errno == errno.ENOTTY else None
+    return True
+
+
+def _is_user_namespace(proc: Path) -> bool:
+    """Only the first one maps all users to themselves (user_namespaces(7))."""
+    try:
+        return (proc / "self" / "uid_map").read_text().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def _processes(proc: Path) -> Iterator[Driver]:
+    """Programs that run and set the knobs."""
+    for comm in sorted(proc.glob("[0-9]*/comm")):
+        with suppress(OSError):
+            if (name := comm.read_text().strip()) in DRIVERS:
+                yield Driver(name, int(comm.parent.name))
+
+
+def _units(etc: Path) -> Iterator[Driver]:
+    """Units named for KSM that systemd starts at boot."""
+    links = (etc / "systemd" / "system").glob("*.wants/*ksm*.service")
+    for name in sorted({link.name for link in links}):
+        yield Driver(name, None)
+
+
+def _swap_bytes(proc: Path) -> int | None:
+    total = dict(_pairs(proc / "meminfo")).get("SwapTotal")
+    return int(total.split()[0]) * 1024 if total else None
+
+
+def _nodes(path: Path) -> int | None:
+    """How many nodes a list such as ``0-1,4`` names."""
+    try:
+        ranges = [part.partition("-") for part in path.read_text().strip().split(",")]
+        return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+    except (OSError, ValueError):
+        return None
+
+
+def _pairs(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines ``name: value`` of a file; none where it is not there."""
+    with suppress(OSError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            yield name, value.strip()
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _chosen(path: Path) -> str | None:
+    """The choice in brackets."""
+    try:
+        return path.read_text().partition("[")[2].partition("]")[0] or None
+    except OSError:
+        return None
