@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Enrolment:
         if not self._rules:
             return []
         ruling = rule_on(
-            self._identities.look(),
+            [who for who in self._identities.look() if who.pid != os.getpid()],
             self._rules,
             across_users=self._across_users,
             holder=self._holder,

@@ -19,6 +19,7 @@ from typing import IO
 import msgspec
 
 from pagemerge.decide.govern import Course, govern
+from pagemerge.enrolment import Enrolment
 from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find.mergeable import Mergeable
 from pagemerge.find.process import named
@@ -46,10 +47,10 @@ class Step:
 
 
 class Governor:
-    """Drives ksmd until it is told to stop; ``run`` puts every knob back at its end.
+    """Drives ksmd until it is told to stop.
 
-    ``dry_run``: decide and log, and write nothing. ``trace``: a file that gets a line of JSON (a
-    ``Step``) for each decision.
+    ``enrolment``: opts processes in, if anybody does. ``dry_run``: decide and log, and write
+    nothing. ``trace``: a file that gets a line of JSON (a ``Step``) for each decision.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Governor:
         goals: Goals,
         ksm: Ksm,
         *,
+        enrolment: Enrolment | None = None,
         dry_run: bool = False,
         trace: IO[bytes] | None = None,
     ) -> None:
         self.goals = goals
+        self.enrolment = enrolment
         self.ksm = ksm
         self.dry_run = dry_run
         self.mergeable = Mergeable(is_mergeable)
@@ -107,6 +110,8 @@ class Governor:
         seconds = time.monotonic()
         if seconds - self._refreshed >= REFRESH:
             self._refreshed = seconds
+            if self.enrolment:
+                self.mergeable.forget(self.enrolment.look())
             self.mergeable.refresh(seconds)
         pids = self.mergeable.pids
         still = moving = promised = None
