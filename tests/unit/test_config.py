@@ -9,6 +9,7 @@ import pytest
 from pagemerge.config import KernelSettings, Settings, load, load_kernel, load_rules, with_cpu
 from pagemerge.decide.rules import Rule
 from pagemerge.errors import UsageError
+from pagemerge.model import Goals
 
 
 def test_defaults_and_a_file(tmp_path: Path) -> None:
@@ -72,3 +73,14 @@ def test_the_kernel_and_the_rules_beside_the_hub(tmp_path: Path) -> None:
     assert load_kernel(path) == KernelSettings(across_users=True)
     assert load_rules(path) == (Rule("in", guest="web-*", select=True), Rule("out", user="0"))
     assert (load_kernel(None), load_rules(None)) == (KernelSettings(), ())
+
+
+def test_goals_of_the_governor_are_as_the_file_says(tmp_path: Path) -> None:
+    assert load_kernel(None).goals() == Goals()
+    path = tmp_path / "pagemerge.toml"
+    path.write_text(
+        "[kernel]\ncpu_percent = 5\nburst_seconds = 2\nprice_bytes = 1_000\n"
+        "pressure_percent = 50\navailable_percent = 1\nmerge_across_nodes = false\n"
+    )
+    assert load_kernel(path).goals() == Goals(5, 2, 1000, 50, 1, 0)
+    assert with_cpu(load_kernel(path), 7).cpu_percent == 7
