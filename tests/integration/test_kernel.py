@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
@@ -14,6 +16,7 @@ from pagemerge.errors import UsageError
 from pagemerge.merge import kernel
 from pagemerge.merge.kernel import Ksm
 from pagemerge.model import Knobs
+from tests.commands import NOBODY
 from tests.conftest import Spawn
 
 pytestmark = pytest.mark.requires("kernel")
@@ -78,6 +81,30 @@ def test_rules_are_those_of_this_kernel(ksm: Ksm) -> None:
         with pytest.raises(OSError):
             (ksm.root / name).write_text(str(value))
     assert ksm.knobs() == before
+
+
+@pytest.mark.requires("root")
+def test_an_ordinary_user_changes_nothing(ksm: Ksm) -> None:
+    """Whatever it asks for: the reason and the cure, before anything is written."""
+    before = ksm.knobs()
+    code = BECOME_NOBODY.format(uid=NOBODY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, said = done.stdout.split(" ", 1)
+    assert status == "77"
+    assert "not writable: it needs root" in said and "--engine user" in said
+    assert ksm.knobs() == before
+
+
+BECOME_NOBODY = """
+import os
+from pagemerge.errors import Unsupported
+from pagemerge.merge.kernel import Ksm
+os.setgroups([]); os.setresgid(*[{uid}] * 3); os.setresuid(*[{uid}] * 3)
+try:
+    Ksm().write(sleep_millisecs=7, run=1)
+except Unsupported as error:
+    print(error.exit_status, error)
+"""
 
 
 def test_counters_are_all_known(ksm: Ksm) -> None:

@@ -57,17 +57,11 @@ class Run:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Become the program; returns only by an error (77: this host or user cannot)."""
-        from pagemerge.decide.trust import checked_name
-
-        args.domain_name = args.domain
-        if args.domain is None:
-            args.domain_name = os.environ.get("PAGEMERGE_DOMAIN", "")
-        if args.domain_name or args.domain is not None:
-            checked_name(args.domain_name)
+        domain = domain_of(args)
         program = find(args.command[0])
-        # Both refuse before they change anything.
+        # Each refuses before it changes anything.
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](
-            args, program
+            args, program, domain
         )
         try:
             os.execv(program, args.command)
@@ -75,7 +69,17 @@ class Run:
             raise PagemergeError(f"cannot run {program}: {error.strerror}") from error
 
 
-def with_user_engine(args: argparse.Namespace, program: str) -> None:
+def domain_of(args: argparse.Namespace) -> str:
+    """What narrows the trust domain; empty if nothing. Raises ``UsageError`` for a bad name."""
+    from pagemerge.decide.trust import checked_name
+
+    if args.domain is not None:
+        return checked_name(args.domain)
+    inherited = os.environ.get("PAGEMERGE_DOMAIN", "")
+    return checked_name(inherited) if inherited else ""
+
+
+def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
     from pagemerge.merge.client import hub_command, socket_path
     from pagemerge.merge.prctl import merge_any, set_merge_any
@@ -89,13 +93,13 @@ def with_user_engine(args: argparse.Namespace, program: str) -> None:
     os.environ.update(
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=args.barrier,
-        PAGEMERGE_DOMAIN=args.domain_name,
+        PAGEMERGE_DOMAIN=domain,
         PAGEMERGE_HUB="\n".join(hub_command(path)),
         LD_PRELOAD=":".join([str(LIBRARY), *preloads_of_others()]),
     )
 
 
-def with_kernel_engine(args: argparse.Namespace, program: str) -> None:
+def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with all its memory mergeable by ksmd, and without the agent.
 
     Raises ``UsageError`` for what only the user engine can do, ``Unsupported`` if the kernel
@@ -104,7 +108,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str) -> None:
     from pagemerge.merge.kernel import Ksm
     from pagemerge.merge.prctl import set_merge_any
 
-    if args.domain_name:
+    if domain:
         raise UsageError(
             "kernel KSM knows one domain, the whole host: leave --domain and PAGEMERGE_DOMAIN out, "
             "or use --engine user"
@@ -121,18 +125,18 @@ def with_kernel_engine(args: argparse.Namespace, program: str) -> None:
         say(f"ksmd is stopped, so nothing is merged yet; as root: echo 1 > {ksm.root}/run")
 
 
-def with_either(args: argparse.Namespace, program: str) -> None:
+def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
     """The user engine, which shares with this user alone, where it can work; else the kernel's."""
     try:
         barrier = barrier_for(args.barrier, program)
     except Unsupported as lack:
         try:
-            with_kernel_engine(args, program)
+            with_kernel_engine(args, program, domain)
         except (Unsupported, UsageError) as another:
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
         say(f"kernel engine, one domain for the whole host, because the user engine cannot: {lack}")
     else:
-        with_user_engine(args, program)
+        with_user_engine(args, program, domain)
         say(f"user engine ({barrier}), which shares pages with programs of this user alone")
 
 
@@ -185,8 +189,13 @@ def preloads_of_others() -> list[str]:
 
 
 def _is_static(program: Path) -> bool:
-    """Is it an ELF file without an interpreter (elf(5), PT_INTERP)? Scripts are not."""
+    """Is it an ELF file without an interpreter (elf(5), PT_INTERP)? Scripts are not.
+
+    Nor is, as far as is known, what may be run but not read.
+    """
     pt_interp = 3
+    if not os.access(program, os.R_OK):
+        return False
     with program.open("rb") as file:
         head = file.read(64)
         if head[:5] != b"\x7fELF\x02":
