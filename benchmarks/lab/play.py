@@ -116,7 +116,8 @@ class _Stage:
                 self._begin(self.tenants[index], step.do, step)
 
     def _arrive(self, index: int, step: Step) -> None:
-        argv = [sys.executable, str(TENANT), str(os.getpid())]
+        prefix = self.recorder.group.prefix()
+        argv = [*prefix, sys.executable, str(TENANT), str(os.getpid())]
         child = self.stack.enter_context(Child(argv))
         child.ask("open", index=index, pages=self.workload.pages)
         self.recorder.pids += (child.pid,)

@@ -20,7 +20,7 @@ from pathlib import Path
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.merge.knobs import RUN, STOP, Value
-from pagemerge.model import PAGE_SIZE, Knobs
+from pagemerge.model import Knobs
 
 from . import ksmtuned
 from .ksm import ADVISOR_DEFAULTS, DEFAULTS, FLAT_OUT, Ksm
@@ -133,8 +133,7 @@ class _Ksmtuned:
             return
         self.known, self.due = sample.resident_bytes, sample.seconds + self.interval
         self._note_real_host(sample)
-        used = sample.resident_bytes - sample.saved_pages * PAGE_SIZE
-        free = max(self.total - used, 0)
+        free = max(self.total - sample.used_bytes, 0)
         memory = ksmtuned.Memory(self.total, free, sample.resident_bytes)
         self.setting = ksmtuned.adjust(self.setting, memory)
         if self.setting.run:

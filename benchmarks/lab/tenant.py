@@ -8,9 +8,7 @@ from page numbers, so that it can check every byte at any time.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import numpy as np
 from worker import U64, WORDS, content, parts
 
 from pagemerge.demo.dialog import Answer, die_with_parent, serve
+from pagemerge.merge.prctl import set_merge_any
 from pagemerge.model import PAGE_SIZE
 
 SHARED, ZERO = 0.4, 0.1
@@ -42,11 +41,11 @@ OWNER, DATASET, VERSION = 32, 40, 48
 
 
 class Tenant:
-    """Each public method answers one question, with the ``seconds`` that it took."""
+    """Each public method answers one question, most with the ``seconds`` that it took."""
 
     def open(self, index: int, pages: int) -> Answer:
         """Opt in, and allocate ``pages`` pages; this is the ``index``-th tenant."""
-        _opt_in()
+        set_merge_any(True)
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         mapping = mmap.mmap(-1, pages * PAGE_SIZE, flags=private)
         self.memory = np.frombuffer(memoryview(mapping), np.uint64).reshape(-1, WORDS)
@@ -114,14 +113,6 @@ def _paced(first: int, end: int, seconds: float) -> Iterator[slice]:
 
 def _took(began: float) -> Answer:
     return {"seconds": round(time.monotonic() - began, 3)}
-
-
-def _opt_in() -> None:
-    set_memory_merge = 67
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(set_memory_merge, 1, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"PR_SET_MEMORY_MERGE (Linux 6.4): {os.strerror(number)}")
 
 
 def main() -> None:

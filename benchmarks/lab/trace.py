@@ -1,4 +1,10 @@
-"""What happens to memory while a policy drives ksmd, sampled four times a second."""
+"""What happens to memory while a policy drives ksmd, sampled four times a second.
+
+What is saved is measured, not asked of KSM: its counters lag while ksmd stands. A merged page that
+was written, or whose process has ended, is in pages_sharing until ksmd comes by. So we take the
+anonymous memory of each process (RssAnon counts merged pages in each), and subtract what all of
+them take together, which their memory cgroup counts once.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pagemerge.errors import PagemergeError
+from pagemerge.merge.kernel import process_ksm
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.memory import available_bytes
 
+from .cgroup import Cgroup
 from .ksm import Ksm
 
 EVERY = 0.25
@@ -35,7 +44,11 @@ class Sample:
     processes: int
     """Tenants that have opted in."""
     resident_bytes: int
-    """Their memory, merged or not."""
+    """Their anonymous memory, each counted in full."""
+    zero_bytes: int
+    """Their pages that map the kernel's page of zeros, which are resident nowhere."""
+    used_bytes: int
+    """Anonymous memory that they take together, merged pages counted once."""
     ksm: dict[str, int | str]
     """Every file of /sys/kernel/mm/ksm."""
     ksmd_cpu_seconds: float
@@ -48,9 +61,15 @@ class Sample:
     """PSI, memory, "some avg10": percent of the last ten seconds; None where it is not there."""
 
     @property
-    def saved_pages(self) -> int:
-        """What merging saves; others' pages included."""
-        return int(self.ksm["pages_sharing"]) + int(self.ksm.get("ksm_zero_pages", 0))
+    def saved_bytes(self) -> int:
+        """What merging saves."""
+        return max(self.resident_bytes + self.zero_bytes - self.used_bytes, 0)
+
+    @property
+    def counted_bytes(self) -> int:
+        """What KSM's counters say that it saves."""
+        zero = int(self.ksm.get("ksm_zero_pages", 0))
+        return (int(self.ksm["pages_sharing"]) + zero) * PAGE_SIZE
 
 
 class Recorder:
@@ -61,9 +80,14 @@ class Recorder:
     """
 
     def __init__(
-        self, kernel: Ksm, observe: Callable[[Sample], None], policy_cpu: Callable[[], float]
+        self,
+        kernel: Ksm,
+        group: Cgroup,
+        observe: Callable[[Sample], None],
+        policy_cpu: Callable[[], float],
     ) -> None:
-        self.kernel, self.observe, self.policy_cpu = kernel, observe, policy_cpu
+        self.kernel, self.group = kernel, group
+        self.observe, self.policy_cpu = observe, policy_cpu
         self.samples: list[Sample] = []
         self.phase = ""
         self.pids: tuple[int, ...] = ()
@@ -81,7 +105,9 @@ class Recorder:
             seconds=round(time.monotonic() - self.began, 3),
             phase=self.phase,
             processes=len(pids),
-            resident_bytes=sum(resident_bytes(pid) for pid in pids),
+            resident_bytes=sum(anonymous_bytes(pid) for pid in pids),
+            zero_bytes=sum(zero_bytes(pid) for pid in pids),
+            used_bytes=self.group.anonymous_bytes(),
             ksm=self.kernel.readings(),
             ksmd_cpu_seconds=round(self.kernel.cpu_seconds() - self._spent, 2),
             policy_cpu_seconds=round(self.policy_cpu(), 2),
@@ -147,16 +173,19 @@ def reaches(
     return next(at for at, _ in window if at > short[-1]) - begin
 
 
-def saved_curve(samples: Sequence[Sample]) -> list[tuple[float, int]]:
-    """(seconds, bytes saved since the first sample)."""
-    base = samples[0].saved_pages
-    return [(it.seconds, (it.saved_pages - base) * PAGE_SIZE) for it in samples]
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory that a process has touched, merged or not; 0 once it has gone."""
+def anonymous_bytes(pid: int) -> int:
+    """Anonymous memory that a process maps, merged or not; 0 once it has gone."""
     with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_SIZE
+        status = Path(f"/proc/{pid}/status").read_text()
+        if found := re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE):
+            return int(found[1]) << 10
+    return 0
+
+
+def zero_bytes(pid: int) -> int:
+    """Memory of a process that ksmd has mapped to the page of zeros; 0 once it has gone."""
+    with contextlib.suppress(PagemergeError):
+        return (process_ksm(pid).zero_pages or 0) * PAGE_SIZE
     return 0
 
 
