@@ -15,6 +15,7 @@ from pagemerge.decide.rules import Rule, rule_on
 from pagemerge.find import identity
 from pagemerge.find.identity import Identities
 from pagemerge.model import Identity
+from pagemerge.opting import Changes, Opting
 
 NOBODY = 65534
 READY_AND_WAIT = "print(flush=True); import sys; sys.stdin.read()"
@@ -121,6 +122,21 @@ def test_who_comes_and_goes(start: Start) -> None:
     assert child.pid not in {who.pid for who in identities.look()}, "a zombie has no memory"
     child.wait()
     assert child.pid not in {who.pid for who in identities.look()}
+
+
+def test_rules_meet_processes_as_they_appear(start: Start) -> None:
+    opting = Opting([Rule("in", command="*one-of-these"), Rule("out", command="*not*these")])
+    assert opting.look().news == ()
+    one = start(READY_AND_WAIT, "one-of-these")
+    other = start(READY_AND_WAIT, "not", "one-of-these")
+    changes = opting.look()
+    assert [decision.who.pid for decision in changes.opt_in] == [one.pid]
+    assert {it.who.pid: it.opt for it in changes.news} == {one.pid: "in", other.pid: "out"}
+    assert opting.holder == os.geteuid()
+    for child in (one, other):
+        child.kill()
+        child.wait()
+    assert (opting.look(), opting.holder) == (Changes(), None)
 
 
 def test_processes_that_vanish_in_the_middle_are_no_error() -> None:
