@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pagemerge.decide import select as decide
+from pagemerge.errors import UsageError
 from pagemerge.find import ranges
 from pagemerge.find.process import Process
 from pagemerge.find.reading import Progress
@@ -28,9 +29,10 @@ def select(
     ``beside``: processes whose memory is marked already, so that what is like theirs counts as a
     duplicate. ``share``: least part of a range that is duplicates, 0 to 1. ``zero_pages``: whether
     zero pages count. Reads only; a process that cannot be looked at has an ``error``.
+    Raises ``UsageError`` for a share that is none.
     """
     if not 0 <= share <= 1:
-        raise ValueError("share is a part of a range, between 0 and 1")
+        raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
     found = ranges.look([*processes, *beside], threads, zero_pages=zero_pages, progress=progress)
     limit = int(MAX_MAP_COUNT.read_text())
     return [

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from benchmarks.lab.cgroup import limited
 
 from pagemerge.decide.rules import Rule, rule_on
+from pagemerge.errors import Unsupported
 from pagemerge.find import identity
 from pagemerge.find.identity import Identities
 from pagemerge.model import Identity
@@ -124,11 +126,29 @@ def test_who_comes_and_goes(start: Start) -> None:
     assert child.pid not in {who.pid for who in identities.look()}
 
 
+def test_a_move_to_a_cgroup_is_noticed_in_the_young(start: Start) -> None:
+    child = start(READY_AND_WAIT)
+    with ExitStack() as stack:
+        try:
+            cgroup = stack.enter_context(limited(64 << 20))
+        except Unsupported as why:
+            pytest.skip(str(why))
+        stack.callback(child.wait)
+        stack.callback(child.kill)
+        opting = Opting([Rule("in", cgroup=f"/{cgroup.path.name}")])
+        assert opting.look() == Changes()
+        (cgroup.path / "cgroup.procs").write_text(str(child.pid))
+        (decision,) = opting.look().opt_in
+        assert decision.who.pid == child.pid
+        assert decision.who.cgroup == f"/{cgroup.path.name}"
+
+
 def test_rules_meet_processes_as_they_appear(start: Start) -> None:
-    opting = Opting([Rule("in", command="*one-of-these"), Rule("out", command="*not*these")])
+    word = f"one-of-these-{os.getpid()}"
+    opting = Opting([Rule("in", command=f"*{word}"), Rule("out", command=f"*not {word}")])
     assert opting.look().news == ()
-    one = start(READY_AND_WAIT, "one-of-these")
-    other = start(READY_AND_WAIT, "not", "one-of-these")
+    one = start(READY_AND_WAIT, word)
+    other = start(READY_AND_WAIT, "not", word)
     changes = opting.look()
     assert [decision.who.pid for decision in changes.opt_in] == [one.pid]
     assert {it.who.pid: it.opt for it in changes.news} == {one.pid: "in", other.pid: "out"}

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagemerge.cli import selection as words
 from pagemerge.decide.select import BRIDGE, SHARE, budget, choose
+from pagemerge.errors import UsageError
 from pagemerge.find.maps import Mapping
 from pagemerge.find.process import Process
 from pagemerge.find.ranges import _evidence
 from pagemerge.find.reading import Source
 from pagemerge.model import PAGE_SIZE, Evidence, Selection
+from pagemerge.selecting import select
 
 ABSENT, UNIQUE, DUPLICATE = ".", "u", "D"
 BASE = 1 << 20
@@ -179,3 +182,28 @@ def test_a_wide_gap_is_bridged_only_where_it_is_worth_it() -> None:
         mapping = "u" * 50 + "D" * 40 + "u" * gap + "D" * 40 + "u" * 50
         assert len(choose(evidence(mapping)).start) == ranges
     assert SHARE == 0.5
+
+
+def test_the_words_of_a_dry_run() -> None:
+    chosen = choose(evidence("u" * 1000 + "D" * 1000, "uuu"))
+    short = choose(evidence("u" * 100 + "D" + "u" * 100), most=1)
+    assert words.sentence([chosen, short]) == (
+        "Marking 1 range of 1 process would save 2.0 MB; ksmd would look at 4.1 MB, "
+        "45% of the 9.0 MB that there are."
+    )
+    assert words.sentence([short]) == "Nothing is worth marking in the 823 kB looked at."
+    (note,) = words.notes([chosen, short])
+    assert note.startswith("1 victim: 4.1 kB of duplicates are left out")
+    assert "vm.max_map_count" in note
+    (figures,) = words.figures([chosen])
+    start = (BASE + 1000) * PAGE_SIZE
+    assert figures["ranges"] == [[start, start + 1000 * PAGE_SIZE]]
+    assert figures["saveable_bytes"] == 500 * PAGE_SIZE
+    assert figures["new_mappings"] == 1
+    assert figures["looked_at_pages"] == 2003
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_one(share: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        select([], share=share)
