@@ -173,7 +173,7 @@ class Status:
 class Evidence:
     """Where the duplicates of one process lie: which of its pages merging would free.
 
-    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 32 bytes each.
+    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 28 bytes each.
     Only mappings of which pages were looked at are here, and all arrays ascend by address.
     """
 

@@ -78,6 +78,8 @@ def shown(selection: Selection, *mappings: str) -> list[str]:
         ("u" * 20 + "DuDuuuuuD" + "u" * 20, "u" * 20 + "[DuD]uuuuu[D]" + "u" * 20),
         # Near both edges.
         ("uuDDDDDDuu", "[uuDDDDDDuu]"),
+        # Near enough to one of them, not to both.
+        ("uuuuuDDDDDDuuuuu", "[uuuuuDDDDDD]uuuuu"),
         ("uuuDDu" + "u" * 30, "uuu[DD]u" + "u" * 30),
         # A hole costs nothing now, and is not bridged if it is wide.
         ("u" * 20 + "DD...DD" + "u" * 20, "u" * 20 + "[DD...DD]" + "u" * 20),
@@ -105,11 +107,13 @@ def test_short_mappings_lower_the_share_before_they_leave_out() -> None:
     assert choose(scattered).mappings == 100
     few = choose(scattered, most=10)
     assert (few.mappings, few.left_out, few.marked) == (2, 0, 197)
+    wide = choose(evidence("u" * 100 + ("DD" + "u" * 18) * 50 + "u" * 100), most=10)
+    assert (wide.mappings, wide.left_out) == (2, 0), "gaps wider than are bridged otherwise"
     apart = evidence("u" * 100 + "D" + "u" * 100 + "DD" + "u" * 100)
     least = choose(apart, most=3)
     assert (least.mappings, least.duplicates, least.left_out) == (2, 2, 1)
-    whole = choose(evidence("DDD", "u" * 50 + "D" + "u" * 50), most=0)
-    assert (whole.mappings, whole.duplicates) == (0, 3), "a whole mapping costs nothing"
+    whole = choose(evidence("u" * 50 + "DDD" + "u" * 50, "D"), most=0)
+    assert (whole.mappings, whole.duplicates) == (0, 1), "a whole mapping costs nothing"
 
 
 def test_the_budget_keeps_a_reserve() -> None:

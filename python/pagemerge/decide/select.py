@@ -114,10 +114,8 @@ def _finer(
     until = np.append(0, np.cumsum(evidence.pages))
     todo = np.arange(len(mapping), dtype=np.int64)
     while True:
-        head = far[todo] | (gap[todo] > bridge)
-        head[:1] = True
-        head[1:] |= np.diff(todo) > 1  # what lay between belongs to a range already
-        at = np.flatnonzero(head)
+        # Whatever began a range with wider gaps still does, so what is left of two never joins.
+        at = np.flatnonzero(far[todo] | (gap[todo] > bridge))
         first, last = todo[at], todo[np.append(at[1:], len(todo)) - 1] if len(todo) else todo
         span = evidence.before[last] + evidence.pages[last] - evidence.before[first]
         enough = until[last + 1] - until[first] >= share * span
