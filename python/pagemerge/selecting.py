@@ -21,6 +21,7 @@ def select(
     *,
     share: float = decide.SHARE,
     zero_pages: bool = True,
+    whole: bool = False,
     threads: int = 0,
     progress: Progress = lambda _done, _total: None,
 ) -> list[Selection]:
@@ -28,14 +29,16 @@ def select(
 
     ``beside``: processes whose memory is marked already, so that what is like theirs counts as a
     duplicate. ``share``: least part of a range that is duplicates, 0 to 1. ``zero_pages``: whether
-    zero pages count. Reads only; a process that cannot be looked at has an ``error``.
-    Raises ``UsageError`` for a share that is none.
+    zero pages count. ``whole``: split no mapping, see ``decide.select.choose``.
+
+    Reads only; a process that cannot be looked at has an ``error``. Raises ``UsageError`` for a
+    share that is none.
     """
     if not 0 <= share <= 1:
         raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
     found = ranges.look([*processes, *beside], threads, zero_pages=zero_pages, progress=progress)
     limit = int(MAX_MAP_COUNT.read_text())
     return [
-        decide.choose(evidence, share=share, most=decide.budget(evidence, limit))
+        decide.choose(evidence, share=share, most=decide.budget(evidence, limit), whole=whole)
         for evidence in found[: len(processes)]
     ]

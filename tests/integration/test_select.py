@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 
@@ -124,3 +127,27 @@ def test_one_that_has_gone_is_a_note(victim: Spawn) -> None:
     assert words.sentence(chosen).startswith("Marking ")
     assert json.loads(json.dumps(words.figures(chosen)))[0]["error"] == "it has exited"
     assert words.processes(chosen).row_count == 1
+
+
+@pytest.mark.requires("kernel")
+def test_a_mapping_that_was_split_does_not_grow_and_a_whole_one_does() -> None:
+    """What ``whole`` is for; the kernel's word on it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mremap.restype = ctypes.c_void_p
+    failed, may_move, size = ctypes.c_void_p(-1).value, 1, 64 * PAGE_SIZE
+
+    def grown(first: int, pages: int) -> int | None:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_MERGEABLE, first * PAGE_SIZE, pages * PAGE_SIZE)
+        address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
+        now = libc.mremap(address, ctypes.c_size_t(size), ctypes.c_size_t(2 * size), may_move)
+        if now == failed:
+            return ctypes.get_errno()
+        # Back to where Python believes it to be.
+        fixed = may_move | 2
+        libc.mremap(ctypes.c_void_p(now), ctypes.c_size_t(size), size, fixed, address)
+        libc.munmap(ctypes.c_void_p(now + size), ctypes.c_size_t(size))
+        return None
+
+    assert grown(16, 16) == errno.EFAULT
+    assert grown(0, 64) is None

@@ -116,6 +116,13 @@ def test_short_mappings_lower_the_share_before_they_leave_out() -> None:
     assert (whole.mappings, whole.duplicates) == (0, 1), "a whole mapping costs nothing"
 
 
+def test_whole_mappings_are_not_split() -> None:
+    some = "uDDu", "uuDu", "u", "D.D"
+    selection = choose(evidence(*some), whole=True)
+    assert shown(selection, *some) == ["[uDDu]", "uuDu", "u", "[D.D]"]
+    assert (selection.mappings, selection.left_out) == (0, 1)
+
+
 def test_the_budget_keeps_a_reserve() -> None:
     some = evidence("D", "u")
     assert budget(some, 65530) == 65530 - 8191 - 2
@@ -142,11 +149,13 @@ MAPPINGS = st.lists(
     st.integers(0, 40),
     st.none() | st.integers(0, 20),
     st.integers(0, 3),
+    st.booleans(),
 )
 def test_the_figures_are_those_of_the_pages(
-    mappings: list[str], share: float, bridge: int, most: int | None, apart: int
+    mappings: list[str], share: float, bridge: int, most: int | None, apart: int, whole: bool
 ) -> None:
-    selection = choose(evidence(*mappings, apart=apart), share=share, bridge=bridge, most=most)
+    seen_so = evidence(*mappings, apart=apart)
+    selection = choose(seen_so, share=share, bridge=bridge, most=most, whole=whole)
     marked, pieces, at = "", 0, BASE
     start = (selection.start // PAGE_SIZE).astype(np.int64)
     end = (selection.end // PAGE_SIZE).astype(np.int64)
@@ -162,7 +171,7 @@ def test_the_figures_are_those_of_the_pages(
             part = text[start[i] - at : end[i] - at]
             state[start[i] - at : end[i] - at] = True
             marked += part
-            if most is None:
+            if most is None or whole:
                 present = len(part) - part.count(ABSENT)
                 assert part.count(DUPLICATE) >= share * present
             assert DUPLICATE in part
@@ -177,7 +186,9 @@ def test_the_figures_are_those_of_the_pages(
     assert selection.duplicates == marked.count(DUPLICATE)
     assert selection.gain == pytest.approx(0.5 * selection.duplicates)
     assert selection.left_out == everything.count(DUPLICATE) - selection.duplicates
-    if most is None:
+    if whole:
+        assert selection.mappings == 0
+    elif most is None:
         assert selection.left_out == 0
 
 

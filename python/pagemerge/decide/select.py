@@ -70,15 +70,25 @@ class _Ranges:
 
 
 def choose(
-    evidence: Evidence, *, share: float = SHARE, bridge: int = BRIDGE, most: int | None = None
+    evidence: Evidence,
+    *,
+    share: float = SHARE,
+    bridge: int = BRIDGE,
+    most: int | None = None,
+    whole: bool = False,
 ) -> Selection:
     """Choose ranges of a process, of which ``share`` or more of the pages are duplicates each.
 
     ``bridge``: pages of the widest gap to bridge; ``most``: mappings that may be added (as by
     ``budget``). Where they do not suffice, twice the gap and half the share are tried, and so on,
     for looking in vain costs less than not merging; then the ranges that gain least are left out.
+
+    ``whole``: only whole mappings, so that none is split. mremap(2) refuses to grow a mapping that
+    was (EFAULT); realloc of glibc copies then, but programs that call it themselves may not.
     """
     mapping = np.searchsorted(evidence.start, evidence.address, side="right") - 1
+    if whole:
+        return _selection(evidence, mapping, _whole(evidence, mapping, share))
     ranges = _cut(evidence, mapping, share, bridge)
     if most is not None:
         while int(ranges.cost.sum()) > most and share / 2 >= LEAST_SHARE:
@@ -91,6 +101,15 @@ def choose(
 def budget(evidence: Evidence, limit: int) -> int:
     """Mappings that may be added to a process; ``limit`` is vm.max_map_count (proc_sys_vm(5))."""
     return max(limit - limit // RESERVE - evidence.mappings, 0)
+
+
+def _whole(evidence: Evidence, mapping: I64, share: float) -> _Ranges:
+    """The mappings of which ``share`` are duplicates."""
+    first = np.flatnonzero(np.diff(mapping, prepend=-1))
+    last = np.append(first[1:], len(mapping))[: len(first)] - 1
+    edge = np.ones(len(first), np.bool_)
+    looked = np.diff(evidence.looked)[mapping[first]]
+    return _Ranges(first, last, edge, edge)[_duplicates(evidence, first, last) >= share * looked]
 
 
 def _cut(evidence: Evidence, mapping: I64, share: float, bridge: int) -> _Ranges:
