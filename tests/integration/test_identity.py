@@ -79,6 +79,22 @@ def test_a_guest_by_its_arguments(start: Start) -> None:
     assert decision.reason == "in: rule 1, guest w*"
 
 
+@pytest.mark.requires("qemu")
+def test_a_real_qemu() -> None:
+    name = "guest=web,process=renamed,debug-threads=on"
+    words = ["qemu-system-x86_64", "-name", name, "-M", "none", "-S", "-display", "none"]
+    with subprocess.Popen([*words, "-nodefaults"], stdin=subprocess.DEVNULL) as qemu:
+        try:
+            identities, deadline = Identities(), time.monotonic() + 30
+            while (who := of(identities, qemu.pid)).name != "renamed":
+                assert time.monotonic() < deadline, f"QEMU calls itself {who.name}"
+                os.sched_yield()
+        finally:
+            qemu.kill()
+    assert who.guest == "web"
+    assert who.command.startswith(f"qemu-system-x86_64 -name {name} -M none")
+
+
 @pytest.mark.usefixtures("settled")
 def test_exec_is_noticed_even_into_the_same_program(start: Start) -> None:
     again = (

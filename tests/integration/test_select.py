@@ -7,6 +7,7 @@ import errno
 import json
 import mmap
 import os
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -106,11 +107,11 @@ def kernel() -> Iterator[ksm.Ksm]:
 
 @pytest.mark.requires("kernel")
 def test_what_ksmd_has_merged_stays_a_duplicate(kernel: ksm.Ksm, victim: Spawn) -> None:
-    words = "seed", "7", "merge", "pages", "0", "500", "500"
-    who = victim("pages", *words)
+    who = victim("pages", "seed", "7", "merge", "pages", "0", "500", "500")
     kernel.start(pages_to_scan=20_000, sleep_millisecs=0)
-    scans = kernel.counters()["full_scans"]
+    scans, deadline = kernel.counters()["full_scans"], time.monotonic() + 60
     while kernel.counters()["full_scans"] < scans + 3:
+        assert time.monotonic() < deadline, "ksmd has not scanned all"
         os.sched_yield()
     kernel.write("run", ksm.STOP)
     (look,) = ranges.look(found(who.pid))
