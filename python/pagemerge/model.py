@@ -169,6 +169,62 @@ class Status:
     clients: tuple[ClientStatus, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Where the duplicates of one process lie: which of its pages merging would free.
+
+    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 28 bytes each.
+    Only mappings of which pages were looked at are here, and all arrays ascend by address.
+    """
+
+    pid: int
+    name: str
+    start: npt.NDArray[np.uint64]
+    """u64[m]: address of each mapping's first byte."""
+    end: npt.NDArray[np.uint64]
+    """u64[m]: address behind its last."""
+    looked: npt.NDArray[np.int64]
+    """i64[m + 1]: pages looked at before each mapping, and all of them."""
+    address: npt.NDArray[np.uint64]
+    """u64[s]: of each stretch's first page."""
+    pages: npt.NDArray[np.int64]
+    """i64[s]."""
+    before: npt.NDArray[np.int64]
+    """i64[s]: pages looked at before the stretch."""
+    gain: npt.NDArray[np.float32]
+    """f32[s]: frames that merging the stretch frees; every holder of a page counts the same."""
+    mappings: int = 0
+    """VMAs of the process, of any kind."""
+    error: str = ""
+    """Why the process could not be looked at; all arrays are empty then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """The ranges of one process that are worth being marked as mergeable."""
+
+    pid: int
+    name: str
+    start: npt.NDArray[np.uint64]
+    """u64[r]: page-aligned; ascending, disjoint, each inside one mapping."""
+    end: npt.NDArray[np.uint64]
+    """u64[r]."""
+    looked: int
+    """Pages that marking the whole process would have ksmd look at."""
+    marked: int
+    """Pages that it will look at."""
+    duplicates: int
+    """Of these, pages that merge, if their like are marked too."""
+    left_out: int
+    """Duplicates that are not marked."""
+    gain: float
+    """Pages of memory that marking these frees."""
+    mappings: int
+    """VMAs that marking adds to the process."""
+    error: str = ""
+    """Why the process could not be looked at; there are no ranges then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a process is, as far as rules ask.

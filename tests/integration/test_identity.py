@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from benchmarks.lab.cgroup import limited
 
 from pagemerge.decide.rules import Rule, rule_on
+from pagemerge.errors import Unsupported
 from pagemerge.find import identity
 from pagemerge.find.identity import Identities
 from pagemerge.model import Identity
+from pagemerge.opting import Changes, Opting
 
 NOBODY = 65534
 READY_AND_WAIT = "print(flush=True); import sys; sys.stdin.read()"
@@ -76,6 +79,22 @@ def test_a_guest_by_its_arguments(start: Start) -> None:
     assert decision.reason == "in: rule 1, guest w*"
 
 
+@pytest.mark.requires("qemu")
+def test_a_real_qemu() -> None:
+    name = "guest=web,process=renamed,debug-threads=on"
+    words = ["qemu-system-x86_64", "-name", name, "-M", "none", "-S", "-display", "none"]
+    with subprocess.Popen([*words, "-nodefaults"], stdin=subprocess.DEVNULL) as qemu:
+        try:
+            identities, deadline = Identities(), time.monotonic() + 30
+            while (who := of(identities, qemu.pid)).name != "renamed":
+                assert time.monotonic() < deadline, f"QEMU calls itself {who.name}"
+                os.sched_yield()
+        finally:
+            qemu.kill()
+    assert who.guest == "web"
+    assert who.command.startswith(f"qemu-system-x86_64 -name {name} -M none")
+
+
 @pytest.mark.usefixtures("settled")
 def test_exec_is_noticed_even_into_the_same_program(start: Start) -> None:
     again = (
@@ -121,6 +140,39 @@ def test_who_comes_and_goes(start: Start) -> None:
     assert child.pid not in {who.pid for who in identities.look()}, "a zombie has no memory"
     child.wait()
     assert child.pid not in {who.pid for who in identities.look()}
+
+
+def test_a_move_to_a_cgroup_is_noticed_in_the_young(start: Start) -> None:
+    child = start(READY_AND_WAIT)
+    with ExitStack() as stack:
+        try:
+            cgroup = stack.enter_context(limited(64 << 20))
+        except Unsupported as why:
+            pytest.skip(str(why))
+        stack.callback(child.wait)
+        stack.callback(child.kill)
+        opting = Opting([Rule("in", cgroup=f"/{cgroup.path.name}")])
+        assert opting.look() == Changes()
+        (cgroup.path / "cgroup.procs").write_text(str(child.pid))
+        (decision,) = opting.look().opt_in
+        assert decision.who.pid == child.pid
+        assert decision.who.cgroup == f"/{cgroup.path.name}"
+
+
+def test_rules_meet_processes_as_they_appear(start: Start) -> None:
+    word = f"one-of-these-{os.getpid()}"
+    opting = Opting([Rule("in", command=f"*{word}"), Rule("out", command=f"*not {word}")])
+    assert opting.look().news == ()
+    one = start(READY_AND_WAIT, word)
+    other = start(READY_AND_WAIT, "not", word)
+    changes = opting.look()
+    assert [decision.who.pid for decision in changes.opt_in] == [one.pid]
+    assert {it.who.pid: it.opt for it in changes.news} == {one.pid: "in", other.pid: "out"}
+    assert opting.holder == os.geteuid()
+    for child in (one, other):
+        child.kill()
+        child.wait()
+    assert (opting.look(), opting.holder) == (Changes(), None)
 
 
 def test_processes_that_vanish_in_the_middle_are_no_error() -> None:

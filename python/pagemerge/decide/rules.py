@@ -10,7 +10,8 @@ fits the earliest rule, and among those of the one that started first. The admin
 who comes first, a newcomer never takes it away, and the answer is the same at every look. The size
 of processes has no say: it changes, and whoever grows would throw others out.
 
-All patterns are globs (fnmatch: ``*``, ``?``, ``[abc]``), in upper and lower case as written.
+All patterns are globs (fnmatch: ``*``, which fits ``/`` too, ``?``, ``[abc]``), in upper and lower
+case as written.
 """
 
 from __future__ import annotations

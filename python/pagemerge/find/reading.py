@@ -39,6 +39,8 @@ class Source:
     """The pages of one process that are to be looked at; its runs ascend."""
 
     process: Process
+    mapped: int = 0
+    """Mappings, of any kind."""
     mappings: list[maps.Mapping] = field(default_factory=list)
     """Those with pages to look at."""
     runs: list[int] = field(default_factory=list)
@@ -117,6 +119,7 @@ def _locate(
         if not found:
             source.error = MEMORYLESS
             return source
+        source.mapped = len(found)
         known = maps.devices(process.pid)
         runs = [runs_of(source, mapping, known) for mapping in found]
         source.starts = np.concatenate([starts for starts, _ in runs])
