@@ -21,6 +21,7 @@ import pytest
 from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
+from pagemerge.merge.kernel import Ksm
 from tests.building import VICTIMS
 from tests.hubs import Hub
 
@@ -31,10 +32,7 @@ settings.load_profile("pagemerge")
 
 def lacks_kernel() -> str | None:
     """Why the kernel's own merging cannot be used here."""
-    run = Path("/sys/kernel/mm/ksm/run")
-    if not run.exists():
-        return "Linux was built without CONFIG_KSM"
-    return None if os.access(run, os.W_OK) else f"{run} is not writable: needs root"
+    return Ksm().why_not()
 
 
 def lacks_uffd() -> str | None:

@@ -6,6 +6,13 @@ message names the cause and the cure. Only the command line's ``main`` prints th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class PagemergeError(Exception):
     """Base of all: the work failed (exit status 1)."""
@@ -52,3 +59,18 @@ class HubError(PagemergeError):
 
 class ProtocolError(HubError):
     """The other side of a connection sent something that is not the protocol."""
+
+
+@contextmanager
+def about_process(pid: int, path: Path) -> Iterator[None]:
+    """Turn the kernel's refusal of ``path`` into an error that names process ``pid``."""
+    try:
+        yield
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(f"there is no process {pid}", pid=pid, path=str(path)) from None
+    except PermissionError:
+        raise AccessDenied(
+            f"process {pid} is someone else's: {path} needs its user or CAP_SYS_PTRACE",
+            pid=pid,
+            path=str(path),
+        ) from None

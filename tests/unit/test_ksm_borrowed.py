@@ -36,9 +36,10 @@ def found(root: Path) -> dict[str, str]:
 
 def test_knobs_are_put_back_after_an_error(root: Path) -> None:
     with pytest.raises(ZeroDivisionError), ksm.borrowed(root) as kernel:
-        assert kernel.read("run") == "0"
+        assert kernel.kernel.knobs().run == 0
         kernel.start(**ksm.FLAT_OUT)
-        assert (kernel.read("advisor_mode"), kernel.read("pages_to_scan")) == ("none", "100000")
+        knobs = kernel.kernel.knobs()
+        assert (knobs.advisor_mode, knobs.pages_to_scan) == ("none", 100_000)
         raise ZeroDivisionError
     assert found(root) == FOUND | {"advisor_mode": "scan-time"}
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge.errors import AccessDenied, NoSuchProcess
+from pagemerge.errors import about_process
 from pagemerge.model import PAGE_SIZE
 
 PROC = Path("/proc")
@@ -57,7 +57,7 @@ def resident(pid: int, *, proc: Path = PROC) -> Resident:
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
     path = proc / str(pid) / "smaps_rollup"
-    with _about(pid, path):
+    with about_process(pid, path):
         return _total(path, only=None)[0]
 
 
@@ -67,7 +67,7 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
     path = proc / str(pid) / "smaps"
-    with _about(pid, path):
+    with about_process(pid, path):
         total, slabs = _total(path, only=SLAB_NAME)
         return Footprint(total, slabs)
 
@@ -79,7 +79,7 @@ def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
     or ``AccessDenied``.
     """
     path = proc / str(pid) / "stat"
-    with _about(pid, path):
+    with about_process(pid, path):
         # The name in the second field may itself hold spaces and brackets.
         fields = path.read_bytes().rpartition(b")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -105,7 +105,7 @@ def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
     path = proc / str(pid) / "cgroup"
-    with _about(pid, path):
+    with about_process(pid, path):
         entries = path.read_text().splitlines()
     for file in _usage_files(entries, cgroups):
         try:
@@ -201,18 +201,3 @@ def _total(path: Path, only: bytes | None) -> tuple[Resident, Resident]:
 def _kilobytes(line: bytes) -> int:
     """The bytes in a line such as ``Pss:    12 kB``."""
     return int(line.split()[1]) * 1024
-
-
-@contextmanager
-def _about(pid: int, path: Path) -> Iterator[None]:
-    """Turn the kernel's refusal of ``path`` into an error that names process ``pid``."""
-    try:
-        yield
-    except (FileNotFoundError, ProcessLookupError):
-        raise NoSuchProcess(f"there is no process {pid}", pid=pid, path=str(path)) from None
-    except PermissionError:
-        raise AccessDenied(
-            f"process {pid} is someone else's: {path} needs its user or CAP_SYS_PTRACE",
-            pid=pid,
-            path=str(path),
-        ) from None

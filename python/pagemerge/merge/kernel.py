@@ -1,0 +1,286 @@
+"""Kernel KSM: its knobs, its counters, and what it does with one process.
+
+Sources: Documentation/admin-guide/mm/ksm.rst, mm/ksm.c and fs/proc/base.c of Linux. Every reader
+takes the root of the file system it reads, so that a folder can stand in for the kernel. What an
+older kernel does not tell is ``None``, not an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pagemerge.errors import PagemergeError, Unsupported, about_process
+from pagemerge.merge.knobs import NAMES, Value, checked, restoring
+from pagemerge.model import Knobs, KsmCounters
+
+ROOT = Path("/sys/kernel/mm/ksm")
+PROC = Path("/proc")
+
+INSTEAD = "the user engine needs no kernel KSM (pagemerge run --engine user)"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessKsm:
+    """What kernel KSM has to do with one process; None where this kernel does not tell."""
+
+    rmap_items: int | None = None
+    """Pages that ksmd keeps a record of (64 bytes each)."""
+    zero_pages: int | None = None
+    """Pages that ksmd mapped to the kernel's page of zeros."""
+    merging_pages: int | None = None
+    """Pages that map a stable page."""
+    process_profit_bytes: int | None = None
+    """Bytes saved, less ksmd's records; may be negative."""
+    merge_any: bool | None = None
+    """All its memory is mergeable (PR_SET_MEMORY_MERGE)."""
+    mergeable: bool | None = None
+    """Some of its memory is (MADV_MERGEABLE, or the above)."""
+
+
+class Ksm:
+    """The files of kernel KSM, typed. It is one for the whole host: see ``locked``."""
+
+    def __init__(self, root: Path = ROOT, proc: Path = PROC) -> None:
+        self.root = root
+        self.proc = proc
+        self._ksmd: int | None = None
+
+    def why_not(self) -> str | None:
+        """Why kernel KSM cannot be driven from here, and the cure; None if it can."""
+        run = self.root / "run"
+        if not run.exists():
+            return (
+                f"this Linux has no KSM ({self.root} is not there): it takes a kernel with "
+                f"CONFIG_KSM; {INSTEAD}"
+            )
+        if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+            return (
+                f"{self.root} is read-only here, as in a container: drive kernel KSM from the "
+                f"host, or mount /sys writable into the container; {INSTEAD}"
+            )
+        if not os.access(run, os.W_OK, effective_ids=True):
+            who = "this is not root of the host" if os.geteuid() == 0 else "it needs root"
+            return f"{run} is not writable: {who}; {INSTEAD}"
+        return None
+
+    def knobs(self) -> Knobs:
+        """All knobs as they are."""
+        found: dict[str, Any] = {name: self._number(name) for name in NAMES}
+        found["advisor_mode"] = self._text("advisor_mode")
+        if found["run"] is not None:
+            # Another bit is set while memory goes offline (KSM_RUN_OFFLINE): no state of its own.
+            found["run"] &= 3
+        return Knobs(**found)
+
+    def counters(self) -> KsmCounters:
+        """All counters as they are."""
+        names = (field.name for field in fields(KsmCounters))
+        return KsmCounters(**{name: self._number(name.removesuffix("_bytes")) for name in names})
+
+    def write(self, **changes: Value) -> None:
+        """Set knobs, all of them or none: what is checked first, and put back if one fails.
+
+        Values that are so already are not written. Raises ``UsageError`` for what the kernel would
+        refuse, with the rule; ``Unsupported`` where there is no KSM, it is not ours to set, or it
+        has no such knob; ``PagemergeError`` if it refuses all the same.
+        """
+        if reason := self.why_not():
+            raise Unsupported(reason, path=str(self.root))
+        before = self.knobs()
+        wanted = checked(changes, before, self._number("pages_shared"))
+        try:
+            for name, value in wanted.items():
+                self._set(name, value)
+        except BaseException as error:
+            try:
+                self.put_back(before)
+            except PagemergeError as another:
+                error.add_note(str(another))
+            raise
+
+    def put_back(self, saved: Knobs) -> None:
+        """Make every knob what it is in ``saved`` (an earlier ``knobs()``); undoes no merging.
+
+        One that cannot be put back keeps none of the others from it. Raises ``PagemergeError``
+        that names them in the end.
+        """
+        failed = []
+        for name, value in restoring(saved, self.knobs()).items():
+            try:
+                self._set(name, value)
+            except PagemergeError as error:
+                failed.append(str(error))
+        if failed:
+            raise PagemergeError(f"not put back: {'; '.join(failed)}", path=str(self.root))
+
+    def ksmd_cpu_seconds(self) -> float | None:
+        """Processor time that ksmd has used, in seconds; None where it is not to be seen."""
+        if self._ksmd is None:
+            self._ksmd = self._find_ksmd()
+        if self._ksmd is None or (stat := _stat(self.proc, self._ksmd)) is None:
+            return None
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+    def driver(self) -> int | None:
+        """The pid of who holds the lock (see ``locked``); None if nobody does, as far as is told.
+
+        Source: proc(5), ``/proc/locks``.
+        """
+        try:
+            about = self.root.stat()
+            lines = (self.proc / "locks").read_text().splitlines()
+        except OSError:
+            return None
+        place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+        for line in lines:
+            words = line.split()
+            if "->" not in words and "FLOCK" in words and place in words:
+                return int(words[4])
+        return None
+
+    def _set(self, name: str, value: Value) -> None:
+        """Write one knob, unless it has that value: some are refused while pages are shared."""
+        path = self.root / name
+        if self._text(name) == str(value):
+            return
+        try:
+            path.write_text(str(value))
+        except OSError as error:
+            raise PagemergeError(
+                f"the kernel does not take {name}={value} (now {self._text(name)}): "
+                f"{error.strerror}; {path} and `dmesg` may tell more",
+                path=str(path),
+            ) from error
+
+    def _text(self, name: str) -> str | None:
+        """What a file says; of a list of choices, the one in brackets."""
+        try:
+            text = (self.root / name).read_text().strip()
+        except OSError:
+            return None
+        return text.partition("[")[2].partition("]")[0] or text
+
+    def _number(self, name: str) -> int | None:
+        text = self._text(name)
+        return int(text) if text and text.lstrip("-").isdecimal() else None
+
+    def _find_ksmd(self) -> int | None:
+        """The pid of the kernel's thread; a container does not see it."""
+        kthreadd = b"2"
+        for comm in self.proc.glob("[0-9]*/comm"):
+            with contextlib.suppress(OSError):
+                # Any program may call itself so; only kthreadd has kernel threads.
+                if comm.read_bytes() == b"ksmd\n":
+                    pid = int(comm.parent.name)
+                    if (stat := _stat(self.proc, pid)) and stat[1] == kthreadd:
+                        return pid
+        return None
+
+
+@contextlib.contextmanager
+def locked(root: Path = ROOT, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Keep others who ask likewise from driving kernel KSM meanwhile: flock(2) on its folder.
+
+    Where somebody else holds it, ``waiting`` is told who, and then the lock waited for. Without
+    ``waiting``, ``PagemergeError`` is raised instead. The lock goes with the process. Any user can
+    take it: it orders those who mean well.
+    """
+    try:
+        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Unsupported(str(Ksm(root).why_not()), path=str(root)) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = Ksm(root).driver()
+            who = f"process {pid}" if pid else "another process"
+            if waiting is None:
+                raise PagemergeError(
+                    f"{who} drives kernel KSM already: end it first", pid=pid, path=str(root)
+                ) from None
+            waiting(f"waiting for {who}, which drives kernel KSM ({root})")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
+    """What kernel KSM has to do with process ``pid``; cheap, walks no page tables.
+
+    From ``ksm_stat`` (Linux 6.1) and ``ksm_merging_pages`` (5.19). Raises ``NoSuchProcess``, or
+    ``AccessDenied`` for someone else's.
+    """
+    folder = proc / str(pid)
+    with about_process(pid, folder):
+        folder.stat()
+        found = {
+            words[0].rstrip(":"): words[1]
+            for line in _lines(folder / "ksm_stat")
+            if len(words := line.split()) == 2
+        }
+        merging = found.get("ksm_merging_pages") or next(
+            iter(_lines(folder / "ksm_merging_pages")), None
+        )
+
+    def number(text: str | None) -> int | None:
+        return None if text is None else int(text)
+
+    def flag(text: str | None) -> bool | None:
+        return None if text is None else text == "yes"
+
+    return ProcessKsm(
+        rmap_items=number(found.get("ksm_rmap_items")),
+        zero_pages=number(found.get("ksm_zero_pages")),
+        merging_pages=number(merging),
+        process_profit_bytes=number(found.get("ksm_process_profit")),
+        merge_any=flag(found.get("ksm_merge_any")),
+        mergeable=flag(found.get("ksm_mergeable")),
+    )
+
+
+def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Bytes of process ``pid`` that map stable pages, each in full: the KSM lines of smaps.
+
+    It walks all page tables of the process under its mm lock: ask once, never poll. None before
+    Linux 6.7. Raises ``NoSuchProcess`` or ``AccessDenied``.
+    """
+    path = proc / str(pid) / "smaps"
+    total = None
+    with about_process(pid, path), path.open("rb") as lines:
+        for line in lines:
+            if line.startswith(b"KSM:"):
+                total = (total or 0) + int(line.split()[1]) * 1024
+    return total
+
+
+def cow_ksm(proc: Path = PROC) -> int | None:
+    """Pages of KSM that were copied because somebody wrote, since the host started (Linux 5.19)."""
+    for line in _lines(proc / "vmstat"):
+        name, _, count = line.partition(" ")
+        if name == "cow_ksm":
+            return int(count)
+    return None
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that an older kernel may not have."""
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _stat(proc: Path, pid: int) -> list[bytes] | None:
+    """The fields of ``/proc/PID/stat`` from the third on: the name may hold spaces and brackets."""
+    try:
+        return (proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
