@@ -130,6 +130,9 @@ def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
 
 # merge, kernel KSM: crates/python/src/inject.rs
 
+def inject_check(pid: int) -> None:
+    """Raise what ``inject_prctl`` would raise before it does anything to process ``pid``."""
+
 def inject_prctl(pid: int, on: bool) -> tuple[bool, float]:
     """Have process ``pid`` call prctl(PR_SET_MEMORY_MERGE, on), and go on exactly as it was.
 

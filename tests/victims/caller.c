@@ -1,7 +1,8 @@
 /* A program that makes one blocking system call and says what came of it.
  *
  * `caller CALL`: says "ready", makes the call, which would take for ever or 20 s, and prints its
- * result and error number, if it ends. `caller list` prints the names of the calls. */
+ * result and error number, if it ends. `caller list` prints the names of the calls; `caller vfork`
+ * waits for the child of a vfork, which ends with its input. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -226,8 +227,25 @@ static const struct {
 	CALL(io_uring_enter),
 };
 
+/* Nobody can stop us meanwhile. */
+static int in_vfork(void)
+{
+	int status;
+
+	puts("ready");
+	fflush(stdout);
+	pid_t one = vfork();
+	if (one == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(read(0, bytes, 1) != 0);
+	}
+	return waitpid(one, &status, 0) != one || status;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "vfork"))
+		return in_vfork();
 	/* So that semaphores and queues end with us. */
 	if (unshare(CLONE_NEWIPC))
 		return 2;

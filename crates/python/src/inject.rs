@@ -11,8 +11,14 @@ const ADVICE: [i32; 2] = [libc::MADV_MERGEABLE, libc::MADV_UNMERGEABLE];
 
 /// Add the functions of this file to `module`.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(inject_check, module)?)?;
     module.add_function(wrap_pyfunction!(inject_prctl, module)?)?;
     module.add_function(wrap_pyfunction!(inject_madvise, module)?)
+}
+
+#[pyfunction]
+fn inject_check(py: Python<'_>, pid: i32) -> PyResult<()> {
+    detached(py, || pagemerge_pages::inject::check(pid))
 }
 
 #[pyfunction]

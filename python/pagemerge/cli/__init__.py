@@ -17,6 +17,8 @@ VERBS: dict[str, str] = {
     "demo": "merge real duplicate memory of a few workers, and show what it saved",
     "scan": "tell what merging would save; reads only",
     "run": "start a program whose mergeable memory is merged, without kernel KSM",
+    "attach": "let the kernel (ksmd) merge the memory of processes that already run",
+    "detach": "undo attach: separate what ksmd has merged in these processes",
     "status": "what the hub has merged, for whom, and at what cost",
     "daemon": "run a hub in the foreground",
 }

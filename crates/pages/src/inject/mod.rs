@@ -71,6 +71,16 @@ pub struct Advised {
     pub longest: Duration,
 }
 
+/// Say whether process `pid` could be made to do a system call; does nothing to it.
+///
+/// # Errors
+/// `Refused` and why; `Os` with `ESRCH` or `EPERM`.
+pub fn check(pid: i32) -> Result<()> {
+    refusals::check(pid)?;
+    place::find(pid)?;
+    candidates::of(pid).map(drop)
+}
+
 /// Make all memory of process `pid` mergeable by ksmd, what it maps later too; or undo that, which
 /// separates what was merged.
 ///
