@@ -155,12 +155,13 @@ def test_stops_and_signals_that_come_meanwhile(programs: dict[str, Path], tmp_pa
 def test_one_that_is_killed_meanwhile(programs: dict[str, Path], tmp_path: Path) -> None:
     for turn in range(20):
         with Victim(programs["waiter"], "threads", tmp_path) as victim:
-            timer = threading.Timer(turn * 0.002, victim.process.kill)
+            timer = threading.Timer(turn * 0.002, os.kill, (victim.pid, signal.SIGKILL))
             timer.start()
             with pytest.raises(PagemergeError, match=str(victim.pid)):
                 while True:
                     rounds(victim.pid, 1)
             timer.join()
+            assert victim.process.wait(30) == -signal.SIGKILL
 
 
 def test_one_that_waits_for_a_vfork_is_let_go(programs: dict[str, Path]) -> None:

@@ -320,21 +320,11 @@ impl Tracee {
         let eager = Instant::now() + EAGER;
         let last = eager + PATIENCE;
         loop {
-            let mut status = 0;
-            let how = libc::__WALL | libc::WNOHANG;
-            // SAFETY: waitpid with a pointer to an integer of ours.
-            let waited = unsafe { libc::waitpid(self.thread, &mut status, how) };
-            if waited == self.thread && libc::WIFSTOPPED(status) {
-                let signal = libc::WSTOPSIG(status);
-                self.stop = Some(match status >> 16 {
-                    0 if signal == AT_CALL => Stop::Call,
-                    0 => Stop::Signal(signal),
-                    PTRACE_EVENT_STOP => Stop::Asked,
-                    _ => Stop::Call, // An event that nobody asked for: run on.
-                });
+            if let Some(stop) = self.look() {
+                self.stop = Some(stop);
                 return Ok(self.stop);
             }
-            if waited != 0 {
+            if has_ended(self.thread) {
                 return Err(self.lost());
             }
             let now = Instant::now();
@@ -352,6 +342,20 @@ impl Tracee {
         }
     }
 
+    /// What it is stopped for, if it is. Not by waitpid(2): any thread of ours that waits for a
+    /// child could have taken that message, and we would wait for ever for a thread that stands
+    /// there with our registers.
+    fn look(&self) -> Option<Stop> {
+        // SAFETY: a structure of integers and addresses.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        ptrace(libc::PTRACE_GETSIGINFO, self.thread, 0, (&raw mut info) as usize).ok()?;
+        Some(match info.si_code {
+            AT_CALL => Stop::Call,
+            code if code >> 8 == PTRACE_EVENT_STOP => Stop::Asked,
+            _ => Stop::Signal(info.si_signo),
+        })
+    }
+
     fn ask(&mut self, request: u32, address: usize, data: usize) -> Result<(), Trouble> {
         match ptrace(request, self.thread, address, data) {
             Ok(()) => Ok(()),
@@ -364,6 +368,20 @@ impl Tracee {
     fn lost(&mut self) -> Trouble {
         self.gone = true;
         Trouble::Again("has ended meanwhile".into())
+    }
+}
+
+/// Has a thread that we trace ended? Whose child it is still gets to know how.
+fn has_ended(thread: i32) -> bool {
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: waitid with a structure of ours, whose fields are integers and addresses; the kernel
+    // fills in who has ended.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let failed = libc::waitid(libc::P_PID, thread as u32, &mut info, how) != 0;
+        // A stop is told as well, though not asked for.
+        let ends = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+        failed || (info.si_pid() != 0 && ends.contains(&info.si_code))
     }
 }
 
