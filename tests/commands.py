@@ -7,8 +7,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import pytest
+
 PAGEMERGE = [sys.executable, "-m", "pagemerge"]
 NOBODY = 65534
+
+_OTHER_MOUNTS = ["unshare", "--mount", "sh", "-c"]
 
 # Who cannot read our modules has them imported before it becomes that user.
 _AS_USER = """
@@ -40,3 +44,11 @@ def command(
         timeout=60,
         env={**os.environ, **env},
     )
+
+
+def elsewhere(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run pagemerge where ``script`` has changed the mounts, for it alone; skips if it may not."""
+    probe = subprocess.run([*_OTHER_MOUNTS, script], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"mounts cannot be changed here: {probe.stderr.strip()}")
+    return command(*words, before=[*_OTHER_MOUNTS, f'{script} && exec "$@"', "sh"])

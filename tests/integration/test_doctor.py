@@ -14,10 +14,8 @@ from pagemerge.cli.doctor import ask_ksm
 from pagemerge.merge.kernel import Ksm
 from pagemerge.merge.prctl import merge_any
 from pagemerge.watch.host import look
-from tests.commands import NOBODY, PAGEMERGE, command
+from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import lacks_uffd
-
-HIDE = ["unshare", "--mount", "sh", "-c"]
 
 
 def asked(**where: Any) -> tuple[dict[str, Any], int]:
@@ -52,14 +50,6 @@ def test_an_ordinary_user_is_told_what_to_ask_for() -> None:
         assert said["engines"]["user"]["barrier"] == "intern"
         assert "vm.unprivileged_userfaultfd" in said["engines"]["user"]["lacks"]
     assert "needs root" in said["kernel_ksm"]["why_not"] or not Ksm().root.exists()
-
-
-def elsewhere(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run pagemerge where ``script`` has changed the mounts, for it alone; skips if it may not."""
-    probe = subprocess.run([*HIDE, script], capture_output=True, text=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"mounts cannot be changed here: {probe.stderr.strip()}")
-    return command(*words, before=[*HIDE, f'{script} && exec "$@"', "sh"])
 
 
 @pytest.mark.requires("root", "kernel")

@@ -13,7 +13,7 @@ import pytest
 from pagemerge.merge.kernel import process_ksm
 from pagemerge.merge.prctl import merge_any
 from tests.building import VICTIMS, compile_victim
-from tests.commands import NOBODY, command
+from tests.commands import NOBODY, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd, require
 from tests.hubs import Hub
 
@@ -162,6 +162,15 @@ def test_an_ordinary_user_may_use_the_kernel_engine() -> None:
     words = ["run", "--engine", "kernel", "--", "cat", "/proc/self/ksm_stat"]
     done = command(*words, user=NOBODY)
     assert (done.returncode, "ksm_merge_any: yes" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.requires("root")
+def test_where_ksmd_is_not_to_be_seen_it_says_so() -> None:
+    """In a container that shows no /sys/kernel/mm/ksm the program is marked all the same."""
+    words = ["run", "--engine", "kernel", "--", "cat", "/proc/self/ksm_stat"]
+    done = elsewhere("mount -t tmpfs none /sys/kernel/mm", *words)
+    assert "ksm_merge_any: yes" in done.stdout
+    assert "not to be seen here" in done.stderr
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is for x86_64")

@@ -106,6 +106,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     cannot.
     """
     from pagemerge.merge.kernel import Ksm
+    from pagemerge.merge.knobs import RUN
     from pagemerge.merge.prctl import set_merge_any
 
     if domain:
@@ -121,7 +122,9 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     else:
         os.environ.pop("LD_PRELOAD", None)
     ksm = Ksm()
-    if ksm.knobs().run in (0, 2) and ksm.driver() is None:
+    if (state := ksm.knobs().run) is None:
+        say(f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
+    elif state != RUN and ksm.driver() is None:
         say(f"ksmd is stopped, so nothing is merged yet; as root: echo 1 > {ksm.root}/run")
 
 
