@@ -136,7 +136,7 @@ def show(results: list[Result]) -> None:
     print("".join(f"{name:>12}" for name in steps))
     for it in results:
         print(
-            f"{it.policy:<10}{it.saved_byte_seconds / 1e9:9.1f} GBs"
+            f"{it.policy:<10}{it.saved_byte_seconds / 1e9:8.1f} GB s"
             f"{it.peak_saved_bytes / 1e6:7.0f} MB{it.cpu_seconds:10.2f} s"
             f"{it.ksmd_cpu_seconds:10.2f} s{it.full_scans:7}",
             end="",
@@ -223,8 +223,9 @@ def main() -> int:
                 if name == "governor" and (reason := governor_lacks()):
                     print(f"governor is left out: {reason}", file=sys.stderr)
                     continue
-                results.append(measure(kernel, name, workload, args))
-                print(f"{name}: measured", file=sys.stderr, flush=True)
+                results.append(it := measure(kernel, name, workload, args))
+                saved, cpu = it.saved_byte_seconds / 1e9, it.cpu_seconds
+                print(f"{name}: {saved:.1f} GB s, {cpu:.2f} s", file=sys.stderr, flush=True)
     except PagemergeError as error:
         print(f"governor.py: {error}", file=sys.stderr)
         return error.exit_status
