@@ -49,8 +49,8 @@ class Step:
 class Governor:
     """Drives ksmd until it is told to stop.
 
-    ``enrolment``: opts processes in, if anybody does. ``dry_run``: decide and log, and write
-    nothing. ``trace``: a file that gets a line of JSON (a ``Step``) for each decision.
+    ``dry_run``: decide and log, and write nothing. ``trace``: a file that gets a line of JSON (a
+    ``Step``) for each decision.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Governor:
         goals: Goals,
         ksm: Ksm,
         *,
-        enrolment: Enrolment | None = None,
         dry_run: bool = False,
         trace: IO[bytes] | None = None,
     ) -> None:
         self.goals = goals
-        self.enrolment = enrolment
+        self.enrolment: Enrolment | None = None
+        """Opts processes in, where somebody does."""
         self.ksm = ksm
         self.dry_run = dry_run
         self.mergeable = Mergeable(is_mergeable)
@@ -111,7 +111,7 @@ class Governor:
         if seconds - self._refreshed >= REFRESH:
             self._refreshed = seconds
             if self.enrolment:
-                self.mergeable.forget(self.enrolment.look())
+                self.mergeable.forget(self.enrolment.refresh())
             self.mergeable.refresh(seconds)
         pids = self.mergeable.pids
         still = moving = promised = None

@@ -104,11 +104,13 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _govern(args: argparse.Namespace) -> int:
     """Be the governor of kernel KSM."""
-    from pagemerge.config import load_kernel, with_cpu
+    from pagemerge.config import load_kernel, load_rules, with_cpu
+    from pagemerge.enrolment import Enrolment
     from pagemerge.governor import Governor, alone, borrowed
     from pagemerge.merge.kernel import Ksm
+    from pagemerge.opting import Opting
 
-    settings = with_cpu(load_kernel(args.config), args.cpu)
+    settings, rules = with_cpu(load_kernel(args.config), args.cpu), load_rules(args.config)
     ksm = Ksm()
     if reason := ksm.why_not():
         raise Unsupported(reason, path=str(ksm.root))
@@ -116,6 +118,10 @@ def _govern(args: argparse.Namespace) -> int:
         stack.enter_context(alone(ksm))
         trace = stack.enter_context(args.trace.open("wb", 0)) if args.trace else None
         governor = Governor(settings.goals(), ksm, dry_run=args.dry_run, trace=trace)
+        if rules:
+            opting = Opting(rules, across_users=settings.across_users)
+            beside = governor.mergeable
+            governor.enrolment = Enrolment(opting, lambda: beside.pids, dry_run=args.dry_run)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: governor.ended.set())
         if not args.dry_run:
