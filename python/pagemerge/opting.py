@@ -51,10 +51,11 @@ class Opting:
         """The uid that kernel KSM belongs to; see ``decide.rules``."""
 
     def look(self) -> Changes:
-        """Look at all processes but our own."""
+        """Look at all processes but our own and init: a rule for everybody would give kernel KSM to
+        whoever started first."""
         running = {(who.pid, who.start_time): who for who in self._look()}
         ruling = rule_on(
-            (who for who in running.values() if who.pid != os.getpid()),
+            (who for who in running.values() if who.pid not in (1, os.getpid())),
             self._rules,
             across_users=self._across_users,
             holder=self.holder,

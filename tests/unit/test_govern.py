@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide.govern import BATCH, Course, govern, is_short, saved_bytes
+from pagemerge.decide.govern import BATCH, LONGEST, Course, govern, is_short, saved_bytes
 from pagemerge.governor import Step, changed
 from pagemerge.model import Decision, Goals, Knobs, KsmCounters, Snapshot
 
@@ -166,8 +166,8 @@ def test_what_changes_all_the_time_is_looked_at_ever_more_rarely() -> None:
             samples.append(host.now.seconds)
             assert not host.turn(seconds=0.0, changed_share=0.0, moving_share=0.2).look
     assert not host.runs
-    assert samples[-1] - samples[-3] > 10
-    assert len(samples) < 30
+    assert samples[-1] - samples[-3] > LONGEST
+    assert len(samples) < 60
 
 
 def test_a_budget_holds() -> None:

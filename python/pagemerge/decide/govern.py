@@ -38,8 +38,9 @@ PAGE_SECONDS = 3e-6
 """Processor time for a look at one page, until it has been measured."""
 
 SAMPLE = 1.0
-LONGEST = 16.0
-"""Seconds between two samples: at first, and when nothing ever comes of it."""
+LONGEST = 4.0
+"""Seconds between two samples: at first, and when nothing ever comes of it. One takes a few
+milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Course:
     look_after: float = 0.0
     """Until then it is not looked again: looks alone must not spend the budget."""
     saved: int = 0
-    """Bytes saved when ksmd last stopped, or less: what was lost since is news."""
+    """Bytes saved, as ksmd counts them. It counts what was rewritten since, or has gone with its
+    process, until it comes by again: so while it stands, a loss is not seen here."""
     page_seconds: float = PAGE_SECONDS
     period: float = SAMPLE
     """Seconds between two samples."""
@@ -70,15 +72,16 @@ class Course:
     moving: bool = False
     """The last sample saw memory change: the next one comes soon, to see whether it still does."""
     # While it works:
-    goal: int = 0
-    """Bytes saved at which what was promised is there."""
+    promised: int = 0
+    """Bytes that were to be saved, from the beginning on."""
+    gained: int = 0
+    """Bytes that were, since then; what was lost meanwhile is not taken off."""
     scans: int = 0
     """full_scans when the work began, or when the last yield was measured."""
     seen: int = 0
-    """Full scans since the work began."""
-    began_saved: int = 0
-    marked_saved: int = 0
-    """Bytes saved when the yield was last measured."""
+    """Full scans since the work began, or since it was last looked."""
+    marked_gained: int = 0
+    """Bytes gained when the yield was last measured."""
     marked_spent: float = 0.0
     marked_scanned: int = 0
 
@@ -109,6 +112,7 @@ def _account(course: Course, now: Snapshot, goals: Goals) -> Course:
     """Fill the bucket, take out what was spent, and note how memory has grown."""
     passed = max(now.seconds - course.seconds, 0.0) if course.seconds >= 0 else 0.0
     tokens = course.tokens + passed * _share(now, goals) - (now.spent_seconds - course.spent)
+    saved = saved_bytes(now.counters)
     grew = now.resident_bytes - course.last_resident >= _notable(now) / 4
     growing = course.growing
     if grew and growing < 0:
@@ -122,6 +126,8 @@ def _account(course: Course, now: Snapshot, goals: Goals) -> Course:
         spent=now.spent_seconds,
         growing=growing,
         last_resident=now.resident_bytes,
+        saved=saved,
+        gained=course.gained + max(saved - course.saved, 0),
         resident=min(course.resident, now.resident_bytes),
         look_after=max(course.look_after, now.seconds + now.look_seconds / _share(now, goals)),
     )
@@ -139,10 +145,6 @@ def _rest(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision
         return course, _stand(now, f"{news}, and more comes", wait=TICK)
     if now.changed_share is not None:
         return _changed(course, now)
-    saved = saved_bytes(now.counters)
-    if saved <= course.saved - _notable(now):
-        # Somebody writes to what was merged, and may come to rest any moment.
-        course = replace(course, saved=saved, due=min(course.due, now.seconds + SAMPLE))
     if now.seconds >= course.due:
         return course, _stand(now, "time for a sample", wait=0.0, sample=True)
     return course, _stand(now, "nothing new", wait=min(2 * TICK, course.due - now.seconds))
@@ -189,22 +191,22 @@ def _rarer(course: Course, now: Snapshot) -> Course:
 def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
     """The finder has looked: does what it promises pay for the scans it takes?"""
     assert now.promised_bytes is not None
-    promised, saved = now.promised_bytes, saved_bytes(now.counters)
+    promised = now.promised_bytes
     known = now.resident_bytes - course.resident < _notable(now)
     course = replace(course, resident=now.resident_bytes)
     cost = SCANS * course.page_seconds * now.resident_bytes / PAGE_SIZE
     told = f"{_size(promised)} to save in some {cost:.1f} s of processor time"
     if promised < max(NOTABLE / 4, _price(now, goals) * cost):
-        course = replace(_rarer(course, now), saved=saved)
+        course = _rarer(course, now)
         return course, _stand(now, f"{told}: not worth it", wait=TICK, anew=True)
     course = replace(
         course,
         working=True,
-        goal=saved + int(DONE * promised),
+        promised=promised,
+        gained=0,
         scans=now.counters.full_scans or 0,
         seen=0,
-        began_saved=saved,
-        marked_saved=saved,
+        marked_gained=0,
         marked_spent=now.spent_seconds,
         marked_scanned=now.counters.pages_scanned or 0,
     )
@@ -213,50 +215,47 @@ def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
 
 def _work(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
     """ksmd runs: is it done, or does it not pay any more?"""
-    saved = saved_bytes(now.counters)
     if now.processes == 0:
         return _stop(course, now, "the last process with mergeable memory has gone")
     if now.promised_bytes is not None:  # of what came meanwhile
         course = replace(
             course,
-            goal=max(course.goal, saved + int(DONE * now.promised_bytes)),
+            promised=course.gained + now.promised_bytes,
             resident=now.resident_bytes,
             seen=0,
         )
+    if course.gained >= DONE * course.promised:
+        course = replace(course, period=SAMPLE)
+        return _stop(course, now, f"saved {_size(course.gained)}, as promised")
     news = _news(course, now)
     if news and _is_settled(course, now):
         return course, _run(course, now, goals, f"{news} meanwhile", look=True)
-    if saved >= course.goal and not news:
-        course = replace(course, period=SAMPLE)
-        return _stop(course, now, f"saved {_size(saved - course.began_saved)}, as promised")
-    scans = now.counters.full_scans or 0
-    if scans > course.scans:
-        course, poor = _measure(course, now, goals, scans)
+    if (now.counters.full_scans or 0) > course.scans:
+        course, poor = _measure(course, now, goals)
         if poor and not news:
             return _stop(course, now, poor)
-    return course, _run(course, now, goals, f"{_size(course.goal - saved)} to go")
+    return course, _run(course, now, goals, f"{_size(course.promised - course.gained)} to go")
 
 
-def _measure(course: Course, now: Snapshot, goals: Goals, scans: int) -> tuple[Course, str]:
+def _measure(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, str]:
     """A scan is over: what it has cost a page, and why it is not worth another, if it is not."""
-    saved, spent = saved_bytes(now.counters), now.spent_seconds - course.marked_spent
+    scans = now.counters.full_scans or 0
+    spent = now.spent_seconds - course.marked_spent
     pages = (now.counters.pages_scanned or 0) - course.marked_scanned
-    gained = saved - course.marked_saved
+    gained = course.gained - course.marked_gained
     seen = course.seen + scans - course.scans
     poor = ""
     # The scan that ran when the work began counts for nothing: it had passed some by.
     if seen > SCANS and gained < _price(now, goals) * spent:
-        brought = f"brought {_size(gained)}" if gained >= 0 else f"lost {_size(-gained)}"
-        poor = f"a scan {brought} for {spent:.1f} s of processor time: too little"
-        came = saved - course.began_saved
-        if came < (course.goal - course.began_saved) / 2:
+        poor = f"a scan saved {_size(gained)} for {spent:.1f} s of processor time: too little"
+        if course.gained < course.promised / 2:
             # What was promised does not stand still: ask less often.
             course = _rarer(course, now)
     course = replace(
         course,
         scans=scans,
         seen=seen,
-        marked_saved=saved,
+        marked_gained=course.gained,
         marked_spent=now.spent_seconds,
         marked_scanned=now.counters.pages_scanned or 0,
         page_seconds=spent / pages if pages > BATCH and spent > 0 else course.page_seconds,
@@ -268,7 +267,6 @@ def _stop(course: Course, now: Snapshot, reason: str) -> tuple[Course, Decision]
     course = replace(
         course,
         working=False,
-        saved=saved_bytes(now.counters),
         due=now.seconds + course.period,
         moving=False,
     )
