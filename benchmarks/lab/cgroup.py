@@ -16,13 +16,18 @@ ROOT = Path("/sys/fs/cgroup")
 class Cgroup:
     """Made by ``limited``."""
 
-    def __init__(self, path: Path, usage: str, limit: int) -> None:
+    def __init__(self, path: Path, usage: str, anonymous: bytes, limit: int) -> None:
         self.path, self.limit_bytes = path, limit
-        self._usage = path / usage
+        self._usage, self._anonymous = path / usage, anonymous
 
     def used_bytes(self) -> int:
         """Memory charged to it now, page cache and slabs of the store included."""
         return int(self._usage.read_text())
+
+    def anonymous_bytes(self) -> int:
+        """Anonymous memory mapped by its processes; a page that many of them share counts once."""
+        lines = (line.split() for line in (self.path / "memory.stat").read_bytes().splitlines())
+        return next(int(count) for name, count in lines if name == self._anonymous)
 
     def prefix(self) -> list[str]:
         """What to put before a command line, so that the program starts inside."""
@@ -37,10 +42,10 @@ def limited(limit: int) -> Iterator[Cgroup]:
     """
     version1 = (ROOT / "memory").is_dir()
     parent = ROOT / "memory" if version1 else ROOT
-    limit_file, usage = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    limit_file, usage, anonymous = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", b"rss")
         if version1
-        else ("memory.max", "memory.current")
+        else ("memory.max", "memory.current", b"anon")
     )
     path = parent / f"pagemerge-{os.getpid()}"
     try:
@@ -51,7 +56,7 @@ def limited(limit: int) -> Iterator[Cgroup]:
         raise Unsupported(f"no memory cgroup can be made in {parent}: {error.strerror}") from error
     try:
         (path / limit_file).write_text(str(limit))
-        yield Cgroup(path, usage, limit)
+        yield Cgroup(path, usage, anonymous, limit)
     finally:
         _remove(path)
 

@@ -10,6 +10,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported
@@ -23,6 +24,13 @@ from .ending import terminable
 
 FLAT_OUT = {"pages_to_scan": 100_000, "sleep_millisecs": 0}
 DEFAULTS = {"pages_to_scan": 100, "sleep_millisecs": 20}
+
+ADVISOR_DEFAULTS = {
+    "advisor_max_cpu": 70,
+    "advisor_min_pages_to_scan": 500,
+    "advisor_max_pages_to_scan": 30_000,
+    "advisor_target_scan_time": 200,
+}
 
 FORGETTING = 5.0
 """Seconds that two full scans may take when the benchmark's own processes have ended."""
@@ -49,6 +57,12 @@ class Ksm:
     def counters(self) -> KsmCounters:
         """All counters."""
         return self.kernel.counters()
+
+    def readings(self) -> dict[str, int | str]:
+        """Knobs and counters that there are, as the kernel calls them and in its units."""
+        found = {**asdict(self.kernel.knobs()), **asdict(self.counters())}
+        found["general_profit"] = found.pop("general_profit_bytes")
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def sharing(self) -> int:

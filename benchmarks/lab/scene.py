@@ -39,9 +39,11 @@ class Scene:
 
 
 @contextlib.contextmanager
-def workers(scene: Scene, engine: str, env: dict[str, str]) -> Iterator[list[Child]]:
+def workers(
+    scene: Scene, engine: str, env: dict[str, str], program: Sequence[str] = (worker.__file__,)
+) -> Iterator[list[Child]]:
     """Processes that have allocated a scene's memory; ``fill`` it."""
-    argv = [sys.executable, worker.__file__, str(os.getpid())]
+    argv = [sys.executable, *program, str(os.getpid())]
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(Child(argv, env=env)) for _ in range(scene.processes)]
         for index, child in enumerate(started):

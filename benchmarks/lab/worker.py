@@ -44,7 +44,7 @@ class Worker:
 
     def fill(self) -> Answer:
         """Fill the pages as the scene says."""
-        for part in _parts(len(self.numbers)):
+        for part in parts(len(self.numbers)):
             self.memory[part] = content(self.numbers[part])
         if self.engine == "kernel":
             self.mapping.madvise(mmap.MADV_MERGEABLE)
@@ -53,7 +53,7 @@ class Worker:
     def check(self) -> Answer:
         """How many pages are not what they were made to be."""
         wrong = 0
-        for part in _parts(len(self.numbers)):
+        for part in parts(len(self.numbers)):
             wrong += int((self.memory[part] != content(self.numbers[part])).any(axis=1).sum())
         return {"wrong": wrong}
 
@@ -111,8 +111,9 @@ SCENES: dict[str, Callable[[int, int], U64]] = {
 }
 
 
-def _parts(pages: int) -> list[slice]:
-    edges = [*range(0, pages, 4096), pages]
+def parts(pages: int, each: int = 4096) -> list[slice]:
+    """Slices of at most ``each`` pages that make up ``pages``."""
+    edges = [*range(0, pages, each), pages]
     return [slice(first, end) for first, end in pairwise(edges)]
 
 

@@ -128,6 +128,31 @@ def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:
     ``ProtocolError`` if anybody could still change it.
     """
 
+# merge, kernel KSM: crates/python/src/inject.rs
+
+def inject_check(pid: int) -> None:
+    """Raise what ``inject_prctl`` would raise before it does anything to process ``pid``."""
+
+def inject_prctl(pid: int, on: bool) -> tuple[bool, float]:
+    """Have process ``pid`` call prctl(PR_SET_MEMORY_MERGE, on), and go on exactly as it was.
+
+    Returns whether its memory was mergeable as a whole before, and for how many seconds one of
+    its threads was held. ``Unsupported`` where Linux is older than 6.4 or has no KSM. What stands
+    in the way of this process alone is a ``PagemergeError`` that says what, with its ``pid``.
+    No other thread may wait for ``pid`` meanwhile, were it a child of ours: it would be told of
+    stops that are no ends.
+    """
+
+def inject_madvise(
+    pid: int, starts: _Words, lengths: _Words, advice: int
+) -> tuple[bytes, float, float]:
+    """Have process ``pid`` call madvise on ranges, addresses and bytes (u64[r] each).
+
+    ``advice`` is MADV_MERGEABLE (12) or MADV_UNMERGEABLE (13). Returns 0 or an error number for
+    each range (i32[r], native-endian), the seconds that a thread was held, and those of the longest
+    stop: it runs on in between. Errors as ``inject_prctl``.
+    """
+
 # the agent: crates/python/src/agent.rs
 
 @final

@@ -1,16 +1,25 @@
-"""Settings of the hub: TOML in, typed values out, errors that name the key and the cure."""
+"""Settings: TOML in, typed values out, errors that name the key and the cure.
+
+``[hub]`` is the user engine's, ``[kernel]`` the kernel engine's, and each ``[[rule]]`` says which
+processes that is for.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from pagemerge.decide.rules import MATCHERS, Opt, Rule
 from pagemerge.errors import UsageError
+from pagemerge.model import Goals
 
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 """A share of one core."""
+Pattern = Annotated[str, msgspec.Meta(min_length=1)]
+"""A glob."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +43,43 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds between cycles when nothing changes."""
 
 
-def with_cpu(settings: Settings, percent: float | None) -> Settings:
+class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the ``[kernel]`` table may say: whom it is for, and goals of the governor."""
+
+    across_users: bool = False
+    """Kernel KSM is one trust domain: whoever is in it can tell by timing which pages the others
+    hold. Unless this says true, processes of one user only are opted in (``decide.rules``)."""
+
+    cpu_percent: Percent = 20
+    """Share of one core that ksmd and the governor may use over time."""
+    burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
+    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
+    """Bytes a second that a percent of a core must gain."""
+    pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
+    """PSI (memory, some avg10) from which on memory counts for more than processor time."""
+    available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
+    """Share of the host's memory below which the same holds if no more is available."""
+
+    merge_across_nodes: bool | None = None
+    """Merge pages of different NUMA nodes? Written while nothing is merged; unset: as it is."""
+
+    def goals(self) -> Goals:
+        """The same, as decisions are made by."""
+        return Goals(
+            self.cpu_percent,
+            self.burst_seconds,
+            self.price_bytes,
+            self.pressure_percent,
+            self.available_percent,
+            None if self.merge_across_nodes is None else int(self.merge_across_nodes),
+        )
+
+
+AnySettings = TypeVar("AnySettings", Settings, KernelSettings)
+
+
+def with_cpu(settings: AnySettings, percent: float | None) -> AnySettings:
     """The same with another ``cpu_percent``, if one is given.
 
     Raises ``UsageError`` if it is no share.
@@ -48,20 +93,85 @@ def with_cpu(settings: Settings, percent: float | None) -> Settings:
         raise UsageError(told) from None
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RuleTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ``[[rule]]``; see ``decide.rules.Rule`` for what each key fits."""
+
+    opt: Opt
+    cgroup: Pattern = ""
+    unit: Pattern = ""
+    user: Pattern | int = ""
+    command: Pattern = ""
+    guest: Pattern = ""
+    select: bool = False
+
+    def __post_init__(self) -> None:
+        if not any(getattr(self, name) for name in MATCHERS) and self.user != 0:
+            raise ValueError(
+                "a rule needs a matcher: cgroup, unit, user, command or guest; "
+                'for every process write command = "*"'
+            )
+        if self.select and self.opt == "out":
+            raise ValueError('select says how to opt in: leave it out where opt = "out"')
+
+    def rule(self) -> Rule:
+        """The same, as it is applied."""
+        values = {name: str(getattr(self, name)) for name in MATCHERS}
+        return Rule(self.opt, **values, select=self.select)
+
+
+class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a file may say."""
+
     hub: Settings = msgspec.field(default_factory=Settings)
+    kernel: KernelSettings = msgspec.field(default_factory=KernelSettings)
+    rule: tuple[_RuleTable, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules, in order."""
+        return tuple(table.rule() for table in self.rule)
 
 
 def load(path: Path | None) -> Settings:
-    """The settings in the file at ``path``; the defaults if it is None.
+    """The ``[hub]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
+    return read(path).hub
+
+
+def load_kernel(path: Path | None) -> KernelSettings:
+    """The ``[kernel]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
+    return read(path).kernel
+
+
+def load_rules(path: Path | None) -> tuple[Rule, ...]:
+    """The rules in the file at ``path``; none if it is None. Raises as ``read``."""
+    return read(path).rules
+
+
+def read(path: Path | None) -> Configuration:
+    """All that the file at ``path`` says; the defaults if it is None.
 
     Raises ``UsageError`` that names the file, the key and what it should be.
     """
     if path is None:
-        return Settings()
+        return Configuration()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=_File).hub
+        return msgspec.toml.decode(path.read_bytes(), type=Configuration)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
     except (msgspec.DecodeError, ValueError) as error:
-        raise UsageError(f"{path}: {error}", path=str(path)) from error
+        told = _with_cure(str(error))
+        raise UsageError(f"{path}: {told}", path=str(path)) from error
+
+
+def _with_cure(error: str) -> str:
+    """What msgspec says, with the number of the rule it is about, and what may be said instead."""
+    where = error.rpartition(" - at `")[2].rstrip("`")
+    if number := re.match(r"\$\.rule\[(\d+)\]", where):
+        error = f"rule {int(number[1]) + 1}: {error}"
+    if "unknown field" in error:
+        tables = {"$.hub": Settings, "$.kernel": KernelSettings, "$.rule": _RuleTable}
+        table = tables.get(where.partition("[")[0], Configuration)
+        return f"{error}; known are {', '.join(table.__struct_fields__)}"
+    if "`opt`" in error or where.endswith(".opt"):
+        return f'{error}; say opt = "in" or opt = "out"'
+    return f"{error}; write [[rule]] above each rule" if where == "$.rule" else error

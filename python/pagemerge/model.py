@@ -169,6 +169,89 @@ class Status:
     clients: tuple[ClientStatus, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Where the duplicates of one process lie: which of its pages merging would free.
+
+    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 28 bytes each.
+    Only mappings of which pages were looked at are here, and all arrays ascend by address.
+    """
+
+    pid: int
+    name: str
+    start: npt.NDArray[np.uint64]
+    """u64[m]: address of each mapping's first byte."""
+    end: npt.NDArray[np.uint64]
+    """u64[m]: address behind its last."""
+    looked: npt.NDArray[np.int64]
+    """i64[m + 1]: pages looked at before each mapping, and all of them."""
+    address: npt.NDArray[np.uint64]
+    """u64[s]: of each stretch's first page."""
+    pages: npt.NDArray[np.int64]
+    """i64[s]."""
+    before: npt.NDArray[np.int64]
+    """i64[s]: pages looked at before the stretch."""
+    gain: npt.NDArray[np.float32]
+    """f32[s]: frames that merging the stretch frees; every holder of a page counts the same."""
+    mappings: int = 0
+    """VMAs of the process, of any kind."""
+    error: str = ""
+    """Why the process could not be looked at; all arrays are empty then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """The ranges of one process that are worth being marked as mergeable."""
+
+    pid: int
+    name: str
+    start: npt.NDArray[np.uint64]
+    """u64[r]: page-aligned; ascending, disjoint, each inside one mapping."""
+    end: npt.NDArray[np.uint64]
+    """u64[r]."""
+    looked: int
+    """Pages that marking the whole process would have ksmd look at."""
+    marked: int
+    """Pages that it will look at."""
+    duplicates: int
+    """Of these, pages that merge, if their like are marked too."""
+    left_out: int
+    """Duplicates that are not marked."""
+    gain: float
+    """Pages of memory that marking these frees."""
+    mappings: int
+    """VMAs that marking adds to the process."""
+    error: str = ""
+    """Why the process could not be looked at; there are no ranges then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a process is, as far as rules ask.
+
+    ``uid`` and ``cgroup`` (so ``unit``) are the kernel's word; ``name``, ``command`` and ``guest``
+    are what the process says of itself.
+    """
+
+    pid: int
+    start_time: int
+    """Clock ticks since the host started; pid and start_time name one process for good."""
+    uid: int
+    """Effective user id."""
+    user: str
+    """The name of ``uid``; where it has none, the number."""
+    name: str
+    """Its comm: at most 15 bytes."""
+    command: str
+    """Its arguments, with a blank between each two."""
+    cgroup: str
+    """Path in the hierarchy that systemd or the container engine uses; ``/`` if in none."""
+    unit: str
+    """The unit of the system's systemd that it runs in, as the cgroup is named; else empty."""
+    guest: str
+    """Of a QEMU process, what ``-name`` calls the guest; else empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Knobs:
     """The knobs of kernel KSM, named as its files; None where this kernel has no such file.
@@ -227,3 +310,70 @@ class KsmCounters:
     """Bytes saved, less ksmd's own records."""
     stable_node_chains: int | None = None
     stable_node_dups: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What the admin wants of the governor."""
+
+    cpu_percent: float = 20.0
+    """Of one core that ksmd and the governor may use over time."""
+    burst_seconds: float = 30.0
+    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    price_bytes: float = 100_000.0
+    """Bytes a second that a percent of a core must gain: a processor second, 100 times as many."""
+    pressure_percent: float = 5.0
+    """Share of the time in which something waits for memory (PSI some avg10) from which on memory
+    counts for more: the budget is a whole core then, and the price a tenth."""
+    available_percent: float = 10.0
+    """Share of the host's memory below which the same holds if no more is available."""
+    merge_across_nodes: int | None = None
+    """To be set before the first page is merged, since the kernel refuses it after; None: leave it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the governor knows at one moment."""
+
+    seconds: float
+    """On the monotonic clock."""
+    knobs: Knobs
+    counters: KsmCounters
+    spent_seconds: float
+    """Processor time of ksmd and of the governor itself, so far."""
+    processes: int
+    """That have mergeable memory."""
+    resident_bytes: int
+    """Their anonymous memory."""
+    available_bytes: int | None = None
+    total_bytes: int = 0
+    """Of the host."""
+    pressure: float | None = None
+    """PSI: percent of the last ten seconds in which something waited for memory."""
+    changed_share: float | None = None
+    """Of a sample: what differs from when ksmd last stopped, and not from the sample before.
+    None where none was taken."""
+    moving_share: float | None = None
+    """Of the same sample: what differs from the sample before."""
+    promised_bytes: int | None = None
+    """What the finder says merging would still save; None where it did not look."""
+    look_seconds: float = 0.0
+    """Processor time that this look took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the governor does now, and what it wants to know next."""
+
+    knobs: Knobs
+    """Those to write; None: leave it."""
+    reason: str
+    wait_seconds: float
+    """Until the next snapshot."""
+    sample: bool = False
+    """The next snapshot shall tell what has changed."""
+    look: bool = False
+    """The next snapshot shall tell what merging would save."""
+    anew: bool = False
+    """Samples compare with this moment from now on."""

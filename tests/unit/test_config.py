@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.config import Settings, load, with_cpu
+from pagemerge.config import KernelSettings, Settings, load, load_kernel, load_rules, with_cpu
+from pagemerge.decide.rules import Rule
 from pagemerge.errors import UsageError
+from pagemerge.model import Goals
 
 
 def test_defaults_and_a_file(tmp_path: Path) -> None:
@@ -25,6 +27,17 @@ def test_defaults_and_a_file(tmp_path: Path) -> None:
         ("[hub]\ncpu_percent = 'all'\n", "hub.cpu_percent"),
         ("[hubb]\n", "hubb"),
         ("looks =\n", "line 1"),
+        ("[hub]\nlook = 2\n", "known are looks, least_run"),
+        ("[kernel]\nacross_users = 'yes'\n", "kernel.across_users"),
+        ("[kernel]\nacross = true\n", "known are across_users"),
+        ("[rule]\nopt = 'in'\n", "write [[rule]]"),
+        ("[[rule]]\nopt = 'in'\n", 'for every process write command = "*"'),
+        ("[[rule]]\nopt = 'in'\nuser = ''\n", "rule[0].user"),
+        ("[[rule]]\nopt = 'in'\nuser = 0\n[[rule]]\nopt = 'no'\nuser = 1\n", "rule 2: "),
+        ("[[rule]]\nuser = 'web'\n", 'opt = "in" or opt = "out"'),
+        ("[[rule]]\nopt = 'maybe'\n", 'opt = "in" or opt = "out"'),
+        ("[[rule]]\nopt = 'in'\nunits = '*'\n", "known are opt, cgroup, unit"),
+        ("[[rule]]\nopt = 'out'\nuser = 'x'\nselect = true\n", "select"),
     ],
 )
 def test_errors_name_the_cause(tmp_path: Path, text: str, named: str) -> None:
@@ -47,3 +60,27 @@ def test_a_budget_of_the_command_line_comes_first() -> None:
     for bad in (0.0, -1.0, 100.1, float("nan"), float("inf")):
         with pytest.raises(UsageError, match=r"--cpu .*: .* above 0 and up to 100"):
             with_cpu(Settings(), bad)
+
+
+def test_the_kernel_and_the_rules_beside_the_hub(tmp_path: Path) -> None:
+    path = tmp_path / "pagemerge.toml"
+    path.write_text(
+        "[hub]\nlooks = 1\n[kernel]\nacross_users = true\n"
+        "[[rule]]\nopt = 'in'\nguest = 'web-*'\nselect = true\n"
+        "[[rule]]\nopt = 'out'\nuser = 0\n"
+    )
+    assert load(path) == Settings(looks=1)
+    assert load_kernel(path) == KernelSettings(across_users=True)
+    assert load_rules(path) == (Rule("in", guest="web-*", select=True), Rule("out", user="0"))
+    assert (load_kernel(None), load_rules(None)) == (KernelSettings(), ())
+
+
+def test_goals_of_the_governor_are_as_the_file_says(tmp_path: Path) -> None:
+    assert load_kernel(None).goals() == Goals()
+    path = tmp_path / "pagemerge.toml"
+    path.write_text(
+        "[kernel]\ncpu_percent = 5\nburst_seconds = 2\nprice_bytes = 1_000\n"
+        "pressure_percent = 50\navailable_percent = 1\nmerge_across_nodes = false\n"
+    )
+    assert load_kernel(path).goals() == Goals(5, 2, 1000, 50, 1, 0)
+    assert with_cpu(load_kernel(path), 7).cpu_percent == 7

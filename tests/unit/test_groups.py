@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pagemerge import _core
 from pagemerge.find.groups import duplicates
-from pagemerge.find.tally import Totals, tally
+from pagemerge.find.tally import Totals, gains, tally
 
 # Few values: duplicates. Small distances and few bits: equal upper bits, where the index displaces
 # the lower ones. Both ends: reserved values and their neighbours.
@@ -86,6 +86,20 @@ def test_tally_of_two_processes() -> None:
     assert counted.pages.tolist() == [5, 5]
     assert counted.duplicate_pages.tolist() == [3, 3]
     assert counted.gain.sum() == pytest.approx(counted.totals.saveable_pages)
+
+
+def test_gains_page_by_page() -> None:
+    zero, gone, a, b, c = _core.ZERO, _core.ABSENT, 100 << 40, 200 << 40, 300 << 40
+    digests = np.array([a, a, b, zero, c, gone, a, b, b, zero, zero], np.uint64)
+    # Two b lie in one frame, as do the last two zeros; both of these are needed to free it.
+    frames = np.array([0, 0, 7, 0, 0, 0, 0, 7, 0, 8, 8], np.uint64)
+    expected = np.array([2, 2, 1, 2, 0, 0, 2, 1, 1, 2, 2]) / 3
+    assert gains(digests, frames, True) == pytest.approx(expected)
+    expected[digests == zero] = 0
+    assert gains(digests, frames, False) == pytest.approx(expected)
+    family = np.array([a, b, zero, a, b, zero], np.uint64)
+    shared = np.array([1, 2, 3, 1, 2, 3], np.uint64) << np.uint64(40)
+    assert gains(family, shared, True) == pytest.approx([0, 0, 0.5] * 2), "but for its zeros"
 
 
 @given(st.lists(st.lists(st.integers(0, 8), max_size=20), min_size=1, max_size=5), st.randoms())

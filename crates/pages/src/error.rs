@@ -18,6 +18,13 @@ pub enum Error {
     },
     /// This kernel or this user cannot do it; the text says what would have to change.
     Unsupported(String),
+    /// Something about this one process stands in the way; the text says what, and the cure.
+    Refused {
+        /// The process.
+        pid: i32,
+        /// What stands in the way.
+        why: String,
+    },
     /// The caller passed something that makes no sense.
     Usage(String),
     /// The hub cannot be reached, went away, or refused.
@@ -95,6 +102,7 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::Refused { pid, why } => write!(f, "process {pid} {why}"),
             Self::Unsupported(text)
             | Self::Usage(text)
             | Self::Hub(text)

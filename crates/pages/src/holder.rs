@@ -5,6 +5,7 @@
 //! allocator's lock: nothing here allocates.
 
 use crate::error::{Error, Result};
+use crate::trace::ptrace;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::thread::futex;
@@ -125,7 +126,7 @@ fn interrupt_new(shared: &mut Shared) -> bool {
         if id == shared.agent || known {
             continue;
         }
-        match ptrace(libc::PTRACE_SEIZE, id, 0) {
+        match ptrace(libc::PTRACE_SEIZE, id, 0, 0) {
             Ok(()) => {}
             Err(libc::ESRCH) => continue, // it has ended
             Err(libc::EPERM) if is_zombie(directory, entry.file_name()) => continue,
@@ -136,7 +137,7 @@ fn interrupt_new(shared: &mut Shared) -> bool {
         }
         shared.threads[shared.count] = Thread { id, stopped: false, signal: 0 };
         shared.count += 1;
-        if ptrace(libc::PTRACE_INTERRUPT, id, 0).is_err() {
+        if ptrace(libc::PTRACE_INTERRUPT, id, 0, 0).is_err() {
             shared.count -= 1; // it has ended
         }
     }
@@ -190,16 +191,8 @@ fn resume_all(shared: &mut Shared) {
     for thread in &shared.threads[..shared.count] {
         if thread.stopped {
             // ESRCH: it was killed meanwhile.
-            let _ = ptrace(libc::PTRACE_DETACH, thread.id, thread.signal as usize);
+            let _ = ptrace(libc::PTRACE_DETACH, thread.id, 0, thread.signal as usize);
         }
     }
     shared.count = 0;
-}
-
-fn ptrace(request: u32, thread: i32, data: usize) -> std::result::Result<(), i32> {
-    // SAFETY: these requests take integers only.
-    if unsafe { libc::syscall(libc::SYS_ptrace, request as usize, thread as usize, 0, data) } == 0 {
-        return Ok(());
-    }
-    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }

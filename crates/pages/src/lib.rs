@@ -6,6 +6,8 @@ pub mod error;
 mod exclusive;
 mod forks;
 mod holder;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub mod inject;
 pub mod mask;
 mod memory;
 pub mod moving;
@@ -18,6 +20,7 @@ pub mod remote;
 mod sharers;
 pub mod slab;
 pub mod sort;
+mod trace;
 pub mod uffd;
 pub mod window;
 pub mod wire;

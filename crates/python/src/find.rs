@@ -188,7 +188,7 @@ fn count(py: Python<'_>, values: &Bound<'_, PyAny>, counts: &Bound<'_, PyAny>) -
 }
 
 /// Run `work` without the GIL.
-fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| raise(py, &error))
 }
 

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod agent;
 mod errors;
 mod find;
+mod inject;
 mod numpy;
 mod store;
 mod wire;
@@ -17,5 +18,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     store::register(module)?;
     wire::register(module)?;
     agent::register(module)?;
+    inject::register(module)?;
     numpy::register(module)
 }

@@ -17,8 +17,10 @@ VERBS: dict[str, str] = {
     "demo": "merge real duplicate memory of a few workers, and show what it saved",
     "scan": "tell what merging would save; reads only",
     "run": "start a program so that its memory is merged",
+    "attach": "let the kernel (ksmd) merge the memory of processes that already run",
+    "detach": "undo attach: separate what ksmd has merged in these processes",
     "status": "what the hub has merged, for whom, and at what cost",
-    "daemon": "run a hub in the foreground",
+    "daemon": "run a hub, or the governor of ksmd, in the foreground",
     "doctor": "what this host can do, and what would have to change",
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""

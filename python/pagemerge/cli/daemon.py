@@ -1,4 +1,4 @@
-"""``pagemerge daemon``: a hub in the foreground."""
+"""``pagemerge daemon``: a hub, or the governor of kernel KSM, in the foreground."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import ctypes
 import logging
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from pagemerge.decide.trust import Domain
-from pagemerge.errors import HubError
+from pagemerge.errors import HubError, Unsupported, UsageError
 from pagemerge.model import PAGE_SIZE, Planned
 
 
@@ -22,18 +23,27 @@ class Daemon:
 
     A hub starts by itself with the first program that uses pagemerge, and ends with the last;
     run one by hand to keep it, to watch its log, or to give it settings of its own.
+
+    With --engine kernel, govern kernel KSM instead (needs root): ksmd runs, fast, when something
+    new can be merged that is worth its processor time, and stands still otherwise. Every knob is
+    put back at the end; what was merged stays merged.
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""
+        parser.add_argument(
+            "--engine", choices=["user", "kernel"], default="user", help="who merges"
+        )
         parser.add_argument("--socket", type=Path, help="where to listen (PAGEMERGE_SOCKET)")
-        parser.add_argument("--config", type=Path, help="a TOML file with a [hub] table")
+        parser.add_argument(
+            "--config", type=Path, help="a TOML file; [hub], or [kernel] and [[rule]]"
+        )
         parser.add_argument(
             "--cpu",
             type=float,
             metavar="PERCENT",
-            help="most of one core that the hub may use, over time (overrides cpu_percent)",
+            help="most of one core that it may use, over time (overrides cpu_percent)",
         )
         parser.add_argument(
             "--until-idle", action="store_true", help="end when the last client has gone"
@@ -41,40 +51,83 @@ class Daemon:
         parser.add_argument(
             "--dry-run", action="store_true", help="print what would be merged, and merge nothing"
         )
+        parser.add_argument(
+            "--trace", type=Path, metavar="FILE", help="note each decision (--engine kernel)"
+        )
         parser.add_argument("--verbose", "-v", action="store_true", help="say who comes and goes")
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Serve; 0 when told to end, 1 if another hub is there already."""
-        from pagemerge.config import load, with_cpu
-        from pagemerge.hub import Hub
-        from pagemerge.merge.client import socket_path
-        from pagemerge.service import Service, only_one
-
-        settings = with_cpu(load(args.config), args.cpu)
+        """Serve; 0 when told to end, 1 if another one is there already."""
         logging.basicConfig(
-            level=logging.INFO if args.verbose else logging.WARNING,
+            level=logging.INFO if args.verbose or args.dry_run else logging.WARNING,
             format="%(asctime)s %(message)s",
             stream=sys.stderr,
         )
-        _return_memory()
-        # A slab and a client cost a descriptor each; the usual soft limit is for select(2)'s sake.
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        path = (args.socket or socket_path()).absolute()
-        try:
-            with only_one(path):
-                asyncio.run(
-                    Service(
-                        Hub(settings, _print_plan if args.dry_run else None), path, args.until_idle
-                    ).run()
+        foreign = {"user": ["trace"], "kernel": ["socket", "until_idle"]}[args.engine]
+        for name in foreign:
+            if getattr(args, name):
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} means nothing with --engine {args.engine}: leave it out"
                 )
-        except OSError as error:
-            raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
-        logging.shutdown()
-        sys.stdout.flush()
-        # A reader that a client keeps waiting would keep us, too.
-        os._exit(0)
+        return _govern(args) if args.engine == "kernel" else _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Be a hub."""
+    from pagemerge.config import load, with_cpu
+    from pagemerge.hub import Hub
+    from pagemerge.merge.client import socket_path
+    from pagemerge.service import Service, only_one
+
+    settings = with_cpu(load(args.config), args.cpu)
+    _return_memory()
+    # A slab and a client cost a descriptor each; the usual soft limit is for select(2)'s sake.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    path = (args.socket or socket_path()).absolute()
+    try:
+        with only_one(path):
+            asyncio.run(
+                Service(
+                    Hub(settings, _print_plan if args.dry_run else None), path, args.until_idle
+                ).run()
+            )
+    except OSError as error:
+        raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
+    logging.shutdown()
+    sys.stdout.flush()
+    # A reader that a client keeps waiting would keep us, too.
+    os._exit(0)
+
+
+def _govern(args: argparse.Namespace) -> int:
+    """Be the governor of kernel KSM."""
+    from pagemerge.config import load_kernel, load_rules, with_cpu
+    from pagemerge.enrolment import Enrolment
+    from pagemerge.governor import Governor, alone, borrowed
+    from pagemerge.merge.kernel import Ksm
+    from pagemerge.opting import Opting
+
+    settings, rules = with_cpu(load_kernel(args.config), args.cpu), load_rules(args.config)
+    ksm = Ksm()
+    if reason := ksm.why_not():
+        raise Unsupported(reason, path=str(ksm.root))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(ksm))
+        trace = stack.enter_context(args.trace.open("wb", 0)) if args.trace else None
+        governor = Governor(settings.goals(), ksm, dry_run=args.dry_run, trace=trace)
+        if rules:
+            opting = Opting(rules, across_users=settings.across_users)
+            beside = governor.mergeable
+            governor.enrolment = Enrolment(opting, lambda: beside.pids, dry_run=args.dry_run)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: governor.ended.set())
+        if not args.dry_run:
+            stack.enter_context(borrowed(ksm))
+        governor.run()
+    return 0
 
 
 def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:

@@ -13,7 +13,8 @@ from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pagemerge.find.survey import Progress, Row, Survey
+    from pagemerge.find.reading import Progress
+    from pagemerge.find.survey import Row, Survey
 
 SORTS = ("gain", "name", "pid")
 

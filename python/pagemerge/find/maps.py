@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def obstacle(mapping: Mapping, known: Devices) -> str:
     if mapping.shared:
         return SHARED_MEMORY if memory else SHARED_FILE
     return NO_ACCESS if mapping.flags[0] != "r" else ""
+
+
+def eligible(pid: int, found: Iterable[Mapping] | None = None) -> list[tuple[int, int]]:
+    """Start and end of the mappings of a process (``found``, if they were read before) that ksmd
+    can merge pages of. Raises as ``mappings``."""
+    known = devices(pid)
+    everything = mappings(pid) if found is None else found
+    return [(one.start, one.end) for one in everything if not obstacle(one, known)]
 
 
 def _is_hugetlb(mapping: Mapping, known: Devices) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT, ZERO
 from pagemerge.find.groups import duplicates
+from pagemerge.model import Groups
 
 UInt64s = NDArray[np.uint64]
 Int64s = NDArray[np.int64]
@@ -90,13 +91,11 @@ def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
     copies = np.diff(groups.starts)
     owner = np.searchsorted(offsets, groups.members, side="right") - 1
     holders = _holders(owner, groups.starts)
-    # A page that changed between the looks at content and frame may leave a group without any.
-    freed = np.maximum(_sums(~mapped_before[groups.members], groups.starts) - 1, 0)
+    freed = _freed(groups, mapped_before)
 
     processes = len(offsets) - 1
     gain = _sums(zero & ~mapped_before, offsets).astype(np.float64)
-    share = np.repeat(freed / copies, copies)
-    gain += np.bincount(owner, weights=share, minlength=processes)
+    gain += np.bincount(owner, weights=np.repeat(freed / copies, copies), minlength=processes)
     looked_at = _sums(digests != ABSENT, offsets)
     totals = Totals(
         pages=int(looked_at.sum()),
@@ -113,6 +112,30 @@ def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
         np.bincount(owner, minlength=processes).astype(np.int64),
         gain,
     )
+
+
+def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.float32]:
+    """What merging would free, dealt out evenly among the copies of each content: f32[n], frames.
+
+    0 for a page of which nothing is gained: its content is unique, or all its copies lie in one
+    frame already. Zero pages need no partner; with ``zero_pages`` false they gain nothing.
+    """
+    mapped_before = _mapped_before(frames)
+    groups = duplicates(digests)
+    copies = np.diff(groups.starts)
+    gain = np.zeros(len(digests), np.float32)
+    gain[groups.members] = np.repeat(_freed(groups, mapped_before) / copies, copies)
+    zero = digests == ZERO
+    if zero_pages and zero.any():
+        gain[zero] = np.count_nonzero(zero & ~mapped_before) / np.count_nonzero(zero)
+    return gain
+
+
+def _freed(groups: Groups, mapped_before: NDArray[np.bool_]) -> Int64s:
+    """Frames that merging each group would free: int64[groups]."""
+    # A page that changed between the looks at content and frame may leave a group without any.
+    freed: Int64s = np.maximum(_sums(~mapped_before[groups.members], groups.starts) - 1, 0)
+    return freed
 
 
 def _mapped_before(frames: UInt64s) -> NDArray[np.bool_]:

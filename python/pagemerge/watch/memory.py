@@ -98,6 +98,38 @@ def available_bytes(*, proc: Path = PROC) -> int | None:
     return None
 
 
+def total_bytes(*, proc: Path = PROC) -> int:
+    """Memory of the host, in bytes (MemTotal of ``/proc/meminfo``)."""
+    for line in (proc / "meminfo").read_bytes().splitlines():
+        if line.startswith(b"MemTotal:"):
+            return _kilobytes(line)
+    return 0
+
+
+def pressure_percent(*, proc: Path = PROC) -> float | None:
+    """Percent of the last ten seconds in which something waited for memory; ``None`` without PSI.
+
+    Field avg10 of the line "some" in ``/proc/pressure/memory``
+    (Documentation/accounting/psi.rst of Linux).
+    """
+    with suppress(OSError):
+        for line in (proc / "pressure" / "memory").read_text().splitlines():
+            if line.startswith("some "):
+                return float(line.split()[1].removeprefix("avg10="))
+    return None
+
+
+def anonymous_bytes(pid: int, *, proc: Path = PROC) -> int:
+    """Anonymous memory that process ``pid`` has, in bytes; 0 if it has gone.
+
+    Fields resident and shared of ``/proc/PID/statm``: costs microseconds, whatever its size.
+    """
+    with suppress(OSError, IndexError):
+        fields = (proc / str(pid) / "statm").read_bytes().split()
+        return PAGE_SIZE * max(int(fields[1]) - int(fields[2]), 0)
+    return 0
+
+
 def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """Memory charged to the memory cgroup of process ``pid``, in bytes; page cache included.
 

@@ -1,0 +1,74 @@
+//! Where a target has a system call instruction, so that none has to be written.
+
+use super::arch;
+use crate::error::{Error, Result};
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+/// So much of a mapping is looked at at once; instructions over the edge of two are passed over.
+const PIECE: usize = 256 * 1024;
+/// Of one mapping no more than this.
+const MOST: u64 = 16 * 1024 * 1024;
+
+/// The address of a system call instruction in the executable memory of process `pid`: in the
+/// vdso as a rule, which is the kernel's and goes nowhere, else in any library or the program.
+///
+/// # Errors
+/// `Refused` if there is none; `Os` if its memory may not be read.
+pub fn find(pid: i32) -> Result<u64> {
+    let open = |name: &str| fs::File::open(format!("/proc/{pid}/{name}"));
+    let maps = fs::read(format!("/proc/{pid}/maps"))
+        .map_err(|error| Error::of_proc("read of maps", &error, pid))?;
+    let maps = String::from_utf8_lossy(&maps);
+    let mut mappings: Vec<(u64, u64, bool)> = maps.lines().filter_map(executable).collect();
+    mappings.sort_by_key(|&(.., vdso)| !vdso);
+    let memory = open("mem").map_err(|error| Error::of_proc("open of mem", &error, pid))?;
+    let mut piece = vec![0; PIECE];
+    for (start, end, _) in mappings {
+        for at in (start..end.min(start + MOST)).step_by(PIECE) {
+            let bytes = piece.get_mut(..PIECE.min((end - at) as usize)).unwrap_or_default();
+            if memory.read_exact_at(bytes, at).is_err() {
+                break;
+            }
+            if let Some(offset) = instruction(bytes) {
+                return Ok(at + offset as u64);
+            }
+        }
+    }
+    let why = "has no system call instruction in any of its executable mappings";
+    Err(Error::Refused { pid, why: why.into() })
+}
+
+/// Start, end and whether it is the vdso, if a line of maps is of executable memory that the
+/// program cannot write.
+fn executable(line: &str) -> Option<(u64, u64, bool)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let flags = words.next()?;
+    let path = words.nth(3).unwrap_or("");
+    if !flags.starts_with("r-x") || path.starts_with("[vsyscall") {
+        return None;
+    }
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some((number(start)?, number(end)?, path == "[vdso]"))
+}
+
+fn instruction(bytes: &[u8]) -> Option<usize> {
+    let mut places = bytes.windows(arch::INSTRUCTION.len()).step_by(arch::ALIGNMENT);
+    places.position(|place| place == arch::INSTRUCTION).map(|found| found * arch::ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_vdso_has_one() {
+        let place = find(std::process::id() as i32).unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let inside = |line: &str| {
+            executable(line).is_some_and(|(start, end, vdso)| vdso && (start..end).contains(&place))
+        };
+        assert!(maps.lines().any(inside), "{place:#x}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Restartable sequences (rseq(2)): code that the kernel sends elsewhere if it was interrupted.
+//!
+//! A thread that is stopped inside one must go on from its abort handler. The kernel decides that
+//! when the thread returns to user mode, by where it is then; and if it is somewhere else, as with
+//! us, the sequence counts as left, and would go on unharmed when we put the thread back. So a
+//! thread inside one is let go, and tried again: a sequence is a few instructions.
+
+use super::arch;
+use super::tracee::{Tracee, Trouble};
+use crate::trace::ptrace;
+
+const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
+
+/// What the kernel answers (include/uapi/linux/ptrace.h).
+#[repr(C)]
+#[derive(Default)]
+struct Configuration {
+    area: u64,
+    size: u32,
+    signature: u32,
+    flags: u32,
+    pad: u32,
+}
+
+/// Where the area names the sequence that the thread is in (include/uapi/linux/rseq.h).
+const SEQUENCE: u64 = 8;
+
+/// Refuse a thread that is inside a restartable sequence.
+pub fn check(tracee: &Tracee, registers: &arch::Registers) -> Result<(), Trouble> {
+    let mut found = Configuration::default();
+    let data = (&raw mut found) as usize;
+    let size = size_of::<Configuration>();
+    // Kernels that do not tell (before 5.13) have programs that do not use them, as a rule.
+    if ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tracee.thread, size, data).is_err() || found.area == 0
+    {
+        return Ok(());
+    }
+    let mut address = [0_u8; 8];
+    tracee.read(found.area + SEQUENCE, &mut address)?;
+    let address = u64::from_ne_bytes(address);
+    if address == 0 {
+        return Ok(());
+    }
+    // struct rseq_cs: version and flags, start, length, abort handler.
+    let mut sequence = [0_u8; 24];
+    if tracee.read(address, &mut sequence).is_err() {
+        return Ok(()); // The kernel would kill it for that; so it is none that is in use.
+    }
+    let word = |at: usize| {
+        let bytes = sequence.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        u64::from_ne_bytes(bytes.unwrap_or_default())
+    };
+    if arch::counter(registers).wrapping_sub(word(8)) < word(16) {
+        return Err(Trouble::Again("is always inside a restartable sequence (rseq)".into()));
+    }
+    Ok(())
+}
+
+/// What the kernel answers (include/uapi/linux/ptrace.h).
+#[repr(C)]
+#[derive(Default)]
+struct Dispatch {
+    mode: u64,
+    selector: u64,
+    offset: u64,
+    len: u64,
+}
+
+/// Refuse a thread whose system calls are sent to a handler of its own (as Wine does): ours would
+/// be, too. Kernels that do not tell (before 6.4) have no PR_SET_MEMORY_MERGE either.
+pub fn refuse_dispatch(tracee: &Tracee) -> Result<(), Trouble> {
+    let mut found = Dispatch::default();
+    let data = (&raw mut found) as usize;
+    let size = size_of::<Dispatch>();
+    let request = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG;
+    if ptrace(request, tracee.thread, size, data).is_ok() && found.mode != 0 {
+        let why = "has its system calls sent to a handler of its own (prctl(2), \
+                   PR_SET_SYSCALL_USER_DISPATCH; Wine?)";
+        return Err(Trouble::Stuck(why.into()));
+    }
+    Ok(())
+}

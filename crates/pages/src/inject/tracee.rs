@@ -1,0 +1,393 @@
+//! One thread of another process, stopped, made to do calls, and let go exactly as it was.
+
+use super::{arch, candidates, sequences, Call};
+use crate::error::Error;
+use crate::trace::ptrace;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// A thread that has not stopped by then is left alone: it waits for a device, or in a vfork.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// Not so one that waits for a processor, on a busy host: that comes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// So long a stop is waited for without giving the processor away for longer than others want it.
+const EAGER: Duration = Duration::from_millis(1);
+const NAP: Duration = Duration::from_micros(100);
+
+/// How the reasons begin.
+const NOT_STOPPED: &str = "did not stop";
+
+const NT_PRSTATUS: usize = 1;
+/// Linux, include/linux/errno.h: these never leave the kernel, the caller is to try again.
+const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
+/// Marks the stops at a call from those by a signal (ptrace(2), PTRACE_O_TRACESYSGOOD).
+const AT_CALL: i32 = libc::SIGTRAP | 0x80;
+const PTRACE_EVENT_STOP: i32 = 128;
+
+/// Why a thread could not be made to do a call. It has been let go, as it was.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It was at a bad moment; a little later it will not be.
+    Again(String),
+    /// This thread will not do.
+    Stuck(String),
+    /// No thread of the process will.
+    Fatal(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// What a thread has stopped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// We asked for it, or the whole process is stopped (SIGSTOP), or has just been continued.
+    Asked,
+    /// This signal is about to be delivered.
+    Signal(i32),
+    /// It enters or leaves a call.
+    Call,
+}
+
+/// The guard: when it goes, by whatever path, the thread has its registers and signals again.
+pub struct Tracee {
+    pub pid: i32,
+    pub thread: i32,
+    /// Of a system call instruction.
+    place: u64,
+    memory: File,
+    /// What it is stopped for; none while it runs.
+    stop: Option<Stop>,
+    /// It has entered a call of ours and not left it.
+    inside: bool,
+    /// Its registers, as they are to be again.
+    saved: Option<arch::Registers>,
+    /// They have been changed since.
+    changed: bool,
+    /// The signals it had blocked, while it has all of them blocked.
+    mask: Option<u64>,
+    gone: bool,
+}
+
+impl Tracee {
+    /// Begin to trace `thread` of `pid`, and ask it to stop. To be used by one thread only, whose
+    /// end lets the target go.
+    pub fn seize(pid: i32, thread: i32, place: u64) -> Result<Self, Trouble> {
+        let memory = File::open(format!("/proc/{pid}/mem"))
+            .map_err(|error| Error::of_proc("open of mem", &error, pid))?;
+        // Not PTRACE_O_EXITKILL: if we end, it goes on.
+        let options = libc::PTRACE_O_TRACESYSGOOD as usize;
+        let seized = ptrace(libc::PTRACE_SEIZE, thread, 0, options)
+            .and_then(|()| ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0));
+        match seized {
+            Ok(()) => {}
+            Err(libc::ESRCH) => return Err(Trouble::Again("ends one thread after another".into())),
+            Err(errno) => return Err(Error::os("ptrace(PTRACE_SEIZE)", errno).of_pid(pid).into()),
+        }
+        let (stop, saved, mask) = (None, None, None);
+        let (inside, changed, gone) = (false, false, false);
+        Ok(Self { pid, thread, place, memory, stop, inside, saved, changed, mask, gone })
+    }
+
+    /// Wait until it has stopped, and take note of how it is. Signals that come first are
+    /// delivered as if we were not there.
+    pub fn stop(&mut self) -> Result<(), Trouble> {
+        self.wait_asked(Some(Instant::now() + DEADLINE))?;
+        sequences::refuse_dispatch(self)?;
+        self.note()?;
+        arch::settle(self)
+    }
+
+    /// Make it do `call`; what that returned, an error number below zero.
+    pub fn call(&mut self, call: &Call) -> Result<i64, Trouble> {
+        loop {
+            let saved = self.saved.ok_or_else(|| self.lost())?;
+            self.set_registers(&arch::calling(&saved, call, self.place))?;
+            if self.enter()? {
+                break;
+            }
+            // A signal came first, and its handler: it does our call at the start of that.
+            self.note()?;
+        }
+        self.block_signals()?;
+        self.leave()?;
+        let result = arch::result(&self.registers()?);
+        if RESTARTS.contains(&result) {
+            let why = "is interrupted whenever it is asked, by SIGSTOP or SIGKILL";
+            return Err(Trouble::Again(why.into()));
+        }
+        Ok(result)
+    }
+
+    /// Let it go as it was; an error says that it has ended meanwhile.
+    pub fn release(mut self) -> Result<(), Trouble> {
+        self.let_go()
+    }
+
+    /// Run to the entry of the next call. False if a signal came first: its registers are then
+    /// its own again, perhaps at the start of a handler.
+    pub fn enter(&mut self) -> Result<bool, Trouble> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.resume(libc::PTRACE_SYSCALL, 0)?;
+            match self.wait(Some(deadline))? {
+                Some(Stop::Call) => {
+                    self.inside = true;
+                    return Ok(true);
+                }
+                Some(Stop::Asked) => {} // Its process was stopped or continued: it goes on.
+                Some(Stop::Signal(signal)) => {
+                    // With all others blocked this is SIGSTOP, which has no handler.
+                    self.restore_registers()?;
+                    self.deliver(signal)?;
+                    self.wait_asked(None)?;
+                    return Ok(false);
+                }
+                None => {
+                    // It got its registers but no processor: frozen (cgroup). It must not keep them.
+                    self.let_go()?;
+                    let why = format!("{NOT_STOPPED} at its own system call (a frozen cgroup?)");
+                    return Err(Trouble::Stuck(why));
+                }
+            }
+        }
+    }
+
+    /// Run to the end of the call that it has entered, however long that takes: there is no way
+    /// back from inside.
+    pub fn leave(&mut self) -> Result<(), Trouble> {
+        loop {
+            self.resume(libc::PTRACE_SYSCALL, 0)?;
+            match self.wait(None)? {
+                Some(Stop::Call) => {
+                    self.inside = false;
+                    return Ok(());
+                }
+                Some(Stop::Signal(signal)) => self.deliver(signal)?,
+                Some(Stop::Asked) | None => {}
+            }
+        }
+    }
+
+    /// Its registers at this stop.
+    pub fn registers(&mut self) -> Result<arch::Registers, Trouble> {
+        // SAFETY: a structure of integers.
+        let mut registers: arch::Registers = unsafe { std::mem::zeroed() };
+        let size = size_of::<arch::Registers>();
+        let mut part = libc::iovec { iov_base: (&raw mut registers).cast(), iov_len: size };
+        self.ask(libc::PTRACE_GETREGSET, NT_PRSTATUS, (&raw mut part) as usize)?;
+        if part.iov_len != size {
+            return Err(Trouble::Again("runs 32-bit code".into()));
+        }
+        Ok(registers)
+    }
+
+    /// Write one of its register sets (NT_...).
+    #[cfg(target_arch = "aarch64")]
+    pub fn set_set(&mut self, set: usize, bytes: &mut [u8]) -> Result<(), Trouble> {
+        let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        self.ask(libc::PTRACE_SETREGSET, set, (&raw mut part) as usize)
+    }
+
+    /// From here on these are the registers that it is to have in the end, and it has others.
+    #[cfg(target_arch = "aarch64")]
+    pub fn keep(&mut self, registers: arch::Registers) {
+        self.saved = Some(registers);
+        self.changed = true;
+    }
+
+    /// Bytes of its memory.
+    pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Trouble> {
+        self.memory
+            .read_exact_at(bytes, address)
+            .map_err(|error| Error::of_proc("read of mem", &error, self.pid).at(address).into())
+    }
+
+    /// Take note of its registers, which are its own now.
+    fn note(&mut self) -> Result<(), Trouble> {
+        let mut registers = self.registers()?;
+        sequences::check(self, &registers)?;
+        arch::forgive(&mut registers);
+        self.saved = Some(registers);
+        Ok(())
+    }
+
+    fn set_registers(&mut self, registers: &arch::Registers) -> Result<(), Trouble> {
+        let mut registers = *registers;
+        let size = size_of::<arch::Registers>();
+        let mut part = libc::iovec { iov_base: (&raw mut registers).cast(), iov_len: size };
+        self.changed = true;
+        self.ask(libc::PTRACE_SETREGSET, NT_PRSTATUS, (&raw mut part) as usize)
+    }
+
+    fn restore_registers(&mut self) -> Result<(), Trouble> {
+        if let (true, Some(saved)) = (self.changed, self.saved) {
+            self.set_registers(&saved)?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+
+    /// Separating pages ends early when a signal comes (`unmerge_ksm_pages`, mm/ksm.c). So none
+    /// comes before our call has ended; those that came before it have been delivered.
+    fn block_signals(&mut self) -> Result<(), Trouble> {
+        if self.mask.is_some() {
+            return Ok(());
+        }
+        let (mut before, all) = (0_u64, u64::MAX);
+        self.ask(libc::PTRACE_GETSIGMASK, 8, (&raw mut before) as usize)?;
+        self.mask = Some(before);
+        self.ask(libc::PTRACE_SETSIGMASK, 8, (&raw const all) as usize)
+    }
+
+    fn restore_mask(&mut self) -> Result<(), Trouble> {
+        if let Some(before) = self.mask {
+            self.ask(libc::PTRACE_SETSIGMASK, 8, (&raw const before) as usize)?;
+            self.mask = None;
+        }
+        Ok(())
+    }
+
+    /// Registers and signals as they were, and away. Whatever it does now is brought to the one
+    /// kind of stop in which an interrupted call is restarted by the kernel's own rule.
+    fn let_go(&mut self) -> Result<(), Trouble> {
+        if self.gone || (self.saved.is_none() && self.stop.is_none()) {
+            return Ok(()); // Still running: the end of this thread lets it go.
+        }
+        if self.changed || self.mask.is_some() {
+            if self.inside {
+                self.leave()?;
+            }
+            if self.stop != Some(Stop::Asked) {
+                self.ask(libc::PTRACE_INTERRUPT, 0, 0)?;
+                match self.stop {
+                    Some(Stop::Signal(signal)) => self.resume(libc::PTRACE_CONT, signal)?,
+                    Some(_) => self.resume(libc::PTRACE_CONT, 0)?,
+                    None => {}
+                }
+                self.wait_asked(None)?;
+            }
+            self.restore_registers()?;
+            self.restore_mask()?;
+        } else if let Some(saved) = self.saved {
+            // What `forgive` has decided holds even if no call was made.
+            self.set_registers(&saved)?;
+        }
+        let signal = if let Some(Stop::Signal(signal)) = self.stop { signal } else { 0 };
+        self.gone = true;
+        // ESRCH: it was killed.
+        let _ = ptrace(libc::PTRACE_DETACH, self.thread, 0, signal as usize);
+        Ok(())
+    }
+
+    /// Wait for the stop that we asked for, delivering what comes before it.
+    fn wait_asked(&mut self, deadline: Option<Instant>) -> Result<(), Trouble> {
+        loop {
+            match self.wait(deadline)? {
+                Some(Stop::Asked) => return Ok(()),
+                Some(Stop::Signal(signal)) => self.deliver(signal)?,
+                Some(Stop::Call) => {
+                    // Of ours, which it has reached after all: it is made, and left.
+                    self.ask(libc::PTRACE_INTERRUPT, 0, 0)?;
+                    self.resume(libc::PTRACE_CONT, 0)?;
+                }
+                None => {
+                    let why = "in time: it waits for a device or file system, or for the child of \
+                               a vfork; try again later";
+                    return Err(Trouble::Stuck(format!("{NOT_STOPPED} {why}")));
+                }
+            }
+        }
+    }
+
+    /// Give a signal back, and stop again: at the start of its handler if it has one.
+    fn deliver(&mut self, signal: i32) -> Result<(), Trouble> {
+        self.ask(libc::PTRACE_INTERRUPT, 0, 0)?;
+        self.resume(libc::PTRACE_CONT, signal)
+    }
+
+    fn resume(&mut self, how: u32, signal: i32) -> Result<(), Trouble> {
+        self.stop = None;
+        self.ask(how, 0, signal as usize)
+    }
+
+    /// The next stop; none at the deadline, which is put off while it waits for a processor.
+    fn wait(&mut self, mut deadline: Option<Instant>) -> Result<Option<Stop>, Trouble> {
+        let eager = Instant::now() + EAGER;
+        let last = eager + PATIENCE;
+        loop {
+            if let Some(stop) = self.look() {
+                self.stop = Some(stop);
+                return Ok(self.stop);
+            }
+            if has_ended(self.thread) {
+                return Err(self.lost());
+            }
+            let now = Instant::now();
+            if let Some(until) = deadline.filter(|until| now > *until) {
+                if until > last || !candidates::is_runnable(self.pid, self.thread) {
+                    return Ok(None);
+                }
+                deadline = Some(now + DEADLINE / 10);
+            }
+            if now < eager {
+                rustix::thread::sched_yield();
+            } else {
+                std::thread::sleep(NAP);
+            }
+        }
+    }
+
+    /// What it is stopped for, if it is. Not by waitpid(2): any thread of ours that waits for a
+    /// child could have taken that message, and we would wait for ever for a thread that stands
+    /// there with our registers.
+    fn look(&self) -> Option<Stop> {
+        // SAFETY: a structure of integers and addresses.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        ptrace(libc::PTRACE_GETSIGINFO, self.thread, 0, (&raw mut info) as usize).ok()?;
+        Some(match info.si_code {
+            AT_CALL => Stop::Call,
+            code if code >> 8 == PTRACE_EVENT_STOP => Stop::Asked,
+            _ => Stop::Signal(info.si_signo),
+        })
+    }
+
+    fn ask(&mut self, request: u32, address: usize, data: usize) -> Result<(), Trouble> {
+        match ptrace(request, self.thread, address, data) {
+            Ok(()) => Ok(()),
+            Err(libc::ESRCH) => Err(self.lost()),
+            Err(errno) => Err(Error::os("ptrace", errno).of_pid(self.pid).into()),
+        }
+    }
+
+    /// It has been killed, or has called exec in another thread: there is nothing to restore.
+    fn lost(&mut self) -> Trouble {
+        self.gone = true;
+        Trouble::Again("has ended meanwhile".into())
+    }
+}
+
+/// Has a thread that we trace ended? Whose child it is still gets to know how.
+fn has_ended(thread: i32) -> bool {
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: waitid with a structure of ours, whose fields are integers and addresses; the kernel
+    // fills in who has ended.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let failed = libc::waitid(libc::P_PID, thread as u32, &mut info, how) != 0;
+        // A stop is told as well, though not asked for.
+        let ends = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
+        failed || (info.si_pid() != 0 && ends.contains(&info.si_code))
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        // Errors: it has ended.
+        let _ = self.let_go();
+    }
+}

@@ -1,0 +1,50 @@
+//! Opting in processes that run, for Python.
+
+use pagemerge_pages::Error;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::raise;
+use crate::find::{buffer, detached, shared};
+
+const ADVICE: [i32; 2] = [libc::MADV_MERGEABLE, libc::MADV_UNMERGEABLE];
+
+/// Add the functions of this file to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(inject_check, module)?)?;
+    module.add_function(wrap_pyfunction!(inject_prctl, module)?)?;
+    module.add_function(wrap_pyfunction!(inject_madvise, module)?)
+}
+
+#[pyfunction]
+fn inject_check(py: Python<'_>, pid: i32) -> PyResult<()> {
+    detached(py, || pagemerge_pages::inject::check(pid))
+}
+
+#[pyfunction]
+fn inject_prctl(py: Python<'_>, pid: i32, on: bool) -> PyResult<(bool, f64)> {
+    let done = detached(py, || pagemerge_pages::inject::prctl(pid, on))?;
+    Ok((done.before, done.held.as_secs_f64()))
+}
+
+#[pyfunction]
+fn inject_madvise<'py>(
+    py: Python<'py>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    lengths: &Bound<'_, PyAny>,
+    advice: i32,
+) -> PyResult<(Bound<'py, PyBytes>, f64, f64)> {
+    let starts = buffer::<u64>(starts, "starts")?;
+    let lengths = buffer::<u64>(lengths, "lengths")?;
+    let (starts, lengths) = (shared(py, &starts, "starts")?, shared(py, &lengths, "lengths")?);
+    if starts.len() != lengths.len() || !ADVICE.contains(&advice) {
+        let text = "starts and lengths must be equally long, advice 12 or 13";
+        return Err(raise(py, &Error::Usage(text.into())));
+    }
+    let ranges: Vec<(u64, u64)> = starts.iter().copied().zip(lengths.iter().copied()).collect();
+    let done = detached(py, || pagemerge_pages::inject::madvise(pid, &ranges, advice))?;
+    let results: Vec<u8> = done.results.iter().flat_map(|result| result.to_ne_bytes()).collect();
+    let (held, longest) = (done.held.as_secs_f64(), done.longest.as_secs_f64());
+    Ok((PyBytes::new(py, &results), held, longest))
+}

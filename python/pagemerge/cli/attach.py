@@ -1,0 +1,228 @@
+"""``pagemerge attach``: opt running processes in to kernel KSM."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pagemerge.cli.words import duration, number, plain
+from pagemerge.errors import PagemergeError, Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from pagemerge.find.maps import Mapping
+    from pagemerge.find.process import Process
+    from pagemerge.merge.attach import Outcome
+    from pagemerge.merge.kernel import Ksm
+
+
+class Attach:
+    """Let Linux (ksmd) merge the memory of processes that already run.
+
+    Each is stopped for some tens of microseconds, asks the kernel itself to have all of its memory
+    merged, what it maps later and its children's too, and goes on exactly as it was. Some system
+    calls can return early, as after any stop by a debugger: docs/kernel.md lists them.
+
+    Kernel KSM is one trust domain, the whole host: by the time that a write takes, a program can
+    tell whether anybody else has a page with the same bytes. So processes of different users are
+    not put into it together, unless --across-users says so.
+
+    ksmd's own settings are left alone. Undo with `pagemerge detach`. Needs root.
+    """
+
+    @staticmethod
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of the verb to ``parser``."""
+        arguments(parser)
+        parser.add_argument(
+            "--across-users",
+            action="store_true",
+            help="merge memory of different users with each other",
+        )
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        """Attach and print; 1 if one of the processes could not be attached."""
+        from pagemerge.merge.attach import attach, users_merged
+
+        ksm, targets = ready(args.target)
+        if not args.across_users:
+            refuse_several_users(targets, users_merged())
+        rows = [look(target) for target in targets]
+        if not args.dry_run:
+            rows = [do(row, attach) for row in rows]
+        runs = ksm.knobs().run == 1
+        if args.json:
+            print(json.dumps({**figures(rows), "ksmd_runs": runs}, indent=2))
+            return status(rows)
+        verb = "could then" if args.dry_run else "may now"
+        good = number(sum(not row.error for row in rows), "process", "processes")
+        print(f"ksmd {verb} merge the memory of {good}.")
+        if not runs:
+            print(
+                f"ksmd does not run ({ksm.root}/run is not 1), so nothing is merged until it does: "
+                "`pagemerge daemon --engine kernel` runs it while that pays."
+            )
+        show(rows)
+        return status(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One process: what stands in the way, or what was done."""
+
+    process: Process
+    ranges: tuple[tuple[int, int], ...] = ()
+    """What of it can be merged, when it was looked at."""
+    error: str = ""
+    outcome: Outcome | None = None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that ``attach`` and ``detach`` have in common."""
+    add = parser.add_argument
+    add("target", nargs="+", metavar="PID|NAME", help="processes, by pid or name")
+    add("--json", action="store_true", help="print what was done as JSON")
+    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
+    """Kernel KSM, and the processes that ``words`` name.
+
+    Raises ``Unsupported`` where there is no kernel KSM or it is not this user's to use.
+    """
+    from pagemerge.find.process import named
+    from pagemerge.merge.kernel import Ksm
+
+    ksm = Ksm()
+    if reason := ksm.why_not():
+        raise Unsupported(reason)
+    return ksm, named(words)
+
+
+def refuse_several_users(targets: Iterable[Process], merged: Iterable[int]) -> None:
+    """Raise ``UsageError`` if different users' memory would be merged with each other."""
+    users = {target.uid for target in targets}
+    others = set(merged) - users
+    if len(users | others) <= 1:
+        return
+    who = "they belong to" if not others else "kernel KSM already has processes of"
+    listed = ", ".join(f"uid {uid}" for uid in sorted(others or users))
+    raise UsageError(
+        f"{who} {listed}, and kernel KSM is one trust domain: each could tell by timing which "
+        "pages the others have. --across-users merges them all the same"
+    )
+
+
+def look(target: Process) -> Row:
+    """What can be merged of ``target``, or what stands in the way; does nothing to it."""
+    from pagemerge import _core
+    from pagemerge.find.engine import user_engine
+    from pagemerge.find.maps import mappings
+    from pagemerge.find.process import explain
+
+    try:
+        _core.inject_check(target.pid)
+        found = mappings(target.pid)
+    except PagemergeError as error:
+        return Row(target, error=explain(error, target))
+    if cause := user_engine(target.pid, found):
+        return Row(target, error=f"the user engine merges it ({cause}): memory belongs to one")
+    return Row(target, ranges=tuple(eligible(target.pid, found)))
+
+
+def eligible(pid: int, found: Iterable[Mapping]) -> list[tuple[int, int]]:
+    """Start and end of the mappings that ksmd can merge pages of."""
+    from pagemerge.find.maps import devices, obstacle
+
+    known = devices(pid)
+    return [(one.start, one.end) for one in found if not obstacle(one, known)]
+
+
+Action = Callable[[int, str, Callable[[], tuple[tuple[int, int], ...]]], "Outcome"]
+
+
+def do(row: Row, action: Action) -> Row:
+    """``row`` with what came of it."""
+    from pagemerge.find.process import explain
+
+    if row.error:
+        return row
+    who = row.process
+    try:
+        return Row(who, row.ranges, "", action(who.pid, who.name, lambda: row.ranges))
+    except Unsupported:
+        raise
+    except PagemergeError as error:
+        return Row(who, row.ranges, explain(error, who))
+
+
+def status(rows: Iterable[Row]) -> int:
+    """0, or 1 if one process was left as it is."""
+    return int(any(row.error for row in rows))
+
+
+def figures(rows: Iterable[Row]) -> dict[str, Any]:
+    """What was done, as JSON; keys name their units."""
+    from dataclasses import asdict
+
+    return {
+        "processes": [
+            {
+                "pid": row.process.pid,
+                "name": row.process.name,
+                "uid": row.process.uid,
+                "eligible_bytes": sum(end - start for start, end in row.ranges),
+                "error": row.error or None,
+                **(asdict(row.outcome) if row.outcome else {}),
+            }
+            for row in rows
+        ]
+    }
+
+
+def show(rows: Iterable[Row]) -> None:
+    """One line a process, what was refused with its reason."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # In a pipe there is no width to fit into.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("PID", "NAME", "UID", "HOW", "HELD", "MERGED PAGES", ""):
+        right = name in ("PID", "UID", "HELD", "MERGED PAGES")
+        table.add_column(name, justify="right" if right else "left")
+    for row in rows:
+        who, done = row.process, row.outcome
+        cells = ["-"] * 3
+        if done is not None:
+            merged = "-" if done.merging_pages is None else f"{done.merging_pages:,}"
+            cells = [done.how, held(done.held_seconds), merged]
+        table.add_row(str(who.pid), Text(plain(who.name)), str(who.uid), *cells, Text(note(row)))
+    console.print()
+    console.print(table)
+
+
+def held(seconds: float) -> str:
+    """How long a thread was stopped: ``60 us``, ``1.2 ms``, ``0.42 s``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else duration(seconds)
+
+
+def note(row: Row) -> str:
+    """What else there is to say of a process."""
+    if row.error:
+        return row.error
+    if row.outcome is None:
+        return ""
+    if row.outcome.already:
+        return "was so already"
+    if row.outcome.refused_ranges:
+        of = number(row.outcome.ranges, "range")
+        return f"{row.outcome.refused_ranges} of {of} refused by the kernel"
+    return ""

@@ -1,0 +1,35 @@
+"""Whether our own user engine already merges a process: a range belongs to one engine at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pagemerge.find.maps import PROC, Mapping
+
+LIBRARY = "libpagemerge_preload.so"
+"""What ``pagemerge run --engine user`` loads into a program."""
+
+AGENT = "pagemerge"
+"""The name of the thread that the user engine has in a process."""
+
+
+def user_engine(pid: int, mappings: Iterable[Mapping], proc: Path = PROC) -> str:
+    """By what the user engine is at work in process ``pid``, for people; empty if it is not."""
+    for mapping in mappings:
+        if mapping.slab:
+            return "it maps stable pages of a hub"
+        if Path(mapping.path).name == LIBRARY:
+            return "it was started with `pagemerge run`"
+    return "it has an agent of a hub" if _has_agent(pid, proc) else ""
+
+
+def _has_agent(pid: int, proc: Path) -> bool:
+    """Its first thread bears the program's name, which may be ours for any other reason."""
+    for comm in (proc / str(pid) / "task").glob("*/comm"):
+        try:
+            if comm.parent.name != str(pid) and comm.read_text().rstrip("\n") == AGENT:
+                return True
+        except OSError:  # the thread has ended
+            continue
+    return False

@@ -1,0 +1,219 @@
+"""THE loop of the kernel engine: see how ksmd does, decide, set its knobs, watch.
+
+All that is decided is decided in ``decide.govern``; here is what it takes to know things, and to
+leave the host as it was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from pagemerge.decide.govern import Course, govern
+from pagemerge.enrolment import Enrolment
+from pagemerge.errors import NoSuchProcess, PagemergeError
+from pagemerge.find.mergeable import Mergeable
+from pagemerge.find.process import named
+from pagemerge.find.sample import Sample
+from pagemerge.find.survey import survey
+from pagemerge.merge.kernel import Ksm, locked, process_ksm
+from pagemerge.model import PAGE_SIZE, Decision, Goals, Knobs, Snapshot
+from pagemerge.watch import memory
+
+log = logging.getLogger("pagemerge.governor")
+
+NOTE = Path("/run/pagemerge/knobs.json")
+"""Of root's alone: nobody else governs."""
+
+REFRESH = 0.5
+"""Seconds between two looks at who is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a trace: what was known, and what was decided."""
+
+    snapshot: Snapshot
+    decision: Decision
+
+
+class Governor:
+    """Drives ksmd until it is told to stop.
+
+    ``dry_run``: decide and log, and write nothing. ``trace``: a file that gets a line of JSON (a
+    ``Step``) for each decision.
+    """
+
+    def __init__(
+        self,
+        goals: Goals,
+        ksm: Ksm,
+        *,
+        dry_run: bool = False,
+        trace: IO[bytes] | None = None,
+    ) -> None:
+        self.goals = goals
+        self.enrolment: Enrolment | None = None
+        """Opts processes in, where somebody does."""
+        self.ksm = ksm
+        self.dry_run = dry_run
+        self.mergeable = Mergeable(is_mergeable)
+        self.ended = threading.Event()
+        self._trace = trace
+        self._course = Course()
+        self._refreshed = -REFRESH
+        self._sample: Sample | None = None
+        self._written = Knobs()
+        self._told = ""
+        self._meddled = False
+
+    def run(self) -> None:
+        """Until ``ended`` is set."""
+        decision = Decision(Knobs(), "the beginning", 0.0)
+        while not self.ended.wait(decision.wait_seconds):
+            decision = self.step(decision)
+
+    def step(self, last: Decision) -> Decision:
+        """One turn: what ``last`` wanted to know is in the snapshot that this one is made on."""
+        now = self._snapshot(last)
+        self._note_meddling(now.knobs)
+        self._course, decision = govern(self._course, now, self.goals)
+        if self._trace:
+            self._trace.write(msgspec.json.encode(Step(now, decision)) + b"\n")
+        changes = changed(decision.knobs)
+        if decision.reason != self._told:
+            self._told = decision.reason
+            written = ", ".join(f"{name}={value}" for name, value in changes.items())
+            log.log(
+                logging.INFO if changes else logging.DEBUG,
+                "%s%s",
+                decision.reason,
+                f": {written}" if written else "",
+            )
+        if decision.anew:
+            self._sample = None
+        if changes and not self.dry_run:
+            self.ksm.write(**changes)
+            self._written = self.ksm.knobs()
+        return decision
+
+    def _snapshot(self, wanted: Decision) -> Snapshot:
+        seconds = time.monotonic()
+        if seconds - self._refreshed >= REFRESH:
+            self._refreshed = seconds
+            if self.enrolment:
+                self.mergeable.forget(self.enrolment.refresh())
+            self.mergeable.refresh(seconds)
+        pids = self.mergeable.pids
+        still = moving = promised = None
+        if wanted.sample:
+            self._sample = self._sample or Sample(pids)
+            change = self._sample.look()
+            still, moving = change.still, change.moving
+        looked = 0.0
+        if wanted.look:
+            began = time.process_time()
+            promised = promise(pids)
+            looked = time.process_time() - began
+        return Snapshot(
+            seconds=seconds,
+            knobs=self.ksm.knobs(),
+            counters=self.ksm.counters(),
+            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + time.process_time(),
+            processes=len(pids),
+            resident_bytes=sum(memory.anonymous_bytes(pid) for pid in pids),
+            available_bytes=memory.available_bytes(),
+            total_bytes=memory.total_bytes(),
+            pressure=memory.pressure_percent(),
+            changed_share=still,
+            moving_share=moving,
+            promised_bytes=promised,
+            look_seconds=looked,
+        )
+
+    def _note_meddling(self, found: Knobs) -> None:
+        """Say once that somebody else writes to the knobs, too."""
+        if self._meddled or self._written == Knobs() or found == self._written:
+            return
+        self._meddled = True
+        differ = [
+            f"{name} {value} (was {getattr(self._written, name)})"
+            for name, value in changed(found).items()
+            if value != getattr(self._written, name)
+        ]
+        log.warning(
+            "somebody else drives ksmd, too: %s; `pagemerge doctor` may tell who", ", ".join(differ)
+        )
+
+
+def changed(knobs: Knobs) -> dict[str, int | str]:
+    """Those that are not None."""
+    values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
+    return {name: value for name, value in values if value is not None}
+
+
+def is_mergeable(pid: int) -> bool:
+    """May ksmd merge memory of this process?
+
+    Kernels that do not tell (before 6.18) tell at least of memory that ksmd has been at already.
+    """
+    with contextlib.suppress(PagemergeError):
+        found = process_ksm(pid)
+        if found.mergeable is None:
+            return bool(found.merge_any or found.rmap_items)
+        return found.mergeable
+    return False
+
+
+def promise(pids: Sequence[int]) -> int:
+    """Bytes that merging would still save in these processes, by looking at all their pages."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(NoSuchProcess):
+            found += named([str(pid)])
+    return survey(found).totals.saveable_pages * PAGE_SIZE
+
+
+@contextlib.contextmanager
+def alone(ksm: Ksm) -> Iterator[None]:
+    """Nobody else drives ksmd meanwhile, as far as they ask. Who started us may hold it for us.
+
+    Raises ``PagemergeError`` that names who does.
+    """
+    if ksm.driver() == os.getppid():
+        yield
+        return
+    with locked(ksm.root):
+        yield
+
+
+@contextlib.contextmanager
+def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[None]:
+    """Have every knob put back at the end, as it was before.
+
+    ``note``: a file that remembers how that was. A governor that was killed leaves it behind, and
+    the next one goes by it.
+    """
+    try:
+        before = msgspec.json.decode(note.read_bytes(), type=Knobs)
+        log.warning("the last governor was killed: what it had found is put back at the end")
+    except (OSError, msgspec.DecodeError):
+        before = ksm.knobs()
+        note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        made = note.with_suffix(f".{os.getpid()}")
+        made.write_bytes(msgspec.json.encode(before))
+        made.rename(note)
+    try:
+        yield
+    finally:
+        ksm.put_back(before)
+        note.unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""Opting a running process in to kernel KSM, and out again.
+
+Only a process itself can have its memory merged, so it is stopped for a moment and made to ask
+(``crates/pages/src/inject``): for all of its memory by prctl(PR_SET_MEMORY_MERGE), which holds for
+what it maps later and for its children, too; on kernels before 6.4 range by range by madvise.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pagemerge import _core
+from pagemerge.errors import AccessDenied, NoSuchProcess, Unsupported
+from pagemerge.merge.kernel import PROC, process_ksm
+
+How = Literal["prctl", "madvise"]
+Ranges = Sequence[tuple[int, int]]
+"""Start and end address of each."""
+
+MERGEABLE, UNMERGEABLE = 12, 13
+"""madvise(2), include/uapi/asm-generic/mman-common.h of Linux."""
+
+PIECE = 4 << 20
+"""Bytes that are separated in one system call: a few milliseconds if all of them are merged."""
+AT_ONCE = 1024
+"""Merged pages that one prctl may separate. It keeps the whole process from mapping memory and
+from page faults meanwhile, some microseconds a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was done to one process."""
+
+    pid: int
+    name: str
+    how: How
+    already: bool
+    """It was so before: nothing had to be done. Never with ``madvise``, where nobody can tell."""
+    held_seconds: float
+    """For how long one of its threads was stopped, all in all."""
+    longest_hold_seconds: float
+    """... and at once."""
+    ranges: int
+    """Ranges that were marked or unmarked one by one."""
+    refused_ranges: int
+    """... of which so many could not be: unmapped meanwhile, or too many mappings."""
+    merging_pages: int | None
+    """Pages of it that map a stable page of ksmd, afterwards; None where the kernel does not
+    tell."""
+
+
+def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = None) -> Outcome:
+    """Let ksmd merge the memory of process ``pid``; ``how`` None: all of it, where Linux can.
+
+    ``ranges`` is asked for what may be marked, if it has to be range by range. Raises
+    ``PagemergeError`` with the reason if the process cannot be stopped and made to ask;
+    ``NoSuchProcess``; ``AccessDenied``; ``Unsupported`` for a ``prctl`` that this kernel lacks.
+    """
+    if how != "madvise":
+        try:
+            already, held = _core.inject_prctl(pid, True)
+            return Outcome(pid, name, "prctl", already, held, held, 0, 0, merging_pages(pid))
+        except Unsupported:
+            if how is not None:
+                raise
+    return _advised(pid, name, ranges(), MERGEABLE)
+
+
+def detach(pid: int, name: str, ranges: Callable[[], Ranges]) -> Outcome:
+    """Undo ``attach``, and separate what was merged. Also undoes what the program marked itself.
+
+    ``ranges`` is asked for all of its memory that can be mergeable. Errors as ``attach``.
+    """
+    pieces = None
+    if (merging_pages(pid) or 0) > AT_ONCE:
+        pieces = _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+    try:
+        was_on, held = _core.inject_prctl(pid, False)
+    except Unsupported:
+        return pieces or _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+    if not was_on and pieces is None and _has_marks(pid):
+        pieces = _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+    longest, count, refused = held, 0, 0
+    if pieces is not None:
+        held += pieces.held_seconds
+        longest = max(longest, pieces.longest_hold_seconds)
+        count, refused = pieces.ranges, pieces.refused_ranges
+    nothing = not was_on and pieces is None
+    return Outcome(
+        pid,
+        name,
+        "prctl" if was_on or nothing else "madvise",
+        nothing,
+        held,
+        longest,
+        count,
+        refused,
+        merging_pages(pid),
+    )
+
+
+def cut(ranges: Iterable[tuple[int, int]], piece: int) -> list[tuple[int, int]]:
+    """``ranges`` in pieces of at most ``piece`` bytes, in the same order."""
+    return [
+        (start, min(start + piece, end))
+        for first, end in ranges
+        for start in range(first, end, piece)
+    ]
+
+
+def merging_pages(pid: int, proc: Path = PROC) -> int | None:
+    """Pages of process ``pid`` that map a stable page of ksmd; None where that is not to be had."""
+    try:
+        return process_ksm(pid, proc).merging_pages
+    except (NoSuchProcess, AccessDenied):
+        return None
+
+
+def users_merged(proc: Path = PROC) -> set[int]:
+    """The users whose processes ksmd may merge already: kernel KSM has one domain for all."""
+    users = set()
+    for folder in proc.glob("[0-9]*"):
+        try:
+            found = process_ksm(int(folder.name), proc)
+            if found.merge_any or found.mergeable or found.merging_pages:
+                users.add(folder.stat().st_uid)
+        except (NoSuchProcess, AccessDenied, OSError):
+            continue
+    return users
+
+
+def _has_marks(pid: int) -> bool:
+    """Has anything in it been marked range by range, as far as the kernel tells?"""
+    found = process_ksm(pid)
+    known = (found.mergeable, found.rmap_items, found.merging_pages)
+    return any(known) or known == (None, None, None)
+
+
+def _advised(pid: int, name: str, ranges: Ranges, advice: int) -> Outcome:
+    starts = array("Q", (start for start, _ in ranges))
+    lengths = array("Q", (end - start for start, end in ranges))
+    told, held, longest = _core.inject_madvise(pid, starts, lengths, advice)
+    refused = sum(map(bool, memoryview(told).cast("i")))
+    pages = merging_pages(pid)
+    return Outcome(pid, name, "madvise", False, held, longest, len(ranges), refused, pages)

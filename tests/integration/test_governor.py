@@ -1,0 +1,185 @@
+"""The governor on this host's own ksmd: it runs it for what is there, and leaves all as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from benchmarks.lab import ksm as lab
+
+from pagemerge.demo.dialog import end
+from pagemerge.governor import NOTE, Step
+from pagemerge.merge.kernel import Ksm, locked
+from pagemerge.model import PAGE_SIZE, Knobs
+from tests.conftest import Spawn
+
+SHARED = 8192
+"""Pages that victims have in common: 32 MiB."""
+PATIENCE = 60.0
+
+pytestmark = pytest.mark.requires("kernel")
+
+
+@pytest.fixture
+def ksm() -> Iterator[Ksm]:
+    """Kernel KSM for this test alone; put back as it was."""
+    with lab.borrowed():
+        yield Ksm()
+
+
+class Daemon:
+    """A governor that runs, its log and its trace."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process, self.folder = process, folder
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return (self.folder / "log").read_text()
+
+    def steps(self) -> list[Step]:
+        """What it has decided so far."""
+        lines = (self.folder / "trace").read_bytes().splitlines()
+        return [msgspec.json.decode(line, type=Step) for line in lines]
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until it is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, f"it has ended: {self.log()}"
+            assert time.monotonic() < deadline, f"it did not {what}: {self.log()}"
+            time.sleep(0.05)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Have it end; returns its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def governed(folder: Path, *arguments: str) -> Iterator[Daemon]:
+    """``pagemerge daemon --engine kernel``; it has looked at ksmd once."""
+    trace = folder / "trace"
+    argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel", "--verbose"]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*argv, "--trace", str(trace), *arguments], stdout=log, stderr=log, process_group=0
+        )
+    daemon = Daemon(process, folder)
+    try:
+        daemon.until(lambda: trace.exists() and bool(trace.read_bytes()), "begin")
+        yield daemon
+    finally:
+        end(process)
+
+
+def test_it_merges_what_is_there_and_rests(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:
+    before = ksm.knobs()
+    with governed(tmp_path) as daemon:
+        assert ksm.knobs().run == 0, "nothing is there yet"
+        victims = [victim("sharer", "merge") for _ in "abc"]
+        for one in victims:
+            one.ask("fill", seed=1, shared=SHARED, own=SHARED // 4)
+        saved = 2 * SHARED * 95 // 100
+        daemon.until(lambda: (ksm.counters().pages_sharing or 0) > saved, "merge it")
+        daemon.until(lambda: ksm.knobs().run == 0, "have ksmd stand")
+        assert (ksm.counters().pages_sharing or 0) > saved, "what is merged stays so"
+        for one in victims:
+            assert one.ask("check") == {"right": True}
+
+        scanned = ksm.counters().pages_scanned
+        for one in victims:  # the same again: other bytes, and equal ones
+            one.ask("rewrite", seed=2, first=0, pages=SHARED)
+        daemon.until(lambda: (ksm.counters().pages_sharing or 0) > saved, "merge it again")
+        daemon.until(lambda: ksm.knobs().run == 0, "have ksmd stand again")
+        assert (ksm.counters().pages_scanned or 0) > (scanned or 0)
+        assert daemon.stop() == 0
+    assert ksm.knobs() == before
+    assert (ksm.counters().pages_sharing or 0) > saved
+    for one in victims:
+        assert one.ask("check") == {"right": True}
+    steps = daemon.steps()
+    assert steps[-1].snapshot.spent_seconds - steps[0].snapshot.spent_seconds < 20
+    assert "as promised" in daemon.log()
+
+
+def test_unique_memory_is_not_scanned(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:
+    """The finder sees in a moment what ksmd would need two scans for."""
+    scanned = ksm.counters().pages_scanned
+    with governed(tmp_path) as daemon:
+        victims = [victim("sharer", "merge") for _ in "ab"]
+        for one in victims:
+            one.ask("fill", seed=1, shared=0, own=SHARED)
+        both = 2 * SHARED * PAGE_SIZE
+        daemon.until(
+            lambda: any(
+                step.snapshot.promised_bytes is not None and step.snapshot.resident_bytes > both
+                for step in daemon.steps()
+            ),
+            "look at it",
+        )
+        assert daemon.stop() == 0
+    assert not [step for step in daemon.steps() if step.decision.knobs.run]
+    assert ksm.counters().pages_scanned == scanned
+
+
+def test_a_dry_run_writes_nothing(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:
+    before = ksm.knobs()
+    victims = [victim("sharer", "merge") for _ in "ab"]
+    for one in victims:
+        one.ask("fill", seed=1, shared=SHARED, own=0)
+    with governed(tmp_path, "--dry-run") as daemon:
+        daemon.until(lambda: "to save in some" in daemon.log(), "see what there is")
+        assert ksm.knobs() == before
+        assert daemon.stop() == 0
+    assert ksm.knobs() == before
+
+
+def test_the_next_one_puts_back_what_a_killed_one_found(
+    ksm: Ksm, victim: Spawn, tmp_path: Path
+) -> None:
+    ksm.write(pages_to_scan=123, sleep_millisecs=45)
+    before = ksm.knobs()
+    victims = [victim("sharer", "merge") for _ in "ab"]
+    for one in victims:
+        one.ask("fill", seed=1, shared=SHARED, own=0)
+    with governed(tmp_path) as daemon:
+        daemon.until(lambda: ksm.knobs().run == 1, "have ksmd run")
+        daemon.stop(signal.SIGKILL)
+    assert ksm.knobs() != before
+    assert msgspec.json.decode(NOTE.read_bytes(), type=Knobs) == before
+    with governed(tmp_path) as daemon:
+        assert daemon.stop() == 0
+    assert "was killed" in daemon.log()
+    assert ksm.knobs() == before
+    assert not NOTE.exists()
+
+
+def test_only_one_drives_ksmd(ksm: Ksm, tmp_path: Path) -> None:
+    """Whoever holds the lock, unless it is who starts the governor."""
+    with governed(tmp_path):
+        # Not a child of ours, for whom we would hold the lock.
+        command = f"{sys.executable} -m pagemerge daemon --engine kernel; exit $?"
+        other = subprocess.run(
+            ["/bin/sh", "-c", command], capture_output=True, text=True, check=False
+        )
+    assert other.returncode == 1
+    assert f"process {os.getpid()} drives kernel KSM already" in other.stderr
+    with pytest.raises(Exception, match="drives kernel KSM already"), locked(ksm.root):
+        pass
+
+
+@pytest.mark.parametrize("arguments", [["--until-idle"], ["--socket", "/tmp/hub"]])
+def test_what_belongs_to_a_hub_is_refused(arguments: list[str]) -> None:
+    argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel", *arguments]
+    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert f"{arguments[0]} says nothing to --engine kernel" in found.stderr

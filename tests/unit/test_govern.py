@@ -1,0 +1,267 @@
+"""What the governor decides on what it knows: made-up moments, and traces of real hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagemerge.decide.govern import BATCH, LONGEST, Course, govern, is_short, saved_bytes
+from pagemerge.governor import Step, changed
+from pagemerge.model import Decision, Goals, Knobs, KsmCounters, Snapshot
+
+MB = 1_000_000
+GOALS = Goals()
+STANDS = Knobs(
+    run=0,
+    pages_to_scan=100,
+    sleep_millisecs=20,
+    use_zero_pages=0,
+    smart_scan=1,
+    advisor_mode="none",
+)
+TRACES = sorted((Path(__file__).parent / "traces").glob("*.jsonl"))
+
+
+class Host:
+    """Moments one after the other, and what is decided; the knobs follow the decisions."""
+
+    def __init__(self, goals: Goals = GOALS) -> None:
+        self.goals = goals
+        self.course = Course()
+        self.now = Snapshot(0.0, STANDS, KsmCounters(0, 0, 0, 0, ksm_zero_pages=0), 0.0, 0, 0)
+        self.decision = Decision(Knobs(), "", 0.0)
+
+    def turn(self, seconds: float = 0.25, **changes: object) -> Decision:
+        """Time passes, some of the snapshot changes, and it is decided anew."""
+        passing = {
+            "changed_share": None,
+            "moving_share": None,
+            "promised_bytes": None,
+            "look_seconds": 0.0,
+        }
+        self.now = replace(
+            self.now,
+            seconds=self.now.seconds + seconds,
+            **{**passing, **changes},  # type: ignore[arg-type]
+        )
+        self.course, self.decision = govern(self.course, self.now, self.goals)
+        self.now = replace(self.now, knobs=replace(self.now.knobs, **changed(self.decision.knobs)))  # type: ignore[arg-type]
+        return self.decision
+
+    def counters(self, **changes: int) -> KsmCounters:
+        return replace(self.now.counters, **changes)
+
+    @property
+    def runs(self) -> bool:
+        return self.now.knobs.run == 1
+
+    def work(self, promised: int = 400 * MB) -> None:
+        """1 GB is there, and a part of it can be saved."""
+        self.turn(processes=4, resident_bytes=1000 * MB)
+        self.turn(seconds=1)
+        assert self.decision.look
+        self.turn(promised_bytes=promised, look_seconds=0.1)
+        assert self.runs
+
+
+def test_nothing_happens_where_nothing_is_mergeable() -> None:
+    host = Host()
+    for _ in range(10):
+        assert not host.turn().look
+    assert host.now.knobs == STANDS
+
+
+def test_new_memory_is_looked_at_once_it_is_there() -> None:
+    host = Host()
+    assert "more comes" in host.turn(processes=1, resident_bytes=100 * MB).reason
+    assert not host.turn(resident_bytes=200 * MB).look
+    assert host.turn().look
+
+
+def test_memory_that_grows_for_ever_is_looked_at_all_the_same() -> None:
+    host = Host()
+    host.turn(processes=1, resident_bytes=100 * MB)
+    for _ in range(20):
+        if host.turn(resident_bytes=host.now.resident_bytes + 20 * MB).look:
+            return
+    pytest.fail("it was never looked at")
+
+
+def test_ksmd_runs_flat_out_for_what_pays() -> None:
+    host = Host()
+    host.work()
+    wanted = host.now.knobs
+    assert (wanted.run, wanted.pages_to_scan, wanted.sleep_millisecs) == (1, BATCH, 0)
+    assert wanted.use_zero_pages == 1
+
+
+@pytest.mark.parametrize("promised", [0, 3 * MB])
+def test_it_stands_for_what_does_not(promised: int) -> None:
+    host = Host()
+    host.turn(processes=4, resident_bytes=1000 * MB)
+    host.turn(seconds=1)
+    host.turn(promised_bytes=promised)
+    assert not host.runs
+    assert "not worth it" in host.decision.reason
+    assert not host.turn().look, "what was looked at is no news"
+
+
+def test_it_stands_once_what_was_promised_is_there() -> None:
+    host = Host()
+    host.work(400 * MB)
+    host.turn(counters=host.counters(pages_sharing=50_000))
+    assert host.runs
+    host.turn(counters=host.counters(pages_sharing=96_000))
+    assert not host.runs
+    assert host.decision.anew
+    assert "as promised" in host.decision.reason
+
+
+def test_it_stands_when_scans_bring_nothing() -> None:
+    host = Host()
+    host.work()
+    for scans in range(1, 4):
+        host.turn(
+            counters=host.counters(full_scans=scans, pages_scanned=scans * 244_000),
+            spent_seconds=1.0 * scans,
+        )
+    assert not host.runs
+    assert "too little" in host.decision.reason
+
+
+def test_a_first_scan_brings_nothing_and_that_is_right() -> None:
+    host = Host()
+    host.work()
+    host.turn(counters=host.counters(full_scans=1, pages_scanned=244_000), spent_seconds=1.0)
+    host.turn(counters=host.counters(full_scans=2, pages_scanned=488_000), spent_seconds=2.0)
+    assert host.runs
+
+
+def test_memory_that_has_changed_is_looked_at_when_it_stands_still() -> None:
+    host = Host()
+    host.work(400 * MB)
+    host.turn(counters=host.counters(pages_sharing=100_000))
+    assert host.turn(seconds=5).sample
+    host.turn(changed_share=0.0, moving_share=0.3)
+    assert not host.decision.look
+    assert host.turn(seconds=1.1).sample, "soon again, to see whether it still moves"
+    assert host.turn(changed_share=0.3, moving_share=0.0).look
+    host.turn(promised_bytes=200 * MB)
+    assert host.runs
+    assert host.now.knobs.smart_scan == 0, "what changed must not be passed over"
+
+
+def test_what_changes_all_the_time_is_looked_at_ever_more_rarely() -> None:
+    host = Host()
+    host.work(400 * MB)
+    host.turn(counters=host.counters(pages_sharing=100_000))
+    samples = []
+    for _ in range(400):
+        if host.turn().sample:
+            samples.append(host.now.seconds)
+            assert not host.turn(seconds=0.0, changed_share=0.0, moving_share=0.2).look
+    assert not host.runs
+    assert samples[-1] - samples[-3] > LONGEST
+    assert len(samples) < 60
+
+
+def test_a_budget_holds() -> None:
+    """Flat out while there is something saved up, then at its share."""
+    host = Host(Goals(cpu_percent=10, burst_seconds=5))
+    host.work(100_000 * MB)
+    for _ in range(40):
+        host.turn(seconds=0.5, spent_seconds=host.now.spent_seconds + 0.5)
+        if host.now.knobs.sleep_millisecs:
+            break
+    assert 4 < host.now.spent_seconds < 7
+    batch = BATCH * host.course.page_seconds
+    assert host.now.knobs.sleep_millisecs == pytest.approx(9000 * batch, rel=0.1)
+    assert "pace of its budget" in host.decision.reason
+
+
+@pytest.mark.parametrize("short", [{"pressure": 20.0}, {"available_bytes": 1 * MB}])
+def test_memory_counts_for_more_when_it_runs_short(short: dict[str, float]) -> None:
+    host = Host()
+    host.turn(processes=4, resident_bytes=1000 * MB, total_bytes=24_000 * MB)
+    host.turn(seconds=1)
+    host.turn(promised_bytes=5 * MB)
+    assert not host.runs
+    assert not is_short(host.now, GOALS)
+    host.turn(seconds=30, resident_bytes=1100 * MB, **short)
+    host.turn(seconds=1)
+    assert host.decision.look
+    host.turn(promised_bytes=5 * MB)
+    assert host.runs
+
+
+def test_knobs_that_a_kernel_lacks_are_left_alone() -> None:
+    host = Host()
+    host.now = replace(host.now, knobs=Knobs(run=0, pages_to_scan=100, sleep_millisecs=20))
+    host.work()
+    assert host.now.knobs == Knobs(run=1, pages_to_scan=BATCH, sleep_millisecs=0)
+
+
+def test_undone_merging_is_left_alone() -> None:
+    """An admin who wrote run=2 meant it, until something new comes."""
+    host = Host()
+    host.now = replace(host.now, knobs=replace(STANDS, run=2))
+    for _ in range(5):
+        assert changed(host.turn().knobs) == {}
+
+
+@given(st.data())
+def test_any_host(data: st.DataObject) -> None:
+    """Whatever is seen: decisions hold values that the kernel takes, and time goes on."""
+    host = Host()
+    size = st.integers(0, 1 << 40)
+    share = st.none() | st.floats(0, 1)
+    zero_waits = 0
+    for _ in range(30):
+        old = host.now.counters
+        grown = {
+            name: (getattr(old, name) or 0) + data.draw(st.integers(0, 1 << 30))
+            for name in ("full_scans", "pages_scanned")
+        }
+        decision = host.turn(
+            seconds=data.draw(st.floats(0, 100)),
+            processes=data.draw(st.integers(0, 3)),
+            resident_bytes=data.draw(size),
+            spent_seconds=host.now.spent_seconds + data.draw(st.floats(0, 10)),
+            pressure=data.draw(st.none() | st.floats(0, 100)),
+            changed_share=data.draw(share) if host.decision.sample else None,
+            moving_share=data.draw(share) if host.decision.sample else None,
+            promised_bytes=data.draw(size) if host.decision.look else None,
+            counters=host.counters(pages_sharing=data.draw(st.integers(0, 1 << 28)), **grown),
+        )
+        wanted = host.now.knobs
+        assert wanted.run in (0, 1)
+        assert wanted.sleep_millisecs is not None
+        assert 0 <= wanted.sleep_millisecs <= 60_000
+        assert 0 <= decision.wait_seconds <= 1
+        zero_waits = zero_waits + 1 if decision.wait_seconds == 0 else 0
+        assert zero_waits < 4 or decision.look or decision.sample
+
+
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+def test_a_trace_played_back(path: Path) -> None:
+    """On the snapshots of a real host it decides what it decided there."""
+    course, goals = Course(), Goals()
+    steps = [msgspec.json.decode(line, type=Step) for line in path.read_bytes().splitlines()]
+    assert len(steps) > 50
+    for number, step in enumerate(steps, 1):
+        course, decision = govern(course, step.snapshot, goals)
+        assert decision == step.decision, f"line {number}"
+    best = max(saved_bytes(step.snapshot.counters) for step in steps)
+    assert best > 100 * MB
+    ran = [step.snapshot.knobs.run == 1 for step in steps]
+    assert any(ran)
+    assert not all(ran)
+
+
+def test_there_are_traces() -> None:
+    assert len(TRACES) >= 3

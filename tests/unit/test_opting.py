@@ -1,0 +1,50 @@
+"""Who is to be opted in or out now, as processes come, change and go."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from pagemerge.decide.rules import Rule
+from pagemerge.model import Identity
+from pagemerge.opting import Changes, Opting
+from tests.unit.test_rules import GUEST, WEB
+
+RULES = Rule("in", unit="web-*"), Rule("in", guest="*"), Rule("out", command="*secret*")
+
+
+def test_processes_come_change_and_go() -> None:
+    running: list[Identity] = []
+    opting = Opting(RULES, look=lambda: running)
+    assert opting.look() == Changes()
+
+    running = [WEB, GUEST]
+    first = opting.look()
+    assert [decision.who for decision in first.opt_in] == [WEB]
+    assert [decision.opt for decision in first.news] == ["in", "refused"]
+    assert opting.holder == WEB.uid
+    assert opting.look() == Changes(), "once is enough"
+
+    # By exec it becomes what is opted out.
+    running = [replace(WEB, command="secret keeper"), GUEST]
+    second = opting.look()
+    assert second.opt_out == (running[0],)
+    assert [decision.who for decision in second.opt_in] == [GUEST], "nobody holds it any more"
+    assert [decision.opt for decision in second.news] == ["out", "in"]
+    assert opting.holder == GUEST.uid
+
+    running = [GUEST]
+    assert opting.look() == Changes(), "who has gone needs no opting out"
+    running = [replace(GUEST, start_time=7000)]
+    assert [decision.who for decision in opting.look().opt_in] == running, "the pid again"
+
+
+def test_of_several_users_all_are_in_by_word() -> None:
+    opting = Opting(RULES, across_users=True, look=lambda: [WEB, GUEST])
+    assert len(opting.look().opt_in) == 2
+    assert opting.holder is None
+
+
+def test_ourselves_are_left_alone() -> None:
+    own = replace(WEB, pid=os.getpid())
+    assert Opting([Rule("in", command="*")], look=lambda: [own]).look() == Changes()
