@@ -71,7 +71,8 @@ def user_engine(host: Host, barrier: str, reason: str) -> Engine:
 
 def kernel_engine(ksm: KernelKsm) -> Engine:
     """Whether kernel KSM works for this user."""
-    start = "ksmd is stopped; as root: echo 1 > /sys/kernel/mm/ksm/run"
+    start = "ksmd is stopped; as root: pagemerge daemon --engine kernel, or echo 1 > "
+    start += "/sys/kernel/mm/ksm/run"
     if ksm.knobs.run is None:
         return Engine("kernel", False, "", str(ksm.why_not))
     if ksm.why_not and not ksm.runs:

@@ -125,7 +125,8 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if (state := ksm.knobs().run) is None:
         say(f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
     elif state != RUN and ksm.driver() is None:
-        say(f"ksmd is stopped, so nothing is merged yet; as root: echo 1 > {ksm.root}/run")
+        start = f"pagemerge daemon --engine kernel, or echo 1 > {ksm.root}/run"
+        say(f"ksmd is stopped, so nothing is merged yet; as root: {start}")
 
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
