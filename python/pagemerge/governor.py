@@ -18,7 +18,7 @@ from typing import IO
 
 import msgspec
 
-from pagemerge.decide.govern import Course, govern
+from pagemerge.decide.govern import BATCH, Course, govern
 from pagemerge.enrolment import Enrolment
 from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find.mergeable import Mergeable
@@ -201,17 +201,18 @@ def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[None]:
     """Have every knob put back at the end, as it was before.
 
     ``note``: a file that remembers how that was. A governor that was killed leaves it behind, and
-    the next one goes by it.
+    the next one goes by it, unless somebody has set ksmd's pace since.
     """
-    try:
-        before = msgspec.json.decode(note.read_bytes(), type=Knobs)
-        log.warning("the last governor was killed: what it had found is put back at the end")
-    except (OSError, msgspec.DecodeError):
-        before = ksm.knobs()
-        note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        made = note.with_suffix(f".{os.getpid()}")
-        made.write_bytes(msgspec.json.encode(before))
-        made.rename(note)
+    before = ksm.knobs()
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(note.read_bytes(), type=Knobs)
+        if before.pages_to_scan == BATCH:
+            before = found
+            log.warning("the last governor was killed: what it had found is put back at the end")
+    note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    made = note.with_suffix(f".{os.getpid()}")
+    made.write_bytes(msgspec.json.encode(before))
+    made.rename(note)
     try:
         yield
     finally:

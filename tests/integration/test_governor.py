@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from benchmarks.lab import ksm as lab
 
-from pagemerge.demo.dialog import end
+from pagemerge.demo.dialog import Child, end
 from pagemerge.governor import NOTE, Step
 from pagemerge.merge.kernel import Ksm, locked
 from pagemerge.model import PAGE_SIZE, Knobs
 from tests.conftest import Spawn
+from tests.frames import frames_at
 
 SHARED = 8192
 """Pages that victims have in common: 32 MiB."""
@@ -32,7 +34,9 @@ pytestmark = pytest.mark.requires("kernel")
 def ksm() -> Iterator[Ksm]:
     """Kernel KSM for this test alone; put back as it was."""
     with lab.borrowed():
+        NOTE.unlink(missing_ok=True)
         yield Ksm()
+        NOTE.unlink(missing_ok=True)
 
 
 class Daemon:
@@ -68,6 +72,7 @@ class Daemon:
 def governed(folder: Path, *arguments: str) -> Iterator[Daemon]:
     """``pagemerge daemon --engine kernel``; it has looked at ksmd once."""
     trace = folder / "trace"
+    trace.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel", "--verbose"]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -81,6 +86,12 @@ def governed(folder: Path, *arguments: str) -> Iterator[Daemon]:
         end(process)
 
 
+def shared_frames(victims: list[Child]) -> float:
+    """Share of their common pages that lie in one frame for all of them (proc(5), pagemap)."""
+    found = np.array([frames_at(one.pid, one.ask("where")["address"], SHARED) for one in victims])
+    return float(np.mean((found[0] != 0) & (found == found[0]).all(axis=0)))
+
+
 def test_it_merges_what_is_there_and_rests(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:
     before = ksm.knobs()
     with governed(tmp_path) as daemon:
@@ -88,22 +99,20 @@ def test_it_merges_what_is_there_and_rests(ksm: Ksm, victim: Spawn, tmp_path: Pa
         victims = [victim("sharer", "merge") for _ in "abc"]
         for one in victims:
             one.ask("fill", seed=1, shared=SHARED, own=SHARED // 4)
-        saved = 2 * SHARED * 95 // 100
-        daemon.until(lambda: (ksm.counters().pages_sharing or 0) > saved, "merge it")
+        daemon.until(lambda: shared_frames(victims) > 0.95, "merge it")
         daemon.until(lambda: ksm.knobs().run == 0, "have ksmd stand")
-        assert (ksm.counters().pages_sharing or 0) > saved, "what is merged stays so"
+        assert shared_frames(victims) > 0.95, "what is merged stays so"
         for one in victims:
             assert one.ask("check") == {"right": True}
 
-        scanned = ksm.counters().pages_scanned
         for one in victims:  # the same again: other bytes, and equal ones
             one.ask("rewrite", seed=2, first=0, pages=SHARED)
-        daemon.until(lambda: (ksm.counters().pages_sharing or 0) > saved, "merge it again")
+        assert shared_frames(victims) < 0.05
+        daemon.until(lambda: shared_frames(victims) > 0.95, "merge it again")
         daemon.until(lambda: ksm.knobs().run == 0, "have ksmd stand again")
-        assert (ksm.counters().pages_scanned or 0) > (scanned or 0)
         assert daemon.stop() == 0
     assert ksm.knobs() == before
-    assert (ksm.counters().pages_sharing or 0) > saved
+    assert shared_frames(victims) > 0.95
     for one in victims:
         assert one.ask("check") == {"right": True}
     steps = daemon.steps()
@@ -163,6 +172,17 @@ def test_the_next_one_puts_back_what_a_killed_one_found(
     assert not NOTE.exists()
 
 
+def test_a_note_that_has_been_overtaken_is_let_be(ksm: Ksm, tmp_path: Path) -> None:
+    """An admin has set the pace since a governor was killed: that is how it is left."""
+    NOTE.parent.mkdir(exist_ok=True)
+    NOTE.write_bytes(msgspec.json.encode(Knobs(run=0, pages_to_scan=123)))
+    before = ksm.knobs()
+    with governed(tmp_path) as daemon:
+        assert daemon.stop() == 0
+    assert ksm.knobs() == before
+    assert not NOTE.exists()
+
+
 def test_only_one_drives_ksmd(ksm: Ksm, tmp_path: Path) -> None:
     """Whoever holds the lock, unless it is who starts the governor."""
     with governed(tmp_path):
@@ -182,4 +202,4 @@ def test_what_belongs_to_a_hub_is_refused(arguments: list[str]) -> None:
     argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel", *arguments]
     found = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert found.returncode == 2
-    assert f"{arguments[0]} says nothing to --engine kernel" in found.stderr
+    assert f"{arguments[0]} means nothing with --engine kernel" in found.stderr

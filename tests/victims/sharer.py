@@ -44,6 +44,11 @@ def check() -> Answer:
     return {"right": _digest() == digest}
 
 
+def where() -> Answer:
+    """Address of its memory."""
+    return {"address": ctypes.addressof(ctypes.c_char.from_buffer(memory))}
+
+
 def mergeable() -> Answer:
     """What prctl(2) says of this process."""
     return {"on": ctypes.CDLL(None).prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0)}
@@ -56,4 +61,6 @@ def _digest() -> bytes:
 if __name__ == "__main__":
     if sys.argv[1:] == ["merge"]:
         ctypes.CDLL(None).prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
-    serve({"fill": fill, "rewrite": rewrite, "check": check, "mergeable": mergeable})
+    serve(
+        {"fill": fill, "rewrite": rewrite, "check": check, "where": where, "mergeable": mergeable}
+    )
