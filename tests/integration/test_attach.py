@@ -167,6 +167,26 @@ def test_one_that_is_killed_meanwhile(programs: dict[str, Path], tmp_path: Path)
             assert victim.process.wait(30) == -signal.SIGKILL
 
 
+def test_two_attach_at_once(programs: dict[str, Path], tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def attach() -> None:
+        try:
+            for turn in range(200):
+                _core.inject_prctl(victim.pid, turn % 2 == 0)
+        except BaseException as error:
+            failures.append(error)
+
+    with Victim(programs["waiter"], "threads", tmp_path) as victim:
+        both = [threading.Thread(target=attach) for _ in range(2)]
+        for one in both:
+            one.start()
+        for one in both:
+            one.join()
+        assert not failures
+        assert victim.finish()["wrong"] == 0
+
+
 def test_one_that_waits_for_a_vfork_is_let_go(programs: dict[str, Path]) -> None:
     process = start(programs["caller"], "vfork")
     try:
