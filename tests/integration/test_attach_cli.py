@@ -15,6 +15,7 @@ from benchmarks.lab import ksm
 
 from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
+from pagemerge.merge.kernel import ksm_bytes
 from tests.attaching import merge_any
 from tests.conftest import Spawn
 
@@ -127,17 +128,19 @@ def test_what_is_attached_is_merged_and_what_is_detached_is_not(
     words = ("seed", "7", "pages", "0", "0", str(PAGES))
     one, other = victim("pages", *words), victim("pages", *words)
     rows = figures("attach", "--across-users", one.pid, other.pid)
-    assert [row["merging_pages"] for row in rows] == [0, 0]
+    assert [row["merged_pages_before"] for row in rows] == [0, 0]
     kernel.start(**ksm.FLAT_OUT)
     deadline = time.monotonic() + 60
     while merging(one.pid) < PAGES or merging(other.pid) < PAGES:
         assert time.monotonic() < deadline, f"{merging(one.pid)} pages are merged"
         time.sleep(0.02)
     (row,) = figures("detach", one.pid)
-    assert row["merging_pages"] == merging(one.pid) == 0
+    assert row["merged_pages_before"] >= PAGES
+    # ksmd's own count follows when it comes by; smaps knows now.
+    assert ksm_bytes(one.pid) == 0
     # In pieces, because it is much; each is a short stop.
     assert row["ranges"] > 0 and not row["refused_ranges"]
-    assert merging(other.pid) >= PAGES, "the other keeps the stable pages"
+    assert (ksm_bytes(other.pid) or 0) >= PAGES * 4096, "the other keeps the stable pages"
 
 
 def merging(pid: int) -> int:
