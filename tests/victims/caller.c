@@ -193,15 +193,17 @@ static long c_flock(void)
 	return flock(open("/proc/self/exe", O_RDONLY), LOCK_EX);
 }
 
-static long c_io_getevents(void)
+static long get_events(struct timespec *time)
 {
 	aio_context_t ring = 0;
 	struct io_event done;
 
 	if (syscall(SYS_io_setup, 1, &ring))
 		return -2;
-	return syscall(SYS_io_getevents, ring, 1L, 1L, &done, NULL);
+	return syscall(SYS_io_getevents, ring, 1L, 1L, &done, time);
 }
+static long c_io_getevents(void) { return get_events(&later); }
+static long c_io_getevents_endless(void) { return get_events(NULL); }
 
 static long c_io_uring_enter(void)
 {
@@ -224,7 +226,7 @@ static const struct {
 	CALL(recv_waitall_in_part), CALL(send_in_part), CALL(accept), CALL(accept_timed),
 	CALL(semop), CALL(semtimedop), CALL(msgrcv), CALL(sigtimedwait), CALL(sigwaitinfo),
 	CALL(pause), CALL(sigsuspend), CALL(wait4), CALL(waitid), CALL(flock), CALL(io_getevents),
-	CALL(io_uring_enter),
+	CALL(io_getevents_endless),	CALL(io_uring_enter),
 };
 
 /* Nobody can stop us meanwhile. */

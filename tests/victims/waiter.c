@@ -193,17 +193,17 @@ static const struct {
 };
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
 
-/* Two threads of each kind but the one that forks. */
+/* A thread of each kind but the one that forks. */
 static void all_at_once(struct counts *total)
 {
-	struct counts counts[2 * KINDS] = { 0 };
-	pthread_t threads[2 * KINDS];
+	struct counts counts[KINDS] = { 0 };
+	pthread_t threads[KINDS];
 
-	for (int kind = 0; kind < 2 * KINDS; kind++)
-		if (kinds[kind % KINDS].run != reading)
-			pthread_create(&threads[kind], NULL, kinds[kind % KINDS].run, &counts[kind]);
-	for (int kind = 0; kind < 2 * KINDS; kind++) {
-		if (kinds[kind % KINDS].run == reading)
+	for (int kind = 0; kind < KINDS; kind++)
+		if (kinds[kind].run != reading)
+			pthread_create(&threads[kind], NULL, kinds[kind].run, &counts[kind]);
+	for (int kind = 0; kind < KINDS; kind++) {
+		if (kinds[kind].run == reading)
 			continue;
 		pthread_join(threads[kind], NULL);
 		total->turns += counts[kind].turns;

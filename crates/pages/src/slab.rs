@@ -139,7 +139,7 @@ pub fn check(fd: impl AsFd) -> Result<usize> {
     let stat = rustix::fs::fstat(&fd).map_err(|_| no("it cannot be examined"))?;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
     // A memory file of huge pages has seals as well, and cannot be mapped page by page.
-    if stat.st_blksize != PAGE as i64 || size % PAGE != 0 {
+    if stat.st_blksize as usize != PAGE || size % PAGE != 0 {
         return Err(no("its pages are not 4 KiB"));
     }
     if size == 0 || size / PAGE > MOST_PAGES {

@@ -193,14 +193,15 @@ def show(rows: Iterable[Row]) -> None:
     # In a pipe there is no width to fit into.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("PID", "NAME", "UID", "HOW", "HELD", "MERGED PAGES", ""):
-        right = name in ("PID", "UID", "HELD", "MERGED PAGES")
+    for name in ("PID", "NAME", "UID", "HOW", "HELD", "MERGED BEFORE", ""):
+        right = name in ("PID", "UID", "HELD", "MERGED BEFORE")
         table.add_column(name, justify="right" if right else "left")
     for row in rows:
         who, done = row.process, row.outcome
         cells = ["-"] * 3
         if done is not None:
-            merged = "-" if done.merging_pages is None else f"{done.merging_pages:,}"
+            pages = done.merged_pages_before
+            merged = "-" if pages is None else number(pages, "page")
             cells = [done.how, held(done.held_seconds), merged]
         table.add_row(str(who.pid), Text(plain(who.name)), str(who.uid), *cells, Text(note(row)))
     console.print()

@@ -48,9 +48,9 @@ class Outcome:
     """Ranges that were marked or unmarked one by one."""
     refused_ranges: int
     """... of which so many could not be: unmapped meanwhile, or too many mappings."""
-    merging_pages: int | None
-    """Pages of it that map a stable page of ksmd, afterwards; None where the kernel does not
-    tell."""
+    merged_pages_before: int | None
+    """Pages of it that mapped a stable page of ksmd before, as of ksmd's last scan; None where the
+    kernel does not tell. Afterwards nobody knows yet: ksmd counts when it comes by."""
 
 
 def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = None) -> Outcome:
@@ -61,9 +61,10 @@ def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = 
     ``NoSuchProcess``; ``AccessDenied``; ``Unsupported`` for a ``prctl`` that this kernel lacks.
     """
     if how != "madvise":
+        before = merging_pages(pid)
         try:
             already, held = _core.inject_prctl(pid, True)
-            return Outcome(pid, name, "prctl", already, held, held, 0, 0, merging_pages(pid))
+            return Outcome(pid, name, "prctl", already, held, held, 0, 0, before)
         except Unsupported:
             if how is not None:
                 raise
@@ -75,8 +76,8 @@ def detach(pid: int, name: str, ranges: Callable[[], Ranges]) -> Outcome:
 
     ``ranges`` is asked for all of its memory that can be mergeable. Errors as ``attach``.
     """
-    pieces = None
-    if (merging_pages(pid) or 0) > AT_ONCE:
+    pieces, before = None, merging_pages(pid)
+    if (before or 0) > AT_ONCE:
         pieces = _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
     try:
         was_on, held = _core.inject_prctl(pid, False)
@@ -99,7 +100,7 @@ def detach(pid: int, name: str, ranges: Callable[[], Ranges]) -> Outcome:
         longest,
         count,
         refused,
-        merging_pages(pid),
+        before,
     )
 
 
@@ -134,16 +135,14 @@ def users_merged(proc: Path = PROC) -> set[int]:
 
 
 def _has_marks(pid: int) -> bool:
-    """Has anything in it been marked range by range, as far as the kernel tells?"""
-    found = process_ksm(pid)
-    known = (found.mergeable, found.rmap_items, found.merging_pages)
-    return any(known) or known == (None, None, None)
+    """Has anything in it been marked range by range? Where the kernel does not tell: yes."""
+    return process_ksm(pid).mergeable is not False
 
 
 def _advised(pid: int, name: str, ranges: Ranges, advice: int) -> Outcome:
+    before = merging_pages(pid)
     starts = array("Q", (start for start, _ in ranges))
     lengths = array("Q", (end - start for start, end in ranges))
     told, held, longest = _core.inject_madvise(pid, starts, lengths, advice)
     refused = sum(map(bool, memoryview(told).cast("i")))
-    pages = merging_pages(pid)
-    return Outcome(pid, name, "madvise", False, held, longest, len(ranges), refused, pages)
+    return Outcome(pid, name, "madvise", False, held, longest, len(ranges), refused, before)

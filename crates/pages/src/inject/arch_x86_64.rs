@@ -56,6 +56,7 @@ pub fn forgive(registers: &mut Registers) {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => (registers.r10 as i32) < 0,
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => registers.r10 == 0,
         libc::SYS_rt_sigtimedwait => registers.rdx == 0,
+        libc::SYS_io_getevents => registers.r8 == 0,
         libc::SYS_semop => true,
         _ => false,
     };
@@ -71,7 +72,7 @@ pub fn is_forgiven(number: i64, arguments: &[u64; 6]) -> bool {
     registers.rax = -i64::from(libc::EINTR) as u64;
     registers.orig_rax = number as u64;
     (registers.rdi, registers.rsi, registers.rdx) = (arguments[0], arguments[1], arguments[2]);
-    registers.r10 = arguments[3];
+    (registers.r10, registers.r8) = (arguments[3], arguments[4]);
     forgive(&mut registers);
     registers.rax as i64 == -ERESTARTNOHAND
 }

@@ -48,6 +48,12 @@ pub enum Notices {
     Stuck,
 }
 
+/// Has somebody else begun to trace a thread? Perhaps another pagemerge, which is done soon.
+pub fn is_traced(pid: i32, thread: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"));
+    status.is_ok_and(|status| refusals::field(&status, "TracerPid:") != Some("0"))
+}
+
 /// The threads of process `pid`, the one that notices least first. Threads that seccomp(2)
 /// confines are left out: a filter may kill for a call that it does not know.
 ///

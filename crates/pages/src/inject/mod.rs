@@ -33,9 +33,11 @@ use tracee::{Tracee, Trouble};
 /// No more threads than this are tried, the one that notices least first.
 const TRIES: usize = 4;
 /// How often a thread is tried again that was at a bad moment.
-const AGAIN: usize = 32;
+const AGAIN: u32 = 32;
 /// ... of which it may be passed over so often because it would notice more than a moment before.
-const CHOOSY: usize = 16;
+const CHOOSY: u32 = 16;
+/// Before the second try no pause, then ever longer ones.
+const PAUSE: Duration = Duration::from_micros(50);
 /// A thread is held for several calls in a row up to this long; then it runs for a while.
 const HOLD: Duration = Duration::from_millis(2);
 /// ... and this many times as long as it was held.
@@ -186,6 +188,7 @@ fn stopped<T: Send>(
         if !again {
             break;
         }
+        std::thread::sleep(PAUSE * turn);
     }
     Err(Error::Refused { pid, why: last })
 }

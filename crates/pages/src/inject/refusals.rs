@@ -3,10 +3,15 @@
 use crate::error::{Error, Result};
 use std::fs;
 use std::io::Read;
+use std::time::Duration;
 
 /// Flag of kernel threads in field 9 of /proc/PID/stat (Linux, include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 const ELFCLASS64: u8 = 2;
+
+/// How often it is asked whether somebody traces the process, and the time in between.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Refuse what cannot be made to do a system call, or what must not.
 ///
@@ -24,12 +29,9 @@ pub fn check(pid: i32) -> Result<()> {
         return refused("is a thread of the kernel and has no memory of its own");
     }
     let status = read(pid, "status")?;
-    match field(&status, "TracerPid:").and_then(|text| text.parse::<i32>().ok()) {
-        None | Some(0) => {}
-        Some(tracer) => {
-            let why = format!("is traced by process {tracer} (a debugger?): end that one first");
-            return Err(Error::Refused { pid, why });
-        }
+    if let Some(tracer) = lasting_tracer(pid, &status)? {
+        let why = format!("is traced by process {tracer} (a debugger?): end that one first");
+        return Err(Error::Refused { pid, why });
     }
     // With the leader ended and others running there is no maps either; they are not worth it.
     if matches!(fields.first(), Some(&("Z" | "X"))) {
@@ -39,6 +41,20 @@ pub fn check(pid: i32) -> Result<()> {
         return refused("is a 32-bit program: pagemerge attaches 64-bit ones only");
     }
     Ok(())
+}
+
+/// Who traces it, unless that is over in a moment: another pagemerge.
+fn lasting_tracer(pid: i32, status: &str) -> Result<Option<i32>> {
+    let tracer = |status: &str| field(status, "TracerPid:").and_then(|text| text.parse().ok());
+    let mut found = tracer(status).filter(|&tracer| tracer != 0);
+    for _ in 0..LOOKS {
+        if found.is_none() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        found = tracer(&read(pid, "status")?).filter(|&tracer| tracer != 0);
+    }
+    Ok(found)
 }
 
 /// The class of the program's file (elf(5)); none where it cannot be read (set-id programs).

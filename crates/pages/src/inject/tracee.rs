@@ -86,6 +86,9 @@ impl Tracee {
         match seized {
             Ok(()) => {}
             Err(libc::ESRCH) => return Err(Trouble::Again("ends one thread after another".into())),
+            Err(libc::EPERM) if candidates::is_traced(pid, thread) => {
+                return Err(Trouble::Again("is traced by another process all the time".into()));
+            }
             Err(errno) => return Err(Error::os("ptrace(PTRACE_SEIZE)", errno).of_pid(pid).into()),
         }
         let (stop, saved, mask) = (None, None, None);

@@ -1,0 +1,147 @@
+"""``pagemerge attach`` and ``detach``: what they say, refuse, and leave alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.lab import ksm
+
+from pagemerge.cli.run import LIBRARY
+from pagemerge.demo.dialog import Child
+from pagemerge.merge.kernel import ksm_bytes
+from tests.attaching import merge_any
+from tests.conftest import Spawn
+
+pytestmark = pytest.mark.requires("kernel")
+NOBODY = 65534
+PAGES = 2000
+
+
+def pagemerge(*words: object) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pagemerge", *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def figures(*words: object) -> list[dict[str, Any]]:
+    done = pagemerge(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["processes"]
+    return rows
+
+
+@pytest.fixture
+def child(victim: Spawn) -> Child:
+    return victim("pages", "seed", "1", "pages", "0", "0", str(PAGES))
+
+
+def test_attach_and_detach_by_pid(child: Child) -> None:
+    # Whoever else this host merges just now is none of this test's business.
+    (row,) = figures("attach", "--across-users", child.pid)
+    assert row["how"] == "prctl"
+    assert not row["already"] and not row["error"]
+    assert 0 < row["held_seconds"] < 60
+    assert row["eligible_bytes"] >= PAGES * 4096
+    assert merge_any(child.pid)
+    said = pagemerge("attach", "--across-users", child.pid)
+    assert said.stdout.startswith("ksmd may now merge the memory of 1 process.\n")
+    assert "was so already" in said.stdout
+    (row,) = figures("detach", child.pid)
+    assert row["how"] == "prctl" and not row["already"]
+    assert not merge_any(child.pid)
+    said = pagemerge("detach", child.pid)
+    assert said.returncode == 0
+    assert "was so already" in said.stdout
+
+
+def test_a_dry_run_changes_nothing(child: Child) -> None:
+    said = pagemerge("attach", "--across-users", "--dry-run", child.pid)
+    assert said.returncode == 0
+    assert "could then merge the memory of 1 process." in said.stdout
+    assert not merge_any(child.pid)
+
+
+def test_users_are_merged_together_only_where_that_is_said(child: Child, victim: Spawn) -> None:
+    other = victim("pages", "user", str(NOBODY), "pages", "0", "0", "10")
+    said = pagemerge("attach", child.pid, other.pid)
+    assert said.returncode == 2
+    assert "--across-users" in said.stderr and f"uid {NOBODY}" in said.stderr
+    assert not merge_any(child.pid) and not merge_any(other.pid)
+    rows = figures("attach", "--across-users", child.pid, other.pid)
+    assert [row["error"] for row in rows] == [None, None]
+    assert merge_any(child.pid) and merge_any(other.pid)
+    third = victim("pages", "user", str(NOBODY - 1), "pages", "0", "0", "10")
+    said = pagemerge("attach", third.pid)
+    assert said.returncode == 2, "kernel KSM has two other users already"
+    assert not merge_any(third.pid)
+
+
+AS_NOBODY = """
+import os, sys
+from pagemerge import cli
+# All is imported that is needed: nobody may not read where Python is.
+cli.main([sys.argv[1], "--dry-run", sys.argv[2]])
+os.setresuid(65534, 65534, 65534)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.requires("root")
+@pytest.mark.parametrize("verb", ["attach", "detach"])
+def test_an_ordinary_user_is_told_what_is_missing(verb: str, child: Child) -> None:
+    argv = [sys.executable, "-c", AS_NOBODY, verb, str(child.pid)]
+    said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 77, said.stderr
+    assert "needs root" in said.stderr
+    assert not merge_any(child.pid)
+
+
+def test_what_the_user_engine_merges_is_left_to_it(child: Child) -> None:
+    with subprocess.Popen(["sleep", "60"], env={"LD_PRELOAD": str(LIBRARY)}) as other:
+        try:
+            deadline = time.monotonic() + 10
+            while LIBRARY.name not in Path(f"/proc/{other.pid}/maps").read_text():
+                assert time.monotonic() < deadline
+            said = pagemerge("attach", "--across-users", child.pid, other.pid)
+            assert said.returncode == 1, "one of the two was refused"
+            assert "user engine" in said.stdout
+            assert merge_any(child.pid) and not merge_any(other.pid)
+        finally:
+            other.kill()
+
+
+@pytest.fixture
+def kernel() -> Iterator[ksm.Ksm]:
+    with ksm.borrowed() as borrowed:
+        yield borrowed
+
+
+def test_what_is_attached_is_merged_and_what_is_detached_is_not(
+    kernel: ksm.Ksm, victim: Spawn
+) -> None:
+    words = ("seed", "7", "pages", "0", "0", str(PAGES))
+    one, other = victim("pages", *words), victim("pages", *words)
+    rows = figures("attach", "--across-users", one.pid, other.pid)
+    assert [row["merged_pages_before"] for row in rows] == [0, 0]
+    kernel.start(**ksm.FLAT_OUT)
+    deadline = time.monotonic() + 60
+    while merging(one.pid) < PAGES or merging(other.pid) < PAGES:
+        assert time.monotonic() < deadline, f"{merging(one.pid)} pages are merged"
+        time.sleep(0.02)
+    (row,) = figures("detach", one.pid)
+    assert row["merged_pages_before"] >= PAGES
+    # ksmd's own count follows when it comes by; smaps knows now.
+    assert ksm_bytes(one.pid) == 0
+    # In pieces, because it is much; each is a short stop.
+    assert row["ranges"] > 0 and not row["refused_ranges"]
+    assert (ksm_bytes(other.pid) or 0) >= PAGES * 4096, "the other keeps the stable pages"
+
+
+def merging(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/ksm_merging_pages").read_text())
