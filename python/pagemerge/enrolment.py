@@ -17,7 +17,7 @@ from pagemerge.find import maps
 from pagemerge.find.engine import user_engine
 from pagemerge.find.process import Process
 from pagemerge.merge.attach import attach, detach
-from pagemerge.merge.kernel import process_ksm
+from pagemerge.merge.kernel import is_mergeable
 from pagemerge.model import PAGE_SIZE, Identity, Selection
 from pagemerge.opting import Key, Opting
 from pagemerge.selecting import select
@@ -162,8 +162,7 @@ class Kernel:
 
     def undo(self, who: Identity) -> None:
         """Also what the program has marked by itself: out is out."""
-        found = process_ksm(who.pid)
-        if found.merge_any or found.mergeable or found.merging_pages:
+        if is_mergeable(who.pid):
             detach(who.pid, who.name, lambda: maps.eligible(who.pid))
 
 

@@ -20,12 +20,12 @@ import msgspec
 
 from pagemerge.decide.govern import BATCH, Course, govern
 from pagemerge.enrolment import Enrolment
-from pagemerge.errors import NoSuchProcess, PagemergeError
+from pagemerge.errors import NoSuchProcess
 from pagemerge.find.mergeable import Mergeable
 from pagemerge.find.process import named
 from pagemerge.find.sample import Sample
 from pagemerge.find.survey import survey
-from pagemerge.merge.kernel import Ksm, locked, process_ksm
+from pagemerge.merge.kernel import Ksm, is_mergeable, locked
 from pagemerge.model import PAGE_SIZE, Decision, Goals, Knobs, Snapshot
 from pagemerge.watch import memory
 
@@ -159,19 +159,6 @@ def changed(knobs: Knobs) -> dict[str, int | str]:
     """Those that are not None."""
     values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
     return {name: value for name, value in values if value is not None}
-
-
-def is_mergeable(pid: int) -> bool:
-    """May ksmd merge memory of this process?
-
-    Kernels that do not tell (before 6.18) tell at least of memory that ksmd has been at already.
-    """
-    with contextlib.suppress(PagemergeError):
-        found = process_ksm(pid)
-        if found.mergeable is None:
-            return bool(found.merge_any or found.rmap_items)
-        return found.mergeable
-    return False
 
 
 def promise(pids: Sequence[int]) -> int:

@@ -15,7 +15,7 @@ from benchmarks.lab import ksm
 
 from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
-from pagemerge.merge.kernel import ksm_bytes
+from pagemerge.merge.kernel import ksm_bytes, process_ksm
 from tests.attaching import merge_any
 from tests.conftest import Spawn
 
@@ -29,10 +29,10 @@ def pagemerge(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
-def figures(*words: object) -> list[dict[str, Any]]:
+def figures(*words: object, key: str = "processes") -> list[dict[str, Any]]:
     done = pagemerge(*words, "--json")
     assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)["processes"]
+    rows: list[dict[str, Any]] = json.loads(done.stdout)[key]
     return rows
 
 
@@ -145,3 +145,41 @@ def test_what_is_attached_is_merged_and_what_is_detached_is_not(
 
 def merging(pid: int) -> int:
     return int(Path(f"/proc/{pid}/ksm_merging_pages").read_text())
+
+
+def test_only_what_is_seen_to_be_duplicated_is_marked(victim: Spawn) -> None:
+    """Of two processes with a third in common; a dry run tells of it and marks nothing."""
+    both = [victim("sharer", "plain") for _ in "ab"]
+    for one in both:
+        one.ask("fill", seed=1, shared=2048, own=4096)
+    pids = [one.pid for one in both]
+    said = pagemerge("attach", "--across-users", "--select", "--dry-run", *pids)
+    assert said.returncode == 0
+    assert "would save" in said.stdout
+    assert not any(process_ksm(pid).mergeable for pid in pids)
+    found = figures("attach", "--across-users", "--select", *pids, key="selection")
+    assert all(2048 <= one["marked_pages"] < 4096 for one in found)
+    for one in both:
+        known = process_ksm(one.pid)
+        assert known.merge_any is False
+        assert known.mergeable is True
+        at = one.ask("where")["address"]
+        flags = vm_flags(one.pid)
+        assert "mg" in flags[at]
+        assert sum("mg" in words for words in flags.values()) < len(flags) / 2
+        assert one.ask("check") == {"right": True}
+    rows = figures("detach", *pids)
+    assert not any(row["error"] for row in rows)
+    assert not any(process_ksm(pid).mergeable for pid in pids)
+
+
+def vm_flags(pid: int) -> dict[int, list[str]]:
+    """Start of each mapping -> its VmFlags in smaps."""
+    found: dict[int, list[str]] = {}
+    start = 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:"):
+            found[start] = line.split()[1:]
+        elif "-" in line.split()[0]:
+            start = int(line.split("-")[0], 16)
+    return found

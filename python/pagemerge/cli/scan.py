@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pagemerge.find.reading import Progress
     from pagemerge.find.survey import Row, Survey
 
 SORTS = ("gain", "name", "pid")
@@ -48,11 +45,12 @@ class Scan:
                 if not args.all
                 else "give either processes or --all"
             )
+        from pagemerge.cli.progress import looking
         from pagemerge.find import process
         from pagemerge.find.survey import survey
 
         chosen = process.everyone() if args.all else process.named(args.target)
-        with _progress() as progress:
+        with looking() as progress:
             result = survey(chosen, args.threads, progress)
         rows = _ordered(result.rows, args.sort, drop_empty=args.all)
         if args.json:
@@ -188,22 +186,3 @@ def _bytes(size: float) -> str:
         size /= 1000
     digits = 0 if unit == "B" else 2 if size < 9.995 else 1 if size < 99.95 else 0
     return f"{size:.{digits}f} {unit}"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar on standard error, if somebody looks at it."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = ("looking", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("looking", total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done * PAGE_SIZE, total=total * PAGE_SIZE)
-
-        yield update

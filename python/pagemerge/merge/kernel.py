@@ -246,6 +246,20 @@ def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
     )
 
 
+def is_mergeable(pid: int, proc: Path = PROC) -> bool:
+    """May ksmd merge memory of process ``pid``? False for one that has gone, or is someone else's.
+
+    Kernels that do not tell (before 6.18) tell at least of memory that ksmd has been at already.
+    """
+    try:
+        found = process_ksm(pid, proc)
+    except PagemergeError:
+        return False
+    if found.mergeable is None:
+        return bool(found.merge_any or found.rmap_items)
+    return found.mergeable
+
+
 def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
     """Bytes of process ``pid`` that map stable pages, each in full: the KSM lines of smaps.
 
