@@ -16,7 +16,7 @@ from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find import maps
 from pagemerge.find.engine import user_engine
 from pagemerge.find.process import Process
-from pagemerge.merge.attach import attach, detach
+from pagemerge.merge.attach import attach, detach, users_merged
 from pagemerge.merge.kernel import is_mergeable
 from pagemerge.model import PAGE_SIZE, Identity, Selection
 from pagemerge.opting import Key, Opting
@@ -147,16 +147,19 @@ class Enrolment:
 
 
 class Kernel:
-    """``Marks`` on real processes."""
+    """``Marks`` on real processes; of one user at a time unless ``across_users``."""
+
+    def __init__(self, across_users: bool = False) -> None:
+        self._across_users = across_users
 
     def all(self, who: Identity) -> None:
         """By prctl where Linux has it: what it maps later is mergeable, too."""
-        _refuse_ours(who)
+        self._check(who)
         attach(who.pid, who.name, lambda: maps.eligible(who.pid))
 
     def ranges(self, who: Identity, selection: Selection) -> None:
         """By madvise."""
-        _refuse_ours(who)
+        self._check(who)
         pairs = list(zip(selection.start.tolist(), selection.end.tolist(), strict=True))
         attach(who.pid, who.name, lambda: pairs, "madvise")
 
@@ -165,12 +168,20 @@ class Kernel:
         if is_mergeable(who.pid):
             detach(who.pid, who.name, lambda: maps.eligible(who.pid))
 
-
-def _refuse_ours(who: Identity) -> None:
-    if cause := user_engine(who.pid, maps.mappings(who.pid)):
-        raise PagemergeError(
-            f"the user engine merges it ({cause}): memory belongs to one", pid=who.pid
-        )
+    def _check(self, who: Identity) -> None:
+        """Whoever has marked memory without us counts as well."""
+        if cause := user_engine(who.pid, maps.mappings(who.pid)):
+            raise PagemergeError(
+                f"the user engine merges it ({cause}): memory belongs to one", pid=who.pid
+            )
+        others = set() if self._across_users else users_merged() - {who.uid}
+        if others:
+            listed = ", ".join(f"uid {uid}" for uid in sorted(others))
+            raise PagemergeError(
+                f"kernel KSM has processes of {listed} already, and is one trust domain: "
+                "detach them, or say across_users = true under [kernel]",
+                pid=who.pid,
+            )
 
 
 def _key(who: Identity) -> Key:

@@ -99,8 +99,6 @@ class Governor:
                 decision.reason,
                 f": {written}" if written else "",
             )
-        if decision.anew:
-            self._sample = None
         if changes and not self.dry_run:
             self.ksm.write(**changes)
             self._written = self.ksm.knobs()
@@ -122,6 +120,8 @@ class Governor:
         looked = 0.0
         if wanted.look:
             began = time.process_time()
+            # Before the look, or what is written during it would count as seen.
+            self._sample = Sample(pids)
             promised = promise(pids)
             looked = time.process_time() - began
         return Snapshot(

@@ -352,8 +352,8 @@ class Snapshot:
     pressure: float | None = None
     """PSI: percent of the last ten seconds in which something waited for memory."""
     changed_share: float | None = None
-    """Of a sample: what differs from when ksmd last stopped, and not from the sample before.
-    None where none was taken."""
+    """Of a sample: what differs from the last look, and not from the sample before. None where
+    none was taken."""
     moving_share: float | None = None
     """Of the same sample: what differs from the sample before."""
     promised_bytes: int | None = None
@@ -375,5 +375,3 @@ class Decision:
     """The next snapshot shall tell what has changed."""
     look: bool = False
     """The next snapshot shall tell what merging would save."""
-    anew: bool = False
-    """Samples compare with this moment from now on."""

@@ -18,7 +18,7 @@ from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
 from pagemerge.governor import NOTE, Step
-from pagemerge.merge.kernel import Ksm, locked
+from pagemerge.merge.kernel import Ksm, is_mergeable, locked, process_ksm
 from pagemerge.model import PAGE_SIZE, Knobs
 from tests.conftest import Spawn
 from tests.frames import frames_at
@@ -181,6 +181,31 @@ def test_a_note_that_has_been_overtaken_is_let_be(ksm: Ksm, tmp_path: Path) -> N
         assert daemon.stop() == 0
     assert ksm.knobs() == before
     assert not NOTE.exists()
+
+
+def test_rules_opt_processes_in_and_out(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:
+    """All of one, what is duplicated of another, nothing of a third; as they appear."""
+    config = tmp_path / "pagemerge.toml"
+    config.write_text(
+        "[kernel]\nacross_users = true\n"
+        '[[rule]]\ncommand = "*sharer.py plain whole"\nopt = "in"\n'
+        '[[rule]]\ncommand = "*sharer.py plain part"\nopt = "in"\nselect = true\n'
+        '[[rule]]\ncommand = "*sharer.py * out"\nopt = "out"\n'
+    )
+    out = victim("sharer", "merge", "out")
+    with governed(tmp_path, "--config", str(config)) as daemon:
+        whole, part = victim("sharer", "plain", "whole"), victim("sharer", "plain", "part")
+        for one in (whole, part, out):
+            one.ask("fill", seed=1, shared=SHARED, own=SHARED)
+        daemon.until(lambda: not is_mergeable(out.pid), "opt it out")
+        daemon.until(lambda: process_ksm(whole.pid).merge_any is True, "opt it in")
+        daemon.until(lambda: is_mergeable(part.pid), "mark a part of it")
+        assert process_ksm(part.pid).merge_any is False
+        daemon.until(lambda: shared_frames([whole, part]) > 0.95, "merge them")
+        assert shared_frames([whole, out]) == 0
+        assert daemon.stop() == 0
+    for one in (whole, part, out):
+        assert one.ask("check") == {"right": True}
 
 
 def test_only_one_drives_ksmd(ksm: Ksm, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A process whose memory kernel KSM may merge: it is filled, rewritten and checked on demand.
 
-The first word: ``merge`` (all its memory is mergeable, prctl(2)) or ``plain``.
+The first word: ``merge`` (all its memory is mergeable, prctl(2)) or ``plain``; more are for rules.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _digest() -> bytes:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["merge"]:
+    if sys.argv[1] == "merge":
         ctypes.CDLL(None).prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0)
     serve(
         {"fill": fill, "rewrite": rewrite, "check": check, "where": where, "mergeable": mergeable}

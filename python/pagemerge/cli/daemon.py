@@ -105,7 +105,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _govern(args: argparse.Namespace) -> int:
     """Be the governor of kernel KSM."""
     from pagemerge.config import load_kernel, load_rules, with_cpu
-    from pagemerge.enrolment import Enrolment
+    from pagemerge.enrolment import Enrolment, Kernel
     from pagemerge.governor import Governor, alone, borrowed
     from pagemerge.merge.kernel import Ksm
     from pagemerge.opting import Opting
@@ -121,7 +121,10 @@ def _govern(args: argparse.Namespace) -> int:
         if rules:
             opting = Opting(rules, across_users=settings.across_users)
             beside = governor.mergeable
-            governor.enrolment = Enrolment(opting, lambda: beside.pids, dry_run=args.dry_run)
+            marks = Kernel(settings.across_users)
+            governor.enrolment = Enrolment(
+                opting, lambda: beside.pids, marks=marks, dry_run=args.dry_run
+            )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: governor.ended.set())
         if not args.dry_run:

@@ -198,7 +198,7 @@ def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
     told = f"{_size(promised)} to save in some {cost:.1f} s of processor time"
     if promised < max(NOTABLE / 4, _price(now, goals) * cost):
         course = _rarer(course, now)
-        return course, _stand(now, f"{told}: not worth it", wait=TICK, anew=True)
+        return course, _stand(now, f"{told}: not worth it", wait=TICK)
     course = replace(
         course,
         working=True,
@@ -270,7 +270,7 @@ def _stop(course: Course, now: Snapshot, reason: str) -> tuple[Course, Decision]
         due=now.seconds + course.period,
         moving=False,
     )
-    return course, _stand(now, reason, wait=TICK, anew=True)
+    return course, _stand(now, reason, wait=TICK)
 
 
 def _stand(
@@ -280,11 +280,10 @@ def _stand(
     wait: float,
     sample: bool = False,
     look: bool = False,
-    anew: bool = False,
 ) -> Decision:
     """ksmd stands; what is merged stays so."""
     run = 0 if now.knobs.run == 1 else None
-    return Decision(Knobs(run=run), reason, wait, sample=sample, look=look, anew=anew)
+    return Decision(Knobs(run=run), reason, wait, sample=sample, look=look)
 
 
 def _run(
