@@ -112,8 +112,7 @@ def test_ranges_are_marked_one_by_one(programs: dict[str, Path], tmp_path: Path)
 def test_a_stopped_process_stays_stopped(programs: dict[str, Path], tmp_path: Path) -> None:
     with Victim(programs["waiter"], "threads", tmp_path) as victim:
         os.kill(victim.pid, signal.SIGSTOP)
-        until_state(victim.pid, "T")
-        pid, how = os.waitpid(victim.pid, os.WUNTRACED | os.WNOHANG)
+        pid, how = os.waitpid(victim.pid, os.WUNTRACED)  # when the last thread has stopped
         assert pid == victim.pid and os.WIFSTOPPED(how)
         for _ in range(100):
             rounds(victim.pid, 1)

@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const EAGER: Duration = Duration::from_millis(1);
 const NAP: Duration = Duration::from_micros(100);
 
+/// How often it is tried to trace a thread before that counts as forbidden.
+const SEIZES: usize = 5;
 /// How the reasons begin.
 const NOT_STOPPED: &str = "did not stop";
 
@@ -81,14 +83,21 @@ impl Tracee {
             .map_err(|error| Error::of_proc("open of mem", &error, pid))?;
         // Not PTRACE_O_EXITKILL: if we end, it goes on.
         let options = libc::PTRACE_O_TRACESYSGOOD as usize;
-        let seized = ptrace(libc::PTRACE_SEIZE, thread, 0, options)
-            .and_then(|()| ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0));
+        let mut seized = Err(libc::EPERM);
+        for _ in 0..SEIZES {
+            seized = ptrace(libc::PTRACE_SEIZE, thread, 0, options);
+            if seized != Err(libc::EPERM) {
+                break;
+            }
+            if candidates::is_traced(pid, thread) {
+                return Err(Trouble::Again("is traced by another process all the time".into()));
+            }
+            // Forbidden; or somebody else had it just now, of which nothing is to be seen.
+        }
+        let seized = seized.and_then(|()| ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0));
         match seized {
             Ok(()) => {}
             Err(libc::ESRCH) => return Err(Trouble::Again("ends one thread after another".into())),
-            Err(libc::EPERM) if candidates::is_traced(pid, thread) => {
-                return Err(Trouble::Again("is traced by another process all the time".into()));
-            }
             Err(errno) => return Err(Error::os("ptrace(PTRACE_SEIZE)", errno).of_pid(pid).into()),
         }
         let (stop, saved, mask) = (None, None, None);
