@@ -130,11 +130,11 @@ def mark_chosen(children: list[Child]) -> Marking:
 
 def scan(kernel: ksm.Ksm, deadline: float) -> list[tuple[int, int]]:
     """Let ksmd scan ``SCANS`` times: pages looked at and pages saved, again and again."""
-    first, before, sharing = int(kernel.read("full_scans")), looks(kernel), kernel.sharing
+    first, before, sharing = kernel.full_scans, looks(kernel), kernel.sharing
     kernel.start(**ksm.FLAT_OUT, smart_scan=1)
     trace = []
     while True:
-        over = int(kernel.read("full_scans")) >= first + SCANS
+        over = kernel.full_scans >= first + SCANS
         trace.append((looks(kernel) - before, kernel.sharing - sharing))
         if over:
             kernel.write("run", ksm.STOP)
@@ -146,7 +146,7 @@ def scan(kernel: ksm.Ksm, deadline: float) -> list[tuple[int, int]]:
 
 def looks(kernel: ksm.Ksm) -> int:
     """Pages that ksmd has looked at since the host started."""
-    return int(kernel.read("pages_scanned"))
+    return kernel.counters().pages_scanned or 0
 
 
 def stat(child: Child, name: str) -> int:

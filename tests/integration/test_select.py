@@ -109,8 +109,8 @@ def kernel() -> Iterator[ksm.Ksm]:
 def test_what_ksmd_has_merged_stays_a_duplicate(kernel: ksm.Ksm, victim: Spawn) -> None:
     who = victim("pages", "seed", "7", "merge", "pages", "0", "500", "500")
     kernel.start(pages_to_scan=20_000, sleep_millisecs=0)
-    scans, deadline = kernel.counters()["full_scans"], time.monotonic() + 60
-    while kernel.counters()["full_scans"] < scans + 3:
+    scans, deadline = kernel.full_scans, time.monotonic() + 60
+    while kernel.full_scans < scans + 3:
         assert time.monotonic() < deadline, "ksmd has not scanned all"
         os.sched_yield()
     kernel.write("run", ksm.STOP)
