@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from benchmarks.lab import ksm
 
+from pagemerge.cli.attach import eligible
 from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
+from pagemerge.find.maps import mappings
+from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes
-from tests.attaching import merge_any
+from tests.attaching import marked, merge_any
 from tests.conftest import Spawn
 
 pytestmark = pytest.mark.requires("kernel")
@@ -145,3 +148,15 @@ def test_what_is_attached_is_merged_and_what_is_detached_is_not(
 
 def merging(pid: int) -> int:
     return int(Path(f"/proc/{pid}/ksm_merging_pages").read_text())
+
+
+def test_on_older_kernels_ranges_are_marked(child: Child) -> None:
+    """As without PR_SET_MEMORY_MERGE; detach finds out what there is to undo."""
+    ranges = tuple(eligible(child.pid, mappings(child.pid)))
+    done = attach(child.pid, "victim", lambda: ranges, how="madvise")
+    assert done.how == "madvise" and done.ranges == len(ranges)
+    assert not merge_any(child.pid)
+    assert len(marked(child.pid)) >= (done.ranges - done.refused_ranges) // 2 > 0
+    (row,) = figures("detach", child.pid)
+    assert row["how"] == "madvise" and not row["already"]
+    assert not marked(child.pid)
