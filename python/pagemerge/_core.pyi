@@ -139,8 +139,6 @@ def inject_prctl(pid: int, on: bool) -> tuple[bool, float]:
     Returns whether its memory was mergeable as a whole before, and for how many seconds one of
     its threads was held. ``Unsupported`` where Linux is older than 6.4 or has no KSM. What stands
     in the way of this process alone is a ``PagemergeError`` that says what, with its ``pid``.
-    No other thread may wait for ``pid`` meanwhile, were it a child of ours: it would be told of
-    stops that are no ends.
     """
 
 def inject_madvise(

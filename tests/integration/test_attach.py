@@ -166,6 +166,32 @@ def test_one_that_is_killed_meanwhile(programs: dict[str, Path], tmp_path: Path)
             assert victim.process.wait(30) == -signal.SIGKILL
 
 
+ONCE = """
+import sys
+from pagemerge import _core
+sys.stdin.readline()
+for on in (True, False):
+    _core.inject_prctl(int(sys.argv[1]), on)
+"""
+
+
+def test_whoever_attaches_may_be_killed(programs: dict[str, Path], tmp_path: Path) -> None:
+    """At any moment: the stop is brought to its end by a process of its own."""
+    with Victim(programs["waiter"], "threads", tmp_path) as victim:
+        for turn in range(20):
+            argv = [sys.executable, "-c", ONCE, str(victim.pid)]
+            with subprocess.Popen(argv, stdin=subprocess.PIPE) as attacher:
+                assert attacher.stdin is not None
+                until_blocked(attacher.pid)
+                attacher.stdin.write(b"\n")
+                attacher.stdin.flush()
+                time.sleep(turn * 0.00008)
+                attacher.kill()
+        assert victim.process.poll() is None
+        _core.inject_prctl(victim.pid, False)
+        assert victim.finish()["wrong"] == 0
+
+
 def test_two_attach_at_once(programs: dict[str, Path], tmp_path: Path) -> None:
     failures: list[BaseException] = []
 

@@ -15,8 +15,10 @@ from benchmarks.lab import ksm
 
 from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
+from pagemerge.find.maps import eligible, mappings
+from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes, process_ksm
-from tests.attaching import merge_any
+from tests.attaching import marked, merge_any
 from tests.conftest import Spawn
 
 pytestmark = pytest.mark.requires("kernel")
@@ -183,3 +185,15 @@ def vm_flags(pid: int) -> dict[int, list[str]]:
         elif "-" in line.split()[0]:
             start = int(line.split("-")[0], 16)
     return found
+
+
+def test_on_older_kernels_ranges_are_marked(child: Child) -> None:
+    """As without PR_SET_MEMORY_MERGE; detach finds out what there is to undo."""
+    ranges = tuple(eligible(child.pid, mappings(child.pid)))
+    done = attach(child.pid, "victim", lambda: ranges, how="madvise")
+    assert done.how == "madvise" and done.ranges == len(ranges)
+    assert not merge_any(child.pid)
+    assert len(marked(child.pid)) >= (done.ranges - done.refused_ranges) // 2 > 0
+    (row,) = figures("detach", child.pid)
+    assert row["how"] == "madvise" and not row["already"]
+    assert not marked(child.pid)

@@ -28,6 +28,7 @@ pub const FAILED: u32 = 4;
 pub struct Shared {
     pub state: AtomicU32,
     tasks: OwnedFd,
+    process: rustix::process::Pid,
     agent: i32,
     threads: [Thread; MOST_THREADS],
     count: usize,
@@ -50,6 +51,7 @@ impl Shared {
         Ok(Box::new(Self {
             state: AtomicU32::new(IDLE),
             tasks,
+            process: rustix::process::getpid(),
             agent: rustix::thread::gettid().as_raw_nonzero().get(),
             threads: [Thread { id: 0, stopped: false, signal: 0 }; MOST_THREADS],
             count: 0,
@@ -64,6 +66,10 @@ pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
     let shared = unsafe { &mut *argument.cast::<Shared>() };
     // SAFETY: prctl with integers. The agent's thread ends (exec, exit): so do we.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+    // Killed before that, it cannot end us any more: with its threads gone all would seem stopped.
+    if is_orphan(shared) {
+        return 0;
+    }
     loop {
         let state = shared.state.load(Ordering::Acquire);
         let answer = match state {
@@ -89,6 +95,11 @@ pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
         shared.state.store(answer, Ordering::Release);
         let _ = futex::wake(&shared.state, futex::Flags::empty(), 1);
     }
+}
+
+/// Has the process that we hold gone?
+fn is_orphan(shared: &Shared) -> bool {
+    rustix::process::getppid() != Some(shared.process)
 }
 
 /// Stop every thread but the agent's; a stopped thread starts no new ones, so a pass that finds
@@ -195,4 +206,38 @@ fn resume_all(shared: &mut Shared) {
         }
     }
     shared.count = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_whose_process_has_gone_before_it_began_ends() {
+        let mut shared = Shared::new().unwrap();
+        shared.state.store(STOP, Ordering::Release);
+        // SAFETY: the child calls nothing but `hold`, which makes raw system calls only.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // Its parent is the test, not the process that it is told to hold.
+            shared.process = rustix::process::getpid();
+            hold((&raw mut *shared).cast());
+            // SAFETY: nothing of the test's runs in the child.
+            unsafe { libc::_exit(0) };
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut status = 0;
+        loop {
+            // SAFETY: waitpid with a pointer to an integer of ours.
+            match unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } {
+                0 if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                0 => {
+                    // SAFETY: our own child.
+                    unsafe { libc::kill(child, libc::SIGKILL) };
+                    panic!("it waits for orders of a process that has gone");
+                }
+                waited => return assert_eq!((waited, status), (child, 0)),
+            }
+        }
+    }
 }

@@ -166,6 +166,8 @@ const TOUCHY: [i64; 22] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn who_computes_comes_first_and_who_may_return_early_last() {
@@ -190,8 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_a_candidate() {
-        let found = of(std::process::id() as i32).unwrap();
-        assert!(found.iter().any(|one| one.notices == Notices::Nothing));
+    fn a_thread_that_computes_is_the_first_of_its_process() {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let mut first = Notices::Stuck;
+            while first != Notices::Nothing && Instant::now() < deadline {
+                first = of(std::process::id() as i32).unwrap()[0].notices;
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(first, Notices::Nothing);
+        });
     }
 }

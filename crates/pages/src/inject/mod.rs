@@ -8,10 +8,12 @@
 //!   instruction that is there already, as a rule in the vdso (`place`). A poked instruction would
 //!   be seen by the other threads, who run the same text.
 //! - The thread that notices least is taken (`candidates`).
-//! - All of it happens in a thread of ours that lives for one stop: the kernel lets a tracee go
-//!   when its tracer ends, however that happens, also one that could not be stopped in time.
-//! - Signals of ours are held back while registers are changed. If we are killed outright
-//!   (SIGKILL, no memory) in those tens of microseconds, the target is left with changed registers.
+//! - All of it is done by a process that lives for one stop (`aside`): the kernel lets a tracee go
+//!   when its tracer ends, however that happens, also one that could not be stopped in time; and
+//!   if we are killed, that process still brings the stop to its end.
+//! - Signals are held back while registers are changed. If that process is killed outright (by
+//!   whoever kills all of a group, no memory) in those tens of microseconds, the target is left
+//!   with changed registers.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "arch_aarch64.rs"]
@@ -19,6 +21,7 @@ mod arch;
 #[cfg(target_arch = "x86_64")]
 #[path = "arch_x86_64.rs"]
 mod arch;
+mod aside;
 mod candidates;
 mod place;
 mod refusals;
@@ -26,6 +29,7 @@ mod sequences;
 mod tracee;
 
 use crate::error::{Error, Result};
+use aside::aside;
 use candidates::Candidate;
 use std::time::{Duration, Instant};
 use tracee::{Tracee, Trouble};
@@ -173,7 +177,7 @@ fn stopped<T: Send>(
                 again = true;
                 break;
             }
-            match in_a_thread_of_its_own(pid, candidate, place, &work)? {
+            match in_a_process_of_its_own(pid, candidate, place, &work)? {
                 Ok(done) => return Ok(done),
                 Err(Trouble::Fatal(error)) => return Err(error),
                 // A thread that does not stop would not a moment later.
@@ -195,31 +199,27 @@ fn stopped<T: Send>(
 
 type Attempt<T> = std::result::Result<(T, Duration), Trouble>;
 
-/// The tracer is a thread for this one stop: its end is what lets go, whatever happens. It has all
-/// signals blocked, and so has this thread while it waits.
-fn in_a_thread_of_its_own<T: Send>(
+/// The tracer is a process for this one stop: its end is what lets go, whatever happens. It has
+/// all signals blocked, and so has this thread while it waits.
+fn in_a_process_of_its_own<T: Send>(
     pid: i32,
     candidate: &Candidate,
     place: u64,
     work: &(impl Fn(&mut Tracee) -> std::result::Result<T, Trouble> + Sync),
 ) -> Result<Attempt<T>> {
     let _held = Signals::hold();
-    std::thread::scope(|scope| {
-        let tracer = std::thread::Builder::new().name("pagemerge-tracer".into());
-        let tracer = tracer.spawn_scoped(scope, || {
-            let mut tracee = Tracee::seize(pid, candidate.thread, place)?;
-            tracee.stop()?;
-            let since = Instant::now();
-            let result = work(&mut tracee);
-            tracee.release()?;
-            result.map(|result| (result, since.elapsed()))
-        });
-        let tracer = tracer.map_err(|error| Error::of_proc("pthread_create", &error, pid))?;
-        // A panic has let the target go as every other end does.
-        tracer.join().map_err(|_| Error::Refused {
-            pid,
-            why: "could not be attached: an error in pagemerge; it runs on as before".into(),
-        })
+    let done = aside(&|| {
+        let mut tracee = Tracee::seize(pid, candidate.thread, place)?;
+        tracee.stop()?;
+        let since = Instant::now();
+        let result = work(&mut tracee);
+        tracee.release()?;
+        result.map(|result| (result, since.elapsed()))
+    })?;
+    // A panic has let the target go as every other end does.
+    done.ok_or_else(|| Error::Refused {
+        pid,
+        why: "could not be attached: an error in pagemerge; it runs on as before".into(),
     })
 }
 

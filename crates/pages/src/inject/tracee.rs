@@ -76,8 +76,8 @@ pub struct Tracee {
 }
 
 impl Tracee {
-    /// Begin to trace `thread` of `pid`, and ask it to stop. To be used by one thread only, whose
-    /// end lets the target go.
+    /// Begin to trace `thread` of `pid`, and ask it to stop. For the one task whose end lets
+    /// the target go.
     pub fn seize(pid: i32, thread: i32, place: u64) -> Result<Self, Trouble> {
         let memory = File::open(format!("/proc/{pid}/mem"))
             .map_err(|error| Error::of_proc("open of mem", &error, pid))?;
@@ -354,9 +354,7 @@ impl Tracee {
         }
     }
 
-    /// What it is stopped for, if it is. Not by waitpid(2): any thread of ours that waits for a
-    /// child could have taken that message, and we would wait for ever for a thread that stands
-    /// there with our registers.
+    /// What it is stopped for, if it is. waitpid(2) says so once, to whoever asks first.
     fn look(&self) -> Option<Stop> {
         // SAFETY: a structure of integers and addresses.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
