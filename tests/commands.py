@@ -17,7 +17,8 @@ _OTHER_MOUNTS = ["unshare", "--mount", "sh", "-c"]
 # Who cannot read our modules has them imported before it becomes that user.
 _AS_USER = """
 import ctypes, json, locale, os, re, shutil, sys
-import pagemerge.cli.doctor, pagemerge.cli.run, pagemerge.decide.trust
+import pagemerge.cli.attach, pagemerge.cli.daemon, pagemerge.cli.detach, pagemerge.cli.doctor
+import pagemerge.cli.run, pagemerge.decide.trust, pagemerge.governor, pagemerge.merge.attach
 import pagemerge.merge.client, pagemerge.merge.kernel, pagemerge.merge.prctl
 import pagemerge.watch.host, pagemerge.watch.memory
 import rich.console, rich.table

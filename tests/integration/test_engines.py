@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.merge.kernel import process_ksm
+from pagemerge.merge.kernel import Ksm, process_ksm
 from pagemerge.merge.prctl import merge_any
 from tests.building import VICTIMS, compile_victim
 from tests.commands import NOBODY, command, elsewhere
@@ -200,3 +200,24 @@ def test_without_userfaultfd_auto_takes_the_kernel(static: Path) -> None:
     done = command(*words, user=NOBODY)
     assert "ksm_merge_any: yes" in done.stdout, done.stderr
     assert "vm.unprivileged_userfaultfd" in done.stderr
+
+
+DRIVING = [["daemon", "--engine", "kernel"], ["attach", "1"], ["detach", "1"]]
+
+
+@pytest.mark.requires("root", "kernel")
+@pytest.mark.parametrize("words", DRIVING, ids=lambda words: words[0])
+def test_who_may_not_drive_ksmd_is_told_and_nothing_is_done(words: list[str]) -> None:
+    before = Ksm().knobs()
+    done = command(*words, user=NOBODY)
+    assert (done.returncode, done.stdout) == (77, "")
+    assert "needs root" in done.stderr and "--engine user" in done.stderr
+    assert Ksm().knobs() == before
+
+
+@pytest.mark.requires("root")
+@pytest.mark.parametrize("words", DRIVING, ids=lambda words: words[0])
+def test_where_there_is_no_ksm_it_is_77(words: list[str]) -> None:
+    done = elsewhere("mount -t tmpfs none /sys/kernel/mm", *words)
+    assert (done.returncode, done.stdout) == (77, "")
+    assert "CONFIG_KSM" in done.stderr and "--engine user" in done.stderr
