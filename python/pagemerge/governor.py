@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,7 @@ import msgspec
 
 from pagemerge.decide.govern import BATCH, Course, govern
 from pagemerge.enrolment import Enrolment
-from pagemerge.errors import NoSuchProcess
+from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find.mergeable import Mergeable
 from pagemerge.find.process import named
 from pagemerge.find.sample import Sample
@@ -99,10 +99,20 @@ class Governor:
                 decision.reason,
                 f": {written}" if written else "",
             )
-        if changes and not self.dry_run:
-            self.ksm.write(**changes)
-            self._written = self.ksm.knobs()
+        if self.dry_run:
+            # Nothing will come of it: the next news are to be weighed, too.
+            self._course = replace(self._course, working=False)
+        elif changes:
+            self._write(changes)
         return decision
+
+    def _write(self, changes: dict[str, int | str]) -> None:
+        """Who else drives ksmd may be in the way for a moment: that is no reason to end."""
+        try:
+            self.ksm.write(**changes)
+        except PagemergeError as error:
+            log.warning("ksmd is left as it is: %s", error)
+        self._written = self.ksm.knobs()
 
     def _snapshot(self, wanted: Decision) -> Snapshot:
         seconds = time.monotonic()

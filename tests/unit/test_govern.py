@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ STANDS = Knobs(
     smart_scan=1,
     advisor_mode="none",
 )
-TRACES = sorted((Path(__file__).parent / "traces").glob("*.jsonl"))
+TRACES = sorted((Path(__file__).parent / "traces").glob("*.jsonl.gz"))
+"""See ``tests/tracing.py``."""
+GOALS_OF = {"poor": Goals(cpu_percent=2, burst_seconds=0.1, price_bytes=1)}
 
 
 class Host:
@@ -246,21 +249,19 @@ def test_any_host(data: st.DataObject) -> None:
         assert zero_waits < 4 or decision.look or decision.sample
 
 
-@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.partition(".")[0])
 def test_a_trace_played_back(path: Path) -> None:
-    """On the snapshots of a real host it decides what it decided there."""
-    course, goals = Course(), Goals()
-    steps = [msgspec.json.decode(line, type=Step) for line in path.read_bytes().splitlines()]
-    assert len(steps) > 50
+    """On what it saw of a real host it decides what it decided there; ksmd mostly stands."""
+    course, goals = Course(), GOALS_OF.get(path.name.partition(".")[0], GOALS)
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    steps = [msgspec.json.decode(line, type=Step) for line in lines]
+    assert len(steps) > 20
     for number, step in enumerate(steps, 1):
         course, decision = govern(course, step.snapshot, goals)
         assert decision == step.decision, f"line {number}"
-    best = max(saved_bytes(step.snapshot.counters) for step in steps)
-    assert best > 100 * MB
-    ran = [step.snapshot.knobs.run == 1 for step in steps]
-    assert any(ran)
-    assert not all(ran)
+    assert max(saved_bytes(step.snapshot.counters) for step in steps) > 10 * MB
+    assert sum(step.snapshot.knobs.run == 1 for step in steps) < len(steps) / 2
 
 
 def test_there_are_traces() -> None:
-    assert len(TRACES) >= 3
+    assert len(TRACES) == 4

@@ -2,7 +2,7 @@
 
 use super::{arch, candidates, sequences, Call};
 use crate::error::Error;
-use crate::trace::ptrace;
+use crate::trace::{has_ended, ptrace};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -378,20 +378,6 @@ impl Tracee {
     fn lost(&mut self) -> Trouble {
         self.gone = true;
         Trouble::Again("has ended meanwhile".into())
-    }
-}
-
-/// Has a thread that we trace ended? Whose child it is still gets to know how.
-fn has_ended(thread: i32) -> bool {
-    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
-    // SAFETY: waitid with a structure of ours, whose fields are integers and addresses; the kernel
-    // fills in who has ended.
-    unsafe {
-        let mut info: libc::siginfo_t = std::mem::zeroed();
-        let failed = libc::waitid(libc::P_PID, thread as u32, &mut info, how) != 0;
-        // A stop is told as well, though not asked for.
-        let ends = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED];
-        failed || (info.si_pid() != 0 && ends.contains(&info.si_code))
     }
 }
 
