@@ -152,6 +152,17 @@ def test_what_was_one_mapping_moves_as_one(
         marker.do("move")
 
 
+@pytest.mark.parametrize("barrier", barriers())
+def test_it_moves_as_one_in_a_forked_child(hub: Hub, program: Path, barrier: str) -> None:
+    """There nobody remembers what was merged."""
+    with Marker(program, hub, barrier) as marker:
+        until_merged(hub, len(range(0, PAGES, KINDS)))
+        marker.do("discard")
+        marker.do("fill")
+        marker.do("move in a child")
+        marker.do("check")
+
+
 def test_a_forked_child_is_not_locked_out(hub: Hub, tmp_path: Path) -> None:
     """Whatever another thread was about to do: no lock of ours stays taken in the child."""
     made = compile_victim("fork_marking.c", tmp_path / "fork_marking", "-pthread")

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide.govern import BATCH, LONGEST, Course, govern, is_short, saved_bytes
+from pagemerge.decide.govern import (
+    BATCH,
+    CALM,
+    HASTE,
+    LONGEST,
+    Course,
+    govern,
+    is_short,
+    saved_bytes,
+)
 from pagemerge.governor import Step, changed
 from pagemerge.model import Decision, Goals, Knobs, KsmCounters, Snapshot
 
@@ -86,13 +95,17 @@ def test_new_memory_is_looked_at_once_it_is_there() -> None:
     assert host.turn().look
 
 
-def test_memory_that_grows_for_ever_is_looked_at_all_the_same() -> None:
+@pytest.mark.parametrize(("available", "within"), [(20_000, CALM), (1_000, HASTE)])
+def test_memory_that_grows_for_ever_is_looked_at_all_the_same(
+    available: int, within: float
+) -> None:
+    """Sooner when the host runs short of it."""
     host = Host()
-    host.turn(processes=1, resident_bytes=100 * MB)
-    for _ in range(20):
-        if host.turn(resident_bytes=host.now.resident_bytes + 20 * MB).look:
-            return
-    pytest.fail("it was never looked at")
+    memory = {"available_bytes": available * MB, "total_bytes": 24_000 * MB}
+    host.turn(processes=1, resident_bytes=100 * MB, **memory)
+    while not host.turn(resident_bytes=host.now.resident_bytes + 20 * MB).look:
+        assert host.now.seconds < 2 * CALM, "it was never looked at"
+    assert within <= host.now.seconds < within + 1
 
 
 def test_ksmd_runs_flat_out_for_what_pays() -> None:

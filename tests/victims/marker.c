@@ -184,6 +184,14 @@ static int obey(const char *command)
 		memory = moved;
 		return memory[2 * half] != 0; /* what was grown is zero, not the rest of a slab */
 	}
+	if (!strcmp(command, "move in a child")) {
+		int status = 1;
+		pid_t child = fork();
+
+		if (child == 0)
+			_exit(obey("move") || obey("check"));
+		return child < 0 || waitpid(child, &status, 0) != child || status;
+	}
 	if (!strcmp(command, "unmap")) {
 		pages = PAGES / 2;
 		return munmap(memory + half, half);

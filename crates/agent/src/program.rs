@@ -162,6 +162,22 @@ pub fn dissolve(from: usize, len: usize) -> Option<Keep> {
     alike.filter(|keep| keep.protection == Keep::default().protection)
 }
 
+/// What `join` has to keep, as the kernel tells: None if a range is not all anonymous and alike.
+///
+/// For memory that the table does not know any more (it was dissolved before, or is a forked
+/// copy's), yet merging has left in pieces.
+pub fn alike(from: usize, len: usize) -> Option<Keep> {
+    let (mut at, end) = (from, from + len.next_multiple_of(PAGE));
+    let mut found = None;
+    for (part, keep) in suitable(std::slice::from_ref(&(from..end))) {
+        if part.start != at || found.is_some_and(|it| it != keep) {
+            return None;
+        }
+        (at, found) = (part.end, Some(keep));
+    }
+    found.filter(|_| at == end)
+}
+
 /// Make one mapping of a range that has been dissolved: what merging has left there is anonymous
 /// memory in pieces, which the kernel does not join, and mremap refuses (EFAULT).
 pub fn join(from: usize, len: usize, keep: Keep) {

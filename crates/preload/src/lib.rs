@@ -204,21 +204,25 @@ pub unsafe extern "C" fn mremap(
         // SAFETY: the program's own call.
         checked(unsafe { libc::syscall(libc::SYS_mremap, old, old_len, new_len, flags, new) })
     };
+    let asked = || if has_hub() { program::alike(old as usize, old_len) } else { None };
     let made = if flags & libc::MREMAP_FIXED != 0 {
         // In one piece at once: a call that fails may have unmapped `new`, and is not to be
         // repeated when that may be somebody else's.
-        if let Some(keep) = alike {
+        if let Some(keep) = alike.or_else(|| if concerned { asked() } else { None }) {
             program::join(old as usize, old_len, keep);
         }
         unmapped(new, new_len);
         call()
     } else {
-        match (call(), alike) {
-            (Err(libc::EFAULT), Some(keep)) => {
-                program::join(old as usize, old_len, keep);
-                call()
-            }
-            (made, _) => made,
+        match call() {
+            Err(libc::EFAULT) => match alike.or_else(asked) {
+                Some(keep) => {
+                    program::join(old as usize, old_len, keep);
+                    call()
+                }
+                None => Err(libc::EFAULT),
+            },
+            made => made,
         }
     };
     made.map_or(libc::MAP_FAILED, |at| at as *mut c_void)
