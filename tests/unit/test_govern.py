@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pagemerge.decide.govern import (
     BATCH,
     CALM,
-    HASTE,
     LONGEST,
     Course,
     govern,
@@ -95,17 +94,12 @@ def test_new_memory_is_looked_at_once_it_is_there() -> None:
     assert host.turn().look
 
 
-@pytest.mark.parametrize(("available", "within"), [(20_000, CALM), (1_000, HASTE)])
-def test_memory_that_grows_for_ever_is_looked_at_all_the_same(
-    available: int, within: float
-) -> None:
-    """Sooner when the host runs short of it."""
+def test_memory_that_grows_for_ever_is_looked_at_all_the_same() -> None:
     host = Host()
-    memory = {"available_bytes": available * MB, "total_bytes": 24_000 * MB}
-    host.turn(processes=1, resident_bytes=100 * MB, **memory)
+    host.turn(processes=1, resident_bytes=100 * MB)
     while not host.turn(resident_bytes=host.now.resident_bytes + 20 * MB).look:
         assert host.now.seconds < 2 * CALM, "it was never looked at"
-    assert within <= host.now.seconds < within + 1
+    assert host.now.seconds >= CALM
 
 
 def test_ksmd_runs_flat_out_for_what_pays() -> None:

@@ -25,10 +25,8 @@ NOTABLE = 16 << 20
 NOTABLE_SHARE = 0.01
 """Bytes, and the share of all mergeable memory, below which nothing is news."""
 
-CALM = 8.0
-HASTE = 2.0
-"""Seconds that memory may go on growing before it is looked at all the same, and when the host runs
-short of it. A look at what is half there promises what does not last, and is to be made again."""
+CALM = 2.0
+"""Seconds that memory may go on growing before it is looked at all the same."""
 
 DONE = 0.97
 """Share of what was promised that is enough: the rest changes, or is about to."""
@@ -142,7 +140,7 @@ def _rest(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision
     if now.promised_bytes is not None:
         return _weigh(course, now, goals)
     if news := _news(course, now):
-        if _is_settled(course, now, goals):
+        if _is_settled(course, now):
             return course, _stand(now, news, wait=0.0, look=True)
         return course, _stand(now, f"{news}, and more comes", wait=TICK)
     if now.changed_share is not None:
@@ -158,10 +156,9 @@ def _news(course: Course, now: Snapshot) -> str:
     return f"{_size(new)} of new memory" if new >= _notable(now) else ""
 
 
-def _is_settled(course: Course, now: Snapshot, goals: Goals) -> bool:
+def _is_settled(course: Course, now: Snapshot) -> bool:
     """Is it worth a look? While memory grows it tells little of what it will hold; not for ever."""
-    patience = HASTE if is_short(now, goals) else CALM
-    grows = course.growing >= 0 and now.seconds - course.growing < patience
+    grows = course.growing >= 0 and now.seconds - course.growing < CALM
     return not grows and now.seconds >= course.look_after
 
 
@@ -231,7 +228,7 @@ def _work(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision
         course = replace(course, period=SAMPLE)
         return _stop(course, now, f"saved {_size(course.gained)}, as promised")
     news = _news(course, now)
-    if news and _is_settled(course, now, goals):
+    if news and _is_settled(course, now):
         return course, _run(course, now, goals, f"{news} meanwhile", look=True)
     if (now.counters.full_scans or 0) > course.scans:
         course, poor = _measure(course, now, goals)
