@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import msgspec
 
@@ -59,7 +59,7 @@ class Governor:
         ksm: Ksm,
         *,
         dry_run: bool = False,
-        trace: IO[bytes] | None = None,
+        trace: BinaryIO | None = None,
     ) -> None:
         self.goals = goals
         self.enrolment: Enrolment | None = None

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, Unsupported, UsageError
@@ -116,7 +117,7 @@ def _govern(args: argparse.Namespace) -> int:
         raise Unsupported(reason, path=str(ksm.root))
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(ksm))
-        trace = stack.enter_context(args.trace.open("wb", 0)) if args.trace else None
+        trace = stack.enter_context(_opened(args.trace)) if args.trace else None
         governor = Governor(settings.goals(), ksm, dry_run=args.dry_run, trace=trace)
         if rules:
             opting = Opting(rules, across_users=settings.across_users)
@@ -131,6 +132,13 @@ def _govern(args: argparse.Namespace) -> int:
             stack.enter_context(borrowed(ksm))
         governor.run()
     return 0
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb", 0)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", path=str(path)) from error
 
 
 def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
