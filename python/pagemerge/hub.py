@@ -178,7 +178,7 @@ class Hub:
                     if client.merges != merges:
                         continue  # pages merged meanwhile, on demand, would seem to be written
                     observed = stability.observe(region.pages, first, seen, self.settings.looks)
-                    pace.settle(region.pages, first, observed.awake)
+                    pace.settle(region.pages, first, observed.awake, observed.empty)
                     stable += observed.stable
                     client.separations += observed.separated
             # New regions are nothing to group yet, but a reason to look again soon.

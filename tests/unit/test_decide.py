@@ -102,19 +102,49 @@ class TestPace:
         for cycle in range(400):
             for first, count in pace.due(pages):
                 seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2)
-                pace.settle(pages, first, seen.awake)
+                pace.settle(pages, first, seen.awake, seen.empty)
                 looked.append(cycle)
         gaps = np.diff(looked)
         assert looked[:4] == [0, 1, 3, 7]
         assert (np.diff(gaps) >= 0).all()
         assert gaps.max() == pace.MOST_SKIPPED + 1
 
-    def test_new_pages_wake_a_block_and_empty_blocks_stay_awake(self) -> None:
+    def test_empty_blocks_are_looked_at_every_eight_cycles(self) -> None:
         pages = pages_of(2 * BLOCK)
         nothing = np.zeros(2 * BLOCK, np.uint64)
-        for _ in range(20):
-            assert pace.due(pages) == [(0, 2 * BLOCK)]
-            pace.settle(pages, 0, stability.observe(pages, 0, nothing, 2).awake)
+        looked = []
+        for cycle in range(100):
+            if pace.due(pages):
+                seen = stability.observe(pages, 0, nothing, 2)
+                pace.settle(pages, 0, seen.awake, seen.empty)
+                looked.append(cycle)
+        assert looked[:5] == [0, 1 + 1, 2 + 4, 6 + 8, 14 + 8]
+
+    def test_new_pages_wake_a_block(self) -> None:
+        pages = pages_of(2 * BLOCK)
+        pages.quiet[:] = 9
+        seen = stability.observe(pages, 0, np.full(BLOCK, 9, np.uint64), 2)
+        pace.settle(pages, 0, seen.awake, seen.empty)
+        assert pages.wait.tolist() == [0, 0]
+
+    def test_turns_that_have_drifted_apart_come_together(self) -> None:
+        """A look for each group, not one for each block; and no block more than twice as often."""
+        pages = pages_of(2 * pace.MOST_AT_ONCE * BLOCK)
+        pages.digest[:], pages.looks[:] = 9, 3
+        pages.quiet[:] = 16
+        pages.wait[:] = np.random.default_rng(1).permutation(len(pages.wait)) % 64
+        blocks = np.zeros(len(pages.wait), np.int64)
+        looks = 0
+        for cycle in range(640):
+            for first, count in pace.due(pages):
+                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2)
+                pace.settle(pages, first, seen.awake, seen.empty)
+                if cycle >= 320:
+                    looks += 1
+                    blocks[first // BLOCK : (first + count) // BLOCK] += 1
+        assert blocks.min() >= 5
+        assert blocks.max() <= 10
+        assert looks <= 2 * 2 * 5
 
     def test_due_runs_are_cut_and_end_with_the_region(self) -> None:
         most = pace.MOST_AT_ONCE

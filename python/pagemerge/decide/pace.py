@@ -18,13 +18,19 @@ asking that costs."""
 MOST_SKIPPED = 63
 """Cycles that a block is passed over at the most."""
 
+MOST_EMPTY = 3
+"""``quiet`` of a block with nothing in it at the most: what comes there is new, and worth finding
+within eight cycles. Asking each time whether something has come was most of an idle hub's work."""
+
 
 def due(pages: Pages) -> list[tuple[int, int]]:
     """The runs of blocks to look at in this cycle, as (first page, pages); counts the others down.
 
-    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short.
+    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short. Where one block's turn has
+    come, its neighbours that have waited half of theirs come along: turns that have drifted apart
+    would be a look for each block, for ever.
     """
-    ready = np.flatnonzero(pages.wait == 0)
+    ready = np.flatnonzero(_turns(pages))
     pages.wait[pages.wait > 0] -= 1
     if len(ready) == 0:
         return []
@@ -39,18 +45,35 @@ def due(pages: Pages) -> list[tuple[int, int]]:
     return runs
 
 
-def settle(pages: Pages, first: int, awake: npt.NDArray[np.bool_]) -> None:
+def _turns(pages: Pages) -> npt.NDArray[np.bool_]:
+    """Which blocks are looked at now: bool[blocks]."""
+    turn: npt.NDArray[np.bool_] = pages.wait == 0
+    group = np.arange(len(turn)) // MOST_AT_ONCE
+    called = np.bincount(group[turn], minlength=len(turn) // MOST_AT_ONCE + 1) > 0
+    return turn | called[group] & (2 * pages.wait.astype(np.int64) <= _skipped(pages.quiet))
+
+
+def _skipped(quiet: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Cycles that blocks are passed over, by the looks in a row without a yield."""
+    skipped: npt.NDArray[np.int64] = np.minimum((1 << quiet.astype(np.int64)) - 1, MOST_SKIPPED)
+    return skipped
+
+
+def settle(
+    pages: Pages, first: int, awake: npt.NDArray[np.bool_], empty: npt.NDArray[np.bool_]
+) -> None:
     """A look at some blocks is over: pass over those that have not yielded for long.
 
     ``first``: their first page; ``awake`` bool[blocks]: blocks that are looked at again soon
-    whatever they yielded. ``reward`` does the same for blocks that have yielded.
+    whatever they yielded; ``empty`` bool[blocks]: with nothing to look at. ``reward`` does the same
+    for blocks that have yielded.
     """
     blocks = slice(first // BLOCK, first // BLOCK + len(awake))
     quiet = pages.quiet[blocks]
     quiet[quiet < 16] += 1
     quiet[awake] = 0
-    passed = (1 << quiet.astype(np.int64)) - 1
-    pages.wait[blocks] = np.minimum(passed, MOST_SKIPPED).astype(np.uint8)
+    quiet[empty & (quiet > MOST_EMPTY)] = MOST_EMPTY
+    pages.wait[blocks] = _skipped(quiet).astype(np.uint8)
 
 
 def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:

@@ -32,8 +32,9 @@ class Observed:
     stable: int
     """Became candidates with this look."""
     awake: npt.NDArray[np.bool_]
-    """bool[blocks touched]: blocks where pages have come that were not there before, and blocks
-    with nothing to look at, which cost nothing."""
+    """bool[blocks touched]: blocks where pages have come that were not there before."""
+    empty: npt.NDArray[np.bool_]
+    """bool[blocks touched]: blocks with nothing to look at: untouched, given back, or merged."""
 
 
 def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: int) -> Observed:
@@ -57,8 +58,13 @@ def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: in
     looks[~present] = 0
     digest[:] = seen
     stable = int(np.count_nonzero(present & (looks == before_merge(required))))
-    awake = came | ~_by_block(present)
-    return Observed(int(np.count_nonzero(separated)), int(np.count_nonzero(changed)), stable, awake)
+    return Observed(
+        int(np.count_nonzero(separated)),
+        int(np.count_nonzero(changed)),
+        stable,
+        came,
+        ~_by_block(present),
+    )
 
 
 def before_merge(required: int) -> int:
