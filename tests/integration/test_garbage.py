@@ -132,9 +132,11 @@ def test_reports_that_do_not_fit_their_plans(hub: Hub, bystanders: Bystanders) -
                     elif kind == wire.Kind.MERGE:
                         break
                 stranger.send(wire.Kind.MERGED, sequence, b"\xff" * length)
-                if length != 41:  # the one that fits: a lie, but only about itself
+                if length != 41:
                     assert stranger.is_dismissed(), length
-                stranger.send(wire.Kind.MERGED, 1 << 40, bytes(length)) if length == 41 else None
+                else:  # it fits: a lie, but only about itself; the hub may hang up, or not yet
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        stranger.send(wire.Kind.MERGED, 1 << 40, bytes(length))
     bystanders.go_on()
 
 
