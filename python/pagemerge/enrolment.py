@@ -160,8 +160,7 @@ class Kernel:
     def ranges(self, who: Identity, selection: Selection) -> None:
         """By madvise."""
         self._check(who)
-        pairs = list(zip(selection.start.tolist(), selection.end.tolist(), strict=True))
-        attach(who.pid, who.name, lambda: pairs, "madvise")
+        attach(who.pid, who.name, lambda: selection.ranges, "madvise")
 
     def undo(self, who: Identity) -> None:
         """Also what the program has marked by itself: out is out."""

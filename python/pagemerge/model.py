@@ -224,6 +224,11 @@ class Selection:
     error: str = ""
     """Why the process could not be looked at; there are no ranges then."""
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """First byte and byte behind of each."""
+        return list(zip(self.start.tolist(), self.end.tolist(), strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -22,11 +22,10 @@ from pagemerge.merge.client import fetch_status
 from pagemerge.merge.user import MOST_REQUESTS
 from pagemerge.model import PAGE_SIZE
 from tests.bystanders import PAGES, Bystanders, merged
+from tests.commands import NOBODY
 from tests.conftest import Spawn
 from tests.hubs import Hub
 from tests.stranger import F_ADD_SEALS, SEALED, Stranger
-
-NOBODY = 65534
 
 
 @pytest.fixture

@@ -171,8 +171,7 @@ def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges])
 
     if chosen is None or chosen.error:
         raise PagemergeError(chosen.error if chosen else "it has gone", pid=pid)
-    pairs = tuple(zip(chosen.start.tolist(), chosen.end.tolist(), strict=True))
-    return attach(pid, name, lambda: pairs, "madvise")
+    return attach(pid, name, lambda: chosen.ranges, "madvise")
 
 
 def show_chosen(chosen: list[Selection]) -> None:

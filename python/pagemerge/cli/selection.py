@@ -81,7 +81,7 @@ def figures(selections: Sequence[Selection]) -> list[dict[str, Any]]:
             "left_out_pages": one.left_out,
             "saveable_bytes": int(one.gain * PAGE_SIZE),
             "new_mappings": one.mappings,
-            "ranges": list(map(list, zip(one.start.tolist(), one.end.tolist(), strict=True))),
+            "ranges": list(map(list, one.ranges)),
             "error": one.error or None,
         }
         for one in selections

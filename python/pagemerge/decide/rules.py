@@ -55,8 +55,8 @@ class Decision:
     """What the rules say of one process."""
 
     who: Identity
-    opt: Literal["in", "out", "refused", ""]
-    """Empty: no rule is about it. Only ``in`` is opted in."""
+    opt: Literal["in", "out", "refused"]
+    """Only ``in`` is opted in."""
     select: bool
     reason: str
     """For people; starts with ``opt``."""
