@@ -16,9 +16,18 @@ ROOT = Path("/sys/fs/cgroup")
 class Cgroup:
     """Made by ``limited``."""
 
-    def __init__(self, path: Path, usage: str, anonymous: bytes, limit: int) -> None:
-        self.path, self.limit_bytes = path, limit
-        self._usage, self._anonymous = path / usage, anonymous
+    def __init__(self, path: Path, limit_file: str, usage: str, anonymous: bytes) -> None:
+        self.path, self.limit_bytes = path, 0
+        self._limit, self._usage, self._anonymous = path / limit_file, path / usage, anonymous
+
+    def limit(self, limit: int) -> None:
+        """Let it have at most ``limit`` bytes from now on."""
+        self._limit.write_text(str(limit))
+        self.limit_bytes = limit
+
+    def take(self, pid: int) -> None:
+        """Take in a running process: what it allocates from now on is charged here."""
+        (self.path / "cgroup.procs").write_text(str(pid))
 
     def used_bytes(self) -> int:
         """Memory charged to it now, page cache and slabs of the store included."""
@@ -55,8 +64,9 @@ def limited(limit: int) -> Iterator[Cgroup]:
     except OSError as error:
         raise Unsupported(f"no memory cgroup can be made in {parent}: {error.strerror}") from error
     try:
-        (path / limit_file).write_text(str(limit))
-        yield Cgroup(path, usage, anonymous, limit)
+        made = Cgroup(path, limit_file, usage, anonymous)
+        made.limit(limit)
+        yield made
     finally:
         _remove(path)
 

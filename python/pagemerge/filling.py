@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge import _core
 from pagemerge.errors import HubError, PagemergeError
 from pagemerge.merge.user import DEADLINE, find_stuck
 from pagemerge.model import NO_SLOT, PAGE_SIZE
@@ -37,41 +36,42 @@ class Filler:
     ) -> tuple[U32, npt.NDArray[np.bool_]]:
         """Fill new slots, in order, from pages of clients; ``digests`` is what they should be.
 
-        Returns the slot of each page, or ``NO_SLOT``, and which changed before they were copied.
+        At most a slab of them. Returns the slot of each page, or ``NO_SLOT``, and which changed
+        before they were copied.
         """
         store, fit = members.store, np.flatnonzero(self._quota.admit(members, pids))
         slots = np.full(len(pids), NO_SLOT, np.uint32)
         changed = np.zeros(len(pids), np.bool_)
+        if len(fit) == 0:
+            return slots, changed
         pids, addresses, digests = pids[fit], addresses[fit], digests[fit]
-        for first in range(0, len(addresses), _core.SLAB_PAGES):
-            part = slice(first, first + _core.SLAB_PAGES)
-            step = np.diff(addresses[part]) != PAGE_SIZE
-            cuts = np.flatnonzero(step | (np.diff(pids[part]) != 0)) + 1
-            heads = np.concatenate(([0], cuts))
-            counts = np.diff(np.append(heads, len(addresses[part]))).astype(np.uint64)
-            arguments = (pids[part][heads], addresses[part][heads], counts)
-            loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._builder, store.build, *arguments)
-            await asyncio.wait({future}, timeout=DEADLINE)
-            if not future.done():
-                # A donor makes us wait. Its slab comes to nothing; the thread is given up.
-                future.add_done_callback(_discard)
-                self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-                await find_stuck(members.clients, pids[part], addresses[part], store.seed)
-                continue
-            try:
-                _check_donors(members, pids[part])
-                descriptor, slab, sealed = future.result()
-            except (PagemergeError, OSError) as error:
-                # A donor has left the domain, or there are no descriptors or no memory left.
-                log.warning("passing over a slab: %s", error)
-                _discard(future)
-                continue
-            places = store.add(descriptor, slab, sealed, pids[part]).base + np.arange(len(sealed))
-            good = sealed == digests[part]
-            slots[fit[part][good]] = places[good]
-            changed[fit[part][~good]] = True
-            members.born.add(slab)
+        cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(pids) != 0)) + 1
+        heads = np.concatenate(([0], cuts))
+        counts = np.diff(np.append(heads, len(addresses))).astype(np.uint64)
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(
+            self._builder, store.build, pids[heads], addresses[heads], counts
+        )
+        await asyncio.wait({future}, timeout=DEADLINE)
+        if not future.done():
+            # A donor makes us wait. Its slab comes to nothing; the thread is given up.
+            future.add_done_callback(_discard)
+            self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+            await find_stuck(members.clients, pids, addresses, store.seed)
+            return slots, changed
+        try:
+            _check_donors(members, pids)
+            descriptor, slab, sealed = future.result()
+        except (PagemergeError, OSError) as error:
+            # A donor has left the domain, or there are no descriptors or no memory left.
+            log.warning("passing over a slab: %s", error)
+            _discard(future)
+            return slots, changed
+        places = store.add(descriptor, slab, sealed, pids).base + np.arange(len(sealed))
+        good = sealed == digests
+        slots[fit[good]] = places[good]
+        changed[fit[~good]] = True
+        members.born.add(slab)
         return slots, changed
 
 

@@ -23,7 +23,6 @@ from pagemerge.decide import pace, plan, stability
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.filling import Filler
-from pagemerge.find.groups import duplicates
 from pagemerge.merge import wire
 from pagemerge.merge.store import Store
 from pagemerge.merge.user import Client, plan_rows
@@ -36,13 +35,16 @@ from pagemerge.model import (
     ZERO_SLOT,
     Candidates,
     Planned,
+    Runs,
 )
 from pagemerge.quota import Quota
+from pagemerge.stages import Stages, lay_out
 from pagemerge.tidy import tidy
 
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 
 OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
@@ -62,7 +64,7 @@ class Members:
     store: Store = field(default_factory=Store)
     clients: list[Client] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held from the choice of new slots' numbers until their slabs are in the store."""
+    """Held from the look for digests in the store until what it lacks is there, too."""
     born: set[int] = field(default_factory=set)
     """Slabs that plans under way may use, though nobody maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
@@ -134,6 +136,10 @@ class Hub:
         merged = 0 if at_first_sight else await self._decide(members)
         fresh = await asyncio.gather(*(self._visit(members, it) for it in members.clients))
         members.again |= any(fresh)
+        if any(fresh):
+            for client in members.clients:
+                for region in client.regions.values():
+                    pace.recall(region.pages)
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
@@ -146,12 +152,12 @@ class Hub:
         members.again = False
         clients = [it for it in members.clients if it.is_ready and it.has_barrier]
         found = self._candidates(clients)
-        async with members.lock:
-            slot = await self._lay_out(members, clients, found)
-        numbered = enumerate(clients)
-        return sum(
-            await asyncio.gather(*(self._merge(members, it, found, slot, n) for n, it in numbered))
-        )
+        layout = lay_out(members, found)
+        if self.on_plan is not None:
+            pids = [client.pid for client in clients]
+            self.on_plan(members.domain, plan.describe(found, layout, pids, _core.SLAB_PAGES))
+            return 0
+        return await Stages(self, members, found, layout).run(clients)
 
     async def _visit(self, members: Members, client: Client) -> bool:
         """Find: look at one client. True if there is something new to group."""
@@ -226,39 +232,6 @@ class Hub:
             found.digest[part] = region.pages.digest[index]
         return found
 
-    async def _lay_out(self, members: Members, clients: list[Client], found: Candidates) -> U32:
-        """Decide: which page maps which slot; makes the slabs of new slots."""
-        store = members.store
-        known = store.find(found.digest)
-        unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
-        groups = duplicates(found.digest[unknown])
-        layout = plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
-        pids = np.array([client.pid for client in clients], np.uint64)
-        if self.on_plan is not None:
-            pid_list = [client.pid for client in clients]
-            rows = plan.describe(found, layout, pid_list, _core.SLAB_PAGES)
-            self.on_plan(members.domain, rows)
-            return np.full(len(found.digest), NO_SLOT, np.uint32)
-        donors, first = layout.donors, store.next_slot
-        made, changed = await self.filler.fill(
-            members, pids[found.client[donors]], found.address[donors], found.digest[donors]
-        )
-        new = (known == NO_SLOT) & (layout.slot < OWN_SLOT)
-        layout.slot[new] = made[layout.slot[new] - np.uint32(first)]
-        anew = donors[changed]
-        for number, client in enumerate(clients):
-            address = found.address[anew[found.client[anew] == number]]
-            for region, _, index in client.locate(address):
-                stability.forget(region.pages, index)
-        return layout.slot
-
-    async def _merge(
-        self, members: Members, client: Client, found: Candidates, slot: U32, number: int
-    ) -> int:
-        """Merge: have one client carry out its part of the plan; returns the pages merged."""
-        mine = np.flatnonzero((found.client == number) & (slot != NO_SLOT))
-        return await self.carry_out(members, client, found.address[mine], slot[mine])
-
     async def carry_out(self, members: Members, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots, pages in order of address; returns how many pages it did."""
         merged = 0
@@ -282,22 +255,24 @@ class Hub:
         slab, place = members.store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
-        costs = slab[runs.first] != 0
-        budget = await client.budget(int(np.count_nonzero(costs)), self._most_mappings)
-        kept = plan.within_budget(runs, costs, budget, least)
+        kept = await self.affordable(client, runs, slab, least)
         # Counting took a while: a slab that nobody mapped any more may be gone.
         there = [0, _core.WIRE_OWN, *members.store.slabs]
         kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
-        client.room -= int(np.count_nonzero(costs[kept]))
         first, pages = runs.first[kept], runs.pages[kept]
-        client.skipped["over_budget"] = int(runs.pages.sum() - pages.sum())
-        chosen = np.repeat(first - np.concatenate(([0], np.cumsum(pages)[:-1])), pages) + np.arange(
-            pages.sum()
-        )
+        client.room -= int(np.count_nonzero(slab[first]))
+        client.skipped["over_budget"] += int(runs.pages.sum() - pages.sum())
         used = np.unique(slab[first])
         client.give(members.store.slabs[int(it)] for it in used if int(it) in members.store.slabs)
         rows = plan_rows(address[first], slab[first], place[first], pages)
+        chosen = plan.pages_of(runs, kept)
         return address[chosen], slot[chosen], rows
+
+    async def affordable(self, client: Client, runs: Runs, slab: U64, least: int) -> I64:
+        """Which runs a client has mappings for, the longest first. Raises as ``Client.read``."""
+        costs = slab[runs.first] != 0
+        budget = await client.budget(int(np.count_nonzero(costs)), self._most_mappings)
+        return plan.within_budget(runs, costs, budget, least)
 
     def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
         """Watch: remember what a client has merged, and what not."""
@@ -336,6 +311,7 @@ class Hub:
                 _, donors = np.unique(seen[new], return_index=True)
                 donors = new[np.sort(donors)]
                 pids = np.full(len(donors), client.pid, np.uint64)
+                self.quota.forget(client)
                 await self.filler.fill(
                     members, pids, offset[donors] + np.uint64(source), seen[donors]
                 )

@@ -30,7 +30,7 @@ OWN_SLOT = 0xFFFF_FFFD
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What is remembered of a region: 17 bytes a page and 2 a block, changed in place."""
+    """What is remembered of a region: 17 bytes a page and 3 a block, changed in place."""
 
     digest: npt.NDArray[np.uint64]
     """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
@@ -45,6 +45,8 @@ class Pages:
     """u8[blocks]: looks in a row without a yield."""
     wait: npt.NDArray[np.uint8]
     """u8[blocks]: cycles that the block is still passed over."""
+    untouched: npt.NDArray[np.bool_]
+    """bool[blocks]: no look has found anything there yet."""
 
 
 @dataclass(frozen=True, slots=True)

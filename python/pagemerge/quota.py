@@ -43,10 +43,15 @@ class Quota:
         for client in members.clients:
             mine = verdict[donors == client.pid]
             for one, reason in _REASONS.items():
-                client.skipped[reason] = int(np.count_nonzero(mine == one))
+                client.skipped[reason] += int(np.count_nonzero(mine == one))
         admitted: npt.NDArray[np.bool_] = verdict == Verdict.ADMITTED
         members.short |= not admitted.all()
         return admitted
+
+    def forget(self, client: Client) -> None:
+        """What a client could not fill counts anew from here on: a new request, or a new plan."""
+        for reason in _REASONS.values():
+            client.skipped[reason] = 0
 
     def may_hand_back(self, client: Client, pages: int) -> bool:
         """May a slab of another hub's be taken in from this client?"""

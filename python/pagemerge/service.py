@@ -13,6 +13,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import msgspec
@@ -269,8 +270,7 @@ class Session:
 
 
 def _bytes(pages: Pages) -> int:
-    arrays = (pages.digest, pages.looks, pages.slot, pages.under, pages.quiet, pages.wait)
-    return sum(array.nbytes for array in arrays)
+    return sum(getattr(pages, field.name).nbytes for field in fields(pages))
 
 
 def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, counters.Tally]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from benchmarks.lab.cgroup import Cgroup, limited
 
+from pagemerge import _core
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import Unsupported
+from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
 from tests.hubs import FAST, Hub
 
@@ -77,6 +81,27 @@ def test_each_process_has_its_share_and_the_store_an_end(
     e.ask("copy", pages=ONE, seed=3)
     hub.until(lambda: slabbed(e) == ONE, "fill new slots again")
     assert [it.ask("check")["wrong"] for it in (c, e)] == [0, 0]
+
+
+@pytest.mark.requires("uffd")
+def test_merging_takes_no_memory_first(cgroup: Cgroup, hub_socket: Path, victim: Spawn) -> None:
+    """Slab by slab: a host that is short of memory has no room for a copy of all that is merged."""
+    pages, slab = 24576, _core.SLAB_PAGES * PAGE_SIZE
+    cgroup.limit(1 << 30)
+    config = f"{FAST}store_share = 1.0\nclient_share = 1.0\n"
+    with Hub(hub_socket, config, before=cgroup.prefix()) as hub:
+        members = [victim("member", env=hub.env) for _ in "abc"]
+        for member in members:
+            cgroup.take(member.pid)
+        os.kill(hub.pid, signal.SIGSTOP)
+        for member in members:
+            member.ask("fill", pages=pages, seed=1)
+        # The slab that is merged, the next one, and the hub's own memory; a copy of all would be
+        # six slabs. There is no swap: whoever needs more is killed.
+        cgroup.limit(cgroup.used_bytes() + 3 * slab)
+        os.kill(hub.pid, signal.SIGCONT)
+        hub.until(lambda: hub.status().pages_sharing == 2 * pages, "merge everything")
+        assert [it.ask("check")["wrong"] for it in members] == [0] * 3
 
 
 @pytest.mark.requires("uffd")

@@ -80,7 +80,7 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     async def run() -> None:
         members = Members("domain")  # type: ignore[arg-type]
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
-        monkeypatch.setattr(filling._core, "digest_stretches", read)
+        monkeypatch.setattr(user._core, "digest_stretches", read)
         monkeypatch.setattr(type(members.store), "build", lambda *_: forever.wait())
         pids = np.array([os.getpid(), other.pid], np.uint64)
         addresses = np.full(2, address, np.uint64)

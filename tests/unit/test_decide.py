@@ -30,6 +30,7 @@ def pages_of(count: int) -> Pages:
         under=np.full(count, NO_SLOT, np.uint32),
         quiet=np.zeros(blocks, np.uint8),
         wait=np.zeros(blocks, np.uint8),
+        untouched=np.ones(blocks, np.bool_),
     )
 
 
@@ -126,6 +127,17 @@ class TestPace:
         seen = stability.observe(pages, 0, np.full(BLOCK, 9, np.uint64), 2)
         pace.settle(pages, 0, seen.awake, seen.empty)
         assert pages.wait.tolist() == [0, 0]
+
+    def test_memory_that_is_filled_somewhere_may_be_filled_everywhere(self) -> None:
+        pages = pages_of(3 * BLOCK)
+        seen = np.zeros(3 * BLOCK, np.uint64)
+        seen[BLOCK : 2 * BLOCK] = 9
+        for _ in range(4):
+            observed = stability.observe(pages, 0, seen, 2)
+            pace.settle(pages, 0, observed.awake, observed.empty)
+        assert pages.wait.tolist() == [7, 7, 7]
+        pace.recall(pages)
+        assert pages.wait.tolist() == [0, 7, 0]
 
     def test_turns_that_have_drifted_apart_come_together(self) -> None:
         """A look for each group, not one for each block; and no block more than twice as often."""
@@ -228,6 +240,35 @@ class TestPlan:
             assert (np.diff(page[run].astype(int)) == 1).all()
             assert (np.diff(slot[run].astype(int)) == 1).all()
             assert len(set(slab[run].tolist())) == 1
+
+
+class TestStages:
+    """When a client merges its pages, while slabs are filled one after the other."""
+
+    def test_pages_in_the_order_of_the_slots_do_not_wait(self) -> None:
+        page, stage = np.arange(4096, dtype=np.uint64), np.repeat(np.arange(8), 512)
+        when = plan.stages(page * np.uint64(PAGE_SIZE), stage, last=7)
+        assert (when == stage).all()
+
+    def test_scattered_pages_wait_for_all(self) -> None:
+        page, stage = np.arange(4096, dtype=np.uint64), np.tile(np.arange(8), 512)
+        when = plan.stages(page * np.uint64(PAGE_SIZE), stage, last=7)
+        assert (when == 7).all()
+
+    def test_pages_that_are_a_little_out_of_order_wait_a_little(self) -> None:
+        page, stage = np.arange(4096, dtype=np.uint64), np.repeat(np.arange(8), 512)
+        stage = stage.reshape(4, 2, 512).swapaxes(1, 2).ravel()  # two slabs alternate
+        when = plan.stages(page * np.uint64(PAGE_SIZE), stage, last=7)
+        assert when.tolist() == np.repeat([1, 3, 5, 7], 1024).tolist()
+
+    @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 9)), max_size=300))
+    def test_nothing_is_merged_before_it_is_there(self, pairs: list[tuple[int, int]]) -> None:
+        pairs = sorted(dict(pairs).items())
+        page = np.array([page for page, _ in pairs], np.uint64)
+        stage = np.array([stage for _, stage in pairs], np.int64)
+        when = plan.stages(page * np.uint64(PAGE_SIZE), stage, last=9)
+        assert (when >= stage).all()
+        assert (when <= 9).all()
 
 
 class TestTrust:

@@ -40,11 +40,10 @@ fn build_slab<'py>(
     let built = py.detach(|| -> Result<_> {
         let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
         let mut rows = VecDeque::from(rows);
-        let descriptor = slab::build(total, |bytes| {
+        build(total, seed, |bytes| {
             fill(&mut rows, bytes);
             Ok(())
-        })?;
-        examine(descriptor, seed)
+        })
     });
     let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
@@ -89,7 +88,7 @@ fn copy_slots<'py>(
     let rows: Vec<(i32, u64)> = rows.map(|(&fd, &slot)| (fd as i32, slot)).collect();
     let built = py.detach(|| -> Result<_> {
         let mut rest = rows.iter();
-        let descriptor = slab::build(rows.len(), |bytes| {
+        build(rows.len(), seed, |bytes| {
             for (page, &(fd, slot)) in bytes.chunks_exact_mut(PAGE).zip(&mut rest) {
                 // SAFETY: the caller keeps the descriptors open during the call.
                 let from = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -99,8 +98,7 @@ fn copy_slots<'py>(
                 }
             }
             Ok(())
-        })?;
-        examine(descriptor, seed)
+        })
     });
     let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
@@ -120,21 +118,32 @@ fn open_slab<'py>(
     Ok((id, PyBytes::new(py, &digests)))
 }
 
-fn examine(descriptor: OwnedFd, seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
-    use rustix::fd::AsFd;
-    let digests = digests_of(descriptor.as_fd(), seed)?;
+/// A sealed slab, its name, and the digests of what was written into it, while it is in the cache:
+/// until a slab is sealed nobody but us can have it open.
+fn build(
+    pages: usize,
+    seed: u64,
+    mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+) -> Result<(OwnedFd, u64, Vec<u8>)> {
+    let (digester, mut digests) = (Digester::new(seed), Vec::with_capacity(pages * 8));
+    let descriptor = slab::build(pages, |bytes| {
+        fill(bytes)?;
+        add_digests(&digester, bytes, &mut digests)
+    })?;
     let id = slab::id(&descriptor)?;
     Ok((descriptor, id, digests))
+}
+
+fn add_digests(digester: &Digester, bytes: &[u8], digests: &mut Vec<u8>) -> Result<()> {
+    let mut part = vec![0_u64; bytes.len() / PAGE];
+    digester.digest_pages(bytes, &mut part)?;
+    digests.extend(part.iter().flat_map(|digest| digest.to_ne_bytes()));
+    Ok(())
 }
 
 /// The digests of a slab's pages, from the sealed bytes themselves (u64, native order).
 fn digests_of(descriptor: BorrowedFd<'_>, seed: u64) -> Result<Vec<u8>> {
     let (digester, mut digests) = (Digester::new(seed), Vec::new());
-    slab::read(descriptor, |bytes| {
-        let mut part = vec![0_u64; bytes.len() / PAGE];
-        digester.digest_pages(bytes, &mut part)?;
-        digests.extend(part.iter().flat_map(|digest| digest.to_ne_bytes()));
-        Ok(())
-    })?;
+    slab::read(descriptor, |bytes| add_digests(&digester, bytes, &mut digests))?;
     Ok(digests)
 }

@@ -166,6 +166,6 @@ def _return_memory() -> None:
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 1 << 20)
+        mallopt(mmap_threshold, 4 << 20)
         mallopt(trim_threshold, 8 << 20)
         mallopt(arena_max, 2)

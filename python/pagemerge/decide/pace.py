@@ -69,11 +69,21 @@ def settle(
     for blocks that have yielded.
     """
     blocks = slice(first // BLOCK, first // BLOCK + len(awake))
+    pages.untouched[blocks] &= empty
     quiet = pages.quiet[blocks]
     quiet[quiet < 16] += 1
     quiet[awake] = 0
     quiet[empty & (quiet > MOST_EMPTY)] = MOST_EMPTY
     pages.wait[blocks] = _skipped(quiet).astype(np.uint8)
+
+
+def recall(pages: Pages) -> None:
+    """Memory is being filled somewhere: ask with the next cycle whether it is here, too.
+
+    Programs that do the same work fill their memory at the same time, and what is found together
+    is merged together, by all of them at once.
+    """
+    pages.wait[pages.untouched] = 0
 
 
 def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:

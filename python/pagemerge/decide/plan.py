@@ -22,6 +22,12 @@ from pagemerge.model import (
     Runs,
 )
 
+MOST_VISITS = 2
+"""How often a client's barrier may be raised for the same memory, on average."""
+
+_WINDOW_BITS = 18
+"""64 pages: what the barrier ``move`` holds at a time."""
+
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
@@ -111,6 +117,30 @@ def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least:
         by_length = np.argsort(-found.pages[costly], kind="stable")
         wanted[costly[by_length[max(budget, 0) :]]] = False
     return np.flatnonzero(wanted)
+
+
+def pages_of(found: Runs, kept: I64) -> I64:
+    """Indices of all pages of the runs ``kept``, in order: i64[n]."""
+    first, pages = found.first[kept], found.pages[kept]
+    before = np.concatenate(([0], np.cumsum(pages)[:-1]))
+    return np.repeat(first - before, pages) + np.arange(pages.sum())
+
+
+def stages(address: U64, stage: I64, last: int) -> I64:
+    """When each page of a client is merged, if what it needs is there from ``stage`` i64[n] on.
+
+    ``address`` u64[n] ascends; ``last`` is the last stage. As early as can be without going
+    through the same memory in each stage: raising a barrier costs what a few pages cost. A client
+    whose pages lie in another order than the slots waits until more of them, or all, are filled.
+    """
+    window = address >> np.uint64(_WINDOW_BITS)
+    moves_on = np.diff(window) != 0
+    windows = 1 + np.count_nonzero(moves_on)
+    step = 1
+    while np.count_nonzero(moves_on | (np.diff(stage) != 0)) + 1 > MOST_VISITS * windows:
+        step *= 2
+        stage = np.minimum((stage // step + 1) * step - 1, last)
+    return stage
 
 
 def parts(pages: npt.NDArray[np.uint32], most: int) -> list[tuple[slice, slice]]:

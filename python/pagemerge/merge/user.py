@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class Region:
                 under=np.full(count, NO_SLOT, np.uint32),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
+                untouched=np.ones(blocks, np.bool_),
             ),
         )
 
@@ -94,7 +96,7 @@ class Client:
     merges: int = 0
     separations: int = 0
     """Pages merged, and found separated, since it came."""
-    skipped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(wire.LEFT_ALONE, 0))
+    skipped: Counter[str] = field(default_factory=Counter)
     room: int = 0
     """Mappings that it may still get, as of ``counted`` (time.monotonic), less those planned."""
     counted: float = -RECOUNT
