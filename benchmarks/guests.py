@@ -39,6 +39,8 @@ BOOTING = 600.0
 """Seconds that a guest may take to boot and fill its memory, beside all the others."""
 CHECKING = 1800.0
 """Seconds that checking all guests at the end may take."""
+HUB_PERCENT = 20
+"""Of a core, for the hub: booting guests need the processors more than it does."""
 KERNEL_KNOBS = {"pages_to_scan": 20_000, "sleep_millisecs": 20}
 
 
@@ -80,7 +82,7 @@ class Run:
 @contextlib.contextmanager
 def user_engine(group: cgroup.Cgroup) -> Iterator[Engine]:
     """Our own, with its hub in the cgroup."""
-    with hub.running(group.prefix(), cpu_percent=100) as own:
+    with hub.running(group.prefix(), cpu_percent=HUB_PERCENT) as own:
 
         def cpu(guests: list[guest.Guest]) -> float:
             return own.cpu_seconds() + hub.agents_cpu_seconds([it.pid for it in guests])

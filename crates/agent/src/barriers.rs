@@ -188,7 +188,7 @@ impl Barriers {
         // This reads all mappings, of which a process that was merged page by page has very many.
         let protects = slabs || self.kind == barrier::WRITE_PROTECT;
         if self.protector.is_some() && protects {
-            if let Err(error) = pagemerge_pages::pins::refuse_mapped() {
+            if let Err(error) = pagemerge_pages::rings::refuse() {
                 if self.kind == barrier::WRITE_PROTECT {
                     return Err(error);
                 }

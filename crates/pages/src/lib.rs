@@ -17,6 +17,7 @@ pub mod pins;
 pub mod protect;
 mod reader;
 pub mod remote;
+pub mod rings;
 mod sharers;
 pub mod slab;
 pub mod sort;

@@ -15,10 +15,10 @@
 use crate::error::{Error, Result};
 use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
 use crate::mask::{Mask, WINDOW};
-use crate::pins;
 use crate::sharers::{self, LastBorn};
 use crate::window::{Barrier, Held, Swapped, Window};
 use crate::PAGE;
+use crate::{pins, rings};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
@@ -53,7 +53,7 @@ impl Parker {
     /// `Unsupported` if the process may not be traced, or if another process shares its memory;
     /// `Os` if the holder cannot be started.
     pub fn new() -> Result<Self> {
-        pins::refuse_mapped()?;
+        rings::refuse()?;
         let shared = Shared::new()?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.

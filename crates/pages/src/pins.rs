@@ -75,27 +75,6 @@ fn find_any(kinds: &[Kind]) -> Result<Option<&'static str>> {
     Ok(None)
 }
 
-/// Refuse if rings that outlive their descriptors are mapped (AIO, io_uring).
-///
-/// Dear (it reads /proc/self/maps), so it is asked once a request, not once a window.
-///
-/// # Errors
-/// As `refuse`.
-pub fn refuse_mapped() -> Result<()> {
-    let maps = std::fs::read("/proc/self/maps")
-        .map_err(|error| Error::os("read of maps", error.raw_os_error().unwrap_or(0)))?;
-    for (name, what) in [("/[aio]", "an AIO ring"), ("anon_inode:[io_uring]", "an io_uring")] {
-        // SAFETY: both are slices that outlive the call.
-        let found = unsafe {
-            libc::memmem(maps.as_ptr().cast(), maps.len(), name.as_ptr().cast(), name.len())
-        };
-        if !found.is_null() {
-            return Err(pinned(what));
-        }
-    }
-    Ok(())
-}
-
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn open_directory(path: &CStr) -> Result<OwnedFd> {
@@ -173,7 +152,6 @@ mod tests {
     fn a_file_with_o_direct_is_named() {
         // One test, because both halves look at the same descriptor table.
         refuse().unwrap();
-        refuse_mapped().unwrap();
         let path = std::env::current_exe().unwrap();
         let Ok(direct) =
             std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)
