@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find import maps
-from pagemerge.find.engine import user_engine
+from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
 from pagemerge.merge.attach import attach, detach, users_merged
 from pagemerge.merge.kernel import is_mergeable
@@ -169,10 +169,8 @@ class Kernel:
 
     def _check(self, who: Identity) -> None:
         """Whoever has marked memory without us counts as well."""
-        if cause := user_engine(who.pid, maps.mappings(who.pid)):
-            raise PagemergeError(
-                f"the user engine merges it ({cause}): memory belongs to one", pid=who.pid
-            )
+        if reason := merged_by_us(who.pid, maps.mappings(who.pid)):
+            raise PagemergeError(reason, pid=who.pid)
         others = set() if self._across_users else users_merged() - {who.uid}
         if others:
             listed = ", ".join(f"uid {uid}" for uid in sorted(others))

@@ -19,10 +19,10 @@ from pagemerge.find.maps import eligible, mappings
 from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes, process_ksm
 from tests.attaching import marked, merge_any
+from tests.commands import NOBODY
 from tests.conftest import Spawn
 
 pytestmark = pytest.mark.requires("kernel")
-NOBODY = 65534
 PAGES = 2000
 
 

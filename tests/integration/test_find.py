@@ -21,9 +21,9 @@ from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
 from pagemerge.find import maps, process, reading, survey
 from pagemerge.model import PAGE_SIZE
+from tests.commands import NOBODY
 
 VICTIM = Path(__file__).parent.parent / "victims" / "pages.py"
-NOBODY = 65534
 MIB = 1 << 20
 
 COUNTS = [

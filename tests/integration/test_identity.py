@@ -18,8 +18,8 @@ from pagemerge.find import identity
 from pagemerge.find.identity import Identities
 from pagemerge.model import Identity
 from pagemerge.opting import Changes, Opting
+from tests.commands import NOBODY
 
-NOBODY = 65534
 READY_AND_WAIT = "print(flush=True); import sys; sys.stdin.read()"
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -12,13 +12,14 @@ import pytest
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE
 from tests.bystanders import merged
+from tests.commands import NOBODY
 from tests.conftest import Spawn
 from tests.frames import frames
 from tests.hubs import Hub
 
 pytestmark = pytest.mark.requires("root")
 PAGES = 1024
-NOBODY, ANOTHER = 65534, 65533
+ANOTHER = NOBODY - 1
 STATS = """
 status = pagemerge.stats()
 answer = dict(pids=[it.pid for it in status.clients], shared=status.pages_shared,

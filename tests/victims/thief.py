@@ -12,11 +12,10 @@ import socket
 import sys
 from pathlib import Path
 
+from tests.commands import NOBODY
 from tests.stranger import Stranger
 
 from pagemerge.merge import wire
-
-NOBODY = 65534
 
 
 def ask(stranger: Stranger, address: int) -> str:

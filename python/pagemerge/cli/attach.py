@@ -136,7 +136,7 @@ def refuse_several_users(targets: Iterable[Process], merged: Iterable[int]) -> N
 def look(target: Process) -> Row:
     """What can be merged of ``target``, or what stands in the way; does nothing to it."""
     from pagemerge import _core
-    from pagemerge.find.engine import user_engine
+    from pagemerge.find.engine import merged_by_us
     from pagemerge.find.maps import eligible, mappings
     from pagemerge.find.process import explain
 
@@ -145,8 +145,8 @@ def look(target: Process) -> Row:
         found = mappings(target.pid)
     except PagemergeError as error:
         return Row(target, error=explain(error, target))
-    if cause := user_engine(target.pid, found):
-        return Row(target, error=f"the user engine merges it ({cause}): memory belongs to one")
+    if reason := merged_by_us(target.pid, found):
+        return Row(target, error=reason)
     return Row(target, ranges=tuple(eligible(target.pid, found)))
 
 

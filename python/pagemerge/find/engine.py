@@ -14,8 +14,16 @@ AGENT = "pagemerge"
 """The name of the thread that the user engine has in a process."""
 
 
-def user_engine(pid: int, mappings: Iterable[Mapping], proc: Path = PROC) -> str:
-    """By what the user engine is at work in process ``pid``, for people; empty if it is not."""
+def merged_by_us(pid: int, mappings: Iterable[Mapping], proc: Path = PROC) -> str:
+    """Why kernel KSM must not have process ``pid``, for people: the user engine merges it.
+
+    Empty if it does not.
+    """
+    cause = _cause(pid, mappings, proc)
+    return f"the user engine merges it ({cause}): memory belongs to one" if cause else ""
+
+
+def _cause(pid: int, mappings: Iterable[Mapping], proc: Path) -> str:
     for mapping in mappings:
         if mapping.slab:
             return "it maps stable pages of a hub"
