@@ -185,7 +185,7 @@ impl Barriers {
         if self.protector.is_none() && self.kind != barrier::PARK {
             self.protector = Protector::new().ok();
         }
-        // This reads all mappings, of which a process that was merged page by page has very many.
+        // This goes through all mappings, of which a process that was merged page by page has many.
         let protects = slabs || self.kind == barrier::WRITE_PROTECT;
         if self.protector.is_some() && protects {
             if let Err(error) = pagemerge_pages::rings::refuse() {

@@ -1,37 +1,19 @@
 //! Memory with a NUMA policy of its own (mbind(2)). On a slab's mapping it would apply to everybody
 //! who shares the slab, so such memory is left alone.
 
+use pagemerge_pages::mappings::Mappings;
 use pagemerge_pages::PAGE;
-use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
-use rustix::ioctl::{self, opcode, Updater};
-
-/// struct procmap_query (linux/fs.h): asks for the mapping that holds an address.
-#[repr(C)]
-#[derive(Default)]
-struct Query {
-    size: u64,
-    flags: u64,
-    address: u64,
-    start: u64,
-    end: u64,
-    /// What we do not ask for: flags, page size, offset, inode, device, name and build id.
-    rest: [u64; 8],
-}
-
-const PROCMAP_QUERY: ioctl::Opcode = opcode::read_write::<Query>(b'f', 17);
 
 /// Looks policies up, mapping by mapping.
 #[derive(Debug)]
 pub struct Policies {
-    maps: Option<OwnedFd>,
+    maps: Option<Mappings>,
 }
 
 impl Policies {
     /// For one plan.
     pub fn open() -> Self {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Self { maps: rustix::fs::open(c"/proc/self/maps", flags, Mode::empty()).ok() }
+        Self { maps: Mappings::open().ok() }
     }
 
     /// Does any page of `[start, end)` have a policy of its own? The caller holds the agent's lock.
@@ -49,12 +31,8 @@ impl Policies {
     /// Where the mapping that holds `at` ends: a policy is that of a whole mapping. Before Linux
     /// 6.11 the next page.
     fn mapping_end(&self, at: usize) -> usize {
-        let size = std::mem::size_of::<Query>() as u64;
-        let mut query = Query { size, address: at as u64, ..Query::default() };
-        let Some(maps) = &self.maps else { return at + PAGE };
-        // SAFETY: the opcode is PROCMAP_QUERY and the argument is its struct; no name is asked for.
-        let asked = unsafe { ioctl::ioctl(maps, Updater::<PROCMAP_QUERY, _>::new(&mut query)) };
-        asked.map_or(at + PAGE, |()| (query.end as usize).max(at + PAGE))
+        let end = self.maps.as_ref().and_then(|maps| maps.end_of(at as u64).ok());
+        end.map_or(at + PAGE, |end| (end as usize).max(at + PAGE))
     }
 }
 

@@ -2,43 +2,16 @@
 //!
 //! A descriptor that was closed again leaves its ring's mapping, which is shared and of a file. To
 //! find it is to go through all mappings, of which a process that was merged page by page has very
-//! many; so the kernel is asked for shared ones only (`PROCMAP_QUERY`, Linux 6.11), a tenth of the
-//! time that reading `/proc/self/maps` takes.
+//! many; so the kernel is asked for shared ones only (`PROCMAP_QUERY`, Linux 6.11): 0.5 ms among
+//! 3,000 mappings, where reading `/proc/self/maps` takes 2.5.
 
 use crate::error::{Error, Result};
+use crate::mappings::Mappings;
 use crate::pins::pinned;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::{self, opcode, Updater};
 
 const NAMES: [(&str, &str); 2] =
     [("/[aio]", "an AIO ring"), ("anon_inode:[io_uring]", "an io_uring")];
-
-/// struct procmap_query (linux/fs.h).
-#[repr(C)]
-#[derive(Default)]
-struct Query {
-    size: u64,
-    flags: u64,
-    address: u64,
-    vma_start: u64,
-    vma_end: u64,
-    vma_flags: u64,
-    vma_page_size: u64,
-    vma_offset: u64,
-    inode: u64,
-    device: [u32; 2],
-    name_size: u32,
-    build_id_size: u32,
-    name: u64,
-    build_id: u64,
-}
-
-const PROCMAP_QUERY: ioctl::Opcode = opcode::read_write::<Query>(b'f', 17);
-const SHARED: u64 = 0x08;
-const COVERING_OR_NEXT: u64 = 0x10;
-const FILE_BACKED: u64 = 0x20;
 
 /// Refuse if this process has such a ring mapped.
 ///
@@ -47,10 +20,7 @@ const FILE_BACKED: u64 = 0x20;
 /// # Errors
 /// `Unsupported` that names the cause; `Os` if that cannot be found out.
 pub fn refuse() -> Result<()> {
-    let maps =
-        rustix::fs::open(c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::os("open of maps", errno.raw_os_error()))?;
-    let found = match by_query(&maps) {
+    let found = match by_query(&Mappings::open()?) {
         Err(Errno::NOTTY) => by_text()?,
         found => found.map_err(|errno| Error::os("PROCMAP_QUERY", errno.raw_os_error()))?,
     };
@@ -58,13 +28,13 @@ pub fn refuse() -> Result<()> {
 }
 
 /// What is mapped, by the kernel's answers; ENOTTY before Linux 6.11.
-fn by_query(maps: &OwnedFd) -> rustix::io::Result<Option<&'static str>> {
+fn by_query(maps: &Mappings) -> rustix::io::Result<Option<&'static str>> {
     let mut address = 0;
     loop {
         let mut name = [0_u8; 64];
-        let end = match next_shared(maps, address, &mut name) {
+        let end = match maps.next_shared(address, &mut name) {
             // A longer name is none of ours.
-            Err(Errno::NAMETOOLONG) => next_shared(maps, address, &mut [])?,
+            Err(Errno::NAMETOOLONG) => maps.next_shared(address, &mut [])?,
             Err(Errno::NOENT) => return Ok(None),
             end => end?,
         };
@@ -73,22 +43,6 @@ fn by_query(maps: &OwnedFd) -> rustix::io::Result<Option<&'static str>> {
         }
         address = end;
     }
-}
-
-/// Where the next shared mapping of a file at `address` or behind it ends; its name to `name`.
-fn next_shared(maps: &OwnedFd, address: u64, name: &mut [u8]) -> rustix::io::Result<u64> {
-    let mut query = Query {
-        size: size_of::<Query>() as u64,
-        flags: SHARED | COVERING_OR_NEXT | FILE_BACKED,
-        address,
-        name_size: name.len() as u32,
-        name: if name.is_empty() { 0 } else { name.as_mut_ptr() as u64 },
-        ..Query::default()
-    };
-    // SAFETY: the kernel reads and writes a struct procmap_query, and `name`, which outlive the
-    // call.
-    unsafe { ioctl::ioctl(maps.as_fd(), Updater::<PROCMAP_QUERY, _>::new(&mut query)) }?;
-    Ok(query.vma_end)
 }
 
 /// The same by reading all of `/proc/self/maps`.
@@ -129,8 +83,7 @@ mod tests {
     /// 0, or the number of the step that went wrong.
     fn in_child() -> i32 {
         let both = || {
-            let maps = rustix::fs::open(c"/proc/self/maps", OFlags::RDONLY, Mode::empty()).unwrap();
-            let queried = by_query(&maps);
+            let queried = by_query(&Mappings::open().unwrap());
             assert!(queried.is_ok() || queried == Err(Errno::NOTTY));
             (queried.unwrap_or(by_text().unwrap()), by_text().unwrap())
         };
