@@ -91,6 +91,13 @@ impl Mover {
     /// Move pages from `src` to `dst`; returns how many, and what stopped it if not all went.
     ///
     /// The kernel moves within one mapping only (EINVAL): pages that lie in two go in parts.
+    ///
+    /// And what it says is not the whole truth. Since Linux 6.18 moves pages in batches, one that
+    /// goes at the second attempt, after an EAGAIN inside the call, is tried once more where it is
+    /// no longer: `err` keeps its value in the loop of `move_pages` (mm/userfaultfd.c). The answer
+    /// is EEXIST, and the page is not counted. But where we move to there is nothing, and nobody
+    /// else can bring anything there: scratch is emptied after each window, and home is watched.
+    /// So who finds a page there has moved it.
     fn go(&self, dst: usize, src: usize, mut pages: usize) -> (usize, Option<i32>) {
         loop {
             let (bytes, stopped) = self.uffd.move_pages(dst, src, pages * PAGE);
@@ -98,27 +105,9 @@ impl Mover {
                 pages /= 2;
                 continue;
             }
-            return (bytes / PAGE, stopped);
+            let denied = bytes == 0 && stopped == Some(libc::EEXIST);
+            return (if denied { 1 } else { bytes / PAGE }, stopped);
         }
-    }
-
-    /// Take what is in scratch for moved, whatever the kernel has said: Linux 6.18 was seen to move
-    /// a page and to answer with an error. Its only copy would be dropped with the window.
-    fn believe_scratch(&mut self) {
-        for page in 0..BATCH {
-            if self.is_in_scratch(page) && !self.away.pages.has(page) {
-                self.away.pages.insert(page, 1);
-                let mut one = Mask::NONE;
-                one.insert(page, 1);
-                self.busy = self.busy.minus(&one);
-            }
-        }
-    }
-
-    fn is_in_scratch(&self, page: usize) -> bool {
-        let (at, mut resident) = ((self.away.scratch + page * PAGE) as *mut _, 0_u8);
-        // SAFETY: mincore only asks; one page needs one byte.
-        unsafe { libc::mincore(at, PAGE, &mut resident) == 0 && resident & 1 == 1 }
     }
 
     /// Move a run of the window's pages to scratch, passing over those that do not go.
@@ -159,8 +148,6 @@ impl Mover {
                 Some(_) if moved > 0 => {}
                 // Somebody forks, or the kernel looks at the page just now: it passes.
                 Some(libc::EAGAIN | libc::EBUSY) => self.attend(),
-                // Moved, with an error for an answer: it is where it belongs.
-                Some(_) if !self.is_in_scratch(page) => page += 1,
                 Some(_) => {
                     self.bring_back(window, page);
                     page += 1;
@@ -204,7 +191,6 @@ impl Barrier for Mover {
         for (first, pages) in planned.runs() {
             self.take(first, pages, &mut held);
         }
-        self.believe_scratch();
         (held.pages, held.busy) = (self.away.pages, self.busy.len() as u32);
         Ok(held)
     }
@@ -229,16 +215,17 @@ impl Barrier for Mover {
         // Before scratch is emptied: a child may have got its copy while pages were there.
         let released = self.let_forks_go();
         self.away.pages = Mask::NONE;
-        // SAFETY: what is left in scratch are duplicates of slots, and zero pages. A failure
-        // would make the next move to those pages fail, which is counted.
-        let _ = unsafe {
+        // SAFETY: what is left in scratch are duplicates of slots, and zero pages. Where it cannot
+        // be emptied (locked memory), this barrier has had its day: `go` relies on it.
+        let emptied = unsafe {
             let scratch = self.away.scratch as *mut _;
             rustix::mm::madvise(scratch, BATCH * PAGE, Advice::LinuxDontNeed)
-        };
+        }
+        .map_err(|errno| Error::os("madvise of scratch", errno.raw_os_error()));
         if !self.busy.is_empty() {
             exclusive::reclaim(window.start, window.pages, &self.busy);
         }
-        unregistered.and(woken).and(released)
+        unregistered.and(woken).and(released).and(emptied)
     }
 }
 
