@@ -84,6 +84,23 @@ def until_state(pid: int, wanted: str) -> None:
         time.sleep(0.001)
 
 
+def until_it_goes_on(pid: int) -> None:
+    """Wait until the process has run for a while: ten time slices, or a millisecond."""
+
+    def ran() -> tuple[int, int]:
+        """Nanoseconds, and slices, of all its threads (/proc/PID/task/TID/schedstat)."""
+        rows = [it.read_text().split() for it in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(row[0]) for row in rows), sum(int(row[2]) for row in rows)
+
+    deadline, (time_before, slices_before) = time.monotonic() + PATIENCE, ran()
+    while True:
+        spent, slices = ran()
+        if spent - time_before >= 10**6 or slices - slices_before >= 10:
+            return
+        assert time.monotonic() < deadline, f"process {pid} does not go on"
+        time.sleep(0.001)
+
+
 def merge_any(pid: int) -> bool:
     """What the kernel says of the whole process (proc(5), ksm_stat)."""
     return "ksm_merge_any: yes" in Path(f"/proc/{pid}/ksm_stat").read_text()

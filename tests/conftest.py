@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from benchmarks.lab.cgroup import limited
 from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
+from pagemerge.errors import Unsupported
 from pagemerge.merge.kernel import Ksm
 from pagemerge.watch.host import userfaultfd
 from tests.building import VICTIMS
@@ -61,12 +63,22 @@ def lacks_cc() -> str | None:
     return None if shutil.which("cc") else "there is no C compiler (cc)"
 
 
+def lacks_cgroup() -> str | None:
+    """Why no memory cgroup of our own can be made."""
+    try:
+        with limited(1 << 20):
+            return None
+    except Unsupported as error:
+        return str(error)
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "kernel": lacks_kernel,
     "uffd": lacks_uffd,
     "qemu": lacks_qemu,
     "root": lacks_root,
     "cc": lacks_cc,
+    "cgroup": lacks_cgroup,
 }
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 

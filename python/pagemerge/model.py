@@ -69,6 +69,12 @@ class Layout:
     """u32[n]: one element a candidate; ``NO_SLOT``: leave it alone."""
     donors: npt.NDArray[np.int64]
     """i64[m]: the candidates whose bytes fill the new slots, in order of the slots' numbers."""
+    first_new: int
+    """The number of the first new slot, for this plan only: what the store gives may differ."""
+
+    def new(self, slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Which of these numbers are new slots': bool[n]."""
+        return (slot >= self.first_new) & (slot < OWN_SLOT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pagemerge.decide import plan, stability
 from pagemerge.errors import PagemergeError
 from pagemerge.find.groups import duplicates
 from pagemerge.merge.user import Client
-from pagemerge.model import NO_SLOT, OWN_SLOT, ZERO, Candidates, Layout
+from pagemerge.model import NO_SLOT, ZERO, Candidates, Layout
 
 if TYPE_CHECKING:
     from pagemerge.hub import Hub, Members
@@ -61,10 +61,8 @@ class Stages:
 
     def __init__(self, hub: Hub, members: Members, found: Candidates, layout: Layout) -> None:
         self._hub, self._members, self._found, self._layout = hub, members, found, layout
-        self._first = members.store.next_slot
-        """The number of the plan's first new slot."""
         self._made: U32 = np.full(len(layout.donors), NO_SLOT, np.uint32)
-        """What number each has got."""
+        """What number each new slot has got."""
         self._count = 1 + -(-len(layout.donors) // _core.SLAB_PAGES)
         self._filled = [asyncio.Event() for _ in range(self._count)]
         self._filled[0].set()
@@ -89,14 +87,14 @@ class Stages:
 
     async def _share(self, number: int, client: Client) -> _Share:
         """What a client can map, and when: the longest runs, where mappings are short."""
-        found, first = self._found, self._first
+        found, layout = self._found, self._layout
         start, end = np.searchsorted(found.client, (number, number + 1))
-        mine = start + np.flatnonzero(self._layout.slot[start:end] != NO_SLOT)
-        slot = self._layout.slot[mine]
+        mine = start + np.flatnonzero(layout.slot[start:end] != NO_SLOT)
+        slot = layout.slot[mine]
         slab, _ = self._members.store.locate(slot)
-        new = (slot >= first) & (slot < OWN_SLOT)
+        new = layout.new(slot)
         stage = np.zeros(len(mine), np.uint64)
-        stage[new] = (slot[new] - np.uint32(first)) // _core.SLAB_PAGES + 1
+        stage[new] = (slot[new] - np.uint32(layout.first_new)) // _core.SLAB_PAGES + 1
         slab[new] = stage[new] + (1 << 63)  # unlike every inode number
         pages = found.address[mine]
         runs = plan.runs(pages, slot, slab)
@@ -135,11 +133,9 @@ class Stages:
         return merged
 
     async def _fill(self, clients: list[Client], stage: int) -> None:
-        """Make the slab of a stage, if it has one."""
+        """Make the slab of a stage."""
         part = slice((stage - 1) * _core.SLAB_PAGES, stage * _core.SLAB_PAGES)
         donors = self._layout.donors[part]
-        if len(donors) == 0:
-            return
         found, members = self._found, self._members
         pids = np.array([client.pid for client in clients], np.uint64)[found.client[donors]]
         address, digest = found.address[donors], found.digest[donors]
@@ -165,8 +161,8 @@ class Stages:
             self._members.again = True
             return 0
         slot = self._layout.slot[pages]
-        new = (slot >= self._first) & (slot < OWN_SLOT)
-        slot[new] = self._made[slot[new] - np.uint32(self._first)]
+        new = self._layout.new(slot)
+        slot[new] = self._made[slot[new] - np.uint32(self._layout.first_new)]
         there = slot != NO_SLOT
         address = self._found.address[pages[there]]
         return await self._hub.carry_out(self._members, share.client, address, slot[there])

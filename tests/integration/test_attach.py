@@ -20,7 +20,17 @@ import pytest
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.find.maps import mappings
-from tests.attaching import Victim, build, marked, merge_any, rounds, start, state, until_state
+from tests.attaching import (
+    Victim,
+    build,
+    marked,
+    merge_any,
+    rounds,
+    start,
+    state,
+    until_it_goes_on,
+    until_state,
+)
 from tests.building import compile_victim
 from tests.conftest import Spawn
 
@@ -42,7 +52,7 @@ def test_a_thousand_rounds_show_in_nothing(
 ) -> None:
     with Victim(programs["waiter"], kind, tmp_path) as victim:
         rounds(victim.pid, ROUNDS)
-        time.sleep(0.05)  # it has been stopped all the time: now it does some turns
+        until_it_goes_on(victim.pid)  # it has been stopped all the time
         counted = victim.finish()
     assert counted["wrong"] == 0
     assert counted["turns"] > 0
@@ -57,7 +67,7 @@ def test_a_thousand_rounds_show_in_nothing(
 def test_no_signal_is_lost_or_doubled(kind: str, programs: dict[str, Path], tmp_path: Path) -> None:
     with Victim(programs["signalled"], kind, tmp_path) as victim:
         rounds(victim.pid, ROUNDS)
-        time.sleep(0.05)
+        until_it_goes_on(victim.pid)
         counted = victim.finish()
     assert counted["wrong"] == 0
     assert counted["numbered"] == counted["sent"] > 0

@@ -13,7 +13,6 @@ from benchmarks.lab.cgroup import Cgroup, limited
 from benchmarks.lab.trace import anonymous_bytes, zero_bytes
 
 from pagemerge.demo.dialog import Child
-from pagemerge.errors import Unsupported
 from tests.building import VICTIMS
 
 MIB = 1 << 20
@@ -26,13 +25,11 @@ BATCHED = MIB
 
 @pytest.fixture
 def group() -> Iterator[Cgroup]:
-    try:
-        with limited(1 << 30) as made:
-            yield made
-    except Unsupported as error:
-        pytest.skip(str(error))
+    with limited(1 << 30) as made:
+        yield made
 
 
+@pytest.mark.requires("cgroup")
 def test_what_processes_share_is_saved_until_one_writes(group: Cgroup) -> None:
     argv = [*group.prefix(), sys.executable, str(VICTIMS / "copier.py"), str(SIZE)]
     with Child(argv) as child:

@@ -12,12 +12,11 @@ from benchmarks.lab.cgroup import Cgroup, limited
 
 from pagemerge import _core
 from pagemerge.demo.dialog import Child
-from pagemerge.errors import Unsupported
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
 from tests.hubs import FAST, Hub
 
-pytestmark = pytest.mark.requires("root")
+pytestmark = pytest.mark.requires("root", "cgroup")
 LIMIT = 128 << 20
 STORE, ONE = 8192, 4096
 """Slots of the store and of one process: a quarter of the limit, and half of that."""
@@ -26,11 +25,8 @@ CONFIG = f"{FAST}store_share = 0.25\nclient_share = 0.5\n"
 
 @pytest.fixture
 def cgroup() -> Iterator[Cgroup]:
-    try:
-        with limited(LIMIT) as made:
-            yield made
-    except Unsupported as error:
-        pytest.skip(str(error))
+    with limited(LIMIT) as made:
+        yield made
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def lay_out(
     rank[order] = np.arange(len(first), dtype=np.uint32)
     chosen = members[np.repeat(unknown, np.diff(starts))]
     slot[chosen] = np.repeat(rank, sizes) + np.uint32(next_slot)
-    return Layout(slot=slot, donors=first[order])
+    return Layout(slot=slot, donors=first[order], first_new=next_slot)
 
 
 def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
