@@ -177,7 +177,8 @@ def promise(pids: Sequence[int]) -> int:
     for pid in pids:
         with contextlib.suppress(NoSuchProcess):
             found += named([str(pid)])
-    return survey(found).totals.saveable_pages * PAGE_SIZE
+    # ksmd merges whatever is marked; whether users may be together was asked before the marking.
+    return survey(found, together=True).totals.saveable_pages * PAGE_SIZE
 
 
 @contextlib.contextmanager

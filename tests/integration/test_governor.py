@@ -17,9 +17,10 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
-from pagemerge.governor import NOTE, Step
+from pagemerge.governor import NOTE, Step, promise
 from pagemerge.merge.kernel import Ksm, is_mergeable, locked, process_ksm
 from pagemerge.model import PAGE_SIZE, Knobs
+from tests.commands import NOBODY
 from tests.conftest import Spawn
 from tests.frames import frames_at
 
@@ -138,6 +139,15 @@ def test_unique_memory_is_not_scanned(ksm: Ksm, victim: Spawn, tmp_path: Path) -
         assert daemon.stop() == 0
     assert not [step for step in daemon.steps() if step.decision.knobs.run]
     assert ksm.counters().pages_scanned == scanned
+
+
+@pytest.mark.requires("root")
+def test_the_promise_counts_what_users_have_in_common(victim: Spawn) -> None:
+    """Where several are marked, ksmd merges them together: that is what a scan would bring."""
+    words = ("seed", "7", "pages", "0", "0", str(SHARED))
+    pids = [victim("pages", *words).pid, victim("pages", "user", str(NOBODY), *words).pid]
+    alone = sum(promise([pid]) for pid in pids)
+    assert promise(pids) - alone > 0.99 * SHARED * PAGE_SIZE
 
 
 def test_a_dry_run_writes_nothing(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """What merging would save, by looking once at every page of some processes. Reads only.
 
 Figures are pages, and hold for one moment: memory that changes while it is read may be counted
-either way. Pages merge inside a trust domain only, here the effective uid; so domains are
-counted apart and added up.
+either way. Pages merge inside a trust domain only, here the effective uid unless all are taken
+together; so domains are counted apart and added up.
 """
 
 from __future__ import annotations
@@ -62,10 +62,15 @@ class Survey:
 
 
 def survey(
-    processes: Sequence[Process], threads: int = 0, progress: Progress = lambda _d, _t: None
+    processes: Sequence[Process],
+    threads: int = 0,
+    progress: Progress = lambda _d, _t: None,
+    *,
+    together: bool = False,
 ) -> Survey:
     """Look at all ``processes`` with ``threads`` threads (0: as many as may run).
 
+    ``together``: whoever's they are, they are one trust domain, as all is for kernel KSM.
     A process that exits or denies access becomes a row with an ``error``; nothing is raised
     for it.
     """
@@ -74,7 +79,7 @@ def survey(
     reader = Reader(threads, sum(source.total for source in sources), progress)
     rows: dict[int, Row] = {}
     totals = Totals()
-    for domain in _domains(sources):
+    for domain in [sources] if together else _domains(sources):
         counted = tally.tally(*reader.read(domain))
         totals += counted.totals
         rows.update((s.process.pid, _row(s, counted, i)) for i, s in enumerate(domain))
