@@ -12,7 +12,7 @@ import pagemerge
 
 PACKAGE = Path(pagemerge.__file__).parent
 STAGES = ("find", "decide", "merge", "watch")
-CONTRACTS = {"model", "errors", "_core"}
+CONTRACTS = {"model", "errors", "linux", "_core"}
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -42,7 +42,14 @@ def test_a_stage_imports_contracts_and_itself_only(stage: str) -> None:
 
 @pytest.mark.parametrize("contract", ["model", "errors"])
 def test_contracts_import_contracts_only(contract: str) -> None:
-    assert set(imported(PACKAGE / f"{contract}.py")) <= CONTRACTS
+    assert set(imported(PACKAGE / f"{contract}.py")) <= CONTRACTS - {"linux"}
+
+
+def test_the_layer_for_linux_imports_contracts_only() -> None:
+    files = sorted((PACKAGE / "linux").rglob("*.py"))
+    assert files
+    for file in files:
+        assert set(imported(file)) <= CONTRACTS, file
 
 
 def test_model_and_decide_do_no_io() -> None:

@@ -1,0 +1,1 @@
+"""What the kernel says: readers of its files. Imports ``errors`` and ``model`` only."""
