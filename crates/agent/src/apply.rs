@@ -4,9 +4,10 @@
 //! bytes decide. The worst a wrong plan can do is to waste time.
 
 use crate::barriers::Barriers;
-use crate::policy::Policies;
-use crate::region::Region;
+use crate::ground::{Found, Ground};
+use crate::region::{Region, Table};
 use crate::{lock, Job};
+use pagemerge_pages::mask::WINDOW;
 use pagemerge_pages::slab::View;
 use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
 use pagemerge_pages::wire::{Merged, Run, OWN};
@@ -70,42 +71,175 @@ pub fn apply(
             return applied;
         }
     };
-    let limit = if birth.is_some() { pagemerge_pages::mask::WINDOW } else { barriers.most_pages() };
-    let policies = Policies::open();
-    let (mut index, mut end) = (0, 0);
-    let mut parts: Vec<Part> = Vec::new();
-    for &run in runs {
-        let mut rest = run;
-        while rest.pages > 0 {
-            let behind = parts.last().map_or(0, |part| end_of(&part.run));
-            if !parts.is_empty() && !(behind..end).contains(&rest.address) {
-                window_of(barriers, slabs, &views, &policies, &parts, birth, &mut applied);
-                parts.clear();
+    let mut work =
+        Work { barriers, slabs, views: &views, ground: Ground::open(), birth, applied, tried: 0 };
+    // First what stands on slabs: what is merged now stands on one afterwards. Each kind has its
+    // barrier, and windows of the size that is right for it.
+    for backing in [Backing::Slab, Backing::Anonymous] {
+        let limit = work.limit(backing);
+        work.windows(runs, limit, |work, parts| work.window(parts, backing));
+    }
+    let Work { barriers, mut applied, tried, .. } = work;
+    barriers.finish();
+    applied.report.refused += (total as u64).saturating_sub(tried);
+    applied
+}
+
+/// A plan that is being carried out.
+struct Work<'a> {
+    barriers: &'a mut Barriers,
+    slabs: &'a HashMap<u64, Slab>,
+    views: &'a HashMap<u64, View>,
+    ground: Ground,
+    birth: Option<&'a Job>,
+    applied: Applied,
+    /// Pages that were tried, or left alone for a reason that was counted.
+    tried: u64,
+}
+
+impl<'a> Work<'a> {
+    /// Most pages of a window.
+    fn limit(&mut self, backing: Backing) -> usize {
+        let most = if self.birth.is_some() { window::FEW } else { WINDOW };
+        self.barriers.barrier(backing).map_or(most, |barrier| barrier.most_pages().min(most))
+    }
+
+    /// Cut runs, which are in order of address, into windows.
+    fn windows(&mut self, runs: &[Run], limit: usize, mut merge: impl FnMut(&mut Self, &[Part])) {
+        let (mut index, mut end) = (0, 0);
+        let mut parts: Vec<Part> = Vec::new();
+        for &run in runs {
+            let mut rest = run;
+            while rest.pages > 0 {
+                let behind = parts.last().map_or(0, |part| end_of(&part.run));
+                if !parts.is_empty() && !(behind..end).contains(&rest.address) {
+                    merge(self, &parts);
+                    parts.clear();
+                }
+                if parts.is_empty() {
+                    end = window_end(rest.address, limit);
+                }
+                let room = (end - rest.address) / PAGE as u64;
+                let pages = rest.pages.min(room as u32);
+                parts.push(Part { run: Run { pages, ..rest }, index });
+                index += pages as usize;
+                let moves = rest.slab != 0 && rest.slab != OWN;
+                rest = Run {
+                    address: rest.address + u64::from(pages) * PAGE as u64,
+                    slot: rest.slot.wrapping_add(if moves { pages } else { 0 }),
+                    pages: rest.pages - pages,
+                    ..rest
+                };
             }
-            if parts.is_empty() {
-                end = window_end(rest.address, limit);
-            }
-            let room = (end - rest.address) / PAGE as u64;
-            let pages = rest.pages.min(room as u32);
-            parts.push(Part { run: Run { pages, ..rest }, index });
-            index += pages as usize;
-            rest = Run {
-                address: rest.address + u64::from(pages) * PAGE as u64,
-                slot: rest.slot.wrapping_add(if rest.slab == 0 || rest.slab == OWN {
-                    0
-                } else {
-                    pages
-                }),
-                pages: rest.pages - pages,
-                ..rest
-            };
+        }
+        if !parts.is_empty() {
+            merge(self, &parts);
         }
     }
-    if !parts.is_empty() {
-        window_of(barriers, slabs, &views, &policies, &parts, birth, &mut applied);
+
+    /// Merge the pages of one window that stand on `backing`.
+    fn window(&mut self, parts: &[Part], backing: Backing) {
+        self.barriers.rest(backing, self.birth.is_some());
+        let (first, last) = (&parts[0].run, &parts[parts.len() - 1].run);
+        let start = first.address as usize;
+        let end = last.address as usize + last.pages as usize * PAGE;
+        let mut state = lock();
+        // A caller that has given up wants nothing done to its memory any more; and it gave its
+        // word that nobody writes for the pages it named, whatever the hub names now.
+        let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
+        let Some(region) = state.table.holding(start, end).filter(|_| !wrong) else { return };
+        if backing == Backing::Anonymous {
+            self.tried += already_own(region, parts, &mut self.applied);
+        }
+        let (pieces, unwanted) = self.pieces(region, start, parts, backing);
+        self.applied.report.unwanted += unwanted;
+        self.tried += unwanted;
+        let pages: usize = pieces.iter().map(|piece| piece.pages).sum();
+        if pages == 0 {
+            return;
+        }
+        let found = self.ground.look(start, end);
+        if !found.fit {
+            correct(&mut state.table, &found);
+            return;
+        }
+        let (pages_in_window, keep) = ((end - start) / PAGE, region.keep);
+        let window = Window { start, pages: pages_in_window, backing, keep, pieces: &pieces };
+        let mut outcome = Outcome::default();
+        let mut at_birth;
+        let barrier: &mut dyn Barrier = match (self.birth, self.barriers.barrier(backing)) {
+            (Some(job), _) => {
+                at_birth = Birth::at(job.source_of(start));
+                &mut at_birth
+            }
+            (None, Some(barrier)) => barrier,
+            (None, None) => return,
+        };
+        self.tried += pages as u64;
+        // SAFETY: the region is ours, and the lock keeps it as it is.
+        if let Err(error) = unsafe { window::merge(barrier, &window, &mut outcome) } {
+            self.barriers.failed(&error);
+        }
+        account(region, start, parts, &outcome, backing, &mut self.applied);
     }
-    barriers.finish();
-    applied
+
+    /// The pieces of a window that stand on one backing and may be merged; and how many pages there
+    /// their owner wants left alone.
+    fn pieces(
+        &self,
+        region: &mut Region,
+        start: usize,
+        parts: &[Part],
+        backing: Backing,
+    ) -> (Vec<Piece<'a>>, u64) {
+        let (mut pieces, mut unwanted) = (Vec::<Piece<'a>>::new(), 0);
+        for Part { run, index } in parts {
+            let base = (run.address as usize - region.start) / PAGE;
+            let first = (run.address as usize - start) / PAGE;
+            let mut open = false;
+            for page in 0..run.pages as usize {
+                if self.birth.is_some() {
+                    region.set_mergeable(base + page..base + page + 1, true);
+                }
+                let done = self.applied.has(index + page);
+                let stays = run.slab == OWN && backing == Backing::Anonymous;
+                if done || stays || region.backing(base + page) != backing {
+                    open = false;
+                    continue;
+                }
+                // Leaving a slab is no merging: it is done to pages their owner wants left alone.
+                if !region.is_mergeable(base + page) && run.slab != OWN {
+                    (open, unwanted) = (false, unwanted + 1);
+                    continue;
+                }
+                match pieces.last_mut() {
+                    Some(piece) if open => piece.pages += 1,
+                    _ => {
+                        let content = content(run, page, self.slabs, self.views);
+                        pieces.push(Piece { first: first + page, pages: 1, content });
+                    }
+                }
+                open = true;
+            }
+        }
+        (pieces, unwanted)
+    }
+}
+
+/// The program has changed something by a call that nobody saw: believe the kernel.
+fn correct(table: &mut Table, found: &Found) {
+    for part in &found.other {
+        table.forget(part.start, part.end);
+    }
+    for (parts, backing) in [(&found.anonymous, Backing::Anonymous), (&found.slabs, Backing::Slab)]
+    {
+        for part in parts {
+            for region in table.touching(part.start, part.end) {
+                let pages = region.pages_in(part.start, part.end);
+                region.set_backing(pages, backing);
+            }
+        }
+    }
 }
 
 /// Address behind the last page of a run.
@@ -160,127 +294,19 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
     Ok(views)
 }
 
-/// Merge the parts of one window, which are in order of address.
-fn window_of(
-    barriers: &mut Barriers,
-    slabs: &HashMap<u64, Slab>,
-    views: &HashMap<u64, View>,
-    policies: &Policies,
-    parts: &[Part],
-    birth: Option<&Job>,
-    applied: &mut Applied,
-) {
-    let (first, last) = (&parts[0].run, &parts[parts.len() - 1].run);
-    let start = first.address as usize;
-    let end = last.address as usize + last.pages as usize * PAGE;
-    let total: u64 = parts.iter().map(|part| u64::from(part.run.pages)).sum();
-    let mut state = lock();
-    // A caller that has given up wants nothing done to its memory any more; and it gave its word
-    // that nobody writes for the pages it named, whatever the hub names now.
-    let wrong = birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
-    let region = state.table.holding(start, end);
-    let Some(region) = region.filter(|_| !wrong && !policies.any(start, end)) else {
-        applied.report.refused += total;
-        return;
-    };
-    let mut tried = already_own(region, parts, applied);
-    let unwanted = if birth.is_some() { 0 } else { unwanted(region, parts) };
-    applied.report.unwanted += unwanted;
-    // Both before either: what is merged now stands on a slab afterwards.
-    let planned = [Backing::Anonymous, Backing::Slab].map(|backing| {
-        (backing, pieces(region, start, parts, backing, birth.is_some(), slabs, views))
-    });
-    for (backing, pieces) in planned {
-        let pages: usize = pieces.iter().map(|piece| piece.pages).sum();
-        if pages == 0 {
-            continue;
-        }
-        let pages_in_window = (end - start) / PAGE;
-        let window =
-            Window { start, pages: pages_in_window, backing, keep: region.keep, pieces: &pieces };
-        let mut outcome = Outcome::default();
-        let mut at_birth = Birth { source: std::ptr::null() };
-        let barrier: &mut dyn Barrier = match (birth, barriers.barrier(backing)) {
-            (Some(job), _) => {
-                at_birth.source = job.source_of(start) as *const u8;
-                &mut at_birth
-            }
-            (None, Some(barrier)) => barrier,
-            (None, None) => continue,
-        };
-        tried += pages as u64;
-        // SAFETY: the region is ours, and the lock keeps it as it is.
-        if let Err(error) = unsafe { window::merge(barrier, &window, &mut outcome) } {
-            barriers.failed(&error);
-        }
-        account(region, start, parts, &outcome, backing, applied);
-    }
-    applied.report.refused += total - unwanted - tried;
-}
-
-/// How many pages their owner wants left alone.
-fn unwanted(region: &Region, parts: &[Part]) -> u64 {
-    let merged = parts.iter().filter(|part| part.run.slab != OWN);
-    let pages = merged.flat_map(|Part { run, .. }| {
-        let first = (run.address as usize - region.start) / PAGE;
-        first..first + run.pages as usize
-    });
-    pages.filter(|&page| !region.is_mergeable(page)).count() as u64
-}
-
 /// Pages that shall leave a slab and stand on none: done, as it were. Returns how many.
 fn already_own(region: &Region, parts: &[Part], applied: &mut Applied) -> u64 {
     let mut count = 0;
     for Part { run, index } in parts.iter().filter(|part| part.run.slab == OWN) {
         let first = (run.address as usize - region.start) / PAGE;
         for page in 0..run.pages as usize {
-            if region.backing(first + page) == Backing::Anonymous {
+            if region.backing(first + page) == Backing::Anonymous && !applied.has(index + page) {
                 applied.set(index + page);
                 count += 1;
             }
         }
     }
     count
-}
-
-/// The pieces of a window that stand on one backing and may be merged.
-fn pieces<'a>(
-    region: &mut Region,
-    start: usize,
-    parts: &[Part],
-    backing: Backing,
-    birth: bool,
-    slabs: &'a HashMap<u64, Slab>,
-    views: &HashMap<u64, View>,
-) -> Vec<Piece<'a>> {
-    let mut pieces: Vec<Piece<'a>> = Vec::new();
-    for Part { run, .. } in parts {
-        let base = (run.address as usize - region.start) / PAGE;
-        let first = (run.address as usize - start) / PAGE;
-        let mut open = false;
-        for page in 0..run.pages as usize {
-            if birth {
-                region.set_mergeable(base + page..base + page + 1, true);
-            }
-            let stays = run.slab == OWN && backing == Backing::Anonymous;
-            // Leaving a slab is no merging: it is done to pages their owner wants left alone, too.
-            let wanted = region.is_mergeable(base + page) || run.slab == OWN;
-            if region.backing(base + page) != backing || stays || !wanted {
-                open = false;
-                continue;
-            }
-            match pieces.last_mut() {
-                Some(piece) if open => piece.pages += 1,
-                _ => pieces.push(Piece {
-                    first: first + page,
-                    pages: 1,
-                    content: content(run, page, slabs, views),
-                }),
-            }
-            open = true;
-        }
-    }
-    pieces
 }
 
 fn content<'a>(

@@ -6,6 +6,14 @@ use pagemerge_pages::protect::Protector;
 use pagemerge_pages::window::{Backing, Barrier};
 use pagemerge_pages::wire::barrier;
 use pagemerge_pages::{Error, Result};
+use std::time::Duration;
+
+/// After a fork that looked for pinned pages and took a time, the next one comes this many times that
+/// time later: it copies page tables, and the program's next writes are faults.
+const REST: u32 = 8;
+
+/// The longest that a plan waits for that.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +58,10 @@ pub struct Barriers {
     mover: Option<Mover>,
     protector: Option<Protector>,
     parker: Option<Parker>,
-    /// Has `prepare` made sure that pages on slabs may be write-protected?
+    /// Do some pages of the plan stand on slabs?
     slabs: bool,
     reason: String,
     note: String,
-    /// Why pages that stand on slabs were left alone when there last were any.
-    slab_note: String,
     /// The process that may read this one (Yama); parking names another for a while.
     pub reader: i32,
 }
@@ -72,7 +78,6 @@ impl Barriers {
             slabs: false,
             reason: String::new(),
             note: String::new(),
-            slab_note: String::new(),
             reader: 0,
         };
         this.open();
@@ -93,7 +98,7 @@ impl Barriers {
         }
         // Beside move it serves pages that were merged before: those cannot be moved.
         if matches!(self.choice, Choice::Auto | Choice::Move | Choice::WriteProtect) {
-            match Protector::new() {
+            match Protector::new(REST) {
                 Ok(protector) => {
                     self.protector = Some(protector);
                     if self.mover.is_none() && self.choice != Choice::Move {
@@ -136,24 +141,12 @@ impl Barriers {
 
     /// What holds merging back now; empty if nothing does.
     pub fn current_note(&self) -> &str {
-        if self.note.is_empty() {
-            &self.slab_note
-        } else {
-            &self.note
-        }
+        &self.note
     }
 
     /// Remember what holds merging back.
     pub fn note(&mut self, error: &Error) {
         self.note = error.to_string();
-    }
-
-    /// Remember what holds back the pages that cannot be moved.
-    fn note_slabs(&mut self, error: &Error) {
-        self.slab_note = format!(
-            "pages that were merged before stay as they are, once written: UFFDIO_MOVE does not \
-             take them, and {error}"
-        );
     }
 
     /// Get ready for a plan; one that is carried out at birth needs no barrier. `slabs`: some of
@@ -164,9 +157,6 @@ impl Barriers {
     pub fn prepare(&mut self, birth: bool, slabs: bool) -> Result<()> {
         self.note.clear();
         self.slabs = slabs;
-        if slabs {
-            self.slab_note.clear();
-        }
         refuse_kernel_ksm()?;
         refuse_locked()?;
         if birth {
@@ -183,27 +173,19 @@ impl Barriers {
             _ => {}
         }
         if self.protector.is_none() && self.kind != barrier::PARK {
-            self.protector = Protector::new().ok();
-        }
-        // This goes through all mappings, of which a process that was merged page by page has many.
-        let protects = slabs || self.kind == barrier::WRITE_PROTECT;
-        if self.protector.is_some() && protects {
-            if let Err(error) = pagemerge_pages::rings::refuse() {
-                if self.kind == barrier::WRITE_PROTECT {
-                    return Err(error);
-                }
-                self.note_slabs(&error); // what can be moved needs no such refusal
-                self.protector = None;
-            }
+            self.protector = Protector::new(REST).ok();
         }
         Ok(())
     }
 
-    /// Most pages of a window.
-    pub fn most_pages(&self) -> usize {
-        match self.kind {
-            barrier::MOVE => self.mover.as_ref().map_or(1, Barrier::most_pages),
-            _ => pagemerge_pages::mask::WINDOW,
+    /// Wait until pinned pages can be looked for, if a window needs that and it is soon.
+    pub fn rest(&self, backing: Backing, birth: bool) {
+        let looks = backing == Backing::Slab || self.kind == barrier::WRITE_PROTECT;
+        if let (true, false, Some(protector)) = (looks, birth, &self.protector) {
+            let wait = protector.rest();
+            if !wait.is_zero() && wait <= PATIENCE {
+                std::thread::sleep(wait);
+            }
         }
     }
 
@@ -228,11 +210,7 @@ impl Barriers {
     pub fn failed(&mut self, error: &Error) {
         if let Error::Unsupported(_) = error {
             // Refused before anything was done. The barrier stays out for the rest of the plan.
-            if self.kind == barrier::MOVE {
-                self.note_slabs(error);
-            } else {
-                self.note(error);
-            }
+            self.note(error);
             self.protector = None;
             self.finish();
         } else if error.errno() != Some(libc::EAGAIN) {

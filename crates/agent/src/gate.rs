@@ -1,18 +1,23 @@
 //! The agent's lock: it orders the agent's changes with the program's own.
 //!
-//! A mutex of std will not do. Whoever holds it may be interrupted by a signal whose handler maps
+//! A mutex of std will not do. The lock's holder may be interrupted by a signal whose handler maps
 //! memory, so signals are blocked while it is held; and a process may be forked while another
 //! thread holds it (`_Fork`, raw clone: no handler runs), so in a forked copy it must be free. The
 //! lock's word lies in a page that the kernel wipes in such copies (MADV_WIPEONFORK, Linux 4.14);
 //! a process that only shares our memory (vfork) sees it as it is.
+//!
+//! libc's fork takes the lock for as long as it lasts, by a handler (pthread_atfork(3)). Handlers of
+//! the program's own run in between, in parent and child, and may map memory: the forking thread
+//! has the lock already then, and goes in (`FORKING`). Nothing here has a destructor that libc runs
+//! when a thread ends, because a thread may fork even after those have run.
 
 use crate::State;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::thread::futex;
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -35,20 +40,71 @@ struct Protected(UnsafeCell<Option<State>>);
 unsafe impl Sync for Protected {}
 static STATE: Protected = Protected(UnsafeCell::new(None));
 
-/// The lock, held: the state, with all signals blocked.
-pub(crate) struct Locked {
-    before: MaybeUninit<libc::sigset_t>,
+thread_local! {
+    /// This thread holds the lock for a fork, and had these signals blocked before.
+    static FORKING: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
 }
 
-/// Take the lock.
-pub(crate) fn lock() -> Locked {
+/// The lock, held: the state, with all signals blocked.
+pub(crate) struct Locked {
+    before: libc::sigset_t,
+    /// The thread had it already, for a fork.
+    nested: bool,
+}
+
+/// All signals blocked, until this value goes. What allocates from a heap of ours inside a call of
+/// the program's does so under it: a handler that interrupts the allocator and maps memory would
+/// wait for itself.
+#[derive(Debug)]
+pub struct Quiet {
+    before: libc::sigset_t,
+}
+
+impl Quiet {
+    /// Block all signals of this thread.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { before: block() }
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        unblock(&self.before);
+    }
+}
+
+/// Block all signals; returns those that were blocked before.
+fn block() -> libc::sigset_t {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
     // SAFETY: plain sigset calls. libc keeps its own two signals out, which setuid() needs.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        before.assume_init()
     }
+}
+
+fn unblock(before: &libc::sigset_t) {
+    // SAFETY: restores a mask that block() returned.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
+}
+
+/// Take the lock.
+pub(crate) fn lock() -> Locked {
+    let before = block();
+    let nested = FORKING.get().is_some();
+    if !nested {
+        take();
+    }
+    // SAFETY: the lock is held.
+    unsafe { (*STATE.0.get()).get_or_insert_with(State::default) };
+    Locked { before, nested }
+}
+
+/// Wait for the lock's word; a state that cannot be relied on is replaced.
+fn take() {
     let word = word();
     let free = word.lock.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
     if free.is_err() {
@@ -57,17 +113,25 @@ pub(crate) fn lock() -> Locked {
         }
     }
     let first = word.known.swap(1, Ordering::Relaxed) == 0;
-    let torn = BUSY.swap(true, Ordering::Relaxed) && first;
-    // SAFETY: the lock is held.
-    let state = unsafe { &mut *STATE.0.get() };
-    if torn {
+    if BUSY.swap(true, Ordering::Relaxed) && first {
         // A forked copy of a process in which another thread was changing the state just then:
         // it cannot be relied on, and must not be dropped.
+        // SAFETY: the lock is held.
+        let state = unsafe { &mut *STATE.0.get() };
         std::mem::forget(state.take());
         *state = Some(State { orphan: true, ..State::default() });
     }
-    state.get_or_insert_with(State::default);
-    Locked { before }
+}
+
+/// Let the lock's word go.
+fn give() {
+    let word = word();
+    // A fork handler lets go in the child, too, where the word has been wiped.
+    word.known.store(1, Ordering::Relaxed);
+    BUSY.store(false, Ordering::Relaxed);
+    if word.lock.swap(FREE, Ordering::Release) == AWAITED {
+        let _ = futex::wake(&word.lock, futex::Flags::PRIVATE, 1);
+    }
 }
 
 /// The lock's word, made with the first use.
@@ -79,13 +143,17 @@ fn word() -> &'static Word {
     }
     let access = ProtFlags::READ | ProtFlags::WRITE;
     let (none, len) = (std::ptr::null_mut(), pagemerge_pages::PAGE);
-    // SAFETY: a fresh mapping, and advice about it. Without room for one page nothing can be done.
+    // SAFETY: a fresh mapping, and advice about it.
     let made = unsafe {
-        let Ok(made) = rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE) else {
-            libc::abort();
-        };
-        let _ = rustix::mm::madvise(made, len, Advice::LinuxWipeOnFork);
-        made.cast::<Word>()
+        loop {
+            let made = rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE);
+            if let Ok(made) = made {
+                let _ = rustix::mm::madvise(made, len, Advice::LinuxWipeOnFork);
+                break made.cast::<Word>();
+            }
+            // It is made when the library starts. Without room for a page even then: wait for it.
+            rustix::thread::sched_yield();
+        }
     };
     let won = WORD.compare_exchange(none.cast(), made, Ordering::AcqRel, Ordering::Acquire);
     // SAFETY: whichever page won is never unmapped; the loser's is ours alone.
@@ -102,10 +170,7 @@ impl std::ops::Deref for Locked {
     type Target = State;
     fn deref(&self) -> &State {
         // SAFETY: the lock is held.
-        match unsafe { &*STATE.0.get() } {
-            Some(state) => state,
-            None => unreachable!("lock() fills it"),
-        }
+        unsafe { (*STATE.0.get()).get_or_insert_with(State::default) }
     }
 }
 
@@ -120,33 +185,42 @@ impl Drop for Locked {
     fn drop(&mut self) {
         let everything = 0..usize::MAX;
         crate::program::publish(if self.orphan { everything } else { self.table.hull() });
-        let word = word();
-        // A fork handler lets go in the child, too, where the word has been wiped.
-        word.known.store(1, Ordering::Relaxed);
-        BUSY.store(false, Ordering::Relaxed);
-        if word.lock.swap(FREE, Ordering::Release) == AWAITED {
-            let _ = futex::wake(&word.lock, futex::Flags::PRIVATE, 1);
+        if !self.nested {
+            give();
         }
-        // SAFETY: restores the mask that lock() saved.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, self.before.as_ptr(), std::ptr::null_mut())
-        };
+        unblock(&self.before);
     }
 }
 
-/// Keep forks out of windows: a child that is born inside one would miss its pages.
-pub fn watch_forks() {
+/// An allocator that must be still while the memory is copied: how to stop it, and to let it go on.
+type Heap = (fn(), fn());
+static HEAP: OnceLock<Heap> = OnceLock::new();
+
+/// Keep forks out of windows: a child that is born inside one would miss its pages. `heap`: an
+/// allocator whose lock is taken behind ours, because the agent allocates with the lock held.
+pub fn watch_forks(heap: Option<Heap>) {
     static ONCE: Once = Once::new();
-    thread_local! {
-        static HELD: RefCell<Option<Locked>> = const { RefCell::new(None) };
-    }
     extern "C" fn before() {
-        HELD.with(|held| *held.borrow_mut() = Some(lock()));
+        let signals = block();
+        take();
+        FORKING.set(Some(signals));
+        if let Some((hold, _)) = HEAP.get() {
+            hold();
+        }
     }
     extern "C" fn after() {
-        HELD.with(|held| *held.borrow_mut() = None);
+        if let Some((_, let_go)) = HEAP.get() {
+            let_go();
+        }
+        let Some(signals) = FORKING.take() else { return };
+        give();
+        unblock(&signals);
+    }
+    if let Some(heap) = heap {
+        let _ = HEAP.set(heap);
     }
     ONCE.call_once(|| {
+        word();
         // SAFETY: the handlers are functions of a library that is never unloaded.
         unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
     });

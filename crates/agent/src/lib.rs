@@ -7,10 +7,11 @@
 
 mod apply;
 mod barriers;
+mod errand;
 mod extents;
 mod gate;
+mod ground;
 mod own;
-mod policy;
 pub mod program;
 mod region;
 mod spawn;
@@ -18,7 +19,8 @@ mod thread;
 
 pub use barriers::Choice;
 use extents::Extents;
-use gate::{lock, watch_forks};
+use gate::lock;
+pub use gate::{watch_forks, Quiet};
 use pagemerge_pages::window::Keep;
 use pagemerge_pages::{Error, Result, PAGE};
 use region::Table;
@@ -131,7 +133,7 @@ pub fn start(config: Config) -> Result<()> {
     if state.process == process {
         return Ok(());
     }
-    watch_forks();
+    watch_forks(None);
     state.config = Some(config.clone());
     state.jobs.clear();
     (state.poked, state.agent, state.broken) = (false, 0, None);
@@ -278,19 +280,9 @@ pub fn unmerge(address: usize, bytes: usize) -> Result<()> {
 /// Have the kernel give pages of a slab's mapping their own memory, as on a write.
 fn separate(start: usize, len: usize) -> Result<()> {
     // SAFETY: it faults pages in for writing (Linux 5.14) and changes no byte.
-    match unsafe { rustix::mm::madvise(start as *mut _, len, Advice::LinuxPopulateWrite) } {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::INVAL) => {}
-        Err(errno) => {
-            let call = "madvise(MADV_POPULATE_WRITE)";
-            return Err(Error::os(call, errno.raw_os_error()).at(start as u64));
-        }
-    }
-    for page in (start..start + len).step_by(PAGE) {
-        // SAFETY: adding nothing, atomically, loses no write of anybody and separates the page.
-        unsafe { (*(page as *const std::sync::atomic::AtomicU8)).fetch_or(0, Ordering::Relaxed) };
-    }
-    Ok(())
+    unsafe { rustix::mm::madvise(start as *mut _, len, Advice::LinuxPopulateWrite) }.map_err(
+        |errno| Error::os("madvise(MADV_POPULATE_WRITE)", errno.raw_os_error()).at(start as u64),
+    )
 }
 
 /// What this process has to do with merging.

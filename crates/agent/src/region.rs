@@ -20,6 +20,8 @@ pub struct Region {
     slabbed: Bits,
     /// Pages that their owner does not want merged.
     excluded: Bits,
+    /// Locked by mlock(2), as far as that was seen: its pages stay where they are.
+    pub locked: bool,
 }
 
 impl Region {
@@ -39,7 +41,12 @@ impl Region {
 
     /// May page `page` be merged in the background?
     pub fn is_mergeable(&self, page: usize) -> bool {
-        !self.excluded.has(page)
+        self.is_open() && !self.excluded.has(page)
+    }
+
+    /// Can its pages be mapped anew without a difference: readable, writable, and not locked?
+    fn is_open(&self) -> bool {
+        !self.locked && self.keep.protection == Keep::default().protection
     }
 
     /// Let some pages be merged, or not.
@@ -49,7 +56,7 @@ impl Region {
 
     /// Is there a page that may be merged?
     pub fn is_wanted(&self) -> bool {
-        self.excluded.count() < self.pages
+        self.is_open() && self.excluded.count() < self.pages
     }
 
     /// Pages whose mapping is a slab's.
@@ -94,8 +101,8 @@ impl Table {
     /// Take in a new region.
     pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
-        let id = self.new_id();
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
+        let (id, locked) = (self.new_id(), false);
+        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded, locked });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -150,10 +157,32 @@ impl Table {
         let pages = (at - region.start) / PAGE;
         let (slabbed, excluded) =
             (region.slabbed.split_off(pages), region.excluded.split_off(pages));
-        let (rest, keep) = (region.pages - pages, region.keep);
+        let (rest, keep, locked) = (region.pages - pages, region.keep, region.locked);
         region.pages = pages;
-        let id = self.new_id();
-        self.regions.insert(at, Region { id, start: at, pages: rest, keep, slabbed, excluded });
+        let (id, start, pages) = (self.new_id(), at, rest);
+        self.regions.insert(at, Region { id, start, pages, keep, slabbed, excluded, locked });
+    }
+
+    /// Have regions end at both ends of `[start, end)`, and give those in between.
+    pub fn within(&mut self, start: usize, end: usize) -> impl Iterator<Item = &mut Region> {
+        self.split(start);
+        self.split(end);
+        self.touching(start, end)
+    }
+
+    /// What was at `[start, end)` is at `to` now.
+    pub fn relocate(&mut self, start: usize, end: usize, to: usize) {
+        self.split(start);
+        self.split(end);
+        let moved: Vec<usize> = self.regions.range(start..end).map(|(&start, _)| start).collect();
+        let moved: Vec<Region> =
+            moved.into_iter().filter_map(|start| self.regions.remove(&start)).collect();
+        self.forget(to, to + (end - start));
+        for mut region in moved {
+            // The hub knows it by its id and its place: a new place is a new region.
+            (region.id, region.start) = (self.new_id(), region.start - start + to);
+            self.regions.insert(region.start, region);
+        }
     }
 
     /// Forget all of `[start, end)`, parts of regions too.
@@ -273,6 +302,8 @@ mod tests {
         assert!(region.is_mergeable(99));
         region.set_mergeable(99..100, false);
         assert!(!region.is_mergeable(99));
+        region.locked = true;
+        assert!(!region.is_mergeable(0) && !region.is_wanted());
         let runs = region.slabbed_runs(0x10000 + 62 * PAGE, 0x10000 + 68 * PAGE);
         let at = |page| 0x10000 + page * PAGE;
         assert_eq!(runs, [at(62)..at(65), at(66)..at(68)]);
@@ -290,6 +321,9 @@ mod tests {
         let touched: Vec<_> = table.touching(0x10000, end + 1).map(|it| it.start).collect();
         assert_eq!(touched, [end, 0x10000]);
         assert_eq!(table.hull(), 0x10000..0x100_0000 + 2 * PAGE);
+        table.relocate(end, end + 30 * PAGE, 0x200_0000);
+        let there: Vec<_> = table.iter().map(|it| (it.start, it.slabbed_pages())).collect();
+        assert_eq!(there, [(0x10000, 30), (0x100_0000, 0), (0x200_0000, 30)]);
         table.forget(0, usize::MAX / PAGE * PAGE);
         assert_eq!(table.iter().count(), 0);
     }

@@ -12,14 +12,15 @@
 //! comes after a window, for the benefit of the next one. A pinned page is busy, too; it has the
 //! mark, and the kernel finds nothing to do.
 
-use crate::mask::{Mask, WINDOW};
+use crate::mask::Mask;
 use crate::pagemap::{entry, Pagemap};
+use crate::window::FEW;
 use crate::PAGE;
 use rustix::mm::Advice;
 
 /// Have the kernel find out which of the `busy` pages from `start` on belong to us alone.
 pub fn reclaim(start: usize, pages: usize, busy: &Mask) {
-    let mut entries = [0; WINDOW];
+    let mut entries = [0; FEW];
     let entries = &mut entries[..pages];
     // Opened each time: seldom needed, and a forked copy must not read its parent's.
     let own = Pagemap::open(std::process::id() as i32);

@@ -1,5 +1,6 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
+pub mod alone;
 mod chunks;
 pub mod digest;
 pub mod error;
@@ -14,13 +15,15 @@ mod memory;
 pub mod moving;
 pub mod pagemap;
 pub mod park;
+pub mod pinned;
 pub mod pins;
 pub mod protect;
+pub mod raw;
 mod reader;
 pub mod remote;
-pub mod rings;
 mod sharers;
 pub mod slab;
+pub mod soft;
 pub mod sort;
 mod trace;
 pub mod uffd;

@@ -1,9 +1,11 @@
 //! Our own mappings, one question at a time (`PROCMAP_QUERY`, Linux 6.11).
 
 use crate::error::{Error, Result};
+use crate::slab;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{self, opcode, Updater};
+use std::ops::Range;
 
 /// struct procmap_query (linux/fs.h).
 #[repr(C)]
@@ -14,8 +16,11 @@ struct Query {
     address: u64,
     start: u64,
     end: u64,
-    /// What we do not ask for: flags, page size, offset, inode and device.
-    rest: [u64; 5],
+    access: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    device: [u32; 2],
     name_size: u32,
     build_id_size: u32,
     name: u64,
@@ -23,9 +28,30 @@ struct Query {
 }
 
 const PROCMAP_QUERY: ioctl::Opcode = opcode::read_write::<Query>(b'f', 17);
+const READ_AND_WRITE: u64 = 0x03;
 const SHARED: u64 = 0x08;
-const COVERING_OR_NEXT: u64 = 0x10;
-const FILE_BACKED: u64 = 0x20;
+
+/// What is mapped at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its addresses.
+    pub range: Range<usize>,
+    /// What kind of memory it is.
+    pub kind: Kind,
+    /// Can it be read, and written?
+    pub open: bool,
+}
+
+/// What kind of memory a mapping is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Private and anonymous.
+    Anonymous,
+    /// A private mapping of a slab.
+    Slab,
+    /// Anything else.
+    Other,
+}
 
 /// Where the kernel is asked.
 #[derive(Debug)]
@@ -45,35 +71,72 @@ impl Mappings {
         Ok(Self { maps })
     }
 
-    /// Where the mapping that holds `address` ends.
+    /// The mapping that holds `address`.
     ///
     /// # Errors
     /// ENOENT if there is none; ENOTTY before Linux 6.11.
-    pub fn end_of(&self, address: u64) -> rustix::io::Result<u64> {
-        self.ask(Query { address, ..Query::default() })
-    }
-
-    /// Where the next shared mapping of a file ends that holds `address` or lies behind it; its
-    /// name goes to `name`, if that is not empty.
-    ///
-    /// # Errors
-    /// As `end_of`; ENAMETOOLONG.
-    pub fn next_shared(&self, address: u64, name: &mut [u8]) -> rustix::io::Result<u64> {
-        let at = if name.is_empty() { 0 } else { name.as_mut_ptr() as u64 };
-        self.ask(Query {
-            flags: SHARED | COVERING_OR_NEXT | FILE_BACKED,
-            address,
-            name_size: name.len() as u32,
-            name: at,
-            ..Query::default()
+    pub fn at(&self, address: usize) -> rustix::io::Result<Mapping> {
+        let mut name = [0_u8; 64];
+        let mut query = Query { address: address as u64, ..Query::default() };
+        self.ask(&mut query)?;
+        let mapped = query.inode != 0 || query.device != [0, 0];
+        let kind = if query.access & SHARED != 0 {
+            Kind::Other
+        } else if !mapped {
+            Kind::Anonymous
+        } else {
+            let mut named = Query {
+                address: address as u64,
+                name_size: name.len() as u32,
+                name: name.as_mut_ptr() as u64,
+                ..Query::default()
+            };
+            // ENAMETOOLONG: it is none of ours.
+            match self.ask(&mut named) {
+                Ok(()) if name.starts_with(slab::PATH.as_bytes()) => Kind::Slab,
+                _ => Kind::Other,
+            }
+        };
+        Ok(Mapping {
+            range: query.start as usize..query.end as usize,
+            kind,
+            open: query.access & READ_AND_WRITE == READ_AND_WRITE,
         })
     }
 
-    fn ask(&self, mut query: Query) -> rustix::io::Result<u64> {
+    fn ask(&self, query: &mut Query) -> rustix::io::Result<()> {
         query.size = size_of::<Query>() as u64;
         // SAFETY: the opcode is PROCMAP_QUERY and the argument is its struct; the name's buffer is
         // the caller's, and outlives the call.
-        unsafe { ioctl::ioctl(&self.maps, Updater::<PROCMAP_QUERY, _>::new(&mut query)) }?;
-        Ok(query.end)
+        unsafe { ioctl::ioctl(&self.maps, Updater::<PROCMAP_QUERY, _>::new(query)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PAGE;
+    use rustix::fd::AsFd;
+    use rustix::mm::{MapFlags, ProtFlags};
+
+    #[test]
+    fn kinds_are_told_apart() {
+        let maps = Mappings::open().unwrap();
+        let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        let slab = slab::build(1, |_| Ok(())).unwrap();
+        // SAFETY: fresh mappings, never given back.
+        let [anonymous, shared, merged] = unsafe {
+            let anonymous = |flags| rustix::mm::mmap_anonymous(none, PAGE, access, flags).unwrap();
+            let merged = rustix::mm::mmap(none, PAGE, access, MapFlags::PRIVATE, slab.as_fd(), 0);
+            [anonymous(MapFlags::PRIVATE), anonymous(MapFlags::SHARED), merged.unwrap()]
+        }
+        .map(|at| maps.at(at as usize));
+        if anonymous == Err(rustix::io::Errno::NOTTY) {
+            eprintln!("skipped: no PROCMAP_QUERY before Linux 6.11");
+            return;
+        }
+        let kinds = [anonymous, shared, merged].map(|found| found.unwrap().kind);
+        assert_eq!(kinds, [Kind::Anonymous, Kind::Other, Kind::Slab]);
+        assert_eq!(maps.at(0), Err(rustix::io::Errno::NOENT));
     }
 }

@@ -1,15 +1,21 @@
 //! A set of the pages of one window, without allocation.
 
 /// Most pages that one window may have.
-pub const WINDOW: usize = 512;
+pub const WINDOW: usize = 4096;
 
 const WORDS: usize = WINDOW / 64;
 
 /// A set of page numbers below `WINDOW`.
 ///
 /// Plain words, because it is used while other threads are held: nothing may allocate then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mask([u64; WORDS]);
+
+impl Default for Mask {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
 
 impl Mask {
     /// The empty set.

@@ -8,7 +8,7 @@ use crate::exclusive;
 use crate::forks::{Away, Forks};
 use crate::mask::Mask;
 use crate::uffd::{self, Userfault, Watch};
-use crate::window::{self, Backing, Barrier, Held, Swapped, Window};
+use crate::window::{self, Backing, Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -70,9 +70,39 @@ impl Mover {
             // SAFETY: as above. EINVAL (no huge pages) is fine.
             let _ = unsafe { rustix::mm::madvise(scratch, len, advice) };
         }
-        // The kernel moves pages only into memory that the same userfaultfd watches.
-        this.uffd.register(this.away.scratch, len, Watch::Missing)?;
         Ok(this)
+    }
+
+    /// Have scratch watched, and empty. The kernel moves pages only into memory that the same
+    /// userfaultfd watches; but not between windows, or whoever fills all memory (mlockall) waits
+    /// there for ever. Who has filled it meanwhile has brought zeros.
+    fn open_scratch(&self) -> Result<()> {
+        let (scratch, len) = (self.away.scratch, BATCH * PAGE);
+        self.uffd.register(scratch, len, Watch::Missing)?;
+        let emptied = self.empty_scratch();
+        if emptied.is_err() {
+            let _ = self.close_scratch();
+        }
+        emptied
+    }
+
+    fn close_scratch(&self) -> Result<()> {
+        let (scratch, len) = (self.away.scratch, BATCH * PAGE);
+        self.uffd.unregister(scratch, len).and(self.uffd.wake(scratch, len))
+    }
+
+    /// Give the pages in scratch back to the kernel: duplicates of slots, and zeros.
+    fn empty_scratch(&self) -> Result<()> {
+        let (scratch, len) = (self.away.scratch as *mut libc::c_void, BATCH * PAGE);
+        // SAFETY: our own mapping, which holds nobody's only copy.
+        let emptied = unsafe {
+            rustix::mm::madvise(scratch, len, Advice::LinuxDontNeed).or_else(|errno| {
+                // EINVAL: mlockall has locked it, like all memory.
+                rustix::mm::munlock(scratch, len).map_err(|_| errno)?;
+                rustix::mm::madvise(scratch, len, Advice::LinuxDontNeed)
+            })
+        };
+        emptied.map_err(|errno| Error::os("madvise of scratch", errno.raw_os_error()))
     }
 
     /// Let forks go on that wait: nothing can be moved until then.
@@ -164,7 +194,8 @@ impl Mover {
         // nobody can have written: there is no page.
         unsafe {
             let keep = window.keep;
-            if window::place_copy(src as *const _, dst as *mut _, PAGE, keep).is_err() {
+            let bytes = Bytes::Ours(src as *const u8);
+            if window::place_copy(bytes, dst as *mut _, PAGE, keep).is_err() {
                 // Its owner's bytes cannot be put back: rather no process than a wrong one.
                 libc::abort();
             }
@@ -183,7 +214,10 @@ impl Barrier for Mover {
         }
         (self.away.home, self.away.pages, self.busy) = (window.start, Mask::NONE, Mask::NONE);
         self.forks.as_ref().map_or(Ok(()), |forks| forks.hold(&self.uffd))?;
-        let watched = self.uffd.register(window.start, window.pages * PAGE, Watch::Missing);
+        let watched = self.open_scratch().and_then(|()| {
+            let watched = self.uffd.register(window.start, window.pages * PAGE, Watch::Missing);
+            watched.or_else(|error| self.close_scratch().and(Err(error)))
+        });
         if let Err(error) = watched {
             return self.let_forks_go().and(Err(error));
         }
@@ -195,8 +229,13 @@ impl Barrier for Mover {
         Ok(held)
     }
 
-    fn bytes(&self, _: &Window<'_>, page: usize) -> *const u8 {
-        (self.away.scratch + page * PAGE) as *const u8
+    /// None: such pages answered EBUSY.
+    fn pinned(&mut self, _: &Window<'_>, _: &Mask) -> Mask {
+        Mask::NONE
+    }
+
+    fn bytes(&self, _: &Window<'_>, page: usize) -> Bytes<'_> {
+        Bytes::Ours((self.away.scratch + page * PAGE) as *const u8)
     }
 
     fn vacates(&self) -> bool {
@@ -215,13 +254,7 @@ impl Barrier for Mover {
         // Before scratch is emptied: a child may have got its copy while pages were there.
         let released = self.let_forks_go();
         self.away.pages = Mask::NONE;
-        // SAFETY: what is left in scratch are duplicates of slots, and zero pages. Where it cannot
-        // be emptied (locked memory), this barrier has had its day: `go` relies on it.
-        let emptied = unsafe {
-            let scratch = self.away.scratch as *mut _;
-            rustix::mm::madvise(scratch, BATCH * PAGE, Advice::LinuxDontNeed)
-        }
-        .map_err(|errno| Error::os("madvise of scratch", errno.raw_os_error()));
+        let emptied = self.empty_scratch().and(self.close_scratch());
         if !self.busy.is_empty() {
             exclusive::reclaim(window.start, window.pages, &self.busy);
         }

@@ -14,11 +14,12 @@
 
 use crate::error::{Error, Result};
 use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
-use crate::mask::{Mask, WINDOW};
+use crate::mask::Mask;
+use crate::pinned::Pins;
+use crate::pins;
 use crate::sharers::{self, LastBorn};
-use crate::window::{Barrier, Held, Swapped, Window};
+use crate::window::{Barrier, Bytes, Held, Swapped, Window, FEW};
 use crate::PAGE;
-use crate::{pins, rings};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
@@ -43,6 +44,7 @@ pub struct Parker {
     handle: Option<OwnedFd>,
     /// As of the last look at who shares our memory.
     born: Option<LastBorn>,
+    pins: Pins,
 }
 
 impl Parker {
@@ -53,7 +55,7 @@ impl Parker {
     /// `Unsupported` if the process may not be traced, or if another process shares its memory;
     /// `Os` if the holder cannot be started.
     pub fn new() -> Result<Self> {
-        rings::refuse()?;
+        let pins = Pins::new(0)?;
         let shared = Shared::new()?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
@@ -61,7 +63,7 @@ impl Parker {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), STACK, access, MapFlags::PRIVATE)
         }
         .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
-        let mut this = Self { shared, stack, holder: 0, handle: None, born: None };
+        let mut this = Self { shared, stack, holder: 0, handle: None, born: None, pins };
         this.start()?;
         Ok(this)
     }
@@ -162,15 +164,15 @@ impl Parker {
 
 impl Barrier for Parker {
     fn most_pages(&self) -> usize {
-        WINDOW
+        FEW
     }
 
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
         self.stop()?;
-        let found = pins::find_stopped();
+        let found = pins::find();
         if !matches!(found, Ok(None)) {
             self.order(RESUME); // before anything is allocated
-            return Err(found.map_or_else(|error| error, |what| pins::pinned(what.unwrap_or(""))));
+            return Err(found.map_or_else(|error| error, |what| pins::refusal(what.unwrap_or(""))));
         }
         // SAFETY: the window is the caller's; nobody runs who could write there.
         let protected = unsafe {
@@ -184,8 +186,12 @@ impl Barrier for Parker {
         Ok(Held { pages: *planned, ..Held::default() })
     }
 
-    fn bytes(&self, window: &Window<'_>, page: usize) -> *const u8 {
-        (window.start + page * PAGE) as *const u8
+    fn pinned(&mut self, window: &Window<'_>, held: &Mask) -> Mask {
+        self.pins.among(window.start, window.pages, held, window.keep.dont_fork)
+    }
+
+    fn bytes(&self, window: &Window<'_>, page: usize) -> Bytes<'_> {
+        Bytes::Theirs(self.pins.soft(), window.start + page * PAGE)
     }
 
     fn lower(&mut self, window: &Window<'_>, _: &Mask, swapped: &Swapped) -> Result<()> {

@@ -1,28 +1,30 @@
 //! The barrier that write-protects pages (UFFDIO_WRITEPROTECT), for kernels without MOVE and for
 //! pages that were merged before.
 //!
-//! It does not stop a device that has the page pinned, so it refuses a process that has anything
-//! which pins memory. It looks for that after the protection is up: what starts later faults.
+//! It does not stop a device that has a page pinned, so such pages are found out and left alone
+//! (`pinned`). That takes a fork, so windows are as large as they may be.
 
 use crate::error::{Error, Result};
 use crate::mask::{Mask, WINDOW};
-use crate::pins;
+use crate::pinned::Pins;
 use crate::uffd::{self, Userfault, Watch};
-use crate::window::{Barrier, Held, Swapped, Window};
+use crate::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 
 /// Write-protects a window while it is compared.
 #[derive(Debug)]
 pub struct Protector {
     uffd: Userfault,
+    pins: Pins,
 }
 
 impl Protector {
-    /// Open a userfaultfd with write protection of pages that do not exist yet, too.
+    /// Open a userfaultfd with write protection of pages that do not exist yet, too. `pause`: how
+    /// rarely pins may be looked for (see `Pins`).
     ///
     /// # Errors
-    /// `Unsupported` where this user or kernel has none.
-    pub fn new() -> Result<Self> {
+    /// `Unsupported` where this user or kernel has none; `Os` if the page map cannot be read.
+    pub fn new(pause: u32) -> Result<Self> {
         const NEEDED: u64 = uffd::FEATURE_PAGEFAULT_FLAG_WP | uffd::FEATURE_WP_UNPOPULATED;
         let uffd = Userfault::open(NEEDED | uffd::FEATURE_WP_HUGETLBFS_SHMEM)?;
         if !uffd.has(NEEDED) {
@@ -30,13 +32,19 @@ impl Protector {
                 "write protection of untouched pages needs Linux 6.4 or newer".into(),
             ));
         }
-        Ok(Self { uffd })
+        Ok(Self { uffd, pins: Pins::new(pause)? })
     }
 
     /// Can pages of a slab's mapping be protected, too (Linux 5.19)?
     #[must_use]
     pub const fn takes_slabs(&self) -> bool {
         self.uffd.has(uffd::FEATURE_WP_HUGETLBFS_SHMEM)
+    }
+
+    /// How long until pinned pages can be looked for again.
+    #[must_use]
+    pub fn rest(&self) -> std::time::Duration {
+        self.pins.rest()
     }
 
     fn let_go(&self, window: &Window<'_>) -> Result<()> {
@@ -53,16 +61,19 @@ impl Barrier for Protector {
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
         let len = window.pages * PAGE;
         self.uffd.register(window.start, len, Watch::Write)?;
-        let raised = self.uffd.write_protect(window.start, len, true).and_then(|()| pins::refuse());
-        if let Err(error) = raised {
+        if let Err(error) = self.uffd.write_protect(window.start, len, true) {
             let unprotected = self.uffd.write_protect(window.start, len, false);
             return unprotected.and(self.let_go(window)).and(Err(error));
         }
         Ok(Held { pages: *planned, ..Held::default() })
     }
 
-    fn bytes(&self, window: &Window<'_>, page: usize) -> *const u8 {
-        (window.start + page * PAGE) as *const u8
+    fn pinned(&mut self, window: &Window<'_>, held: &Mask) -> Mask {
+        self.pins.among(window.start, window.pages, held, window.keep.dont_fork)
+    }
+
+    fn bytes(&self, window: &Window<'_>, page: usize) -> Bytes<'_> {
+        Bytes::Theirs(self.pins.soft(), window.start + page * PAGE)
     }
 
     fn lower(&mut self, window: &Window<'_>, _: &Mask, swapped: &Swapped) -> Result<()> {

@@ -11,6 +11,9 @@ use std::ptr::{null_mut, NonNull};
 /// The name that /proc/PID/maps shows for a slab: `/memfd:pagemerge-slab (deleted)`.
 pub const NAME: &str = "pagemerge-slab";
 
+/// How the path of a slab starts in /proc/PID/maps.
+pub const PATH: &str = "/memfd:pagemerge-slab";
+
 /// Most pages that a slab may have (16 MiB): small enough to die, few enough descriptors.
 pub const MOST_PAGES: usize = 4096;
 

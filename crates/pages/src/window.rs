@@ -2,19 +2,24 @@
 //!
 //! This is the one place where a page is replaced. The order is the whole argument for safety:
 //!
-//! 1. the barrier is raised: from here on nobody can write the pages that it reports as held;
-//! 2. each held page is compared with its slot, byte for byte; a digest has only nominated it;
-//! 3. equal pages are replaced by a private mapping of the slab, which nobody can change;
-//! 4. the barrier is lowered, and whoever waited goes on with the page that is there now.
+//! 1. the barrier is raised: from here on no thread can write the pages that it reports as held;
+//! 2. pages that a device or the kernel may be about to write are sorted out (`pinned`);
+//! 3. each held page is compared with its slot, byte for byte; a digest has only nominated it;
+//! 4. equal pages are replaced by a private mapping of the slab, which nobody can change;
+//! 5. the barrier is lowered, and whoever waited goes on with the page that is there now.
 //!
 //! A page that is not held, not equal, or cannot be mapped stays exactly as it was. Nothing here
 //! allocates: other threads of the process may be held while this runs.
 
 use crate::error::Result;
-use crate::mask::{Mask, WINDOW};
+use crate::mask::Mask;
+use crate::soft::Soft;
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
-use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+
+/// Pages at once where threads stand still, or none can write.
+pub const FEW: usize = 512;
 
 /// What a page should become.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +79,19 @@ impl Default for Keep {
 }
 
 impl Keep {
+    /// Give a fresh mapping, which can be read and written, its protection.
+    ///
+    /// # Safety
+    /// The range must be the caller's own fresh mapping.
+    unsafe fn protect(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
+        if self.protection == Self::default().protection {
+            return Ok(());
+        }
+        let access = MprotectFlags::from_bits_retain(self.protection.bits());
+        // SAFETY: by the caller.
+        unsafe { rustix::mm::mprotect(at, len, access) }
+    }
+
     /// Give a fresh mapping the flags that mmap cannot.
     ///
     /// # Safety
@@ -143,6 +161,41 @@ pub struct Outcome {
     pub unmapped: u32,
 }
 
+/// Where bytes are, and how they are read.
+#[derive(Debug, Clone, Copy)]
+pub enum Bytes<'a> {
+    /// In memory of ours, which nobody takes away.
+    Ours(*const u8),
+    /// In the program's memory, which it may take away at any moment.
+    Theirs(&'a Soft, usize),
+}
+
+impl Bytes<'_> {
+    /// Copy `into.len()` bytes; false if they cannot be read.
+    fn copy(&self, into: &mut [u8]) -> bool {
+        match *self {
+            Self::Ours(bytes) => {
+                // SAFETY: readable memory of ours, as long as the caller says.
+                unsafe { std::ptr::copy_nonoverlapping(bytes, into.as_mut_ptr(), into.len()) };
+                true
+            }
+            Self::Theirs(soft, address) => soft.read(address, into),
+        }
+    }
+
+    /// Is this page equal to the page at `other`, which is ours?
+    fn is_equal(&self, other: *const u8) -> bool {
+        let mut copy = [0; PAGE];
+        let bytes = match *self {
+            Self::Ours(bytes) => bytes,
+            Self::Theirs(soft, address) if soft.read(address, &mut copy) => copy.as_ptr(),
+            Self::Theirs(..) => return false,
+        };
+        // SAFETY: both are readable memory of ours, a page each.
+        unsafe { libc::memcmp(bytes.cast(), other.cast(), PAGE) == 0 }
+    }
+}
+
 /// A way to keep everybody from writing some pages for a moment.
 pub trait Barrier {
     /// Most pages that a window should have, for the sake of whoever has to wait.
@@ -154,8 +207,11 @@ pub trait Barrier {
     /// When nothing is held; everything is as it was then.
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held>;
 
-    /// Where the bytes of a held page can be read.
-    fn bytes(&self, window: &Window<'_>, page: usize) -> *const u8;
+    /// Which of the pages that `raise` held a device or the kernel may be about to write.
+    fn pinned(&mut self, window: &Window<'_>, held: &Mask) -> Mask;
+
+    /// Where the bytes of a held page are.
+    fn bytes(&self, window: &Window<'_>, page: usize) -> Bytes<'_>;
 
     /// Are held pages out of their place, so that a zero page is given back by leaving it out?
     fn vacates(&self) -> bool {
@@ -175,20 +231,33 @@ pub trait Barrier {
 pub struct Birth {
     /// Where the contents of the window's first page are read; the window itself for merging in
     /// place, the source for a copy.
-    pub source: *const u8,
+    source: usize,
+    soft: Soft,
+}
+
+impl Birth {
+    /// For a window whose contents are read at `source`.
+    #[must_use]
+    pub fn at(source: usize) -> Self {
+        Self { source, soft: Soft::open() }
+    }
 }
 
 impl Barrier for Birth {
     fn most_pages(&self) -> usize {
-        WINDOW
+        FEW
     }
 
     fn raise(&mut self, _: &Window<'_>, planned: &Mask) -> Result<Held> {
         Ok(Held { pages: *planned, ..Held::default() })
     }
 
-    fn bytes(&self, _: &Window<'_>, page: usize) -> *const u8 {
-        self.source.wrapping_add(page * PAGE)
+    fn pinned(&mut self, _: &Window<'_>, _: &Mask) -> Mask {
+        Mask::NONE
+    }
+
+    fn bytes(&self, _: &Window<'_>, page: usize) -> Bytes<'_> {
+        Bytes::Theirs(&self.soft, self.source.wrapping_add(page * PAGE))
     }
 
     fn lower(&mut self, _: &Window<'_>, _: &Mask, _: &Swapped) -> Result<()> {
@@ -215,14 +284,17 @@ pub unsafe fn merge(
         planned.insert(piece.first, piece.pages);
     }
     let held = barrier.raise(window, &planned)?;
-    let equal = compare(barrier, window, &held.pages);
+    // Before bytes are compared: a pin that ends in between would have written them afterwards.
+    let pinned = barrier.pinned(window, &held.pages);
+    let safe = held.pages.minus(&pinned);
+    let equal = compare(barrier, window, &safe);
     let mut swapped = Swapped::default();
     for piece in window.pieces {
         let mut own = Mask::NONE;
         own.insert(piece.first, piece.pages);
         for (first, pages) in own.and(&equal).runs() {
             // SAFETY: the pages are in the window, held, and equal to what replaces them.
-            unsafe { swap(barrier.vacates(), window, piece, first, pages, &mut swapped) };
+            unsafe { swap(barrier, window, piece, first, pages, &mut swapped) };
             if matches!(piece.content, Content::Slots { .. }) {
                 let mut run = Mask::NONE;
                 run.insert(first, pages);
@@ -232,9 +304,9 @@ pub unsafe fn merge(
     }
     let lowered = barrier.lower(window, &held.pages, &swapped);
     outcome.merged = swapped.remapped.or(&swapped.emptied);
-    outcome.differed = held.pages.minus(&equal).len() as u32;
+    outcome.differed = safe.minus(&equal).len() as u32;
     outcome.unmapped = equal.minus(&outcome.merged).len() as u32;
-    (outcome.busy, outcome.vanished) = (held.busy, held.vanished);
+    (outcome.busy, outcome.vanished) = (held.busy + pinned.len() as u32, held.vanished);
     lowered
 }
 
@@ -255,10 +327,7 @@ fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
                 Content::Zero => NOTHING.as_ptr(),
                 Content::Slots { bytes, .. } => bytes.wrapping_add((page - piece.first) * PAGE),
             };
-            // SAFETY: a held page is readable and nobody writes it; slots are sealed.
-            let same =
-                unsafe { libc::memcmp(barrier.bytes(window, page).cast(), slot.cast(), PAGE) == 0 };
-            if same {
+            if barrier.bytes(window, page).is_equal(slot) {
                 equal.insert(page, 1);
             }
         }
@@ -271,7 +340,7 @@ fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
 /// # Safety
 /// As for `merge`; the run is held and equal to its content.
 unsafe fn swap(
-    vacated: bool,
+    barrier: &dyn Barrier,
     window: &Window<'_>,
     piece: &Piece<'_>,
     first: usize,
@@ -280,6 +349,7 @@ unsafe fn swap(
 ) {
     let (at, len) = ((window.start + first * PAGE) as *mut libc::c_void, pages * PAGE);
     let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+    let vacated = barrier.vacates();
     let done = match (piece.content, window.backing) {
         (Content::Zero, Backing::Anonymous) => {
             // SAFETY: the caller owns the range, and it reads as zero before and after.
@@ -297,7 +367,7 @@ unsafe fn swap(
         },
         (Content::Own, _) => {
             // SAFETY: the range is the caller's, and held.
-            let owned = unsafe { place_copy(at, at, len, window.keep) };
+            let owned = unsafe { place_copy(barrier.bytes(window, first), at, len, window.keep) };
             if owned.is_ok() {
                 swapped.remapped.insert(first, pages);
             }
@@ -323,25 +393,29 @@ unsafe fn swap(
 /// fails before it changes anything.
 ///
 /// # Safety
-/// `from` must be readable, and the range at `at` the caller's; nobody may write either.
+/// The range at `at` must be the caller's; nobody may write it, or `from`, if that is ours.
 pub(crate) unsafe fn place_copy(
-    from: *const libc::c_void,
+    from: Bytes<'_>,
     at: *mut libc::c_void,
     len: usize,
     keep: Keep,
 ) -> rustix::io::Result<()> {
-    let none = std::ptr::null_mut();
+    let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
     unsafe {
-        let fresh = rustix::mm::mmap_anonymous(none, len, keep.protection, MapFlags::PRIVATE)?;
+        let fresh = rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE)?;
         let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
-        std::ptr::copy_nonoverlapping(from.cast::<u8>(), fresh.cast(), len);
-        keep.apply(fresh, len);
-        let moved = rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at);
-        if moved.is_err() {
+        let copied = from.copy(std::slice::from_raw_parts_mut(fresh.cast(), len));
+        let placed = if copied { Ok(()) } else { Err(rustix::io::Errno::FAULT) }
+            .and_then(|()| keep.protect(fresh, len))
+            .and_then(|()| {
+                keep.apply(fresh, len);
+                rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at)
+            });
+        if placed.is_err() {
             let _ = rustix::mm::munmap(fresh, len);
         }
-        moved.map(|_| ())
+        placed.map(|_| ())
     }
 }
 

@@ -241,6 +241,6 @@ fn without_events_a_child_misses_pages() {
 #[test]
 fn write_protection_is_not_inherited_and_pages_are() {
     let _one = one_at_a_time();
-    let Some(mut protector) = need(Protector::new()) else { return };
+    let Some(mut protector) = need(Protector::new(0)) else { return };
     assert_eq!(run(&mut protector, Backing::Anonymous, u64::MAX), 0);
 }

@@ -221,7 +221,7 @@ fn merger(
                 pieces: &pieces,
             };
             let mut outcome = Outcome::default();
-            let mut none = Birth { source: window.start as *const u8 };
+            let mut none = Birth::at(window.start);
             let barrier = match &mut barrier {
                 Some(barrier) => &mut **barrier,
                 None => &mut none,
@@ -296,9 +296,9 @@ fn moving_loses_nothing_not_even_direct_io() {
 #[test]
 fn write_protection_loses_nothing() {
     let _one = one_at_a_time();
-    let Some(mut protector) = need(Protector::new()) else { return };
+    let Some(mut protector) = need(Protector::new(0)) else { return };
     let backings = [Backing::Anonymous, Backing::Slab];
-    let (lost, _) = race(Some(&mut protector), &backings, Ways::Own, false);
+    let (lost, _) = race(Some(&mut protector), &backings, Ways::All, true);
     assert_eq!(lost, 0);
 }
 
@@ -306,6 +306,6 @@ fn write_protection_loses_nothing() {
 fn parking_loses_nothing() {
     let _one = one_at_a_time();
     let mut parker = Parker::new().unwrap();
-    let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::Own, false);
+    let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::All, true);
     assert_eq!(lost, 0);
 }

@@ -56,7 +56,7 @@ fn window<'a>(start: usize, pieces: &'a [Piece<'a>]) -> Window<'a> {
 /// Every barrier that this host has, one after the other.
 fn with_each(mut test: impl FnMut(&str, &mut dyn Barrier)) {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
-    match (Mover::new(), Protector::new()) {
+    match (Mover::new(), Protector::new(0)) {
         (Ok(mut mover), Ok(mut protector)) => {
             test("move", &mut mover);
             test("write-protect", &mut protector);

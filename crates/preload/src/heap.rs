@@ -3,25 +3,53 @@
 //! The program's malloc will not do: its allocator may be in the middle of an mmap or madvise that
 //! is ours to answer, and a parked thread may hold its lock. So: another allocator, which maps its
 //! memory by raw system calls that no hook of ours sees.
+//!
+//! Where the program has used up its address space or its mappings, a reserve lasts until the call in
+//! hand is done; then calls that need us fail (`has_room`), and nothing aborts.
 
-use rustix::mm::{MapFlags, ProtFlags};
+use pagemerge_pages::{raw, PAGE};
 use rustix::thread::sched_yield;
 use std::alloc::{GlobalAlloc, Layout};
-use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::{Cell, UnsafeCell};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Bytes of the reserve. They take address space, and memory only once they are used.
+const RESERVE: usize = 8 << 20;
+
+#[repr(align(4096))]
+struct Reserve(UnsafeCell<[u8; RESERVE]>);
+// SAFETY: handed out in parts, each to one owner.
+unsafe impl Sync for Reserve {}
+static KEPT: Reserve = Reserve(UnsafeCell::new([0; RESERVE]));
+/// Bytes of it that have been handed out; they do not come back.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+fn is_reserve(ptr: *mut u8) -> bool {
+    (ptr as usize).wrapping_sub(KEPT.0.get() as usize) < RESERVE
+}
+
+/// A part of the reserve, or null.
+fn from_reserve(size: usize) -> *mut u8 {
+    let size = size.next_multiple_of(PAGE);
+    let taken = USED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+        Some(used + size).filter(|&used| used <= RESERVE)
+    });
+    // SAFETY: inside the reserve, by the check above.
+    taken.map_or(std::ptr::null_mut(), |at| unsafe { KEPT.0.get().cast::<u8>().add(at) })
+}
 
 /// Maps memory for dlmalloc.
 struct Raw;
 
-// SAFETY: fresh private mappings, given back as they were made.
+// SAFETY: fresh private mappings, given back as they were made, or parts of the reserve.
 unsafe impl dlmalloc::Allocator for Raw {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let access = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let made = unsafe {
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, access, MapFlags::PRIVATE)
-        };
-        made.map_or((std::ptr::null_mut(), 0, 0), |made| (made.cast(), size, 0))
+        let made = unsafe { raw::syscall(libc::SYS_mmap, [0, size, access, flags, usize::MAX, 0]) };
+        let made = made.map_or_else(|_| from_reserve(size), |made| made as *mut u8);
+        (made, if made.is_null() { 0 } else { size }, 0)
     }
 
     fn remap(&self, _: *mut u8, _: usize, _: usize, _: bool) -> *mut u8 {
@@ -29,13 +57,13 @@ unsafe impl dlmalloc::Allocator for Raw {
     }
 
     fn free_part(&self, ptr: *mut u8, oldsize: usize, newsize: usize) -> bool {
-        // SAFETY: the end of a mapping of ours that dlmalloc has no use for.
-        unsafe { rustix::mm::munmap(ptr.add(newsize).cast(), oldsize - newsize) }.is_ok()
+        self.free(ptr.wrapping_add(newsize), oldsize - newsize)
     }
 
     fn free(&self, ptr: *mut u8, size: usize) -> bool {
-        // SAFETY: a mapping of ours that dlmalloc has no use for.
-        unsafe { rustix::mm::munmap(ptr.cast(), size) }.is_ok()
+        // SAFETY: a mapping of ours that dlmalloc has no use for, or its end.
+        !is_reserve(ptr)
+            && unsafe { raw::syscall(libc::SYS_munmap, [ptr as usize, size, 0, 0, 0, 0]) }.is_ok()
     }
 
     fn can_release_part(&self, _: u32) -> bool {
@@ -47,11 +75,17 @@ unsafe impl dlmalloc::Allocator for Raw {
     }
 
     fn page_size(&self) -> usize {
-        pagemerge_pages::PAGE
+        PAGE
     }
 }
 
-/// dlmalloc behind a spin lock: the agent is one thread, and hooks allocate little.
+thread_local! {
+    /// This thread holds the heap for a fork: handlers of the program's own may come to us.
+    static FORKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// dlmalloc behind a spin lock: the agent is one thread, and hooks allocate little. Callers in the
+/// program's threads have all signals blocked (`Quiet`).
 pub struct Heap {
     busy: AtomicBool,
     inner: UnsafeCell<dlmalloc::Dlmalloc<Raw>>,
@@ -67,24 +101,40 @@ impl Heap {
         Self { busy: AtomicBool::new(false), inner }
     }
 
+    /// Is there memory for the call in hand?
+    pub fn has_room(&self) -> bool {
+        USED.load(Ordering::Relaxed) < RESERVE / 2
+    }
+
     /// Before a fork: nobody is inside until `let_go`, in the child neither. The agent allocates
     /// outside of its own lock, too, and its thread does not exist in the child.
     pub fn hold(&self) {
+        self.take();
+        FORKING.set(true);
+    }
+
+    /// After `hold`, in parent and child.
+    pub fn let_go(&self) {
+        FORKING.set(false);
+        self.busy.store(false, Ordering::Release);
+    }
+
+    fn take(&self) {
         while self.busy.swap(true, Ordering::Acquire) {
             sched_yield();
         }
     }
 
-    /// After `hold`, in parent and child.
-    pub fn let_go(&self) {
-        self.busy.store(false, Ordering::Release);
-    }
-
     fn with<T>(&self, work: impl FnOnce(&mut dlmalloc::Dlmalloc<Raw>) -> T) -> T {
-        self.hold();
+        let held = FORKING.get();
+        if !held {
+            self.take();
+        }
         // SAFETY: `busy` is ours.
         let done = work(unsafe { &mut *self.inner.get() });
-        self.let_go();
+        if !held {
+            self.busy.store(false, Ordering::Release);
+        }
         done
     }
 }

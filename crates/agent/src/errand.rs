@@ -1,0 +1,145 @@
+//! Making memory anonymous again for a thread of the program's, in the middle of its own call.
+//!
+//! That needs a userfaultfd, whose descriptor must not appear in the program's table, where the
+//! program could close it. So a thread of its own does it: started by a bare clone with a copy of
+//! the table, of which it closes everything, and gone when the call goes on. It needs no agent, so
+//! it works in a forked copy, too. It has no thread-local memory of its own but shares the
+//! caller's, which waits meanwhile, as the child of a vfork does.
+//!
+//! The caller holds the agent's lock and has all signals blocked. Its stack may lie in the very
+//! memory that is being held: whatever both use lies in a mapping of ours.
+
+use pagemerge_pages::alone::Alone;
+use pagemerge_pages::park::Parker;
+use pagemerge_pages::protect::Protector;
+use pagemerge_pages::window::{self, Backing, Barrier, Content, Keep, Outcome, Piece, Window};
+use pagemerge_pages::{raw, Error, Result, PAGE};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ops::Range;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const STACK: usize = 256 * 1024;
+
+/// A run of pages that map a slab, and what the memory in its place must keep.
+pub type Run = (Range<usize>, Keep);
+
+/// At the start of the errand's mapping; its stack grows down towards it.
+struct Order {
+    /// The thread's number; the kernel clears it and wakes us when the thread has ended.
+    thread: AtomicU32,
+    runs: Vec<Run>,
+    /// Threads that are known: the caller's and the agent's.
+    known: [i32; 2],
+    /// Who may trace this process (Yama), to be set again after parking.
+    reader: i32,
+    /// What is anonymous now.
+    restored: Vec<Range<usize>>,
+}
+
+/// Make runs anonymous again, with the bytes they have, behind a barrier. Returns the parts that
+/// are; what is missing is as it was: pages that a device may be about to write, or for which there
+/// is no memory or no barrier.
+///
+/// # Errors
+/// `Os` if no thread can be started.
+pub fn restore(runs: Vec<Run>, agent: i32, reader: i32) -> Result<Vec<Range<usize>>> {
+    let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let base = unsafe { rustix::mm::mmap_anonymous(none, STACK, access, MapFlags::PRIVATE) }
+        .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
+    let known = [rustix::thread::gettid().as_raw_nonzero().get(), agent];
+    let thread = AtomicU32::new(1);
+    let order = base.cast::<Order>();
+    // SAFETY: an Order fits at the start of the mapping. Once `run` has returned, the thread has
+    // ended or never began, and the mapping is ours alone again.
+    unsafe {
+        order.write(Order { thread, runs, known, reader, restored: Vec::new() });
+        let done = run(base);
+        let order = order.read();
+        let _ = rustix::mm::munmap(base, STACK);
+        done.map(|()| order.restored)
+    }
+}
+
+/// Start the thread, and wait until it has ended.
+///
+/// # Safety
+/// `base` is a mapping of `STACK` bytes with an Order at its start, used by nobody else.
+unsafe fn run(base: *mut libc::c_void) -> Result<()> {
+    // Not the descriptors: the table is a copy. Not the thread-local memory: the caller waits.
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM
+        | libc::CLONE_CHILD_CLEARTID;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: by the caller; the mapping stays until the kernel has cleared the number.
+    unsafe {
+        let top = base.wrapping_byte_add(STACK);
+        let thread = &raw const (*base.cast::<Order>()).thread;
+        let number = libc::clone(work, top, flags, base, none, none, thread.cast_mut());
+        if number < 0 {
+            return Err(Error::last_os("clone"));
+        }
+        while (*thread).load(Ordering::Acquire) != 0 {
+            // Not a private futex: the kernel wakes the other kind. EAGAIN: it has ended already.
+            let wait = [thread as usize, libc::FUTEX_WAIT as usize, 1, 0, 0, 0];
+            let _ = raw::syscall(libc::SYS_futex, wait);
+        }
+    }
+    Ok(())
+}
+
+extern "C" fn work(order: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `restore` passes an Order, and waits for us.
+    let order = unsafe { &mut *order.cast::<Order>() };
+    // SAFETY: the table is ours alone; nothing in it was opened by us.
+    let closed = unsafe { raw::syscall(libc::SYS_close_range, [0, u32::MAX as usize, 0, 0, 0, 0]) };
+    if closed.is_ok() {
+        // A panic ends here; what was restored by then is in the list.
+        let _ = catch_unwind(AssertUnwindSafe(|| restore_all(order)));
+    }
+    0
+}
+
+/// Restore run by run, with the best barrier there is.
+fn restore_all(order: &mut Order) {
+    let mut barrier: Box<dyn Barrier> = if let Ok(protector) = Protector::new(0) {
+        Box::new(protector)
+    } else if let Ok(alone) = Alone::new(&with_own(order.known)) {
+        Box::new(alone)
+    } else if let Ok(parker) = Parker::new() {
+        Box::new(parker)
+    } else {
+        return;
+    };
+    for (run, keep) in &order.runs {
+        let mut at = run.start;
+        while at < run.end {
+            let pages = ((run.end - at) / PAGE).min(barrier.most_pages());
+            let pieces = [Piece { first: 0, pages, content: Content::Own }];
+            let window =
+                Window { start: at, pages, backing: Backing::Slab, keep: *keep, pieces: &pieces };
+            let mut outcome = Outcome::default();
+            // SAFETY: the caller holds the agent's lock, and the run is a slab's mapping.
+            let merged = unsafe { window::merge(barrier.as_mut(), &window, &mut outcome) };
+            for (first, pages) in outcome.merged.runs() {
+                let start = at + first * PAGE;
+                order.restored.push(start..start + pages * PAGE);
+            }
+            if merged.is_err() {
+                return; // the barrier's end lets everybody go
+            }
+            at += pages * PAGE;
+        }
+    }
+    drop(barrier);
+    // SAFETY: prctl with integers. EINVAL: there is no Yama.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, order.reader, 0, 0, 0) };
+}
+
+fn with_own([caller, agent]: [i32; 2]) -> [i32; 3] {
+    [caller, agent, rustix::thread::gettid().as_raw_nonzero().get()]
+}

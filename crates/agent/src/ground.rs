@@ -1,0 +1,142 @@
+//! What stands where a window is to be merged, as the kernel tells it.
+//!
+//! The table says what the program's calls have left, as far as they were seen. A call that nobody
+//! saw (a system call made without libc) may have put something else there, which must not be
+//! mapped over. And memory with a NUMA policy of its own (mbind(2)) is left alone: on a slab's
+//! mapping the policy would apply to every process that shares the slab.
+
+use pagemerge_pages::mappings::{Kind, Mapping, Mappings};
+use pagemerge_pages::PAGE;
+use rustix::io::Errno;
+use std::ops::Range;
+
+/// Looks mappings up, one by one.
+#[derive(Debug)]
+pub struct Ground {
+    maps: Option<Mappings>,
+}
+
+/// What was found in a range.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Is all of it private memory, readable and writable, without a policy of its own?
+    pub fit: bool,
+    /// The parts that are private and anonymous, in order of address.
+    pub anonymous: Vec<Range<usize>>,
+    /// The parts that map a slab.
+    pub slabs: Vec<Range<usize>>,
+    /// The parts where nothing is mapped, or something else. Empty where the kernel cannot tell
+    /// (before Linux 6.11).
+    pub other: Vec<Range<usize>>,
+}
+
+impl Ground {
+    /// For one plan.
+    pub fn open() -> Self {
+        Self { maps: Mappings::open().ok() }
+    }
+
+    /// Look at `[start, end)`. The caller holds the agent's lock.
+    pub fn look(&self, start: usize, end: usize) -> Found {
+        let mut found = Found { fit: true, ..Found::default() };
+        let mut at = start;
+        while at < end {
+            let here = self.mapping(at);
+            let part = at..here.as_ref().map_or(at + PAGE, |here| here.range.end).min(end);
+            at = part.end;
+            found.fit &= !has_policy(part.start);
+            match here {
+                Err(Errno::NOENT) => found.other.push(part),
+                Err(_) => {} // the kernel cannot tell; a policy was looked for, page by page
+                Ok(Mapping { kind, open, .. }) => {
+                    found.fit &= open;
+                    let kinds = match kind {
+                        Kind::Anonymous => &mut found.anonymous,
+                        Kind::Slab => &mut found.slabs,
+                        Kind::Other => &mut found.other,
+                    };
+                    kinds.push(part);
+                }
+            }
+        }
+        found.fit &= found.other.is_empty();
+        found
+    }
+
+    fn mapping(&self, at: usize) -> rustix::io::Result<Mapping> {
+        self.maps.as_ref().ok_or(Errno::NOTTY)?.at(at)
+    }
+}
+
+/// Does the mapping that holds this address have a policy? It is that of a whole mapping.
+fn has_policy(address: usize) -> bool {
+    const MPOL_F_ADDR: usize = 1 << 1;
+    let mut mode = 0_i32;
+    // SAFETY: get_mempolicy writes one integer; without a node mask it writes nothing else.
+    let asked = unsafe {
+        let none = 0_usize;
+        libc::syscall(libc::SYS_get_mempolicy, &mut mode, none, none, address, MPOL_F_ADDR)
+    };
+    asked == 0 && mode != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mm::{MapFlags, ProtFlags};
+
+    #[test]
+    fn what_is_not_private_memory_is_seen() {
+        let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a fresh mapping, of which parts are given back and mapped anew.
+        let base = unsafe {
+            let base = rustix::mm::mmap_anonymous(none, 9 * PAGE, access, MapFlags::PRIVATE);
+            let base = base.unwrap();
+            rustix::mm::munmap(base.wrapping_byte_add(2 * PAGE), PAGE).unwrap();
+            let shared = MapFlags::SHARED | MapFlags::FIXED;
+            rustix::mm::mmap_anonymous(base.wrapping_byte_add(5 * PAGE), PAGE, access, shared)
+                .unwrap();
+            base as usize
+        };
+        let ground = Ground::open();
+        let at = |page| base + page * PAGE;
+        if ground.mapping(base) == Err(Errno::NOTTY) {
+            eprintln!("skipped: no PROCMAP_QUERY before Linux 6.11");
+            return;
+        }
+        let found = ground.look(base, at(9));
+        assert!(!found.fit);
+        assert_eq!(found.other, [at(2)..at(3), at(5)..at(6)]);
+        assert_eq!(found.anonymous, [at(0)..at(2), at(3)..at(5), at(6)..at(9)]);
+        assert!(ground.look(base, at(2)).fit);
+    }
+
+    #[test]
+    fn a_policy_strictly_inside_is_seen() {
+        let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        // SAFETY: a fresh mapping.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(none, 9 * PAGE, access, MapFlags::PRIVATE).unwrap() as usize
+        };
+        let by_mapping = Ground::open();
+        let by_page = Ground { maps: None };
+        for ground in [&by_mapping, &by_page] {
+            assert!(ground.look(base, base + 9 * PAGE).fit);
+        }
+        let (bind, node) = (2_usize, 1_u64);
+        // SAFETY: policy of our own page; the mask is one word.
+        let bound = unsafe {
+            let page = base + 4 * PAGE;
+            libc::syscall(libc::SYS_mbind, page, PAGE, bind, &node, 64_usize, 0_usize)
+        };
+        if bound != 0 {
+            eprintln!("mbind(2) is not to be had here");
+            return;
+        }
+        for ground in [&by_mapping, &by_page] {
+            assert!(!ground.look(base, base + 9 * PAGE).fit);
+            assert!(ground.look(base, base + 4 * PAGE).fit);
+            assert!(ground.look(base + 5 * PAGE, base + 9 * PAGE).fit);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Memory that the program gives up: it reads as zero from then on.
+//!
+//! Copying what is given up would be a waste, so fresh memory takes the place of a slab's mapping by
+//! one call, and only after the kernel would have agreed. The real call on a slab's mapping would
+//! bring the slots' bytes back.
+
+use super::{set_backing, slabbed, Answer};
+use crate::gate::{lock, Locked};
+use pagemerge_pages::soft::Soft;
+use pagemerge_pages::window::{Backing, Keep};
+use pagemerge_pages::PAGE;
+use rustix::mm::{Advice, MapFlags};
+use std::ops::Range;
+
+/// MADV_DONTNEED, MADV_FREE: `raw` is the real call, for the parts that are not a slab's.
+///
+/// The kernel goes from mapping to mapping. It stops where one cannot be discarded (EINVAL: it is
+/// locked, EPERM: sealed), and goes on over holes (ENOMEM). So do we.
+///
+/// # Errors
+/// The error number of `raw`.
+pub fn discard(from: usize, end: usize, raw: impl Fn(usize, usize) -> Answer) -> Answer {
+    let mut state = lock();
+    let mut at = from;
+    let mut answer = Ok(0);
+    let mut note = |part: Answer| match part {
+        Err(libc::ENOMEM) => {
+            answer = part;
+            Ok(())
+        }
+        part => part.map(|_| ()),
+    };
+    for (run, keep) in slabbed(&mut state, from, end) {
+        if run.start > at {
+            note(raw(at, run.start - at))?;
+        }
+        renew(&mut state, &run, keep)?;
+        at = run.end;
+    }
+    if at < end || from == end {
+        note(raw(at, end - at))?;
+    }
+    answer
+}
+
+/// Fresh zero memory in the place of a run of a slab's, if the kernel agrees.
+fn renew(state: &mut Locked, run: &Range<usize>, keep: Keep) -> Result<(), i32> {
+    let (at, len) = (run.start as *mut libc::c_void, run.len());
+    let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+    // SAFETY: the program gives the run's contents up. MADV_COLD changes no byte, and is refused
+    // for the same memory as MADV_DONTNEED: locked memory, first of all.
+    unsafe {
+        rustix::mm::madvise(at, len, Advice::LinuxCold).map_err(|errno| errno.raw_os_error())?;
+        match rustix::mm::mmap_anonymous(at, len, keep.protection, fixed) {
+            Ok(_) => {
+                keep.apply(at, len);
+                let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
+                set_backing(state, run, Backing::Anonymous);
+                Ok(())
+            }
+            // No room for a mapping: write zeros.
+            Err(rustix::io::Errno::NOMEM) => clear(run),
+            Err(errno) => Err(errno.raw_os_error()),
+        }
+    }
+}
+
+/// Write zeros over a run, whatever its protection.
+fn clear(run: &Range<usize>) -> Result<(), i32> {
+    let soft = Soft::open();
+    for page in run.clone().step_by(PAGE) {
+        if !soft.write(page, &[0; PAGE]) {
+            return Err(libc::EAGAIN);
+        }
+    }
+    Ok(())
+}

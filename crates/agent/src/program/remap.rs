@@ -1,0 +1,248 @@
+//! mremap: it moves mappings as they are, merged or not, so nothing is restored for it.
+//!
+//! The kernel resizes one mapping only (EFAULT), and merging has made several of what was one. And a
+//! slab's mapping must not grow: the rest of the slab would appear behind it. So where a range was
+//! merged, its parts are moved one by one, and what grows is fresh memory behind them.
+
+use super::{believe_kernel, end_of, restore, slabbed, smaps, Answer};
+use crate::gate::{lock, Locked};
+use pagemerge_pages::window::Keep;
+use pagemerge_pages::{raw, PAGE};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ops::Range;
+
+const KNOWN: i32 = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+
+/// The arguments of mremap(2).
+#[derive(Debug, Clone, Copy)]
+pub struct Remap {
+    /// Address now.
+    pub old: usize,
+    /// Bytes now.
+    pub old_len: usize,
+    /// Bytes wanted.
+    pub new_len: usize,
+    /// MREMAP_MAYMOVE and so on.
+    pub flags: i32,
+    /// Address wanted, with MREMAP_FIXED.
+    pub new: usize,
+}
+
+impl Remap {
+    /// The system call itself.
+    fn ask(&self) -> Answer {
+        let Self { old, old_len, new_len, flags, new } = *self;
+        let call = [old, old_len, new_len, flags as usize, new, 0];
+        // SAFETY: the program's own call.
+        unsafe { raw::syscall(libc::SYS_mremap, call) }
+    }
+
+    fn has(&self, flag: i32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The ranges it is about, if the kernel would not refuse it at once (mremap(2)).
+    fn lawful(&self) -> Option<(Range<usize>, Range<usize>)> {
+        let old = self.old..end_of(self.old, self.old_len)?;
+        let to = if self.has(libc::MREMAP_FIXED) { self.new } else { self.old };
+        let new = to..end_of(to, self.new_len)?;
+        let fixed = self.has(libc::MREMAP_FIXED);
+        let apart = !fixed || new.end <= old.start || old.end <= new.start;
+        let moves = self.has(libc::MREMAP_MAYMOVE);
+        let flags = self.flags & !KNOWN == 0 && (moves || self.flags == 0);
+        let stays = !self.has(libc::MREMAP_DONTUNMAP) || old.len() == new.len();
+        (flags && apart && stays && !old.is_empty() && !new.is_empty()).then_some((old, new))
+    }
+}
+
+/// mremap(2).
+///
+/// # Errors
+/// As the call; ENOMEM if a page that a device may be about to write is in the way.
+pub fn remap(asked: Remap) -> Answer {
+    let mut state = lock();
+    let Some((old, new)) = asked.lawful() else { return asked.ask() };
+    let fixed = asked.has(libc::MREMAP_FIXED);
+    let empties = asked.has(libc::MREMAP_DONTUNMAP);
+    let alike = state.table.all_alike(old.start, old.end);
+    let merged = !slabbed(&mut state, old.start, old.end).is_empty();
+    // What is left behind by DONTUNMAP reads as zero; a slab's mapping would not. And memory of
+    // which only a part is ours is the kernel's to judge.
+    if merged && (empties || alike.is_none()) && !restore(&mut state, old.start, old.end) {
+        return Err(libc::ENOMEM);
+    }
+    let answer = match alike {
+        Some(keep) if merged && !empties => by_parts(&mut state, &asked, &old, &new, keep),
+        Some(keep) => match asked.ask() {
+            Err(libc::EFAULT) => by_parts(&mut state, &asked, &old, &new, keep),
+            answer => answer,
+        },
+        None => asked.ask(),
+    };
+    note(&mut state, &old, new.len(), answer, fixed.then_some(new.clone()), empties);
+    answer
+}
+
+/// Write down what is where now.
+fn note(
+    state: &mut Locked,
+    old: &Range<usize>,
+    len: usize,
+    answer: Answer,
+    target: Option<Range<usize>>,
+    empties: bool,
+) {
+    let Ok(at) = answer else {
+        believe_kernel(state, old.start, old.end);
+        if let Some(target) = target {
+            // The kernel may have unmapped it by then.
+            believe_kernel(state, target.start, target.end);
+        }
+        return;
+    };
+    let common = old.len().min(len);
+    if at == old.start {
+        state.table.forget(old.start + common, old.end.max(at + len));
+        state.extents.remove(old.start + common, old.end);
+        grow(state, old.end, at + len);
+        return;
+    }
+    let known = !state.extents.within(old.start, old.end).is_empty();
+    let keep = state.table.touching(old.start, old.end).next().map(|region| region.keep);
+    state.table.forget(old.start + common, old.end);
+    state.table.forget(at, at + len);
+    state.extents.remove(at, at + len);
+    state.table.relocate(old.start, old.start + common, at);
+    if empties {
+        if let Some(keep) = keep {
+            state.table.insert(old.start, old.len() / PAGE, keep);
+        }
+    } else {
+        state.extents.remove(old.start, old.end);
+    }
+    if known {
+        state.extents.insert(at, at + len);
+    }
+    grow(state, at + common, at + len);
+}
+
+/// What has been added behind mergeable memory is mergeable, too.
+fn grow(state: &mut Locked, from: usize, end: usize) {
+    let before = state.table.holding(from - PAGE, from).map(|region| region.keep);
+    if let (Some(keep), true) = (before, from < end) {
+        state.table.insert(from, (end - from) / PAGE, keep);
+        state.extents.insert(from, end);
+    }
+}
+
+/// The same as the kernel would do with one mapping, for a range that has become several. What fails
+/// leaves the range where it was.
+fn by_parts(
+    state: &mut Locked,
+    asked: &Remap,
+    old: &Range<usize>,
+    new: &Range<usize>,
+    keep: Keep,
+) -> Answer {
+    let fixed = asked.has(libc::MREMAP_FIXED);
+    if !fixed && !asked.has(libc::MREMAP_DONTUNMAP) {
+        if new.len() <= old.len() {
+            return unmap(&(new.end..old.end)).map(|()| old.start);
+        }
+        match fresh(&(old.end..new.end), keep, MapFlags::FIXED_NOREPLACE) {
+            Ok(()) => return Ok(old.start),
+            Err(libc::EEXIST) if asked.has(libc::MREMAP_MAYMOVE) => {}
+            Err(libc::EEXIST) => return Err(libc::ENOMEM),
+            Err(errno) => return Err(errno),
+        }
+    }
+    let place = reserve(new.len(), fixed.then_some(new.start))?;
+    if fixed {
+        state.table.forget(new.start, new.end);
+        state.extents.remove(new.start, new.end);
+    }
+    let to = place..place + new.len();
+    let common = old.len().min(new.len());
+    let flags = (asked.flags & libc::MREMAP_DONTUNMAP) | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let moved = fresh(&(to.start + common..to.end), keep, MapFlags::FIXED)
+        .and_then(|()| shift(&(old.start..old.start + common), to.start, flags));
+    if let Err(errno) = moved {
+        let _ = unmap(&to);
+        return Err(errno);
+    }
+    let _ = unmap(&(old.start + common..old.end));
+    Ok(to.start)
+}
+
+/// Move each mapping of a range, or none.
+fn shift(range: &Range<usize>, to: usize, flags: i32) -> Result<(), i32> {
+    let go = |part: &Range<usize>, to: usize| {
+        let (len, old) = (part.len(), part.start);
+        Remap { old, old_len: len, new_len: len, flags, new: to }.ask().map(|_| ())
+    };
+    // Linux 6.17 moves several mappings at once.
+    match go(range, to) {
+        Err(libc::EFAULT) => {}
+        done => return done,
+    }
+    let parts: Vec<Range<usize>> =
+        smaps::memory(range.start, range.end).into_iter().map(|(part, ..)| part).collect();
+    if parts.iter().map(Range::len).sum::<usize>() != range.len() {
+        return Err(libc::EFAULT); // a hole, or memory that is not ours
+    }
+    for (done, part) in parts.iter().enumerate() {
+        let Err(errno) = go(part, part.start - range.start + to) else { continue };
+        for part in &parts[..done] {
+            let there = part.start - range.start + to;
+            let back = there..there + part.len();
+            if go(&back, part.start).is_err() {
+                // Its owner's bytes cannot be brought back: rather no process than a wrong one.
+                // SAFETY: it ends the process.
+                unsafe { libc::abort() };
+            }
+        }
+        return Err(errno);
+    }
+    Ok(())
+}
+
+/// Address space that nobody else gets.
+fn reserve(len: usize, at: Option<usize>) -> Answer {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    let flags = if at.is_some() { flags | MapFlags::FIXED } else { flags };
+    let place = at.unwrap_or(0) as *mut libc::c_void;
+    // SAFETY: at an address of the kernel's choice, or over what the program wants replaced.
+    unsafe { rustix::mm::mmap_anonymous(place, len, ProtFlags::empty(), flags) }
+        .map(|made| made as usize)
+        .map_err(|errno| errno.raw_os_error())
+}
+
+/// Fresh memory that keeps what its neighbour does.
+fn fresh(range: &Range<usize>, keep: Keep, place: MapFlags) -> Result<(), i32> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let (at, len) = (range.start as *mut libc::c_void, range.len());
+    // SAFETY: where nothing is mapped, or over a reservation of ours.
+    unsafe {
+        let made = rustix::mm::mmap_anonymous(at, len, keep.protection, MapFlags::PRIVATE | place)
+            .map_err(|errno| errno.raw_os_error())?;
+        if made != at {
+            // A kernel that does not know FIXED_NOREPLACE (before 4.17).
+            let _ = rustix::mm::munmap(made, len);
+            return Err(libc::EEXIST);
+        }
+        keep.apply(at, len);
+        let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
+    }
+    Ok(())
+}
+
+fn unmap(range: &Range<usize>) -> Result<(), i32> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the program's own memory, which it wants gone, or a reservation of ours.
+    unsafe { rustix::mm::munmap(range.start as *mut _, range.len()) }
+        .map_err(|errno| errno.raw_os_error())
+}

@@ -1,0 +1,147 @@
+//! What the kernel says of this process's memory: /proc/self/smaps and maps (proc(5)).
+//!
+//! Paths in them are other people's bytes, so lines are bytes. Reading them is slow, and done where
+//! memory is marked, after calls that failed, and in forked copies without a table.
+
+use pagemerge_pages::slab;
+use pagemerge_pages::window::{Backing, Keep};
+use rustix::mm::ProtFlags;
+use std::ops::Range;
+
+/// Private memory of a range: its parts in order of address, what they keep, what they stand on.
+pub type Memory = (Range<usize>, Keep, Backing);
+
+/// A mapping's line.
+struct Line {
+    range: Range<usize>,
+    access: [u8; 4],
+    /// 0: of no file.
+    inode: u64,
+    is_slab: bool,
+}
+
+impl Line {
+    /// None for a line that describes no mapping.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
+        let (first, access) = (fields.next()?, fields.next()?);
+        let dash = first.iter().position(|&byte| byte == b'-')?;
+        let range = hexadecimal(&first[..dash])?..hexadecimal(&first[dash + 1..])?;
+        let access = access.try_into().ok()?;
+        let inode = std::str::from_utf8(fields.nth(2)?).ok()?.parse().ok()?;
+        let is_slab = fields.next().is_some_and(|path| path.starts_with(slab::PATH.as_bytes()));
+        Some(Self { range, access, inode, is_slab })
+    }
+
+    fn protection(&self) -> ProtFlags {
+        let mut protection = ProtFlags::empty();
+        protection.set(ProtFlags::READ, self.access[0] == b'r');
+        protection.set(ProtFlags::WRITE, self.access[1] == b'w');
+        protection.set(ProtFlags::EXEC, self.access[2] == b'x');
+        protection
+    }
+
+    /// What it stands on, if it is private memory that may be merged.
+    fn backing(&self) -> Option<Backing> {
+        match (self.access[3], self.inode, self.is_slab) {
+            (b'p', 0, _) => Some(Backing::Anonymous),
+            (b'p', _, true) => Some(Backing::Slab),
+            _ => None,
+        }
+    }
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<usize> {
+    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// The slabs' mappings in a range, in order of address.
+pub fn slabs(from: usize, end: usize) -> Vec<(Range<usize>, Keep)> {
+    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+    let lines = maps.split(|&byte| byte == b'\n').filter_map(Line::parse);
+    lines
+        .filter(|line| line.backing() == Some(Backing::Slab))
+        .map(|line| {
+            let keep = Keep { protection: line.protection(), ..Keep::default() };
+            (line.range.start.max(from)..line.range.end.min(end), keep)
+        })
+        .filter(|(run, _)| !run.is_empty())
+        .collect()
+}
+
+/// The private memory of a range.
+pub fn memory(from: usize, end: usize) -> Vec<Memory> {
+    let mut found = Vec::new();
+    each(|line, flags| {
+        let part = line.range.start.max(from)..line.range.end.min(end);
+        if let (false, Some(backing)) = (part.is_empty(), line.backing()) {
+            found.push((part, keep(line, flags), backing));
+        }
+    });
+    found
+}
+
+/// The parts of `known` that merging bears, with what they must keep: private, anonymous, readable
+/// and writable, not locked, not watched by a userfaultfd, not wiped on fork, without a protection
+/// key.
+pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
+    const UNFIT: [&[u8]; 10] =
+        [b"sh", b"io", b"pf", b"ht", b"lo", b"wf", b"um", b"uw", b"gd", b"key"];
+    let mut fit = Vec::new();
+    each(|line, flags| {
+        let open = &line.access == b"rw-p" && line.backing() == Some(Backing::Anonymous);
+        if !open || flags.iter().any(|flag| UNFIT.contains(flag)) {
+            return;
+        }
+        let parts = known
+            .iter()
+            .map(|it| it.start.max(line.range.start)..it.end.min(line.range.end))
+            .filter(|part| !part.is_empty());
+        fit.extend(parts.map(|part| (part, keep(line, flags))));
+    });
+    fit
+}
+
+fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
+    let has = |flag: &[u8]| flags.contains(&flag);
+    Keep { protection: line.protection(), dont_fork: has(b"dc"), dont_dump: has(b"dd") }
+}
+
+/// Each mapping with its VmFlags; "key" is one of ours, for a protection key that is not 0.
+fn each(mut see: impl FnMut(&Line, &[&[u8]])) {
+    let smaps = std::fs::read("/proc/self/smaps").unwrap_or_default();
+    let (mut mapping, mut key) = (None, false);
+    for line in smaps.split(|&byte| byte == b'\n') {
+        if let Some(flags) = line.strip_prefix(b"VmFlags:") {
+            let mut flags: Vec<&[u8]> = flags.split(|&byte| byte == b' ').collect();
+            if key {
+                flags.push(b"key");
+            }
+            if let Some(mapping) = mapping.take() {
+                see(&mapping, &flags);
+            }
+        } else if let Some(number) = line.strip_prefix(b"ProtectionKey:") {
+            key = number.trim_ascii() != b"0";
+        } else if let Some(found) = Line::parse(line) {
+            (mapping, key) = (Some(found), false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_can_be_anything() {
+        let line = b"1000-3000 rw-p 00000000 00:01 7 /memfd:pagemerge-slab (deleted)";
+        let parsed = Line::parse(line).unwrap();
+        assert_eq!((parsed.range.clone(), parsed.backing()), (0x1000..0x3000, Some(Backing::Slab)));
+        let line = b"1000-3000 r-xp 00000000 00:01 7 /tmp/\xff\r 0-1 rw-p 0 0 0";
+        let parsed = Line::parse(line).unwrap();
+        assert_eq!(parsed.backing(), None);
+        assert_eq!(parsed.protection(), ProtFlags::READ | ProtFlags::EXEC);
+        assert_eq!(Line::parse(b"1000-3000 rw-p 00000000 00:00 0 ").unwrap().inode, 0);
+        assert!(Line::parse(b"Size:                  8 kB").is_none());
+    }
+}

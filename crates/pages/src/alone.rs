@@ -1,0 +1,58 @@
+//! The barrier of a process in which nobody else runs: a forked copy, say.
+
+use crate::error::{Error, Result};
+use crate::mask::Mask;
+use crate::pinned::Pins;
+use crate::sharers;
+use crate::window::{Barrier, Bytes, Held, Swapped, Window, FEW};
+use crate::PAGE;
+
+/// Holds every page, because no other thread could write one. Devices may, so pins are looked for.
+#[derive(Debug)]
+pub struct Alone {
+    pins: Pins,
+}
+
+impl Alone {
+    /// For a process whose threads are at most those of `known`: the caller's own, which waits, the
+    /// agent's.
+    ///
+    /// # Errors
+    /// `Unsupported` if there are others, or another process shares the memory; `Os` if that cannot
+    /// be found out.
+    pub fn new(known: &[i32]) -> Result<Self> {
+        let tasks = std::fs::read_dir("/proc/self/task").map_err(|error| {
+            Error::os("read of /proc/self/task", error.raw_os_error().unwrap_or(0))
+        })?;
+        for task in tasks.flatten() {
+            let number = task.file_name().to_str().and_then(|name| name.parse().ok());
+            if number.is_none_or(|number| !known.contains(&number)) {
+                return Err(Error::Unsupported("this process has other threads".into()));
+            }
+        }
+        sharers::refuse(0)?;
+        Ok(Self { pins: Pins::new(0)? })
+    }
+}
+
+impl Barrier for Alone {
+    fn most_pages(&self) -> usize {
+        FEW
+    }
+
+    fn raise(&mut self, _: &Window<'_>, planned: &Mask) -> Result<Held> {
+        Ok(Held { pages: *planned, ..Held::default() })
+    }
+
+    fn pinned(&mut self, window: &Window<'_>, held: &Mask) -> Mask {
+        self.pins.among(window.start, window.pages, held, window.keep.dont_fork)
+    }
+
+    fn bytes(&self, window: &Window<'_>, page: usize) -> Bytes<'_> {
+        Bytes::Theirs(self.pins.soft(), window.start + page * PAGE)
+    }
+
+    fn lower(&mut self, _: &Window<'_>, _: &Mask, _: &Swapped) -> Result<()> {
+        Ok(())
+    }
+}

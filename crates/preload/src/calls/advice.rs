@@ -1,0 +1,149 @@
+//! madvise and process_madvise.
+
+use crate::{config, guarded, has_hub, kernel, told, told_int};
+use libc::{c_int, c_uint, c_void, size_t, ssize_t};
+use pagemerge_agent::program::{self, Answer};
+use pagemerge_pages::soft::peek;
+use pagemerge_pages::PAGE;
+use std::ops::Range;
+use std::slice::from_ref;
+
+/// Advice that libc's crate does not name (linux/mman.h).
+const MADV_GUARD_REMOVE: c_int = 103;
+/// Ranges that one process_madvise takes (IOV_MAX).
+const MOST_RANGES: usize = 1024;
+
+/// Advice that means the same on merged memory, and leaves no trace on a mapping that is lost when
+/// it is merged later.
+const ALIKE: [c_int; 11] = [
+    libc::MADV_NORMAL,
+    libc::MADV_RANDOM,
+    libc::MADV_SEQUENTIAL,
+    libc::MADV_WILLNEED,
+    libc::MADV_COLD,
+    libc::MADV_PAGEOUT,
+    libc::MADV_POPULATE_READ,
+    libc::MADV_POPULATE_WRITE,
+    libc::MADV_NOHUGEPAGE,
+    libc::MADV_KEEPONFORK,
+    MADV_GUARD_REMOVE,
+];
+
+/// # Safety
+/// As madvise(2).
+unsafe fn ask(start: usize, len: usize, advice: c_int) -> Answer {
+    // SAFETY: by the caller.
+    unsafe { kernel(libc::SYS_madvise, [start, len, advice as usize, 0, 0, 0]) }
+}
+
+/// # Safety
+/// As madvise(2).
+pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
+    // SAFETY: the program's own call, here and below.
+    let raw = || unsafe { ask(start, len, advice) };
+    let Some(end) = program::end_of(start, len).filter(|&end| end > start) else { return raw() };
+    match advice {
+        libc::MADV_MERGEABLE if has_hub() => guarded(|| mark(start, end)),
+        libc::MADV_UNMERGEABLE if has_hub() => guarded(|| program::unmark(start, end, raw)),
+        _ if !program::concerns(start, len) || ALIKE.contains(&advice) => raw(),
+        libc::MADV_DONTNEED | libc::MADV_FREE => {
+            // SAFETY: parts of the program's own call.
+            guarded(|| program::discard(start, end, |at, len| unsafe { ask(at, len, advice) }))
+        }
+        // Single pages of huge pages could be shared, but not freed: the kernel is asked for the
+        // opposite, to which it gives the same answer.
+        // SAFETY: it changes no byte.
+        libc::MADV_HUGEPAGE => unsafe { ask(start, len, libc::MADV_NOHUGEPAGE) },
+        libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
+            guarded(|| program::advise(start, end, advice, raw))
+        }
+        _ => {
+            // Whether there is such advice at all, the kernel tells for no bytes.
+            // SAFETY: it names no memory.
+            unsafe { ask(start, 0, advice) }?;
+            let leave = advice == libc::MADV_WIPEONFORK;
+            guarded(|| program::restored(from_ref(&(start..end)), libc::EAGAIN, leave, raw))
+        }
+    }
+}
+
+/// MADV_MERGEABLE is kept from the kernel: ksmd would merge our regions, too, and a range belongs to
+/// one engine at a time. Its answer is that to MADV_UNMERGEABLE, which is looked at in the same way.
+fn mark(start: usize, end: usize) -> Answer {
+    crate::watch_forks();
+    program::mark(start, end, config).map_err(|_| libc::EAGAIN)?;
+    // SAFETY: it changes nothing where ksmd does not merge.
+    match unsafe { ask(start, end - start, libc::MADV_UNMERGEABLE) } {
+        Err(libc::EINVAL) => Ok(0), // a kernel without KSM: we merge all the same
+        answer => answer,
+    }
+}
+
+/// # Safety
+/// As process_madvise(2).
+pub unsafe fn advise_process(
+    pidfd: c_int,
+    ranges: usize,
+    count: usize,
+    advice: c_int,
+    flags: c_uint,
+) -> Answer {
+    let raw = || {
+        let call = [pidfd as usize, ranges, count, advice as usize, flags as usize, 0];
+        // SAFETY: the program's own call.
+        unsafe { kernel(libc::SYS_process_madvise, call) }
+    };
+    if ALIKE.contains(&advice) || count > MOST_RANGES || !program::concerns(0, usize::MAX) {
+        return raw();
+    }
+    guarded(|| match concerned(ranges, count) {
+        // It may be about another process: then merged memory of ours is restored in vain.
+        Some(ours) if !ours.is_empty() => program::restored(&ours, libc::EAGAIN, false, raw),
+        _ => raw(),
+    })
+}
+
+/// The ranges of an array of struct iovec that may touch a region; None where it cannot be read.
+fn concerned(ranges: usize, count: usize) -> Option<Vec<Range<usize>>> {
+    let mut ours = Vec::new();
+    for index in 0..count {
+        let address = ranges.checked_add(index * size_of::<libc::iovec>())?;
+        let [start, len] = words(peek::<16>(address)?);
+        // The kernel rounds up what does not start a page, or refuses it.
+        let end = program::end_of(start / PAGE * PAGE, len.checked_add(PAGE)?);
+        ours.extend(end.filter(|_| program::concerns(start, len)).map(|end| start..end));
+    }
+    Some(ours)
+}
+
+/// Two machine words.
+pub fn words(bytes: [u8; 16]) -> [usize; 2] {
+    let word = |at: usize| usize::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    [word(0), word(8)]
+}
+
+/// madvise(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { advise(addr as usize, len, advice) })
+}
+
+/// process_madvise(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn process_madvise(
+    pidfd: c_int,
+    ranges: *const libc::iovec,
+    count: size_t,
+    advice: c_int,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: by the caller.
+    told(unsafe { advise_process(pidfd, ranges as usize, count, advice, flags) })
+}

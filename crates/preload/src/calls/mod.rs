@@ -1,0 +1,6 @@
+//! The calls that we answer, by kind. Each has the name and the arguments of libc's.
+
+mod advice;
+mod direct;
+mod mapping;
+mod other;

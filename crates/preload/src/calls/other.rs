@@ -1,0 +1,267 @@
+//! Calls that change memory in passing: locks, seals, names, policies, userfaultfd.
+
+use super::advice::words;
+use crate::{guarded, has_hub, kernel, told, told_int};
+use libc::{c_int, c_long, c_uint, c_ulong, c_void, size_t};
+use pagemerge_agent::program::{self, Answer};
+use pagemerge_pages::soft::peek;
+use pagemerge_pages::PAGE;
+use std::ops::Range;
+use std::slice::from_ref;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const PR_SET_VMA: c_int = 0x5356_4d41;
+const PR_SET_MEMORY_MERGE: c_int = 67;
+const PR_GET_MEMORY_MERGE: c_int = 68;
+/// Of a userfaultfd of the program's own: struct uffdio_register, struct uffdio_move.
+const UFFDIO_REGISTER: c_ulong = 0xC020_AA00;
+const UFFDIO_MOVE: c_ulong = 0xC028_AA05;
+/// mseal(2), Linux 6.10.
+pub const SYS_MSEAL: c_long = 462;
+
+/// The pages that `[addr, addr + len)` touches, as mlock(2) takes it.
+fn pages(addr: usize, len: usize) -> Option<Range<usize>> {
+    let start = addr / PAGE * PAGE;
+    let end = addr.checked_add(len)?.checked_next_multiple_of(PAGE)?;
+    (start < end).then_some(start..end)
+}
+
+/// mlock and its kin: system call `number` with `arguments`, of which the first two are a range.
+///
+/// # Safety
+/// As the call.
+pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(number, arguments) };
+    let on = number != libc::SYS_munlock;
+    match pages(arguments[0], arguments[1]) {
+        Some(range) if program::concerns(range.start, range.len()) => {
+            guarded(|| program::lock_memory(Some(range), on, raw))
+        }
+        _ => raw(),
+    }
+}
+
+/// mlockall and munlockall.
+///
+/// # Safety
+/// As the call.
+pub unsafe fn lock_all(number: c_long, flags: usize) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(number, [flags, 0, 0, 0, 0, 0]) };
+    let now = number == libc::SYS_munlockall || flags & libc::MCL_CURRENT as usize != 0;
+    if now && program::concerns(0, usize::MAX) {
+        return guarded(|| program::lock_memory(None, number == libc::SYS_mlockall, raw));
+    }
+    raw()
+}
+
+/// A call about a range that merged memory does not bear: `arguments` start with the range.
+///
+/// # Safety
+/// As the call.
+pub unsafe fn special(number: c_long, arguments: [usize; 6], leave: bool) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(number, arguments) };
+    let [start, len, ..] = arguments;
+    match program::end_of(start, len) {
+        Some(end) if program::concerns(start, len) => {
+            guarded(|| program::restored(from_ref(&(start..end)), libc::ENOMEM, leave, raw))
+        }
+        _ => raw(),
+    }
+}
+
+/// # Safety
+/// As ioctl(2).
+pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(libc::SYS_ioctl, [fd, request, argument, 0, 0, 0]) };
+    // REGISTER has its range first, MOVE a destination, the source, and the length.
+    let range = match request as c_ulong {
+        UFFDIO_REGISTER => peek::<16>(argument).map(words),
+        UFFDIO_MOVE => argument.checked_add(8).and_then(peek::<16>).map(words),
+        _ => return raw(),
+    };
+    let leave = request as c_ulong == UFFDIO_REGISTER;
+    match range.and_then(|[start, len]| Some((start..program::end_of(start, len)?, len))) {
+        Some((range, len)) if program::concerns(range.start, len) => {
+            guarded(|| program::restored(from_ref(&range), libc::ENOMEM, leave, raw))
+        }
+        _ => raw(),
+    }
+}
+
+/// What the program asked for by PR_SET_MEMORY_MERGE.
+static WANTS_ALL_MERGED: AtomicBool = AtomicBool::new(false);
+
+/// PR_SET_MEMORY_MERGE is accepted, and kept from the kernel: ksmd would merge our regions, too, and
+/// a range belongs to one engine at a time.
+///
+/// # Safety
+/// As prctl(2).
+pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(libc::SYS_prctl, arguments) };
+    let [option, a, b, c, d, _] = arguments;
+    match option as c_int {
+        PR_SET_MEMORY_MERGE if has_hub() => match (a, b | c | d) {
+            (on, 0) => {
+                WANTS_ALL_MERGED.store(on != 0, Ordering::Relaxed);
+                Ok(0)
+            }
+            _ => Err(libc::EINVAL),
+        },
+        PR_GET_MEMORY_MERGE if has_hub() => match a | b | c | d {
+            0 => Ok(usize::from(WANTS_ALL_MERGED.load(Ordering::Relaxed))),
+            _ => Err(libc::EINVAL),
+        },
+        // A name: PR_SET_VMA_ANON_NAME, start, length, text.
+        PR_SET_VMA => match program::end_of(b, c) {
+            Some(end) if program::concerns(b, c) => {
+                guarded(|| program::restored(from_ref(&(b..end)), libc::ENOMEM, true, raw))
+            }
+            _ => raw(),
+        },
+        _ => raw(),
+    }
+}
+
+/// # Safety
+/// As shmat(2).
+pub unsafe fn attach(id: c_int, addr: usize, flags: c_int) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(libc::SYS_shmat, [id as usize, addr, flags as usize, 0, 0, 0]) };
+    if flags & libc::SHM_REMAP == 0 || !program::concerns(0, usize::MAX) {
+        return raw();
+    }
+    // It replaces what is there, as long as the segment is.
+    let mut about = std::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
+    // SAFETY: the kernel fills the struct; where it does not, the size is zero.
+    let size = unsafe {
+        libc::shmctl(id, libc::IPC_STAT, about.as_mut_ptr());
+        about.assume_init().shm_segsz
+    };
+    match program::end_of(addr / PAGE * PAGE, size) {
+        Some(end) => guarded(|| program::replace(addr / PAGE * PAGE, end, raw)),
+        None => raw(),
+    }
+}
+
+/// mlock(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn mlock(addr: *const c_void, len: size_t) -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { lock_range(libc::SYS_mlock, [addr as usize, len, 0, 0, 0, 0]) })
+}
+
+/// mlock2(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
+    let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
+    // SAFETY: by the caller.
+    told_int(unsafe { lock_range(libc::SYS_mlock2, arguments) })
+}
+
+/// munlock(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn munlock(addr: *const c_void, len: size_t) -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { lock_range(libc::SYS_munlock, [addr as usize, len, 0, 0, 0, 0]) })
+}
+
+/// mlockall(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { lock_all(libc::SYS_mlockall, flags as usize) })
+}
+
+/// munlockall(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn munlockall() -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { lock_all(libc::SYS_munlockall, 0) })
+}
+
+/// mseal(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn mseal(addr: *mut c_void, len: size_t, flags: c_ulong) -> c_int {
+    let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
+    // SAFETY: by the caller.
+    told_int(unsafe { special(SYS_MSEAL, arguments, true) })
+}
+
+/// mbind(2): on a slab's mapping the policy would apply to everybody who shares the slab.
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn mbind(
+    addr: *mut c_void,
+    len: c_ulong,
+    mode: c_int,
+    mask: *const c_ulong,
+    most: c_ulong,
+    flags: c_uint,
+) -> c_long {
+    let arguments =
+        [addr as usize, len as usize, mode as usize, mask as usize, most as usize, flags as usize];
+    // SAFETY: by the caller.
+    told(unsafe { special(libc::SYS_mbind, arguments, false) }) as c_long
+}
+
+/// shmat(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
+    // SAFETY: by the caller.
+    told(unsafe { attach(id, addr as usize, flags) }) as *mut c_void
+}
+
+/// prctl(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn prctl(
+    option: c_int,
+    a: c_ulong,
+    b: c_ulong,
+    c: c_ulong,
+    d: c_ulong,
+) -> c_int {
+    let arguments = [option as usize, a as usize, b as usize, c as usize, d as usize, 0];
+    // SAFETY: by the caller.
+    told_int(unsafe { process_control(arguments) })
+}
+
+/// ioctl(2).
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+    // SAFETY: by the caller.
+    told_int(unsafe { control(fd as usize, request as usize, argument as usize) })
+}
