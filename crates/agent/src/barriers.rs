@@ -13,7 +13,7 @@ use std::time::Duration;
 const REST: u32 = 8;
 
 /// The longest that a plan waits for that.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,11 +14,11 @@
 
 use crate::error::{Error, Result};
 use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
-use crate::mask::Mask;
+use crate::mask::{Mask, WINDOW};
 use crate::pinned::Pins;
 use crate::pins;
 use crate::sharers::{self, LastBorn};
-use crate::window::{Barrier, Bytes, Held, Swapped, Window, FEW};
+use crate::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -163,8 +163,9 @@ impl Parker {
 }
 
 impl Barrier for Parker {
+    /// Many, because the fork that looks for pinned pages takes longer than comparing them.
     fn most_pages(&self) -> usize {
-        FEW
+        WINDOW
     }
 
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
