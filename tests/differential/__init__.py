@@ -1,0 +1,1 @@
+"""Random programs of memory calls, run bare and while they are merged: both must say the same."""

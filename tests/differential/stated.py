@@ -1,0 +1,62 @@
+"""What may differ between a bare run and a merged one, each with its reason: this table alone.
+
+Everything else must be equal: results, error numbers, bytes, permissions, mappings, flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+IGNORED_FLAGS = {
+    "mg": "the agent answers MADV_MERGEABLE in the kernel's place, so ksmd does not merge it too",
+    "nh": "mergeable memory has no huge pages: single pages of them could not be freed",
+    "hg": "the same: MADV_HUGEPAGE on mergeable memory has no effect",
+    "gu": "says that a mapping may hold guards, and mappings differ; guards are seen page by page",
+}
+"""Flags of smaps (VmFlags) that are not compared: flag -> reason."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One difference that is known and told: in which step, and what of it."""
+
+    reason: str
+    fits: Callable[[Sequence[str], str, str], bool]
+    """By the step's words, what bare said, what merged said."""
+    ends: bool = False
+    """Memory differs from here on, so the rest of the program is not compared."""
+
+
+def _advice(*names: str) -> Callable[[Sequence[str], str, str], bool]:
+    def fits(words: Sequence[str], bare: str, merged: str) -> bool:
+        return words[0].endswith("madvise") and not {*words}.isdisjoint(names)
+
+    return fits
+
+
+STATED = (
+    Stated(
+        "whether memory can be a huge page depends on what is free; mergeable memory has none",
+        _advice("COLLAPSE"),
+    ),
+    Stated(
+        "two mappings side by side stay two where each has a history of its own; memory that was "
+        "merged and given back has none, so mremap may move as one what the kernel would refuse",
+        lambda words, bare, merged: (
+            words[0] == "mremap" and "several mappings" in bare and "errno" not in merged
+        ),
+        ends=True,
+    ),
+    Stated(
+        "what a fork has shared stays busy for UFFDIO_MOVE until it is written; memory that was "
+        "merged and given back is no fork's",
+        lambda words, bare, merged: words[0] == "uffd_move" and "errno 16" in bare,
+        ends=True,
+    ),
+)
+
+
+def stated(words: Sequence[str], bare: str, merged: str) -> Stated | None:
+    """The entry that a difference falls under, if one does."""
+    return next((it for it in STATED if it.fits(words, bare, merged)), None)
