@@ -2,7 +2,7 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak fuzz bench clean
+.PHONY: help demo test build lint types rust python soak fuzz differential bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -57,6 +57,10 @@ soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARG
 
 fuzz: build $(VENV)/.test ## a million hostile messages to a hub: ARGS="--messages 5000000 --seed 2"
 	$(BIN)/python -m tests.fuzzer $(ARGS)
+
+differential: build $(VENV)/.test ## a million random memory calls, bare and merged: ARGS="--calls 5000 --seed 2"
+	@$(BIN)/python -m tests.differential --report docs/reliability.md \
+		--keep tests/differential/kept $(ARGS)
 
 bench: build ## the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; \

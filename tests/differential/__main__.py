@@ -36,6 +36,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=int, default=6, help="pairs of processes at a time")
     parser.add_argument("--replay", type=Path, nargs="*", help="run these programs instead")
+    parser.add_argument("--keep", type=Path, help="keep what differs in this folder, as programs")
     parser.add_argument("--findings", type=Path, help="write programs that differ there")
     parser.add_argument("--most", type=int, default=40, help="findings that are looked into")
     parser.add_argument(
@@ -111,6 +112,9 @@ def main() -> int:
                 finally:
                     campaign.close()
     print(report.verdict(seed, results))
+    if args.keep:
+        for result in results.values():
+            report.keep(args.keep, result)
     if args.report:
         report.write(args.report, seed, results, args.calls)
     return 1 if any(it.faults for it in results.values()) else 0

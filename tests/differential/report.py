@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -58,6 +59,16 @@ def markdown(seed: int, results: dict[str, Result], asked: int) -> str:
     for result in results.values():
         lines += [f"- {key}" for key in result.findings]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def keep(folder: Path, result: Result) -> None:
+    """A file for each finding; the tests replay them."""
+    folder.mkdir(exist_ok=True)
+    for key, finding in result.findings.items():
+        name = re.sub(r"[^a-z0-9]+", "-", finding.difference.rough.lower()).strip("-")
+        mark = hashlib.sha256(key.encode()).hexdigest()[:6]
+        lines = [f"# {key}, barrier {finding.barrier} ({finding.name})", *finding.program]
+        (folder / f"{name[:50]}-{mark}.txt").write_text("\n".join(lines) + "\n")
 
 
 def write(page: Path, seed: int, results: dict[str, Result], asked: int) -> None:
