@@ -19,7 +19,7 @@ class Difference:
     """The first step of which they do not say the same."""
 
     kind: str
-    """bytes, layout, flags, result, lost, died, hung."""
+    """bytes, layout, flags, result, child (one that stopped early), lost, died, hung."""
     where: str
     """The executor's label of the step, and its line."""
     cause: str
@@ -47,7 +47,13 @@ def differences(program: Program, bare: Said, merged: Said) -> list[Difference]:
         if one == other or (one and other and one.removesuffix(SEVERAL) == other):
             done = _cause(one, lines) or done
             continue
-        if one is None or other is None or one.partition(" ")[0] != other.partition(" ")[0]:
+        if one is None or other is None:
+            break
+        if one.partition(" ")[0] != other.partition(" ")[0]:
+            missed = one.partition(" ")[0]
+            if merged.ended is None and missed in lines:  # who is gone was a child
+                where, cause = f"{missed}: {lines[missed]}", _name(lines[missed])
+                return [*found, Difference("child", where, cause, *_told(one, other))]
             break
         label, _, rest = one.partition(" ")
         line = lines.get(label, rest)

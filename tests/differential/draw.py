@@ -32,7 +32,7 @@ class Draw:
         self.mapped: list[int] = []
         """Pages that are, if no call has failed."""
         self.slots = 0
-        self.racing = self.watching = self.storm = False
+        self.racing = self.watching = self.storm = self.huge = False
 
     def program(self) -> Program:
         """All of it."""
@@ -42,6 +42,9 @@ class Draw:
         self.racing = manner < 0.12
         self.watching = 0.12 <= manner < 0.22
         self.storm, sealing = 0.22 <= manner < 0.26, 0.26 <= manner < 0.28
+        self.huge = 0.28 <= manner < 0.3
+        if self.huge:
+            lines += self._large()
         for _ in range(chance.choice([1, 1, 2, 3])):
             lines += self._prepared()
         if self.racing:
@@ -81,6 +84,8 @@ class Draw:
         ]
         if self.watching:
             calls.append((self._watch, 35))
+        if self.huge:
+            calls.append((self._squeeze, 12))
         if sealing:
             calls.append((self._seal, 25))
         return calls
@@ -129,6 +134,23 @@ class Draw:
         lines.insert(chance.choice([1, 2]), f"madvise {where} {length} MERGEABLE")
         return lines
 
+    def _large(self) -> list[str]:
+        """Room for a huge page, of which the other steps use the beginning."""
+        advice = self.random.choice(["HUGEPAGE", "COLLAPSE", "NOHUGEPAGE"])
+        self._note("p0", f"n{WINDOW}", True)
+        return [
+            "window 600",
+            "mmap p0 n560 rw PRIVATE|ANON|FIXED -1 0",
+            f"madvise p0 n560 {advice}",
+            "madvise p0 n560 MERGEABLE",
+            "fill p0 n560 97 0",
+        ]
+
+    def _squeeze(self) -> list[str]:
+        """Advice for all of it."""
+        advice = ["HUGEPAGE", "COLLAPSE", "NOHUGEPAGE", "DONTNEED", "COLD", "PAGEOUT"]
+        return [f"madvise p0 n560 {self.random.choice(advice)}"]
+
     def _settle(self) -> list[str]:
         where, length = self._range()
         chance = self.random
@@ -137,7 +159,7 @@ class Draw:
             lines.append(self._fill(where, length))
         if chance.random() < 0.4:
             lines.append(f"madvise {where} {length} MERGEABLE")
-        if self.racing and chance.random() < 0.7:
+        if chance.random() < (0.7 if self.racing else 0.15):
             return [*lines, f"nap {chance.choice([500, 5000, 30000])}"]
         return [*lines, "settle"]
 

@@ -127,6 +127,7 @@ static void reset(void)
 		slots[slot].length = 0;
 	}
 	racing = 0;
+	window = 96;
 	reset_files();
 }
 
