@@ -7,6 +7,7 @@ use crate::barriers::Barriers;
 use crate::ground::{Found, Ground};
 use crate::region::{Region, Table};
 use crate::{lock, Job};
+use pagemerge_pages::keep::LOCKS_FUTURE;
 use pagemerge_pages::mask::WINDOW;
 use pagemerge_pages::slab::View;
 use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
@@ -14,6 +15,7 @@ use pagemerge_pages::wire::{Merged, Run, OWN};
 use pagemerge_pages::{Error, Result, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 /// A slab that this process may map.
 #[derive(Debug)]
@@ -146,7 +148,8 @@ impl<'a> Work<'a> {
         let mut state = lock();
         // A caller that has given up wants nothing done to its memory any more; and it gave its
         // word that nobody writes for the pages it named, whatever the hub names now.
-        let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end));
+        let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end))
+            || LOCKS_FUTURE.load(Ordering::Relaxed); // a slab's mapping would be filled at once
         let Some(region) = state.table.holding(start, end).filter(|_| !wrong) else { return };
         if backing == Backing::Anonymous {
             self.tried += already_own(region, parts, &mut self.applied);

@@ -252,10 +252,13 @@ fn refuse_kernel_ksm() -> Result<()> {
 
 /// Locked memory must stay where it is, page by page; the kernel gives only the sum cheaply.
 fn refuse_locked() -> Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status")
+    // The name in it is any bytes.
+    let status = std::fs::read("/proc/self/status")
         .map_err(|error| Error::os("read of status", error.raw_os_error().unwrap_or(0)))?;
-    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-    match locked.map(str::trim) {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let locked = lines.find_map(|line| line.strip_prefix(b"VmLck:"));
+    let locked = locked.map(|amount| String::from_utf8_lossy(amount.trim_ascii()));
+    match locked.as_deref() {
         None | Some("0 kB") => Ok(()),
         Some(amount) => Err(Error::Unsupported(format!(
             "this process has locked memory ({amount}, mlock(2)), which must not be remapped"

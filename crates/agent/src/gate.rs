@@ -12,6 +12,7 @@
 //! when a thread ends, because a thread may fork even after those have run.
 
 use crate::State;
+use pagemerge_pages::keep::LOCKS_FUTURE;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::thread::futex;
 use std::cell::{Cell, UnsafeCell};
@@ -113,13 +114,24 @@ fn take() {
         }
     }
     let first = word.known.swap(1, Ordering::Relaxed) == 0;
-    if BUSY.swap(true, Ordering::Relaxed) && first {
+    let busy = BUSY.swap(true, Ordering::Relaxed);
+    // SAFETY: the lock is held.
+    let state = unsafe { &mut *STATE.0.get() };
+    if first && busy {
         // A forked copy of a process in which another thread was changing the state just then:
         // it cannot be relied on, and must not be dropped.
-        // SAFETY: the lock is held.
-        let state = unsafe { &mut *STATE.0.get() };
         std::mem::forget(state.take());
         *state = Some(State { orphan: true, ..State::default() });
+    } else if first {
+        inherit(state);
+    }
+}
+
+/// In a forked copy: no memory is locked there (mlock(2)).
+fn inherit(state: &mut Option<State>) {
+    LOCKS_FUTURE.store(false, Ordering::Relaxed);
+    if let Some(state) = state {
+        state.table.iter_mut().for_each(|region| region.keep.locked = false);
     }
 }
 
@@ -213,6 +225,10 @@ pub fn watch_forks(heap: Option<Heap>) {
             let_go();
         }
         let Some(signals) = FORKING.take() else { return };
+        if word().known.load(Ordering::Relaxed) == 0 {
+            // SAFETY: the lock is held, in the child as in the parent.
+            inherit(unsafe { &mut *STATE.0.get() });
+        }
         give();
         unblock(&signals);
     }

@@ -19,7 +19,8 @@ pub use remap::{remap, Remap};
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
 use crate::{errand, start, Config};
-use pagemerge_pages::window::{Backing, Keep};
+use pagemerge_pages::keep::LOCKS_FUTURE;
+use pagemerge_pages::window::Backing;
 use pagemerge_pages::{Result, PAGE};
 use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
@@ -94,7 +95,7 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
                 .within(range.start, range.end)
                 .map(|region| {
                     region.set_mergeable(0..region.pages, true);
-                    region.locked = false; // it would not be suitable
+                    region.keep = *keep;
                     region.start..region.end()
                 })
                 .collect();
@@ -160,8 +161,12 @@ pub fn restored(
         }
     }
     let answer = raw();
-    if leave && answer.is_ok() {
-        ranges.iter().for_each(|range| state.table.forget(range.start, range.end));
+    for Range { start, end } in ranges {
+        match answer {
+            // ENOMEM: what is mapped of the range is special nevertheless (madvise(2)).
+            Ok(_) | Err(libc::ENOMEM) if leave => state.table.forget(*start, *end),
+            _ => believe_kernel(&mut state, *start, *end),
+        }
     }
     answer
 }
@@ -184,7 +189,7 @@ pub fn protect(from: usize, end: usize, protection: u32, raw: impl FnOnce() -> A
     answer
 }
 
-/// MADV_DONTFORK, DOFORK, DONTDUMP or DODUMP; `raw` is the real call.
+/// Advice that a mapping keeps (MADV_DONTFORK, RANDOM and so on); `raw` is the real call.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -199,6 +204,9 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
                 libc::MADV_DOFORK => region.keep.dont_fork = false,
                 libc::MADV_DONTDUMP => region.keep.dont_dump = true,
                 libc::MADV_DODUMP => region.keep.dont_dump = false,
+                libc::MADV_RANDOM => region.keep.read_ahead = Some(Advice::Random),
+                libc::MADV_SEQUENTIAL => region.keep.read_ahead = Some(Advice::Sequential),
+                libc::MADV_NORMAL => region.keep.read_ahead = None,
                 _ => {}
             });
         }
@@ -210,19 +218,28 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
 /// mlock, munlock and their kin, for a range or (None) for all memory; `raw` is the real call.
 ///
 /// Locked memory is the program's own, page by page, so it is restored first. Where it cannot be,
-/// locking it separates its pages from the slab as well.
+/// locking it separates its pages from the slab as well. `future`: whether the kernel locks what is
+/// mapped from now on, if that changes.
 ///
 /// # Errors
 /// The error number of `raw`.
-pub fn lock_memory(range: Option<Range<usize>>, on: bool, raw: impl FnOnce() -> Answer) -> Answer {
+pub fn lock_memory(
+    range: Option<Range<usize>>,
+    on: bool,
+    future: Option<bool>,
+    raw: impl FnOnce() -> Answer,
+) -> Answer {
     let Range { start, end } = range.unwrap_or(0..usize::MAX / PAGE * PAGE);
     let mut state = lock();
     if on {
         restore(&mut state, start, end);
     }
     let answer = raw();
+    if let (Ok(_), Some(future)) = (answer, future) {
+        LOCKS_FUTURE.store(future, Ordering::Relaxed);
+    }
     if answer.is_ok() || (on && answer == Err(libc::ENOMEM)) {
-        state.table.within(start, end).for_each(|region| region.locked = on);
+        state.table.within(start, end).for_each(|region| region.keep.locked = on);
     }
     answer
 }
@@ -273,17 +290,19 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
         return;
     }
     let mut at = from;
-    let mut found = smaps::memory(from, end);
-    found.push((end..end, Keep::default(), Backing::Anonymous));
-    for (range, keep, backing) in found {
-        if range.start > at {
-            state.table.forget(at, range.start);
-            state.extents.remove(at, range.start);
+    for part in smaps::memory(from, end) {
+        state.table.forget(at, part.range.start);
+        state.extents.remove(at, part.range.start);
+        if part.fit {
+            for region in state.table.within(part.range.start, part.range.end) {
+                region.keep = part.keep;
+                region.set_backing(0..region.pages, part.backing);
+            }
+        } else {
+            state.table.forget(part.range.start, part.range.end);
         }
-        for region in state.table.within(range.start, range.end) {
-            region.keep = keep;
-            region.set_backing(0..region.pages, backing);
-        }
-        at = range.end;
+        at = part.range.end;
     }
+    state.table.forget(at, end);
+    state.extents.remove(at, end);
 }

@@ -20,8 +20,6 @@ pub struct Region {
     slabbed: Bits,
     /// Pages that their owner does not want merged.
     excluded: Bits,
-    /// Locked by mlock(2), as far as that was seen: its pages stay where they are.
-    pub locked: bool,
 }
 
 impl Region {
@@ -41,12 +39,7 @@ impl Region {
 
     /// May page `page` be merged in the background?
     pub fn is_mergeable(&self, page: usize) -> bool {
-        self.is_open() && !self.excluded.has(page)
-    }
-
-    /// Can its pages be mapped anew without a difference: readable, writable, and not locked?
-    fn is_open(&self) -> bool {
-        !self.locked && self.keep.protection == Keep::default().protection
+        self.keep.is_open() && !self.excluded.has(page)
     }
 
     /// Let some pages be merged, or not.
@@ -56,7 +49,7 @@ impl Region {
 
     /// Is there a page that may be merged?
     pub fn is_wanted(&self) -> bool {
-        self.is_open() && self.excluded.count() < self.pages
+        self.keep.is_open() && self.excluded.count() < self.pages
     }
 
     /// Pages whose mapping is a slab's.
@@ -101,13 +94,18 @@ impl Table {
     /// Take in a new region.
     pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
-        let (id, locked) = (self.new_id(), false);
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded, locked });
+        let id = self.new_id();
+        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
     }
 
     fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Region> {
+        self.regions.values_mut()
     }
 
     /// Forget the region that starts at `start`.
@@ -157,10 +155,10 @@ impl Table {
         let pages = (at - region.start) / PAGE;
         let (slabbed, excluded) =
             (region.slabbed.split_off(pages), region.excluded.split_off(pages));
-        let (rest, keep, locked) = (region.pages - pages, region.keep, region.locked);
+        let (rest, keep) = (region.pages - pages, region.keep);
         region.pages = pages;
         let (id, start, pages) = (self.new_id(), at, rest);
-        self.regions.insert(at, Region { id, start, pages, keep, slabbed, excluded, locked });
+        self.regions.insert(at, Region { id, start, pages, keep, slabbed, excluded });
     }
 
     /// Have regions end at both ends of `[start, end)`, and give those in between.
@@ -302,7 +300,7 @@ mod tests {
         assert!(region.is_mergeable(99));
         region.set_mergeable(99..100, false);
         assert!(!region.is_mergeable(99));
-        region.locked = true;
+        region.keep.locked = true;
         assert!(!region.is_mergeable(0) && !region.is_wanted());
         let runs = region.slabbed_runs(0x10000 + 62 * PAGE, 0x10000 + 68 * PAGE);
         let at = |page| 0x10000 + page * PAGE;

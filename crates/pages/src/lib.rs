@@ -9,6 +9,7 @@ mod forks;
 mod holder;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub mod inject;
+pub mod keep;
 pub mod mappings;
 pub mod mask;
 mod memory;

@@ -12,11 +12,12 @@
 //! allocates: other threads of the process may be held while this runs.
 
 use crate::error::Result;
+pub use crate::keep::Keep;
 use crate::mask::Mask;
 use crate::soft::Soft;
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
-use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags};
 
 /// Pages at once where threads stand still, or none can write.
 pub const FEW: usize = 512;
@@ -58,55 +59,6 @@ pub enum Backing {
     Anonymous,
     /// A private mapping of a slab: pages that were merged before, and written since.
     Slab,
-}
-
-/// What a mapping that replaces another must have in common with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// Protection.
-    pub protection: ProtFlags,
-    /// MADV_DONTFORK.
-    pub dont_fork: bool,
-    /// MADV_DONTDUMP.
-    pub dont_dump: bool,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        let protection = ProtFlags::READ.union(ProtFlags::WRITE);
-        Self { protection, dont_fork: false, dont_dump: false }
-    }
-}
-
-impl Keep {
-    /// Give a fresh mapping, which can be read and written, its protection.
-    ///
-    /// # Safety
-    /// The range must be the caller's own fresh mapping.
-    unsafe fn protect(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
-        if self.protection == Self::default().protection {
-            return Ok(());
-        }
-        let access = MprotectFlags::from_bits_retain(self.protection.bits());
-        // SAFETY: by the caller.
-        unsafe { rustix::mm::mprotect(at, len, access) }
-    }
-
-    /// Give a fresh mapping the flags that mmap cannot.
-    ///
-    /// # Safety
-    /// The range must be the caller's own fresh mapping.
-    pub unsafe fn apply(&self, at: *mut libc::c_void, len: usize) {
-        for (wanted, advice) in
-            [(self.dont_fork, Advice::LinuxDontFork), (self.dont_dump, Advice::LinuxDontDump)]
-        {
-            if wanted {
-                // SAFETY: advice about the caller's own mapping. It fails only where the limit
-                // of mappings forbids to split, and a fresh mapping is not split.
-                let _ = unsafe { rustix::mm::madvise(at, len, advice) };
-            }
-        }
-    }
 }
 
 /// A range of at most `WINDOW` pages whose pages are merged behind one barrier.
@@ -348,7 +300,6 @@ unsafe fn swap(
     swapped: &mut Swapped,
 ) {
     let (at, len) = ((window.start + first * PAGE) as *mut libc::c_void, pages * PAGE);
-    let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
     let vacated = barrier.vacates();
     let done = match (piece.content, window.backing) {
         (Content::Zero, Backing::Anonymous) => {
@@ -362,9 +313,7 @@ unsafe fn swap(
         }
         // Discarding pages of a slab's mapping would bring the slots' bytes back.
         // SAFETY: the caller owns the range, and it reads as zero before and after.
-        (Content::Zero, Backing::Slab) => unsafe {
-            rustix::mm::mmap_anonymous(at, len, window.keep.protection, fixed)
-        },
+        (Content::Zero, Backing::Slab) => unsafe { window.keep.renew(at, len) },
         (Content::Own, _) => {
             // SAFETY: the range is the caller's, and held.
             let owned = unsafe { place_copy(barrier.bytes(window, first), at, len, window.keep) };
@@ -375,13 +324,15 @@ unsafe fn swap(
         }
         (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
+            let (access, flags) = (window.keep.protection, window.keep.flags() | MapFlags::FIXED);
             // SAFETY: the caller owns the range, and the slab holds the same bytes.
-            unsafe { rustix::mm::mmap(at, len, window.keep.protection, fixed, slab, offset) }
+            unsafe {
+                rustix::mm::mmap(at, len, access, flags, slab, offset)
+                    .map(|_| window.keep.apply(at, len))
+            }
         }
     };
     if done.is_ok() {
-        // SAFETY: the mapping is fresh.
-        unsafe { window.keep.apply(at, len) };
         swapped.remapped.insert(first, pages);
     } else if !vacated {
         // SAFETY: as above.
@@ -400,18 +351,13 @@ pub(crate) unsafe fn place_copy(
     len: usize,
     keep: Keep,
 ) -> rustix::io::Result<()> {
-    let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
     unsafe {
-        let fresh = rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE)?;
-        let _ = rustix::mm::madvise(fresh, len, Advice::LinuxNoHugepage);
+        let fresh = keep.fresh(len)?;
         let copied = from.copy(std::slice::from_raw_parts_mut(fresh.cast(), len));
         let placed = if copied { Ok(()) } else { Err(rustix::io::Errno::FAULT) }
-            .and_then(|()| keep.protect(fresh, len))
-            .and_then(|()| {
-                keep.apply(fresh, len);
-                rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at)
-            });
+            .and_then(|()| keep.finish(fresh, len))
+            .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
         if placed.is_err() {
             let _ = rustix::mm::munmap(fresh, len);
         }
@@ -431,7 +377,7 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
         if unsafe { libc::mincore(at, PAGE, &mut resident) } == 0 {
             continue; // still mapped, so still as it was
         }
-        let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
+        let fixed = window.keep.flags() | MapFlags::FIXED;
         // SAFETY: nothing is mapped there, and the bytes that stood there equal the slot's.
         unsafe {
             if rustix::mm::mmap_anonymous(at, PAGE, window.keep.protection, fixed).is_err() {

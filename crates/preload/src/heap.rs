@@ -11,7 +11,7 @@ use pagemerge_pages::{raw, PAGE};
 use rustix::thread::sched_yield;
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 /// Bytes of the reserve. They take address space, and memory only once they are used.
 const RESERVE: usize = 8 << 20;
@@ -84,21 +84,40 @@ thread_local! {
     static FORKING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What a fork wipes (MADV_WIPEONFORK): see `pagemerge_agent`'s gate, which has its twin.
+#[repr(C)]
+struct Word {
+    lock: AtomicU32,
+    /// 1 once the lock has been taken in this address space.
+    known: AtomicU32,
+}
+
 /// dlmalloc behind a spin lock: the agent is one thread, and hooks allocate little. Callers in the
 /// program's threads have all signals blocked (`Quiet`).
+///
+/// A process may be forked while another thread allocates, and no handler runs (`_Fork`, raw clone).
+/// Such a copy starts a heap of its own, and what the old one holds stays as it is, for good.
 pub struct Heap {
+    word: AtomicPtr<Word>,
+    /// A copy of "somebody is inside" that a fork does not wipe.
     busy: AtomicBool,
+    /// The old heap was torn: nothing is given back any more.
+    torn: AtomicBool,
     inner: UnsafeCell<dlmalloc::Dlmalloc<Raw>>,
 }
 
-// SAFETY: `inner` is reached with `busy` held only.
+// SAFETY: `inner` is reached with the lock held only.
 unsafe impl Sync for Heap {}
 
 impl Heap {
     /// An empty heap.
     pub const fn new() -> Self {
-        let inner = UnsafeCell::new(dlmalloc::Dlmalloc::new_with_allocator(Raw));
-        Self { busy: AtomicBool::new(false), inner }
+        Self {
+            word: AtomicPtr::new(std::ptr::null_mut()),
+            busy: AtomicBool::new(false),
+            torn: AtomicBool::new(false),
+            inner: UnsafeCell::new(dlmalloc::Dlmalloc::new_with_allocator(Raw)),
+        }
     }
 
     /// Is there memory for the call in hand?
@@ -116,13 +135,45 @@ impl Heap {
     /// After `hold`, in parent and child.
     pub fn let_go(&self) {
         FORKING.set(false);
-        self.busy.store(false, Ordering::Release);
+        self.give();
+    }
+
+    fn word(&self) -> &Word {
+        let known = self.word.load(Ordering::Acquire);
+        if !known.is_null() {
+            // SAFETY: never given back.
+            return unsafe { &*known };
+        }
+        let (made, _, _) = dlmalloc::Allocator::alloc(&Raw, PAGE);
+        let advice = libc::MADV_WIPEONFORK as usize;
+        // SAFETY: a fresh page of zeros of ours.
+        let _ = unsafe { raw::syscall(libc::SYS_madvise, [made as usize, PAGE, advice, 0, 0, 0]) };
+        let (none, made) = (std::ptr::null_mut(), made.cast::<Word>());
+        let won = self.word.compare_exchange(none, made, Ordering::AcqRel, Ordering::Acquire);
+        // SAFETY: whichever page won is never given back; a loser's page is lost. The reserve has a
+        // page for it when the library starts.
+        unsafe { &*won.map_or_else(|other| other, |_| made) }
     }
 
     fn take(&self) {
-        while self.busy.swap(true, Ordering::Acquire) {
+        let word = self.word();
+        while word.lock.swap(1, Ordering::Acquire) != 0 {
             sched_yield();
         }
+        let first = word.known.swap(1, Ordering::Relaxed) == 0;
+        if self.busy.swap(true, Ordering::Relaxed) && first {
+            self.torn.store(true, Ordering::Relaxed);
+            // SAFETY: the lock is held. The old value is overwritten, not dropped.
+            unsafe { self.inner.get().write(dlmalloc::Dlmalloc::new_with_allocator(Raw)) };
+        }
+    }
+
+    fn give(&self) {
+        let word = self.word();
+        // A fork handler lets go in the child, too, where the word has been wiped.
+        word.known.store(1, Ordering::Relaxed);
+        self.busy.store(false, Ordering::Relaxed);
+        word.lock.store(0, Ordering::Release);
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut dlmalloc::Dlmalloc<Raw>) -> T) -> T {
@@ -130,10 +181,10 @@ impl Heap {
         if !held {
             self.take();
         }
-        // SAFETY: `busy` is ours.
+        // SAFETY: the lock is held.
         let done = work(unsafe { &mut *self.inner.get() });
         if !held {
-            self.busy.store(false, Ordering::Release);
+            self.give();
         }
         done
     }
@@ -152,12 +203,27 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: by GlobalAlloc's contract.
-        self.with(|heap| unsafe { heap.free(ptr, layout.size(), layout.align()) });
+        self.with(|heap| {
+            if !self.torn.load(Ordering::Relaxed) {
+                // SAFETY: by GlobalAlloc's contract.
+                unsafe { heap.free(ptr, layout.size(), layout.align()) };
+            }
+        });
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: by GlobalAlloc's contract.
-        self.with(|heap| unsafe { heap.realloc(ptr, layout.size(), layout.align(), size) })
+        self.with(|heap| {
+            // SAFETY: by GlobalAlloc's contract; what a torn heap holds is copied and left.
+            unsafe {
+                if !self.torn.load(Ordering::Relaxed) {
+                    return heap.realloc(ptr, layout.size(), layout.align(), size);
+                }
+                let made = heap.malloc(size, layout.align());
+                if !made.is_null() {
+                    std::ptr::copy_nonoverlapping(ptr, made, layout.size().min(size));
+                }
+                made
+            }
+        })
     }
 }

@@ -9,7 +9,7 @@ use crate::gate::{lock, Locked};
 use pagemerge_pages::soft::Soft;
 use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::PAGE;
-use rustix::mm::{Advice, MapFlags};
+use rustix::mm::Advice;
 use std::ops::Range;
 
 /// MADV_DONTNEED, MADV_FREE: `raw` is the real call, for the parts that are not a slab's.
@@ -46,15 +46,12 @@ pub fn discard(from: usize, end: usize, raw: impl Fn(usize, usize) -> Answer) ->
 /// Fresh zero memory in the place of a run of a slab's, if the kernel agrees.
 fn renew(state: &mut Locked, run: &Range<usize>, keep: Keep) -> Result<(), i32> {
     let (at, len) = (run.start as *mut libc::c_void, run.len());
-    let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
     // SAFETY: the program gives the run's contents up. MADV_COLD changes no byte, and is refused
     // for the same memory as MADV_DONTNEED: locked memory, first of all.
     unsafe {
         rustix::mm::madvise(at, len, Advice::LinuxCold).map_err(|errno| errno.raw_os_error())?;
-        match rustix::mm::mmap_anonymous(at, len, keep.protection, fixed) {
-            Ok(_) => {
-                keep.apply(at, len);
-                let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
+        match keep.renew(at, len) {
+            Ok(()) => {
                 set_backing(state, run, Backing::Anonymous);
                 Ok(())
             }

@@ -8,10 +8,13 @@ use super::{believe_kernel, end_of, restore, slabbed, smaps, Answer};
 use crate::gate::{lock, Locked};
 use pagemerge_pages::window::Keep;
 use pagemerge_pages::{raw, PAGE};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
 
 const KNOWN: i32 = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+
+/// Behind the last address of a process's memory (TASK_SIZE with four levels of page tables).
+const MOST: usize = (1 << 47) - PAGE;
 
 /// The arguments of mremap(2).
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +52,8 @@ impl Remap {
         let fixed = self.has(libc::MREMAP_FIXED);
         let apart = !fixed || new.end <= old.start || old.end <= new.start;
         let moves = self.has(libc::MREMAP_MAYMOVE);
-        let flags = self.flags & !KNOWN == 0 && (moves || self.flags == 0);
+        // Where a process's memory ends: beyond, the kernel judges.
+        let flags = new.end <= MOST && self.flags & !KNOWN == 0 && (moves || self.flags == 0);
         let stays = !self.has(libc::MREMAP_DONTUNMAP) || old.len() == new.len();
         (flags && apart && stays && !old.is_empty() && !new.is_empty()).then_some((old, new))
     }
@@ -61,7 +65,14 @@ impl Remap {
 /// As the call; ENOMEM if a page that a device may be about to write is in the way.
 pub fn remap(asked: Remap) -> Answer {
     let mut state = lock();
-    let Some((old, new)) = asked.lawful() else { return asked.ask() };
+    let Some((old, new)) = asked.lawful() else {
+        // The kernel will refuse it, as far as we know.
+        let end = end_of(asked.old, asked.old_len).unwrap_or(usize::MAX / PAGE * PAGE);
+        if !restore(&mut state, asked.old, end) {
+            return Err(libc::ENOMEM);
+        }
+        return asked.ask();
+    };
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
     let alike = state.table.all_alike(old.start, old.end);
@@ -186,7 +197,7 @@ fn shift(range: &Range<usize>, to: usize, flags: i32) -> Result<(), i32> {
         done => return done,
     }
     let parts: Vec<Range<usize>> =
-        smaps::memory(range.start, range.end).into_iter().map(|(part, ..)| part).collect();
+        smaps::memory(range.start, range.end).into_iter().map(|part| part.range).collect();
     if parts.iter().map(Range::len).sum::<usize>() != range.len() {
         return Err(libc::EFAULT); // a hole, or memory that is not ours
     }
@@ -225,17 +236,19 @@ fn fresh(range: &Range<usize>, keep: Keep, place: MapFlags) -> Result<(), i32> {
     let (at, len) = (range.start as *mut libc::c_void, range.len());
     // SAFETY: where nothing is mapped, or over a reservation of ours.
     unsafe {
-        let made = rustix::mm::mmap_anonymous(at, len, keep.protection, MapFlags::PRIVATE | place)
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | place;
+        let made = rustix::mm::mmap_anonymous(at, len, ProtFlags::empty(), flags)
             .map_err(|errno| errno.raw_os_error())?;
         if made != at {
             // A kernel that does not know FIXED_NOREPLACE (before 4.17).
             let _ = rustix::mm::munmap(made, len);
             return Err(libc::EEXIST);
         }
-        keep.apply(at, len);
-        let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
+        keep.renew(at, len).map_err(|errno| {
+            let _ = rustix::mm::munmap(at, len);
+            errno.raw_os_error()
+        })
     }
-    Ok(())
 }
 
 fn unmap(range: &Range<usize>) -> Result<(), i32> {

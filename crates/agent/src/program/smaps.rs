@@ -5,11 +5,25 @@
 
 use pagemerge_pages::slab;
 use pagemerge_pages::window::{Backing, Keep};
-use rustix::mm::ProtFlags;
+use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
 
-/// Private memory of a range: its parts in order of address, what they keep, what they stand on.
-pub type Memory = (Range<usize>, Keep, Backing);
+/// A part of a range that is private memory.
+#[derive(Debug)]
+pub struct Memory {
+    /// Where.
+    pub range: Range<usize>,
+    /// What whatever takes its place must keep.
+    pub keep: Keep,
+    /// What it stands on.
+    pub backing: Backing,
+    /// Is it of a kind that merging bears?
+    pub fit: bool,
+}
+
+/// What merging does not bear: shared memory, devices, huge pages, memory that is wiped on fork,
+/// watched by a userfaultfd, grows downwards, or has a protection key.
+const UNFIT: [&[u8]; 9] = [b"sh", b"io", b"pf", b"ht", b"wf", b"um", b"uw", b"gd", b"key"];
 
 /// A mapping's line.
 struct Line {
@@ -69,27 +83,25 @@ pub fn slabs(from: usize, end: usize) -> Vec<(Range<usize>, Keep)> {
         .collect()
 }
 
-/// The private memory of a range.
+/// The private memory of a range, in order of address.
 pub fn memory(from: usize, end: usize) -> Vec<Memory> {
     let mut found = Vec::new();
     each(|line, flags| {
         let part = line.range.start.max(from)..line.range.end.min(end);
         if let (false, Some(backing)) = (part.is_empty(), line.backing()) {
-            found.push((part, keep(line, flags), backing));
+            let fit = !flags.iter().any(|flag| UNFIT.contains(flag));
+            found.push(Memory { range: part, keep: keep(line, flags), backing, fit });
         }
     });
     found
 }
 
-/// The parts of `known` that merging bears, with what they must keep: private, anonymous, readable
-/// and writable, not locked, not watched by a userfaultfd, not wiped on fork, without a protection
-/// key.
+/// The parts of `known` that merging bears, with what they must keep: anonymous, readable and
+/// writable, not locked, and fit.
 pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
-    const UNFIT: [&[u8]; 10] =
-        [b"sh", b"io", b"pf", b"ht", b"lo", b"wf", b"um", b"uw", b"gd", b"key"];
     let mut fit = Vec::new();
     each(|line, flags| {
-        let open = &line.access == b"rw-p" && line.backing() == Some(Backing::Anonymous);
+        let open = line.backing() == Some(Backing::Anonymous) && keep(line, flags).is_open();
         if !open || flags.iter().any(|flag| UNFIT.contains(flag)) {
             return;
         }
@@ -104,7 +116,18 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
 
 fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
     let has = |flag: &[u8]| flags.contains(&flag);
-    Keep { protection: line.protection(), dont_fork: has(b"dc"), dont_dump: has(b"dd") }
+    Keep {
+        protection: line.protection(),
+        dont_fork: has(b"dc"),
+        dont_dump: has(b"dd"),
+        no_reserve: has(b"nr"),
+        read_ahead: match (has(b"rr"), has(b"sr")) {
+            (true, _) => Some(Advice::Random),
+            (_, true) => Some(Advice::Sequential),
+            _ => None,
+        },
+        locked: has(b"lo"),
+    }
 }
 
 /// Each mapping with its VmFlags; "key" is one of ours, for a protection key that is not 0.

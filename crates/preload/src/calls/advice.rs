@@ -15,10 +15,7 @@ const MOST_RANGES: usize = 1024;
 
 /// Advice that means the same on merged memory, and leaves no trace on a mapping that is lost when
 /// it is merged later.
-const ALIKE: [c_int; 11] = [
-    libc::MADV_NORMAL,
-    libc::MADV_RANDOM,
-    libc::MADV_SEQUENTIAL,
+const ALIKE: [c_int; 8] = [
     libc::MADV_WILLNEED,
     libc::MADV_COLD,
     libc::MADV_PAGEOUT,
@@ -54,9 +51,13 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
         // opposite, to which it gives the same answer.
         // SAFETY: it changes no byte.
         libc::MADV_HUGEPAGE => unsafe { ask(start, len, libc::MADV_NOHUGEPAGE) },
-        libc::MADV_DONTFORK | libc::MADV_DOFORK | libc::MADV_DONTDUMP | libc::MADV_DODUMP => {
-            guarded(|| program::advise(start, end, advice, raw))
-        }
+        libc::MADV_DONTFORK
+        | libc::MADV_DOFORK
+        | libc::MADV_DONTDUMP
+        | libc::MADV_DODUMP
+        | libc::MADV_NORMAL
+        | libc::MADV_RANDOM
+        | libc::MADV_SEQUENTIAL => guarded(|| program::advise(start, end, advice, raw)),
         _ => {
             // Whether there is such advice at all, the kernel tells for no bytes.
             // SAFETY: it names no memory.

@@ -36,7 +36,7 @@ pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
     let on = number != libc::SYS_munlock;
     match pages(arguments[0], arguments[1]) {
         Some(range) if program::concerns(range.start, range.len()) => {
-            guarded(|| program::lock_memory(Some(range), on, raw))
+            guarded(|| program::lock_memory(Some(range), on, None, raw))
         }
         _ => raw(),
     }
@@ -49,11 +49,12 @@ pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
 pub unsafe fn lock_all(number: c_long, flags: usize) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(number, [flags, 0, 0, 0, 0, 0]) };
-    let now = number == libc::SYS_munlockall || flags & libc::MCL_CURRENT as usize != 0;
-    if now && program::concerns(0, usize::MAX) {
-        return guarded(|| program::lock_memory(None, number == libc::SYS_mlockall, raw));
-    }
-    raw()
+    let on = number == libc::SYS_mlockall;
+    let has = |flag: c_int| flags & flag as usize != 0;
+    let future = Some(on && has(libc::MCL_FUTURE));
+    // Only what is to come: nothing that is there changes.
+    let range = if on && !has(libc::MCL_CURRENT) { Some(0..0) } else { None };
+    guarded(|| program::lock_memory(range, on, future, raw))
 }
 
 /// A call about a range that merged memory does not bear: `arguments` start with the range.

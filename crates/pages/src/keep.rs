@@ -1,0 +1,151 @@
+//! What a mapping that replaces another must have in common with it.
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Does the kernel lock whatever is mapped anew (mlockall(MCL_FUTURE))? Then fresh memory is
+/// unlocked where what it replaces was not locked.
+pub static LOCKS_FUTURE: AtomicBool = AtomicBool::new(false);
+
+/// The state of a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Protection.
+    pub protection: ProtFlags,
+    /// MADV_DONTFORK.
+    pub dont_fork: bool,
+    /// MADV_DONTDUMP.
+    pub dont_dump: bool,
+    /// MAP_NORESERVE.
+    pub no_reserve: bool,
+    /// MADV_RANDOM or MADV_SEQUENTIAL; MADV_NORMAL is None.
+    pub read_ahead: Option<Advice>,
+    /// mlock(2). Such memory is not merged.
+    pub locked: bool,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            protection: ProtFlags::READ.union(ProtFlags::WRITE),
+            dont_fork: false,
+            dont_dump: false,
+            no_reserve: false,
+            read_ahead: None,
+            locked: false,
+        }
+    }
+}
+
+impl Keep {
+    /// Can the memory be read and written, and is it not locked?
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.locked && self.protection == Self::default().protection
+    }
+
+    /// The flags of a private mapping.
+    #[must_use]
+    pub fn flags(&self) -> MapFlags {
+        if self.no_reserve {
+            MapFlags::PRIVATE | MapFlags::NORESERVE
+        } else {
+            MapFlags::PRIVATE
+        }
+    }
+
+    /// Give a fresh mapping the flags that mmap cannot.
+    ///
+    /// # Safety
+    /// The range must be the caller's own fresh mapping.
+    pub unsafe fn apply(&self, at: *mut libc::c_void, len: usize) {
+        let advice = [
+            self.dont_fork.then_some(Advice::LinuxDontFork),
+            self.dont_dump.then_some(Advice::LinuxDontDump),
+            self.read_ahead,
+        ];
+        for advice in advice.into_iter().flatten() {
+            // SAFETY: advice about the caller's own mapping. It fails only where the limit of
+            // mappings forbids to split, and a fresh mapping is not split.
+            let _ = unsafe { rustix::mm::madvise(at, len, advice) };
+        }
+    }
+
+    /// Fresh anonymous memory that can be written, at an address of the kernel's choice. It gets its
+    /// protection by `finish`.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn fresh(&self, len: usize) -> rustix::io::Result<*mut libc::c_void> {
+        let (none, open) = (std::ptr::null_mut(), Self::default().protection);
+        let future = LOCKS_FUTURE.load(Ordering::Relaxed);
+        // Locked memory is filled at once, but for memory without access.
+        let access = if future { ProtFlags::empty() } else { open };
+        // SAFETY: a fresh mapping, and changes of it alone.
+        unsafe {
+            let made = rustix::mm::mmap_anonymous(none, len, access, self.flags())?;
+            if future {
+                let access = MprotectFlags::from_bits_retain(open.bits());
+                let opened = rustix::mm::munlock(made, len)
+                    .and_then(|()| rustix::mm::mprotect(made, len, access));
+                if let Err(errno) = opened {
+                    let _ = rustix::mm::munmap(made, len);
+                    return Err(errno);
+                }
+            }
+            let _ = rustix::mm::madvise(made, len, Advice::LinuxNoHugepage);
+            Ok(made)
+        }
+    }
+
+    /// Make fresh memory what it shall be, before it gets its place.
+    ///
+    /// # Errors
+    /// As mprotect(2) and mlock(2).
+    ///
+    /// # Safety
+    /// The range must be the caller's own fresh mapping.
+    pub unsafe fn finish(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
+        // SAFETY: by the caller.
+        unsafe {
+            self.apply(at, len);
+            if self.protection != Self::default().protection {
+                let access = MprotectFlags::from_bits_retain(self.protection.bits());
+                rustix::mm::mprotect(at, len, access)?;
+            }
+            if self.locked {
+                rustix::mm::mlock(at, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fresh zero memory in the place of a range, by one call.
+    ///
+    /// # Errors
+    /// As mmap(2); the range is as it was then.
+    ///
+    /// # Safety
+    /// The range must be the caller's, and its contents given up.
+    pub unsafe fn renew(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
+        // SAFETY: by the caller.
+        unsafe {
+            if self.is_open() && !LOCKS_FUTURE.load(Ordering::Relaxed) {
+                let flags = self.flags() | MapFlags::FIXED;
+                rustix::mm::mmap_anonymous(at, len, self.protection, flags)?;
+                self.apply(at, len);
+                let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
+                return Ok(());
+            }
+            // Memory that is mapped without write access is not accounted for as this is.
+            let fresh = self.fresh(len)?;
+            let placed = self
+                .finish(fresh, len)
+                .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
+            if placed.is_err() {
+                let _ = rustix::mm::munmap(fresh, len);
+            }
+            placed.map(|_| ())
+        }
+    }
+}
