@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +45,12 @@ def test_a_file_is_read_whole_or_up_to_a_limit(tmp_path: Path) -> None:
     file.write_bytes(data)
     assert text.read(file) == data
     assert text.read(file, 5000) == data[:5000]
+
+
+@pytest.mark.parametrize("path", ["/proc/self/maps", "/proc/zoneinfo", "/proc/self/cgroup"])
+def test_a_file_of_the_kernels_is_read_whole(path: str) -> None:
+    """Longer than a page, of which the kernel gives less than a page at a time."""
+    more = [mmap.mmap(-1, 1 << 20, prot=at % 2 * mmap.PROT_READ) for at in range(200)]
+    lines = text.lines(text.read(path))
+    assert len(more) == 200
+    assert len(lines) == len(Path(path).read_bytes().split(b"\n")) - 1

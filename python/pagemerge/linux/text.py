@@ -14,22 +14,19 @@ import os
 ROOM = 1 << 16
 """Bytes of a read."""
 
-_SMALLEST = 4096
-"""A file of /proc is given whole to a reader that asks for enough, up to a page."""
-
 
 def read(path: str | bytes | os.PathLike[str], most: int = 1 << 30) -> bytes:
-    """All of a small file, up to ``most`` bytes, in as few system calls as possible: three.
+    """All of a file, up to ``most`` bytes.
 
-    Raises ``OSError``, as the kernel says.
+    A read of a list such as maps gives whole lines only, less than a page of them, whatever it
+    asks for: nothing but an empty read is the end. Raises ``OSError``, as the kernel says.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        pieces = [os.read(file, min(ROOM, most))]
-        size = len(pieces[0])
-        while len(pieces[-1]) >= _SMALLEST and size < most:
-            pieces.append(os.read(file, min(ROOM, most - size)))
-            size += len(pieces[-1])
+        pieces, left = [], most
+        while left and (piece := os.read(file, min(ROOM, left))):
+            pieces.append(piece)
+            left -= len(piece)
     finally:
         os.close(file)
     return b"".join(pieces)
