@@ -16,6 +16,7 @@ from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.find import maps
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
+from pagemerge.linux.maps import mappings
 from pagemerge.merge.attach import attach, detach, users_merged
 from pagemerge.merge.kernel import is_mergeable
 from pagemerge.model import PAGE_SIZE, Identity, Selection
@@ -169,7 +170,7 @@ class Kernel:
 
     def _check(self, who: Identity) -> None:
         """Whoever has marked memory without us counts as well."""
-        if reason := merged_by_us(who.pid, maps.mappings(who.pid)):
+        if reason := merged_by_us(who.pid, mappings(who.pid)):
             raise PagemergeError(reason, pid=who.pid)
         others = set() if self._across_users else users_merged() - {who.uid}
         if others:

@@ -62,15 +62,31 @@ class ProtocolError(HubError):
 
 
 @contextmanager
-def about_process(pid: int, path: Path) -> Iterator[None]:
+def about_process(pid: int, path: Path | str) -> Iterator[None]:
     """Turn the kernel's refusal of ``path`` into an error that names process ``pid``."""
     try:
         yield
-    except (FileNotFoundError, ProcessLookupError):
-        raise NoSuchProcess(f"there is no process {pid}", pid=pid, path=str(path)) from None
-    except PermissionError:
-        raise AccessDenied(
+    except OSError as error:
+        raise of_process(error, pid, path) from None
+
+
+def of_process(error: OSError, pid: int, path: Path | str) -> PagemergeError:
+    """Our error for the kernel's, which was about the file ``path`` of process ``pid``."""
+    if isinstance(error, FileNotFoundError | ProcessLookupError):
+        return NoSuchProcess(f"there is no process {pid}", pid=pid, path=str(path))
+    if isinstance(error, PermissionError):
+        return AccessDenied(
             f"process {pid} is someone else's: {path} needs its user or CAP_SYS_PTRACE",
             pid=pid,
             path=str(path),
-        ) from None
+        )
+    return PagemergeError(f"cannot read {path}: {error.strerror}", pid=pid, path=str(path))
+
+
+def malformed(pid: int, path: Path | str) -> PagemergeError:
+    """What to raise where ``path`` is not as proc(5) describes it."""
+    return PagemergeError(
+        f"{path} is not as proc(5) describes it: is /proc what the kernel mounts there?",
+        pid=pid,
+        path=str(path),
+    )

@@ -19,7 +19,7 @@ import pytest
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
-from pagemerge.find.maps import mappings
+from pagemerge.linux.maps import mappings
 from tests.attaching import (
     Victim,
     build,

@@ -15,7 +15,8 @@ from benchmarks.lab import ksm
 
 from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
-from pagemerge.find.maps import eligible, mappings
+from pagemerge.find.maps import eligible
+from pagemerge.linux.maps import mappings
 from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes, process_ksm
 from tests.attaching import marked, merge_any

@@ -15,8 +15,9 @@ from benchmarks.lab import ksm
 
 from pagemerge.cli import selection as words
 from pagemerge.errors import PagemergeError
-from pagemerge.find import maps, process, ranges
+from pagemerge.find import process, ranges
 from pagemerge.find.process import Process
+from pagemerge.linux.maps import mappings
 from pagemerge.model import PAGE_SIZE, Evidence, Selection
 from pagemerge.selecting import select
 from tests.conftest import Spawn
@@ -59,7 +60,7 @@ def test_stretches_are_told_to_the_page(victim: Spawn) -> None:
         assert look.pid == who["pid"]
         assert not look.error
         assert inside(look, who["pages"], sum(WHOLE)) == [(0, 1000)]
-        assert look.mappings == len(maps.mappings(who["pid"]))
+        assert look.mappings == len(mappings(who["pid"]))
     without = ranges.look(found(one["pid"], two["pid"]), zero_pages=False)[0]
     assert inside(without, one["pages"], sum(WHOLE)) == [(600, 400)]
     assert without.looked[-1] == looks[0].looked[-1], "unique pages are looked at, too"
@@ -74,7 +75,7 @@ def test_what_is_chosen_lies_in_mappings_and_holds_the_duplicates(victim: Spawn)
     assert ends[2][0] == (0, 1000)
     assert ends[0][-1][1] == ends[1][-1][1] == sum(WHOLE)
     for one in chosen:
-        there = maps.mappings(one.pid)
+        there = mappings(one.pid)
         for start, end in zip(one.start.tolist(), one.end.tolist(), strict=True):
             assert any(it.start <= start < end <= it.end for it in there)
         assert one.left_out == 0

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.find.identity import TURNS, Identities, cgroup_of, guest_of, unit_of
+from pagemerge.find.identity import TURNS, Identities, guest_of
+from pagemerge.linux.cgroup import cgroup_of, parse, unit_of
 
 VERSION_1 = """\
 12:pids:/system.slice/web.service
@@ -21,7 +22,9 @@ VERSION_1 = """\
     ("text", "path"),
     [
         ("0::/system.slice/web.service\n", "/system.slice/web.service"),
-        ("0::/a/b (deleted)\n", "/a/b"),
+        ("0::/a/b (deleted)\n", "/a/b (deleted)"),
+        ("0::/a\x0c0::/system.slice/web.service\n", "/a\x0c0::/system.slice/web.service"),
+        ("0::/a\r1:name=systemd:/b\n", "/a\r1:name=systemd:/b"),
         ("0::/with:colon\n", "/with:colon"),
         ("0::/\n", "/"),
         (VERSION_1, "/system.slice/web.service"),
@@ -32,7 +35,7 @@ VERSION_1 = """\
     ],
 )
 def test_both_versions_of_cgroups(text: str, path: str) -> None:
-    assert cgroup_of(text) == path
+    assert cgroup_of(parse(text.encode())) == path
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,14 @@ def test_both_versions_of_cgroups(text: str, path: str) -> None:
         ),
         ("/system.slice/docker-0123.scope/system.slice/web.service", "docker-0123.scope"),
         ("/docker/0123/web.service", ""),
+        # Names that systemd does not give.
+        ("/system.slice/web.service (deleted)", ""),
+        ("/system.slice/web\x0c.service", ""),
+        ("/x\x0c/system.slice/web.service", ""),
+        ("/system.slice/\udcff.service", ""),
+        ("/user.slice/web.slice/web.service", ""),
+        ("/system.slice/.service", ""),
+        ("/../../system.slice/web.service", ""),
         ("/system.slice", ""),
         ("/", ""),
     ],

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pagemerge.cli import selection as words
 from pagemerge.decide.select import BRIDGE, SHARE, budget, choose
 from pagemerge.errors import UsageError
-from pagemerge.find.maps import Mapping
 from pagemerge.find.process import Process
 from pagemerge.find.ranges import _evidence
 from pagemerge.find.reading import Source
+from pagemerge.linux.maps import Mapping
 from pagemerge.model import PAGE_SIZE, Evidence, Selection
 from pagemerge.selecting import select
 

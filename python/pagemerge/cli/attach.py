@@ -137,8 +137,9 @@ def look(target: Process) -> Row:
     """What can be merged of ``target``, or what stands in the way; does nothing to it."""
     from pagemerge import _core
     from pagemerge.find.engine import merged_by_us
-    from pagemerge.find.maps import eligible, mappings
+    from pagemerge.find.maps import eligible
     from pagemerge.find.process import explain
+    from pagemerge.linux.maps import mappings
 
     try:
         _core.inject_check(target.pid)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pagemerge.find.maps import PROC, Mapping
+from pagemerge.errors import PagemergeError
+from pagemerge.linux.maps import Mapping
+from pagemerge.linux.proc import PROC, name, threads
 
 LIBRARY = "libpagemerge_preload.so"
 """What ``pagemerge run --engine user`` loads into a program."""
@@ -27,17 +29,17 @@ def _cause(pid: int, mappings: Iterable[Mapping], proc: Path) -> str:
     for mapping in mappings:
         if mapping.slab:
             return "it maps stable pages of a hub"
-        if Path(mapping.path).name == LIBRARY:
+        if mapping.path.rpartition("/")[2] == LIBRARY:
             return "it was started with `pagemerge run`"
     return "it has an agent of a hub" if _has_agent(pid, proc) else ""
 
 
 def _has_agent(pid: int, proc: Path) -> bool:
     """Its first thread bears the program's name, which may be ours for any other reason."""
-    for comm in (proc / str(pid) / "task").glob("*/comm"):
+    for thread in threads(pid, proc):
         try:
-            if comm.parent.name != str(pid) and comm.read_text().rstrip("\n") == AGENT:
+            if thread != pid and name(pid, proc, thread) == AGENT:
                 return True
-        except OSError:  # the thread has ended
+        except PagemergeError:  # the thread has ended
             continue
     return False

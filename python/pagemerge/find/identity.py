@@ -27,22 +27,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pagemerge.model import PAGE_SIZE, Identity
-
-PROC = Path("/proc")
-ROOM = 1 << 16
-"""Bytes of a read."""
+from pagemerge.errors import PagemergeError
+from pagemerge.linux import cgroup, proc
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import read
+from pagemerge.model import Identity
 
 YOUNG = 10
 """Seconds after its start in which a process may still become what it is going to be."""
 TURNS = 64
 """Looks until a process that seems unchanged was read again."""
-
-KERNEL_THREAD = 0x0020_0000
-"""PF_KTHREAD of the flags in ``stat`` (Linux include/linux/sched.h)."""
-
-UNITS = (".service", ".scope", ".socket", ".mount", ".swap")
-"""The kinds of unit that have processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +45,16 @@ class _Seen:
 
     start_time: int
     name: str
-    stack: str
-    """Address of the stack's bottom, drawn at each exec; 0 where we may not see it."""
+    stack: int
     uid: int
 
 
 class Identities:
     """The processes of the host; remembers those it has read."""
 
-    def __init__(self, proc: Path = PROC) -> None:
-        self._proc = str(proc)
+    def __init__(self, root: Path = PROC) -> None:
+        """``root``: where /proc is."""
+        self._proc = root
         self._known: dict[int, tuple[_Seen, Identity]] = {}
         self._users: dict[int, str] = {}
         self._looks = 0
@@ -71,13 +65,14 @@ class Identities:
     def look(self) -> list[Identity]:
         """All processes with memory of their own, ascending by pid.
 
-        Kernel threads and zombies are left out, and so is who vanishes meanwhile.
+        Kernel threads and zombies are left out, and so is a process that vanishes meanwhile or
+        that cannot be read.
         """
         self._looks += 1
         self.read = 0
         turn, young = self._looks % TURNS, self._uptime() - YOUNG * self._ticks
         known: dict[int, tuple[_Seen, Identity]] = {}
-        for pid in self._pids():
+        for pid in proc.pids(self._proc):
             try:
                 seen = self._glance(pid)
                 if seen is None:
@@ -88,33 +83,30 @@ class Identities:
                     known[pid] = before
                 else:
                     known[pid] = seen, self._read(pid, seen)
-            except OSError:
+            except (OSError, PagemergeError):
                 continue  # It vanished between listing and reading, or hides.
         self._known = known
         return [identity for _, identity in known.values()]
 
-    def _pids(self) -> list[int]:
-        with os.scandir(self._proc) as entries:
-            return sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
-
     def _uptime(self) -> float:
-        """Clock ticks since the host started, as ``stat`` counts them."""
-        return float(_text(f"{self._proc}/uptime").split()[0]) * self._ticks
+        """Clock ticks since the host started, as ``stat`` counts them; 0 where it is not told, so
+        that everybody counts as young."""
+        try:
+            return float(read(f"{self._proc}/uptime").split()[0]) * self._ticks
+        except (OSError, ValueError, IndexError):
+            return 0.0
 
     def _glance(self, pid: int) -> _Seen | None:
         """What tells whether a process is still what it was; None for what has no memory."""
-        folder = f"{self._proc}/{pid}"
-        before, _, after = _text(f"{folder}/stat").rpartition(")")
-        fields = after.split()  # From the third field of proc_pid_stat(5) on.
-        if fields[0] in "ZX" or int(fields[6]) & KERNEL_THREAD:
+        found = proc.stat(pid, self._proc)
+        if found.has_ended or found.flags & proc.KERNEL_THREAD:
             return None
-        name = before.partition("(")[2]
-        return _Seen(int(fields[19]), name, fields[25], os.stat(folder).st_uid)  # noqa: PTH116
+        uid = os.stat(f"{self._proc}/{pid}").st_uid  # noqa: PTH116
+        return _Seen(found.start_time, found.name, found.stack, uid)
 
     def _read(self, pid: int, seen: _Seen) -> Identity:
-        folder = f"{self._proc}/{pid}"
-        words = _text(f"{folder}/cmdline").rstrip("\0").split("\0")
-        cgroup = cgroup_of(_text(f"{folder}/cgroup"))
+        words = proc.arguments(pid, self._proc)
+        place = cgroup.cgroup_of(cgroup.entries(pid, self._proc))
         self.read += 1
         return Identity(
             pid=pid,
@@ -123,8 +115,8 @@ class Identities:
             user=self._user(seen.uid),
             name=seen.name,
             command=" ".join(words),
-            cgroup=cgroup,
-            unit=unit_of(cgroup),
+            cgroup=place,
+            unit=cgroup.unit_of(place),
             guest=guest_of(words),
         )
 
@@ -135,35 +127,6 @@ class Identities:
             except KeyError:
                 self._users[uid] = str(uid)
         return self._users[uid]
-
-
-def cgroup_of(text: str) -> str:
-    """The path that counts in the text of ``/proc/PID/cgroup`` (cgroups(7)).
-
-    That of version 2, else of systemd's own hierarchy of version 1, else that of memory, else any;
-    a hierarchy that nobody uses has every process in ``/``, and is passed over.
-    """
-    paths: dict[str, str] = {}
-    for line in text.splitlines():
-        _number, controllers, path = line.split(":", 2)
-        path = path.removesuffix(" (deleted)")
-        if path != "/":
-            paths.update(dict.fromkeys(controllers.split(","), path))
-    wanted = (paths[name] for name in ("", "name=systemd", "memory") if name in paths)
-    return next(wanted, next(iter(paths.values()), "/"))
-
-
-def unit_of(cgroup: str) -> str:
-    """The unit of the system's systemd that a cgroup belongs to, escaped as there; or empty.
-
-    It is the first that is no slice: what lies below was delegated, and is named by whoever it was
-    delegated to (a user's own systemd, a container), whose word must not fit the admin's rules.
-    """
-    for part in cgroup.strip("/").split("/"):
-        part = part.removeprefix("_")  # systemd's, where a name would look like the kernel's own
-        if not part.endswith(".slice"):
-            return part if part.endswith(UNITS) else ""
-    return ""
 
 
 def guest_of(words: Sequence[str]) -> str:
@@ -185,18 +148,3 @@ def guest_of(words: Sequence[str]) -> str:
                 elif not equals and at == 0:
                     guest = key
     return guest.replace("\0", ",")
-
-
-def _text(path: str) -> str:
-    """A small file of the kernel's, in as few system calls as may be: three.
-
-    A file of /proc is given whole to who asks for enough, up to a page; longer ones in pieces.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        pieces = [os.read(file, ROOM)]
-        while len(pieces[-1]) >= PAGE_SIZE:
-            pieces.append(os.read(file, ROOM))
-    finally:
-        os.close(file)
-    return os.fsdecode(b"".join(pieces))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
+from pagemerge.linux.proc import PROC, pids
 
 SELDOM = 30.0
 """Seconds between two questions about an old process."""
@@ -40,10 +40,10 @@ class Mergeable:
 
     def refresh(self, now: float) -> None:
         """See who came, went, and changed; ``now`` in seconds on any clock that goes forward."""
-        pids = {int(entry.name) for entry in self._proc.iterdir() if entry.name.isdecimal()}
-        for pid in self._known.keys() - pids:
+        running = set(pids(self._proc))
+        for pid in self._known.keys() - running:
             del self._known[pid]
-        for pid in pids:
+        for pid in running:
             known = self._known.setdefault(pid, _Known(now, now, mergeable=False))
             wait = min(known.asked - known.since, SELDOM)
             # A number that is used again shows as one process: it is asked about soon enough.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
-
-PROC = Path("/proc")
+from pagemerge.linux import proc as linux
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +19,15 @@ class Process:
 
     pid: int
     name: str
-    """Its comm: at most 15 bytes, and what ps(1) shows."""
+    """Its comm: at most 15 bytes that it chose itself; print it through ``text.plain`` only."""
     uid: int
     """Effective user id: the trust domain of its pages."""
 
 
 def everyone(proc: Path = PROC) -> list[Process]:
     """All processes but our own, ascending by pid."""
-    pids = sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal())
-    return [found for pid in pids if pid != os.getpid() and (found := _look(pid, proc))]
+    found = (_look(pid, proc) for pid in linux.pids(proc) if pid != os.getpid())
+    return [process for process in found if process]
 
 
 def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
@@ -37,7 +38,7 @@ def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
     """
     chosen: dict[int, Process] = {}
     for word in words:
-        if word.isdecimal():
+        if word.isascii() and word.isdecimal() and len(word) < 12:
             found = [process] if (process := _look(int(word), proc)) else []
             what, pid = f"no process has the pid {word}", int(word)
         else:
@@ -68,13 +69,14 @@ def explain(error: PagemergeError, process: Process) -> str:
 
 def _has_ended(pid: int) -> bool:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+        return linux.stat(pid).has_ended
+    except PagemergeError:
         return True
-    return stat.rpartition(")")[2].split()[0] in "ZX"
 
 
 def _by_name(word: str, proc: Path) -> Iterator[Process]:
+    # Arguments are decoded as the locale says, names always as UTF-8.
+    word = decoded(os.fsencode(word))
     for process in everyone(proc):
         if word in (process.name, _program(process.pid, proc)):
             yield process
@@ -83,17 +85,15 @@ def _by_name(word: str, proc: Path) -> Iterator[Process]:
 def _look(pid: int, proc: Path) -> Process | None:
     """The process ``pid``; of a thread's number, the process it belongs to."""
     try:
-        text = (proc / str(pid) / "status").read_text(errors="replace")
-    except OSError:
-        return None  # Gone between listing and reading.
-    fields = dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
-    return Process(int(fields["Tgid"]), fields["Name"], int(fields["Uid"].split()[1]))
+        found = linux.status(pid, proc)
+    except PagemergeError:
+        return None  # It went between listing and reading.
+    return Process(found.pid, found.name, found.uid)
 
 
 def _program(pid: int, proc: Path) -> str:
     """The base name of argv[0]; empty if it has none or may not be read."""
     try:
-        line = (proc / str(pid) / "cmdline").read_bytes()
-    except OSError:
+        return linux.arguments(pid, proc)[0].rpartition("/")[2]
+    except PagemergeError:
         return ""
-    return os.path.basename(os.fsdecode(line.split(b"\0", 1)[0]))  # noqa: PTH119

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT
 from pagemerge.find import tally
-from pagemerge.find.process import PROC, Process
+from pagemerge.find.process import Process
 from pagemerge.find.reading import Progress, Reader, Source, locate_for_ksmd
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.values import number_in
 from pagemerge.model import PAGE_SIZE, Evidence
 
 Int64s = NDArray[np.int64]
@@ -56,10 +58,7 @@ def look(
 
 def _merged_by_ksmd(pid: int, proc: Path = PROC) -> bool:
     """Does the process have pages that ksmd has merged? (Linux 5.19; not before that)"""
-    try:
-        return int((proc / str(pid) / "ksm_merging_pages").read_text()) > 0
-    except (OSError, ValueError):
-        return False
+    return (number_in(proc / str(pid) / "ksm_merging_pages") or 0) > 0
 
 
 def _evidence(source: Source, gain: NDArray[np.float32]) -> Evidence:

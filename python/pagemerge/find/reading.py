@@ -20,6 +20,8 @@ from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.find import maps, tally
 from pagemerge.find.process import Process, explain
+from pagemerge.linux.maps import Devices, Mapping, devices
+from pagemerge.linux.maps import mappings as maps_of
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -41,7 +43,7 @@ class Source:
     process: Process
     mapped: int = 0
     """Mappings, of any kind."""
-    mappings: list[maps.Mapping] = field(default_factory=list)
+    mappings: list[Mapping] = field(default_factory=list)
     """Those with pages to look at."""
     runs: list[int] = field(default_factory=list)
     """For each of them, how many runs it has."""
@@ -110,17 +112,15 @@ Runs = tuple[UInt64s, UInt64s]
 NOTHING: Runs = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
-def _locate(
-    process: Process, runs_of: Callable[[Source, maps.Mapping, maps.Devices], Runs]
-) -> Source:
+def _locate(process: Process, runs_of: Callable[[Source, Mapping, Devices], Runs]) -> Source:
     source = Source(process)
     try:
-        found = maps.mappings(process.pid)
+        found = maps_of(process.pid)
         if not found:
             source.error = MEMORYLESS
             return source
         source.mapped = len(found)
-        known = maps.devices(process.pid)
+        known = devices(process.pid)
         runs = [runs_of(source, mapping, known) for mapping in found]
         source.starts = np.concatenate([starts for starts, _ in runs])
         source.pages = np.concatenate([pages for _, pages in runs])
@@ -132,7 +132,7 @@ def _locate(
     return source
 
 
-def _mapping_runs(source: Source, mapping: maps.Mapping, known: maps.Devices) -> Runs:
+def _mapping_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
     """Runs of ``mapping`` to look at; what is present and cannot be merged is only counted."""
     pid, start, end = source.process.pid, mapping.start, mapping.end
     why = maps.obstacle(mapping, known)
@@ -146,7 +146,7 @@ def _mapping_runs(source: Source, mapping: maps.Mapping, known: maps.Devices) ->
     return runs
 
 
-def _private_runs(source: Source, mapping: maps.Mapping, known: maps.Devices) -> Runs:
+def _private_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
     """Runs of ``mapping`` that ksmd would look at."""
     if mapping.slab or maps.obstacle(mapping, known):
         return NOTHING

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.find import maps
+from pagemerge.linux.maps import devices, mappings
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -109,8 +110,8 @@ def _present(pid: int) -> tuple[UInt64s, UInt64s]:
     """Runs of anonymous pages of a process that can be merged; none if it cannot be looked at."""
     runs = []
     try:
-        known = maps.devices(pid)
-        for mapping in maps.mappings(pid):
+        known = devices(pid)
+        for mapping in mappings(pid):
             if not maps.obstacle(mapping, known) and not mapping.slab:
                 runs.append(_core.present_runs(pid, mapping.start, mapping.end))
     except PagemergeError:

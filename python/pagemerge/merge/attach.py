@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from pagemerge import _core
-from pagemerge.errors import AccessDenied, NoSuchProcess, Unsupported
-from pagemerge.merge.kernel import PROC, process_ksm
+from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.linux.proc import PROC, pids
+from pagemerge.merge.kernel import process_ksm
 
 How = Literal["prctl", "madvise"]
 Ranges = Sequence[tuple[int, int]]
@@ -117,19 +118,19 @@ def merging_pages(pid: int, proc: Path = PROC) -> int | None:
     """Pages of process ``pid`` that map a stable page of ksmd; None where that is not to be had."""
     try:
         return process_ksm(pid, proc).merging_pages
-    except (NoSuchProcess, AccessDenied):
+    except PagemergeError:
         return None
 
 
 def users_merged(proc: Path = PROC) -> set[int]:
     """The users whose processes ksmd may merge already: kernel KSM has one domain for all."""
     users = set()
-    for folder in proc.glob("[0-9]*"):
+    for pid in pids(proc):
         try:
-            found = process_ksm(int(folder.name), proc)
+            found = process_ksm(pid, proc)
             if found.merge_any or found.mergeable or found.merging_pages:
-                users.add(folder.stat().st_uid)
-        except (NoSuchProcess, AccessDenied, OSError):
+                users.add((proc / str(pid)).stat().st_uid)
+        except (PagemergeError, OSError):
             continue
     return users
 

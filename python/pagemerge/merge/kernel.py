@@ -15,12 +15,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pagemerge.errors import PagemergeError, Unsupported, about_process
+from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.linux import proc as linux
+from pagemerge.linux.maps import smaps
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import decoded, lines
+from pagemerge.linux.values import chosen, contents, number, pairs
 from pagemerge.merge.knobs import NAMES, Value, checked, restoring
 from pagemerge.model import Knobs, KsmCounters
 
 ROOT = Path("/sys/kernel/mm/ksm")
-PROC = Path("/proc")
 
 INSTEAD = "the user engine needs no kernel KSM (pagemerge run --engine user)"
 
@@ -123,9 +127,12 @@ class Ksm:
         """Processor time that ksmd has used, in seconds; None where it is not to be seen."""
         if self._ksmd is None:
             self._ksmd = self._find_ksmd()
-        if self._ksmd is None or (stat := _stat(self.proc, self._ksmd)) is None:
+        if self._ksmd is None:
             return None
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+        try:
+            return linux.stat(self._ksmd, self.proc).cpu_seconds
+        except PagemergeError:
+            return None
 
     def driver(self) -> int | None:
         """The pid of who holds the lock (see ``locked``); None if nobody does, as far as is told.
@@ -134,14 +141,13 @@ class Ksm:
         """
         try:
             about = self.root.stat()
-            lines = (self.proc / "locks").read_text().splitlines()
         except OSError:
             return None
         place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-        for line in lines:
+        for line in lines(contents(self.proc / "locks") or b""):
             words = line.split()
-            if "->" not in words and "FLOCK" in words and place in words:
-                return int(words[4])
+            if b"->" not in words and b"FLOCK" in words and place.encode() in words[5:]:
+                return number(words[4])
         return None
 
     def _set(self, name: str, value: Value) -> None:
@@ -160,25 +166,21 @@ class Ksm:
 
     def _text(self, name: str) -> str | None:
         """What a file says; of a list of choices, the one in brackets."""
-        try:
-            text = (self.root / name).read_text().strip()
-        except OSError:
-            return None
-        return text.partition("[")[2].partition("]")[0] or text
+        data = contents(self.root / name)
+        return None if data is None else chosen(data) or decoded(data.strip())
 
     def _number(self, name: str) -> int | None:
-        text = self._text(name)
-        return int(text) if text and text.lstrip("-").isdecimal() else None
+        return number(contents(self.root / name))
 
     def _find_ksmd(self) -> int | None:
         """The pid of the kernel's thread; a container does not see it."""
-        kthreadd = b"2"
-        for comm in self.proc.glob("[0-9]*/comm"):
-            with contextlib.suppress(OSError):
-                # Any program may call itself so; only kthreadd has kernel threads.
-                if comm.read_bytes() == b"ksmd\n":
-                    pid = int(comm.parent.name)
-                    if (stat := _stat(self.proc, pid)) and stat[1] == kthreadd:
+        kthreadd = 2
+        with contextlib.suppress(OSError):
+            for pid in linux.pids(self.proc):
+                with contextlib.suppress(PagemergeError):
+                    found = linux.stat(pid, self.proc)
+                    # Any program may call itself so; only kthreadd has kernel threads.
+                    if (found.name, found.parent) == ("ksmd", kthreadd):
                         return pid
         return None
 
@@ -218,23 +220,13 @@ def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
     From ``ksm_stat`` (Linux 6.1) and ``ksm_merging_pages`` (5.19). Raises ``NoSuchProcess``, or
     ``AccessDenied`` for someone else's.
     """
-    folder = proc / str(pid)
-    with about_process(pid, folder):
-        folder.stat()
-        found = {
-            words[0].rstrip(":"): words[1]
-            for line in _lines(folder / "ksm_stat")
-            if len(words := line.split()) == 2
-        }
-        merging = found.get("ksm_merging_pages") or next(
-            iter(_lines(folder / "ksm_merging_pages")), None
-        )
+    found = linux.ksm_stat(pid, proc)
+    merging = found.get("ksm_merging_pages")
+    if merging is None:
+        merging = linux.read_newer(pid, "ksm_merging_pages", proc)
 
-    def number(text: str | None) -> int | None:
-        return None if text is None else int(text)
-
-    def flag(text: str | None) -> bool | None:
-        return None if text is None else text == "yes"
+    def flag(said: bytes | None) -> bool | None:
+        return None if said is None else said == b"yes"
 
     return ProcessKsm(
         rmap_items=number(found.get("ksm_rmap_items")),
@@ -266,35 +258,9 @@ def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
     It walks all page tables of the process under its mm lock: ask once, never poll. None before
     Linux 6.7. Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    path = proc / str(pid) / "smaps"
-    total = None
-    with about_process(pid, path), path.open("rb") as lines:
-        for line in lines:
-            if line.startswith(b"KSM:"):
-                total = (total or 0) + int(line.split()[1]) * 1024
-    return total
+    return smaps(pid, (b"KSM",), proc=proc)[0].get(b"KSM")
 
 
 def cow_ksm(proc: Path = PROC) -> int | None:
     """Pages of KSM that were copied because somebody wrote, since the host started (Linux 5.19)."""
-    for line in _lines(proc / "vmstat"):
-        name, _, count = line.partition(" ")
-        if name == "cow_ksm":
-            return int(count)
-    return None
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file that an older kernel may not have."""
-    try:
-        return path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _stat(proc: Path, pid: int) -> list[bytes] | None:
-    """The fields of ``/proc/PID/stat`` from the third on: the name may hold spaces and brackets."""
-    try:
-        return (proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
+    return number(pairs(contents(proc / "vmstat") or b"", b" ").get(b"cow_ksm"))

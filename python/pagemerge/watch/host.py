@@ -18,7 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge.watch.memory import CGROUPS, PROC, cgroup_limit_bytes
+from pagemerge.errors import PagemergeError
+from pagemerge.linux import proc as linux
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import decoded
+from pagemerge.linux.values import chosen, contents, hexadecimal, number, number_in, pairs
+from pagemerge.watch.memory import CGROUPS, cgroup_limit_bytes, meminfo_bytes
 
 SYS = Path("/sys")
 ETC = Path("/etc")
@@ -111,23 +116,22 @@ class Host:
 
 def look(*, proc: Path = PROC, sys: Path = SYS, etc: Path = ETC, cgroups: Path = CGROUPS) -> Host:
     """Look everything up."""
-    status = dict(_pairs(proc / "self" / "status"))
-    held = int(status.get("CapEff", "0"), 16)
-    filters = status.get("Seccomp_filters")
+    status = pairs(contents(proc / "self/status") or b"")
+    held = hexadecimal(status.get(b"CapEff")) or 0
     return Host(
         linux=os.uname().release,
         uid=os.geteuid(),
         capabilities=tuple(name for name, bit in CAPABILITIES.items() if held >> bit & 1),
         user_namespace=_is_user_namespace(proc),
-        seccomp_filters=None if filters is None else int(filters),
+        seccomp_filters=number(status.get(b"Seccomp_filters")),
         userfaultfd=userfaultfd(),
-        unprivileged_userfaultfd=_number(proc / "sys/vm/unprivileged_userfaultfd"),
+        unprivileged_userfaultfd=number_in(proc / "sys/vm/unprivileged_userfaultfd"),
         sealed_memory=_seals_memory(),
         pagemap_scan=_has_pagemap_scan(),
-        ptrace_scope=_number(proc / "sys/kernel/yama/ptrace_scope"),
-        max_map_count=_number(proc / "sys/vm/max_map_count"),
-        huge_pages=_chosen(sys / "kernel/mm/transparent_hugepage/enabled"),
-        swap_bytes=_swap_bytes(proc),
+        ptrace_scope=number_in(proc / "sys/kernel/yama/ptrace_scope"),
+        max_map_count=number_in(proc / "sys/vm/max_map_count"),
+        huge_pages=chosen(contents(sys / "kernel/mm/transparent_hugepage/enabled") or b""),
+        swap_bytes=meminfo_bytes(b"SwapTotal", proc=proc),
         memory_limit_bytes=cgroup_limit_bytes(proc=proc, cgroups=cgroups),
         numa_nodes=_nodes(sys / "devices/system/node/has_memory"),
         drivers=(*_processes(proc), *_units(etc)),
@@ -197,59 +201,33 @@ def _has_pagemap_scan() -> bool | None:
 
 def _is_user_namespace(proc: Path) -> bool:
     """Only the first one maps all users to themselves (user_namespaces(7))."""
-    try:
-        return (proc / "self" / "uid_map").read_text().split() != ["0", "0", "4294967295"]
-    except OSError:
-        return False
+    users = contents(proc / "self/uid_map")
+    return users is not None and users.split() != [b"0", b"0", b"4294967295"]
 
 
 def _processes(proc: Path) -> Iterator[Driver]:
     """Programs that run and set the knobs."""
-    for comm in sorted(proc.glob("[0-9]*/comm")):
-        with suppress(OSError):
-            if (name := comm.read_text().strip()) in DRIVERS:
-                yield Driver(name, int(comm.parent.name))
+    with suppress(OSError):
+        for pid in linux.pids(proc):
+            with suppress(PagemergeError):
+                if (name := linux.name(pid, proc)) in DRIVERS:
+                    yield Driver(name, pid)
 
 
 def _units(etc: Path) -> Iterator[Driver]:
     """Units named for KSM that systemd starts at boot."""
     links = (etc / "systemd" / "system").glob("*.wants/*ksm*.service")
-    for name in sorted({link.name for link in links}):
+    for name in sorted({decoded(os.fsencode(link.name)) for link in links}):
         yield Driver(name, None)
-
-
-def _swap_bytes(proc: Path) -> int | None:
-    total = dict(_pairs(proc / "meminfo")).get("SwapTotal")
-    return int(total.split()[0]) * 1024 if total else None
 
 
 def _nodes(path: Path) -> int | None:
     """How many nodes a list such as ``0-1,4`` names."""
-    try:
-        ranges = [part.partition("-") for part in path.read_text().strip().split(",")]
-        return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
-    except (OSError, ValueError):
-        return None
-
-
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines ``name: value`` of a file; none where it is not there."""
-    with suppress(OSError):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            yield name, value.strip()
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _chosen(path: Path) -> str | None:
-    """The choice in brackets."""
-    try:
-        return path.read_text().partition("[")[2].partition("]")[0] or None
-    except OSError:
-        return None
+    nodes = 0
+    for part in (contents(path) or b"").strip().split(b","):
+        first, dash, last = part.partition(b"-")
+        low, high = number(first), number(last if dash else first)
+        if low is None or high is None:
+            return None
+        nodes += high - low + 1
+    return nodes

@@ -11,17 +11,25 @@ before and after a piece of work, never in a loop.
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge.errors import about_process
+from pagemerge.errors import PagemergeError
+from pagemerge.linux import cgroup
+from pagemerge.linux import proc as linux
+from pagemerge.linux.maps import smaps
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import lines
+from pagemerge.linux.values import contents, number, number_in, pairs
 from pagemerge.model import PAGE_SIZE
 
-PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 KSM = Path("/sys/kernel/mm/ksm")
+
+_SUMS = (b"Rss", b"Pss")
 
 SLAB_NAME = b"/memfd:pagemerge-slab (deleted)"
 """How the kernel names a mapping of one of our slabs (memfd_create(2): they are never linked)."""
@@ -56,9 +64,7 @@ def resident(pid: int, *, proc: Path = PROC) -> Resident:
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    path = proc / str(pid) / "smaps_rollup"
-    with about_process(pid, path):
-        return _total(path, only=None)[0]
+    return _resident(smaps(pid, _SUMS, proc=proc, file="smaps_rollup")[0])
 
 
 def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
@@ -66,10 +72,8 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    path = proc / str(pid) / "smaps"
-    with about_process(pid, path):
-        total, slabs = _total(path, only=SLAB_NAME)
-        return Footprint(total, slabs)
+    total, slabs = smaps(pid, _SUMS, SLAB_NAME, proc)
+    return Footprint(_resident(total), _resident(slabs))
 
 
 def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
@@ -78,11 +82,7 @@ def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
     Fields utime and stime of ``/proc/PID/stat``, all threads together. Raises ``NoSuchProcess``
     or ``AccessDenied``.
     """
-    path = proc / str(pid) / "stat"
-    with about_process(pid, path):
-        # The name in the second field may itself hold spaces and brackets.
-        fields = path.read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return linux.stat(pid, proc).cpu_seconds
 
 
 def available_bytes(*, proc: Path = PROC) -> int | None:
@@ -92,18 +92,19 @@ def available_bytes(*, proc: Path = PROC) -> int | None:
     leaves out: since Linux 6.7 (``pcp->high`` tunes itself) hundreds of MB that were just freed
     may lie there for seconds.
     """
-    for line in (proc / "meminfo").read_bytes().splitlines():
-        if line.startswith(b"MemAvailable:"):
-            return _kilobytes(line) + _listed_pages(proc) * PAGE_SIZE
-    return None
+    available = meminfo_bytes(b"MemAvailable", proc=proc)
+    return None if available is None else available + _listed_pages(proc) * PAGE_SIZE
 
 
 def total_bytes(*, proc: Path = PROC) -> int:
-    """Memory of the host, in bytes (MemTotal of ``/proc/meminfo``)."""
-    for line in (proc / "meminfo").read_bytes().splitlines():
-        if line.startswith(b"MemTotal:"):
-            return _kilobytes(line)
-    return 0
+    """Memory of the host, in bytes (MemTotal of ``/proc/meminfo``); 0 where it is not told."""
+    return meminfo_bytes(b"MemTotal", proc=proc) or 0
+
+
+def meminfo_bytes(name: bytes, *, proc: Path = PROC) -> int | None:
+    """What ``/proc/meminfo`` says of ``name``, in bytes; None where it does not."""
+    kilobytes = number(pairs(contents(proc / "meminfo") or b"").get(name), b"kB")
+    return None if kilobytes is None else kilobytes * 1024
 
 
 def pressure_percent(*, proc: Path = PROC) -> float | None:
@@ -112,22 +113,21 @@ def pressure_percent(*, proc: Path = PROC) -> float | None:
     Field avg10 of the line "some" in ``/proc/pressure/memory``
     (Documentation/accounting/psi.rst of Linux).
     """
-    with suppress(OSError):
-        for line in (proc / "pressure" / "memory").read_text().splitlines():
-            if line.startswith("some "):
-                return float(line.split()[1].removeprefix("avg10="))
+    for line in lines(contents(proc / "pressure" / "memory") or b""):
+        if found := re.match(rb"some avg10=([0-9]{1,3}(\.[0-9]+)?) ", line):
+            return float(found[1])
     return None
 
 
 def anonymous_bytes(pid: int, *, proc: Path = PROC) -> int:
     """Anonymous memory that process ``pid`` has, in bytes; 0 if it has gone.
 
-    Fields resident and shared of ``/proc/PID/statm``: costs microseconds, whatever its size.
+    Costs microseconds, whatever its size.
     """
-    with suppress(OSError, IndexError):
-        fields = (proc / str(pid) / "statm").read_bytes().split()
-        return PAGE_SIZE * max(int(fields[1]) - int(fields[2]), 0)
-    return 0
+    try:
+        return PAGE_SIZE * linux.private_pages(pid, proc)
+    except PagemergeError:
+        return 0
 
 
 def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
@@ -136,14 +136,9 @@ def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
     ``memory.current`` (v2) or ``memory.usage_in_bytes`` (v1); ``None`` where neither is there.
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    path = proc / str(pid) / "cgroup"
-    with about_process(pid, path):
-        entries = path.read_text().splitlines()
-    for file in _usage_files(entries, cgroups):
-        try:
-            return int(file.read_text())
-        except OSError:
-            continue
+    for file in _usage_files(cgroup.entries(pid, proc), cgroups):
+        if (usage := number_in(file)) is not None:
+            return usage
     return None
 
 
@@ -155,17 +150,16 @@ def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | N
     """
     found = []
     try:
-        entries = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
+        entries = cgroup.entries("self", proc)
+    except PagemergeError:
         return None
     for mount, path, version in _memory_cgroups(entries, cgroups):
-        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
-        folder = mount / path
-        for at in (folder, *folder.parents):
-            with suppress(OSError, ValueError):  # not there, or "max"
-                found.append(int((at / name).read_text()))
-            if at == mount:
-                break
+        name = b"memory.max" if version == 2 else b"memory.limit_in_bytes"
+        parts = path.split(b"/")
+        for depth in range(len(parts), -1, -1):
+            limit = number_in(b"/".join((mount, *parts[:depth], name)))
+            if limit is not None:  # it is there, and not "max"
+                found.append(limit)
     least = min(found, default=None)
     everything = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
     return least if least is not None and least < everything else None
@@ -173,63 +167,38 @@ def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | N
 
 def ksm_run(*, ksm: Path = KSM) -> int | None:
     """State of the kernel's own merging: 0 stopped, 1 running, 2 undone; ``None`` without KSM."""
-    try:
-        return int((ksm / "run").read_text())
-    except OSError:
-        return None
+    return number_in(ksm / "run")
 
 
 def _listed_pages(proc: Path) -> int:
     """Free pages on the lists of all processors: ``count`` of each pageset in ``zoneinfo``."""
-    try:
-        zones = (proc / "zoneinfo").read_bytes()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in zones.splitlines() if b" count: " in line)
+    zones = (line.strip() for line in lines(contents(proc / "zoneinfo") or b""))
+    counts = (number(line.removeprefix(b"count:")) for line in zones if line[:6] == b"count:")
+    return sum(count or 0 for count in counts)
 
 
-def _usage_files(entries: list[str], cgroups: Path) -> Iterator[Path]:
-    """Where the usage of the cgroup in ``entries`` (``/proc/PID/cgroup``) may be read, best first.
+def _usage_files(entries: list[cgroup.Entry], cgroups: Path) -> Iterator[bytes]:
+    """Where the usage of the cgroup in ``entries`` may be read, best first.
 
     A host may mount both versions; only one of them has the memory controller. A container often
     sees its own cgroup mounted as the root, under a path that still names the host's.
     """
     for mount, path, version in _memory_cgroups(entries, cgroups):
-        name = "memory.current" if version == 2 else "memory.usage_in_bytes"
-        yield mount / path / name
-        yield mount / name
+        name = b"memory.current" if version == 2 else b"memory.usage_in_bytes"
+        yield b"/".join((mount, path, name))
+        yield b"/".join((mount, name))
 
 
-def _memory_cgroups(entries: list[str], cgroups: Path) -> Iterator[tuple[Path, str, int]]:
+def _memory_cgroups(
+    entries: list[cgroup.Entry], cgroups: Path
+) -> Iterator[tuple[bytes, bytes, int]]:
     """The mount, path in it and version of each hierarchy that may have the memory controller."""
     for entry in entries:
-        _, controllers, path = entry.split(":", 2)
-        if "memory" in controllers.split(","):
-            yield cgroups / "memory", path.lstrip("/"), 1
-        elif not controllers:
-            yield cgroups, path.lstrip("/"), 2
+        if "memory" in entry.controllers:
+            yield os.fsencode(cgroups / "memory"), entry.path.strip(b"/"), 1
+        elif not entry.controllers:
+            yield os.fsencode(cgroups), entry.path.strip(b"/"), 2
 
 
-def _total(path: Path, only: bytes | None) -> tuple[Resident, Resident]:
-    """Sums over the mappings in ``path``: of all, and of those that are named ``only``."""
-    rss = pss = only_rss = only_pss = 0
-    wanted = False
-    with path.open("rb") as lines:
-        for line in lines:
-            if line.startswith(b"Rss:"):
-                size = _kilobytes(line)
-                rss += size
-                only_rss += size if wanted else 0
-            elif line.startswith(b"Pss:"):
-                size = _kilobytes(line)
-                pss += size
-                only_pss += size if wanted else 0
-            elif line[:1] in b"0123456789abcdef":
-                # Field names start with capitals, a mapping's line with its address.
-                wanted = only is not None and line.rstrip(b"\n").endswith(b" " + only)
-    return Resident(rss, pss), Resident(only_rss, only_pss)
-
-
-def _kilobytes(line: bytes) -> int:
-    """The bytes in a line such as ``Pss:    12 kB``."""
-    return int(line.split()[1]) * 1024
+def _resident(sums: Counter[bytes]) -> Resident:
+    return Resident(sums[b"Rss"], sums[b"Pss"])

@@ -1,0 +1,170 @@
+"""The memory of a process as the kernel lists it: proc_pid_maps(5), its mounts, and smaps.
+
+A path is any bytes but NUL; the kernel writes a newline in it as ``\\012``. smaps walks all page
+tables of the process under its mm lock: read it before and after a piece of work, never in a loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagemerge.errors import PagemergeError, about_process, malformed
+from pagemerge.linux.proc import PROC
+from pagemerge.linux.text import decoded
+from pagemerge.linux.values import number
+
+SLAB_PREFIX = "/memfd:pagemerge"
+"""Private mappings of our own slabs: their pages are merged already, and are looked at."""
+
+_LINE = re.compile(
+    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) [0-9a-f]+ "
+    rb"([0-9a-f]{2,}:[0-9a-f]{2,}) ([0-9]{1,20}) *(.*)",
+    re.DOTALL,
+)
+_MAJOR_MINOR = re.compile(rb"([0-9]{1,9}):([0-9]{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of ``/proc/PID/maps``."""
+
+    start: int
+    """Address of the first byte."""
+    end: int
+    """Address behind the last."""
+    flags: str
+    """``rwxp`` or ``rwxs``, ``-`` where it is not."""
+    device: str
+    """``major:minor`` of the file, in hexadecimal."""
+    inode: int
+    """0 for anonymous memory."""
+    path: str
+    """File, ``[heap]``, ``[anon:name]`` or empty; print it through ``text.plain`` only."""
+
+    @property
+    def shared(self) -> bool:
+        """Writes go to the file or to everybody, not to a private copy."""
+        return self.flags[3] == "s"
+
+    @property
+    def slab(self) -> bool:
+        """Our own stable pages, mapped privately."""
+        return not self.shared and self.path.startswith(SLAB_PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What tells hugetlbfs from other files, as ``Mapping.device`` writes it."""
+
+    hugetlb: frozenset[str] = frozenset()
+    """Its mounts, as the process sees them."""
+    memfd: str = ""
+    """The device of ordinary memfds; those with huge pages have others. Empty: not known."""
+
+
+def parse(line: bytes) -> Mapping | None:
+    """The mapping that one line of ``maps``, without its end, describes; None if it is no such."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        return None
+    start, end, flags, device, inode, path = found.groups()
+    return Mapping(
+        int(start, 16),
+        int(end, 16),
+        flags.decode("ascii"),
+        device.decode("ascii"),
+        int(inode),
+        decoded(path),
+    )
+
+
+def mappings(pid: int, proc: Path = PROC) -> list[Mapping]:
+    """All mappings of process ``pid``, ascending; none for kernel threads and zombies.
+
+    Raises ``NoSuchProcess``, ``AccessDenied``, and ``PagemergeError`` for what is no list of
+    mappings.
+    """
+    found = []
+    for line in _read(pid, "maps", proc):
+        mapping = parse(line)
+        if mapping is None:
+            raise malformed(pid, f"{proc}/{pid}/maps")
+        # [vsyscall] lies in the kernel's half of the address space, where pagemap ends.
+        if mapping.end <= 1 << 63:
+            found.append(mapping)
+    return found
+
+
+def devices(pid: int, proc: Path = PROC) -> Devices:
+    """What is hugetlbfs for process ``pid``; empty where that cannot be read."""
+    found = set()
+    try:
+        for line in _read(pid, "mountinfo", proc):
+            # Paths and sources have blanks escaped (\040), so nobody forges the separator.
+            mount, _, kind = line.partition(b" - ")
+            fields = mount.split(b" ")
+            if not kind.startswith(b"hugetlbfs ") or len(fields) < 3:
+                continue
+            if numbers := _MAJOR_MINOR.fullmatch(fields[2]):
+                found.add(_device(int(numbers[1]), int(numbers[2])))
+    except PagemergeError:
+        found = set()
+    return Devices(frozenset(found), _memfd_device())
+
+
+def smaps(
+    pid: int,
+    names: tuple[bytes, ...],
+    only: bytes | None = None,
+    proc: Path = PROC,
+    *,
+    file: str = "smaps",
+) -> tuple[Counter[bytes], Counter[bytes]]:
+    """Bytes in the lines ``names`` of ``smaps``: over all mappings, and over those with the path
+    ``only``. A name that is on no line is in neither. ``file``: or ``smaps_rollup``, which the
+    kernel has summed up. Errors as ``mappings``."""
+    total, part = Counter[bytes](), Counter[bytes]()
+    wanted = False
+    for line in _read(pid, file, proc):
+        if line[:1].isupper():  # fields start with capitals, a mapping with its address
+            name, _, value = line.partition(b":")
+            if name in names and (kilobytes := number(value, b"kB")) is not None:
+                total[name] += kilobytes * 1024
+                part[name] += kilobytes * 1024 if wanted else 0
+        else:
+            mapping = _LINE.fullmatch(line)
+            wanted = only is not None and mapping is not None and mapping[6] == only
+    return total, part
+
+
+def _read(pid: int, name: str, proc: Path) -> Iterator[bytes]:
+    """The lines of a file that may be long, one by one: 65,000 mappings of files whose paths have
+    4 kB each are 270 MB."""
+    path = proc / str(pid) / name
+    with about_process(pid, path), path.open("rb") as file:
+        for line in file:
+            yield line.removesuffix(b"\n")
+
+
+@functools.cache
+def _memfd_device() -> str:
+    """The device of a memfd of our own; all ordinary ones lie on the same internal mount."""
+    try:
+        probe = os.memfd_create("probe")
+    except OSError:
+        return ""
+    try:
+        device = os.fstat(probe).st_dev
+    finally:
+        os.close(probe)
+    return _device(os.major(device), os.minor(device))
+
+
+def _device(major: int, minor: int) -> str:
+    return f"{major:02x}:{minor:02x}"
