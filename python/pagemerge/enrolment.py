@@ -140,7 +140,7 @@ class Enrolment:
             change(who)
         except NoSuchProcess:
             log.debug("process %d (%s) has gone", who.pid, who.name)
-        except PagemergeError as error:
+        except (PagemergeError, OSError) as error:
             log.warning("process %d (%s) is left as it is: %s", who.pid, who.name, error)
         else:
             return True

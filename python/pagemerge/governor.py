@@ -20,7 +20,7 @@ import msgspec
 
 from pagemerge.decide.govern import BATCH, Course, govern
 from pagemerge.enrolment import Enrolment
-from pagemerge.errors import NoSuchProcess, PagemergeError
+from pagemerge.errors import PagemergeError
 from pagemerge.find.mergeable import Mergeable
 from pagemerge.find.process import named
 from pagemerge.find.sample import Sample
@@ -175,7 +175,7 @@ def promise(pids: Sequence[int]) -> int:
     """Bytes that merging would still save in these processes, by looking at all their pages."""
     found = []
     for pid in pids:
-        with contextlib.suppress(NoSuchProcess):
+        with contextlib.suppress(PagemergeError):
             found += named([str(pid)])
     # ksmd merges whatever is marked; whether users may be together was asked before the marking.
     return survey(found, together=True).totals.saveable_pages * PAGE_SIZE

@@ -10,9 +10,12 @@ from pagemerge.errors import UsageError
 from pagemerge.find import ranges
 from pagemerge.find.process import Process
 from pagemerge.find.reading import Progress
+from pagemerge.linux.values import number_in
 from pagemerge.model import Selection
 
 MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
+USUAL_MAPPINGS = 65530
+"""What the kernel allows unless told otherwise, where the file cannot be read."""
 
 
 def select(
@@ -37,7 +40,7 @@ def select(
     if not 0 <= share <= 1:
         raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
     found = ranges.look([*processes, *beside], threads, zero_pages=zero_pages, progress=progress)
-    limit = int(MAX_MAP_COUNT.read_text())
+    limit = number_in(MAX_MAP_COUNT) or USUAL_MAPPINGS
     return [
         decide.choose(evidence, share=share, most=decide.budget(evidence, limit), whole=whole)
         for evidence in found[: len(processes)]

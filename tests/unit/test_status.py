@@ -76,8 +76,8 @@ def test_the_table_is_sorted_by_gain() -> None:
 def test_a_clients_name_cannot_steer_the_terminal() -> None:
     hostile = replace(CLIENT, name="\x1b[2J[red]x", note="\x07refused")
     given = replace(STATUS, clients=(hostile,))
-    assert "?[2J[red]x" in drawn(given)[1]
-    assert status.notes(given)[0] == "42 ?[2J[red]x: ?refused"
+    assert "\\x1b[2J[red]x" in drawn(given)[1]
+    assert status.notes(given)[0] == "42 \\x1b[2J[red]x: \\x07refused"
 
 
 def test_notes_tell_what_was_left_alone() -> None:

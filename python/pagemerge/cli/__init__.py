@@ -9,9 +9,12 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from io import TextIOWrapper
+from types import TracebackType
+from typing import NoReturn, Protocol, cast
 
 from pagemerge.errors import PagemergeError
+from pagemerge.linux.text import plain
 
 VERBS: dict[str, str] = {
     "demo": "merge real duplicate memory of a few workers, and show what it saved",
@@ -38,6 +41,14 @@ class Verb(Protocol):
         """Do it; return the exit status: 0 done, 1 failed, 2 wrong usage, 77 not on this host."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are plain: they quote what was given, which may be anything."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with 2."""
+        super().error(plain(message))
+
+
 def load(name: str) -> type[Verb]:
     """Import the verb ``name`` (a key of ``VERBS``)."""
     module = importlib.import_module(f"pagemerge.cli.{name}")
@@ -50,7 +61,7 @@ def overview() -> argparse.ArgumentParser:
 
     width = max(map(len, VERBS))
     lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pagemerge",
         description="Find identical memory pages across processes, keep one copy of each.",
         epilog=f"verbs:\n{lines}\n\n`pagemerge VERB --help` tells more of each.",
@@ -63,6 +74,7 @@ def overview() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (see ``Verb.run``)."""
+    _write_anything()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in VERBS:
         overview().parse_args(words)  # prints help, version or the error, and exits
@@ -71,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from inspect import cleandoc
 
     verb = load(name)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"pagemerge {name}",
         description=cleandoc(verb.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return verb.run(parser.parse_args(rest))
     except PagemergeError as error:
-        print(f"pagemerge {name}: {error}", file=sys.stderr)
+        print(f"pagemerge {name}: {plain(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"pagemerge {name}: interrupted", file=sys.stderr)
@@ -89,3 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`): nothing is wrong.
         sys.stderr.close()
         return 0
+
+
+def _write_anything() -> None:
+    """Text from outside must never make a print fail, whatever the locale can write."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _tell_unexpected
+
+
+def _tell_unexpected(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    """A ``sys.excepthook``: a traceback whose text cannot steer the terminal."""
+    import traceback
+
+    from pagemerge.cli.logs import indented
+
+    told = "".join(traceback.format_exception(kind, error, where)).rstrip("\n")
+    print("pagemerge has a fault, and ends:", indented(told), sep="\n", file=sys.stderr)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pagemerge.cli.words import duration, number, plain
+from pagemerge.cli import tables
+from pagemerge.cli.words import as_json, duration, number
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pagemerge.find.process import Process
     from pagemerge.merge.attach import Outcome
     from pagemerge.merge.kernel import Ksm
@@ -70,10 +71,10 @@ class Attach:
         runs = ksm.knobs().run == 1
         if args.json:
             told = {"selection": selection.figures(list(chosen.values()))} if args.select else {}
-            print(json.dumps({**figures(rows), **told, "ksmd_runs": runs}, indent=2))
+            print(as_json({**figures(rows), **told, "ksmd_runs": runs}))
             return status(rows)
         if args.select:
-            show_chosen(list(chosen.values()))
+            show_chosen(list(chosen.values()), tables.console())
         verb = "could then" if args.dry_run else "may now"
         good = number(sum(not row.error for row in rows), "process", "processes")
         print(f"ksmd {verb} merge the memory of {good}.")
@@ -82,7 +83,7 @@ class Attach:
                 f"ksmd does not run ({ksm.root}/run is not 1), so nothing is merged until it does: "
                 "`pagemerge daemon --engine kernel` runs it while that pays."
             )
-        show(rows)
+        show(rows, tables.console())
         return status(rows)
 
 
@@ -144,11 +145,11 @@ def look(target: Process) -> Row:
     try:
         _core.inject_check(target.pid)
         found = mappings(target.pid)
+        if reason := merged_by_us(target.pid, found):
+            return Row(target, error=reason)
+        return Row(target, ranges=tuple(eligible(target.pid, found)))
     except PagemergeError as error:
         return Row(target, error=explain(error, target))
-    if reason := merged_by_us(target.pid, found):
-        return Row(target, error=reason)
-    return Row(target, ranges=tuple(eligible(target.pid, found)))
 
 
 def choose(rows: Iterable[Row]) -> dict[int, Selection]:
@@ -175,19 +176,16 @@ def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges])
     return attach(pid, name, lambda: chosen.ranges, "madvise")
 
 
-def show_chosen(chosen: list[Selection]) -> None:
+def show_chosen(chosen: list[Selection], console: Console) -> None:
     """What the finder has found worth marking."""
-    from rich.console import Console
-
     from pagemerge.cli import selection
 
-    print(selection.sentence(chosen))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    tables.show(console, selection.sentence(chosen))
     console.print()
     console.print(selection.processes(chosen))
     for line in selection.notes(chosen):
-        print(line)
-    print()
+        tables.show(console, line)
+    console.print()
 
 
 Ranges = tuple[tuple[int, int], ...]
@@ -203,8 +201,6 @@ def do(row: Row, action: Action) -> Row:
     who = row.process
     try:
         return Row(who, row.ranges, "", action(who.pid, who.name, lambda: row.ranges))
-    except Unsupported:
-        raise
     except PagemergeError as error:
         return Row(who, row.ranges, explain(error, who))
 
@@ -233,18 +229,14 @@ def figures(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
-def show(rows: Iterable[Row]) -> None:
-    """One line a process, what was refused with its reason."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # In a pipe there is no width to fit into.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("PID", "NAME", "UID", "HOW", "HELD", "MERGED BEFORE", ""):
-        right = name in ("PID", "UID", "HELD", "MERGED BEFORE")
-        table.add_column(name, justify="right" if right else "left")
+def show(rows: Iterable[Row], console: Console) -> None:
+    """One line a process; below, what else there is to say of some."""
+    rows = list(rows)
+    table = tables.table(
+        ("NAME", "HOW"),
+        ("PID", "UID", "HELD", "MERGED BEFORE"),
+        ("PID", "NAME", "UID", "HOW", "HELD", "MERGED BEFORE"),
+    )
     for row in rows:
         who, done = row.process, row.outcome
         cells = ["-"] * 3
@@ -252,9 +244,12 @@ def show(rows: Iterable[Row]) -> None:
             pages = done.merged_pages_before
             merged = "-" if pages is None else number(pages, "page")
             cells = [done.how, held(done.held_seconds), merged]
-        table.add_row(str(who.pid), Text(plain(who.name)), str(who.uid), *cells, Text(note(row)))
+        table.add_row(str(who.pid), tables.cell(who.name), str(who.uid), *cells)
     console.print()
     console.print(table)
+    for row in rows:
+        if told := note(row):
+            tables.show(console, f"{row.process.pid} {row.process.name}: {told}")
 
 
 def held(seconds: float) -> str:

@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from pagemerge.cli import logs
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, Unsupported, UsageError
+from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE, Planned
 
 
@@ -60,11 +62,7 @@ class Daemon:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Serve; 0 when told to end, 1 if another one is there already."""
-        logging.basicConfig(
-            level=logging.INFO if args.verbose or args.dry_run else logging.WARNING,
-            format="%(asctime)s %(message)s",
-            stream=sys.stderr,
-        )
+        logs.to_stderr(logging.INFO if args.verbose or args.dry_run else logging.WARNING)
         foreign = {"user": ["trace"], "kernel": ["socket", "until_idle"]}[args.engine]
         for name in foreign:
             if getattr(args, name):
@@ -146,7 +144,8 @@ def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
     from pagemerge.cli.words import size
 
     merged = sum(row.pages + row.zero_pages for row in rows) - sum(row.new_slots for row in rows)
-    print(f"{domain}: would save {size(merged * PAGE_SIZE)} in {len(rows)} processes", flush=True)
+    saves = f"would save {size(merged * PAGE_SIZE)} in {len(rows)} processes"
+    print(f"{plain(str(domain))}: {saves}", flush=True)
     for row in rows:
         print(
             f"  process {row.pid}: {row.pages:,} pages would be shared by {row.mappings:,} "

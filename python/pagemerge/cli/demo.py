@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from pagemerge.cli import words
+from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
     from pagemerge.demo.outcome import Outcome
@@ -65,14 +67,14 @@ class Demo:
             outcome = play(settings, tell)
         report(outcome, as_json=args.json, asked_bytes=settings.loaded_bytes)
         for fault in outcome.faults():
-            print(f"pagemerge demo: {fault}", file=sys.stderr)
+            print(f"pagemerge demo: {plain(str(fault))}", file=sys.stderr)
         return 1 if outcome.faults() else 0
 
 
 def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
     """Print ``outcome`` on stdout."""
     if as_json:
-        print(json.dumps(asdict(outcome), indent=2))
+        print(words.as_json(asdict(outcome)))
         return
     from rich.console import Console
 

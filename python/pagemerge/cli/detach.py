@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from pagemerge.cli import attach
-from pagemerge.cli.words import number
+from pagemerge.cli import attach, tables
+from pagemerge.cli.words import as_json, number
 
 
 class Detach:
@@ -32,10 +31,10 @@ class Detach:
         if not args.dry_run:
             rows = [attach.do(row, detach) for row in rows]
         if args.json:
-            print(json.dumps(attach.figures(rows), indent=2))
+            print(as_json(attach.figures(rows)))
             return attach.status(rows)
         good = number(sum(not row.error for row in rows), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"
         print(f"ksmd {verb} {good} alone.")
-        attach.show(rows)
+        attach.show(rows, tables.console())
         return attach.status(rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from pagemerge.cli import tables
 from pagemerge.cli.findings import (
     MISSING,
     OK,
@@ -18,6 +18,8 @@ from pagemerge.cli.findings import (
     kernel_engine,
     user_engine,
 )
+from pagemerge.cli.words import as_json
+from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,11 +54,9 @@ class Doctor:
         engines = [ask_user_engine(host), kernel_engine(ksm)]
         found = facts(host, ksm)
         if args.json:
-            print(json.dumps(figures(host, ksm, engines, found), indent=2))
+            print(as_json(figures(host, ksm, engines, found)))
         else:
-            from rich.console import Console
-
-            show(engines, found, Console(highlight=False))
+            show(engines, found, tables.console())
         return 0 if any(engine.works for engine in engines) else 77
 
 
@@ -92,9 +92,7 @@ def figures(
 
 def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
     """The answer, the engines, the facts: a line each, the cure below what is missing."""
-    from rich.text import Text
-
-    console.print(Text(answer(engines), style="bold"), soft_wrap=True)
+    tables.show(console, answer(engines), "bold")
     able = [
         Fact(
             OK if engine.works else MISSING,
@@ -111,9 +109,9 @@ def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
         else:
             # Whoever reads a pipe wants lines whole.
             for fact in block:
-                print(f"{fact.state:<9}{fact.about:<19}{fact.says}", file=console.file)
+                tables.show(console, f"{fact.state:<9}{fact.about:<19}{fact.says}")
                 if fact.cure:
-                    print(f"{'':<28}→ {fact.cure}", file=console.file)
+                    tables.show(console, f"{'':<28}→ {fact.cure}")
 
 
 def _table(block: list[Fact]) -> Table:
@@ -127,8 +125,8 @@ def _table(block: list[Fact]) -> Table:
     table.add_column()
     for fact in block:
         table.add_row(
-            Text(fact.state, style=COLOURS.get(fact.state, "")), fact.about, Text(fact.says)
+            Text(fact.state, style=COLOURS.get(fact.state, "")), fact.about, Text(plain(fact.says))
         )
         if fact.cure:
-            table.add_row("", "", Text(f"→ {fact.cure}"))
+            table.add_row("", "", Text(f"→ {plain(fact.cure)}"))
     return table

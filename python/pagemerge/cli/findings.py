@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pagemerge.cli.words import number, plain, size
+from pagemerge.cli.words import number, size
+from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE, Knobs, KsmCounters
 from pagemerge.watch.host import Host
 
@@ -119,7 +120,11 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
     knobs, counters = ksm.knobs, ksm.counters
     if knobs.run is None:
         return [Fact(MISSING, "kernel KSM", "is not there", str(ksm.why_not))]
-    state = ("is stopped, and keeps what is merged", "runs", "is stopped, all merging undone")
+    state = {
+        0: "is stopped, and keeps what is merged",
+        1: "runs",
+        2: "is stopped, all merging undone",
+    }
     pace = f"{knobs.pages_to_scan} pages every {knobs.sleep_millisecs} ms"
     if knobs.advisor_mode == "scan-time":
         pace += f", set by its advisor (a scan in {knobs.advisor_target_scan_time} s)"
@@ -130,7 +135,7 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
     if counters.general_profit_bytes:
         merged += f"; a profit of {size(counters.general_profit_bytes)}"
     found = [
-        Fact(OK, "kernel KSM", f"ksmd {state[knobs.run]} ({pace})"),
+        Fact(OK, "kernel KSM", f"ksmd {state.get(knobs.run, f'is in state {knobs.run}')} ({pace})"),
         Fact(NOTE, "merged by it", f"{merged}; {number(counters.full_scans or 0, 'full scan')}"),
         Fact(MISSING, "its settings", "cannot be changed", ksm.why_not)
         if ksm.why_not

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
+from pagemerge.linux.text import plain
 
 LIBRARY = Path(__file__).parents[1] / "libpagemerge_preload.so"
 """The agent as a library; it is part of the package."""
@@ -146,7 +147,7 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
 
 def say(line: str) -> None:
     """Tell people, on stderr: stdout is the program's."""
-    print(f"pagemerge run: {line}", file=sys.stderr)
+    print(f"pagemerge run: {plain(line)}", file=sys.stderr)
 
 
 def find(command: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+from pagemerge.cli import tables
+from pagemerge.cli.words import as_json
 from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from pagemerge.find.survey import Row, Survey
 
 SORTS = ("gain", "name", "pid")
@@ -54,9 +57,9 @@ class Scan:
             result = survey(chosen, args.threads, progress)
         rows = _ordered(result.rows, args.sort, drop_empty=args.all)
         if args.json:
-            print(json.dumps(_figures(result, rows), indent=2))
+            print(as_json(figures(result, rows)))
         elif any(not row.error for row in rows):
-            _show(result, rows)
+            show(result, rows, tables.console())
         return _status(result.rows)
 
 
@@ -89,7 +92,7 @@ def _ordered(rows: list[Row], sort: str, drop_empty: bool) -> list[Row]:
     return sorted(rows, key=lambda row: (-row.saveable_bytes, bool(row.error), row.process.pid))
 
 
-def _figures(result: Survey, rows: list[Row]) -> dict[str, Any]:
+def figures(result: Survey, rows: list[Row]) -> dict[str, Any]:
     """The survey as JSON; keys name their units."""
     totals = result.totals
     return {
@@ -127,47 +130,62 @@ def _row_figures(row: Row) -> dict[str, Any]:
     }
 
 
-def _show(result: Survey, rows: list[Row]) -> None:
-    """The answer in words, then how it comes about, then each process."""
-    from rich.console import Console
-    from rich.table import Table
+def show(result: Survey, rows: list[Row], console: Console) -> None:
+    """The answer in words, then how it comes about, then each process: a line, and below what else
+    there is to say of some."""
     from rich.text import Text
 
     from pagemerge.find.maps import REASONS
 
-    # In a pipe there is no width to fit into.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     totals = result.totals
     looked_at = [row for row in rows if not row.error]
-    console.print(
-        f"Merging would save [bold]{_bytes(totals.saveable_pages * PAGE_SIZE)}[/] of "
-        f"{_bytes(totals.pages * PAGE_SIZE)} looked at, in {_processes(len(looked_at))}."
-    )
+    answer = Text("Merging would save ")
+    answer.append(_bytes(totals.saveable_pages * PAGE_SIZE), style="bold")
+    of = f" of {_bytes(totals.pages * PAGE_SIZE)} looked at, in {_processes(len(looked_at))}."
+    console.print(answer.append(of), soft_wrap=True)
     for pages, meaning in (
         (totals.zero_pages, "zero pages"),
         (totals.duplicate_pages_within, "duplicates within a process"),
         (totals.duplicate_pages_across, "duplicates across processes"),
         (totals.already_shared_pages, "of these already in shared frames"),
     ):
-        console.print(f"  {_bytes(pages * PAGE_SIZE):>9}  {meaning}")
+        tables.show(console, f"  {_bytes(pages * PAGE_SIZE):>9}  {meaning}")
     if result.ineligible:
-        console.print("Cannot be merged, as mapped by each process:")
+        tables.show(console, "Cannot be merged, as mapped by each process:")
     for reason, size in sorted(result.ineligible.items(), key=lambda item: -item[1]):
         if size:
-            console.print(Text(f"  {_bytes(size):>9}  {reason}: {REASONS[reason]}"))
+            tables.show(console, f"  {_bytes(size):>9}  {reason}: {REASONS[reason]}")
+    console.print()
+    console.print(_table(rows))
+    for line in _notes(rows):
+        tables.show(console, line)
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("PID", "NAME", "UID", "LOOKED AT", "ZERO", "DUPLICATE", "SAVES", ""):
-        table.add_column(name, justify="left" if name in ("NAME", "") else "right")
+
+def _table(rows: list[Row]) -> Table:
+    sizes = ("LOOKED AT", "ZERO", "DUPLICATE", "SAVES")
+    table = tables.table(("NAME",), ("PID", "UID", *sizes), ("PID", "NAME", "UID", *sizes))
     for row in rows:
         figures = [row.pages, row.zero_pages, row.duplicate_pages]
-        sizes = [_bytes(pages * PAGE_SIZE) for pages in figures] + [_bytes(row.saveable_bytes)]
-        note = Text(row.error or _unreadable(row))
+        shown = [_bytes(pages * PAGE_SIZE) for pages in figures] + [_bytes(row.saveable_bytes)]
         who = row.process
-        shown = sizes if not row.error else ["-"] * 4
-        table.add_row(str(who.pid), Text(who.name), str(who.uid), *shown, note)
-    console.print()
-    console.print(table)
+        if row.error:
+            shown = ["-"] * len(sizes)
+        table.add_row(str(who.pid), tables.cell(who.name), str(who.uid), *shown)
+    return table
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """What could not be looked at, and why: a line each; the same of several is said once."""
+    said: dict[str, list[Row]] = {}
+    for row in rows:
+        if told := row.error or _unreadable(row):
+            said.setdefault(told, []).append(row)
+    found = []
+    for told, about in said.items():
+        first = about[0].process
+        others = f" and {len(about) - 1} more" if len(about) > 1 else ""
+        found.append(f"{first.pid} {first.name}{others}: {told}")
+    return found
 
 
 def _unreadable(row: Row) -> str:

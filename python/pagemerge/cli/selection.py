@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pagemerge.cli.words import number, plain, size
+from pagemerge.cli import tables
+from pagemerge.cli.words import number, size
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -32,19 +33,13 @@ def sentence(selections: Sequence[Selection]) -> str:
 
 def processes(selections: Sequence[Selection]) -> Table:
     """One row a process, the one that gains most first."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("pid", "name"):
-        table.add_column(heading)
-    for heading in ("looked at", "marked", "duplicates", "saves", "ranges", "new mappings"):
-        table.add_column(heading, justify="right")
+    headings = ("looked at", "marked", "duplicates", "saves", "ranges", "new mappings")
+    table = tables.table(("pid", "name"), headings)
     for one in sorted(selections, key=lambda one: -one.gain):
         if not one.error:
             table.add_row(
                 str(one.pid),
-                Text(plain(one.name)),
+                tables.cell(one.name),
                 *(size(pages * PAGE_SIZE) for pages in (one.looked, one.marked, one.duplicates)),
                 size(one.gain * PAGE_SIZE),
                 f"{len(one.start):,}",
@@ -57,7 +52,7 @@ def notes(selections: Sequence[Selection]) -> list[str]:
     """Who could not be looked at, and what had to be left out: a line each."""
     found = []
     for one in selections:
-        who = f"{one.pid} {plain(one.name)}"
+        who = f"{one.pid} {one.name}"
         if one.error:
             found.append(f"{who}: {one.error}")
         elif one.left_out:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemerge import model
-from pagemerge.cli.words import duration, number, plain, size
+from pagemerge.cli import tables
+from pagemerge.cli.words import as_json, duration, number, size
+from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -43,17 +45,19 @@ class Status:
 
         status = fetch_status(args.socket)
         if args.json:
-            print(json.dumps(asdict(status), indent=2))
+            print(as_json(asdict(status)))
             return 0
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        console.print(sentence(status))
-        if status.clients:
-            console.print(clients(status))
-        for note in notes(status):
-            console.print(note, markup=False)
+        show(status, tables.console())
         return 0
+
+
+def show(status: model.Status, console: Console) -> None:
+    """The sentence, a line a client, and what is held back."""
+    tables.show(console, sentence(status))
+    if status.clients:
+        console.print(clients(status))
+    for note in notes(status):
+        tables.show(console, note)
 
 
 def sentence(status: model.Status) -> str:
@@ -73,20 +77,16 @@ def sentence(status: model.Status) -> str:
 
 def clients(status: model.Status) -> Table:
     """One row a client, the one that gains most first."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("pid", "name", "domain", "barrier"):
-        table.add_column(heading)
-    for heading in ("regions", "mergeable", "merged", "zero", "mappings"):
-        table.add_column(heading, justify="right")
+    table = tables.table(
+        ("pid", "name", "domain", "barrier"),
+        ("regions", "mergeable", "merged", "zero", "mappings"),
+    )
     for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages)):
         table.add_row(
             str(one.pid),
-            Text(plain(one.name)),
-            Text(plain(one.domain)),
-            one.barrier,
+            tables.cell(one.name),
+            tables.cell(one.domain),
+            tables.cell(one.barrier),
             f"{one.regions:,}",
             size(one.bytes),
             size(one.merged_pages * model.PAGE_SIZE),

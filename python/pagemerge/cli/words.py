@@ -1,6 +1,10 @@
-"""How figures are written for people; ``--json`` gives them bare."""
+"""How figures are written for people, and as JSON for programs."""
 
 from __future__ import annotations
+
+import json
+
+from pagemerge.linux.text import plain
 
 
 def size(count: float) -> str:
@@ -33,6 +37,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
-def plain(text: str) -> str:
-    """Text that a process chose (its name) without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def as_json(value: object) -> str:
+    """``value`` as JSON that any reader takes. Text keeps every character, control characters as
+    JSON escapes them; bytes that are no UTF-8, which JSON cannot hold, are written ``\\xff``."""
+    return json.dumps(_valid(value), indent=2)
+
+
+def _valid(value: object) -> object:
+    if isinstance(value, str):
+        return "".join(plain(it) if "\ud800" <= it <= "\udfff" else it for it in value)
+    if isinstance(value, dict):
+        return {_valid(key): _valid(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(item) for item in value]
+    return value

@@ -92,11 +92,13 @@ def read(pid: int | str, name: str, proc: Path = PROC, most: int = _MOST) -> byt
 
 def stat(pid: int, proc: Path = PROC) -> Stat:
     """``/proc/PID/stat``."""
-    before, _, after = read(pid, "stat", proc).rpartition(b")")
+    before, bracket, after = read(pid, "stat", proc).rpartition(b")")
     # The name may itself hold brackets, blanks and newlines; behind the last bracket are numbers.
-    fields = after.split()  # from the third field on; what an older kernel does not tell is 0
+    fields = after.split()  # from the third field on
+    if not bracket or len(fields) < 2:
+        raise malformed(pid, f"{proc}/{pid}/stat")
+    fields += [b"0"] * (26 - len(fields))
     try:
-        fields[2:] = [*fields[2:], *[b"0"] * (26 - len(fields))]
         return Stat(
             text.decoded(before.partition(b"(")[2]),
             fields[0].decode("ascii"),
@@ -106,7 +108,7 @@ def stat(pid: int, proc: Path = PROC) -> Stat:
             int(fields[19]),
             int(fields[25]),
         )
-    except (IndexError, ValueError):
+    except ValueError:
         raise malformed(pid, f"{proc}/{pid}/stat") from None
 
 
