@@ -244,7 +244,7 @@ def show(rows: Iterable[Row], console: Console) -> None:
             pages = done.merged_pages_before
             merged = "-" if pages is None else number(pages, "page")
             cells = [done.how, held(done.held_seconds), merged]
-        table.add_row(str(who.pid), tables.cell(who.name), str(who.uid), *cells)
+        tables.add(table, str(who.pid), who.name, str(who.uid), *cells)
     console.print()
     console.print(table)
     for row in rows:

@@ -170,7 +170,7 @@ def _table(rows: list[Row]) -> Table:
         who = row.process
         if row.error:
             shown = ["-"] * len(sizes)
-        table.add_row(str(who.pid), tables.cell(who.name), str(who.uid), *shown)
+        tables.add(table, str(who.pid), who.name, str(who.uid), *shown)
     return table
 
 

@@ -37,9 +37,10 @@ def processes(selections: Sequence[Selection]) -> Table:
     table = tables.table(("pid", "name"), headings)
     for one in sorted(selections, key=lambda one: -one.gain):
         if not one.error:
-            table.add_row(
+            tables.add(
+                table,
                 str(one.pid),
-                tables.cell(one.name),
+                one.name,
                 *(size(pages * PAGE_SIZE) for pages in (one.looked, one.marked, one.duplicates)),
                 size(one.gain * PAGE_SIZE),
                 f"{len(one.start):,}",

@@ -82,11 +82,12 @@ def clients(status: model.Status) -> Table:
         ("regions", "mergeable", "merged", "zero", "mappings"),
     )
     for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages)):
-        table.add_row(
+        tables.add(
+            table,
             str(one.pid),
-            tables.cell(one.name),
-            tables.cell(one.domain),
-            tables.cell(one.barrier),
+            one.name,
+            one.domain,
+            one.barrier,
             f"{one.regions:,}",
             size(one.bytes),
             size(one.merged_pages * model.PAGE_SIZE),

@@ -20,7 +20,10 @@ UNBOUND = 200
 """Columns in a pipe, which has no width that a line would have to fit into."""
 
 LEAST = 4
-"""Columns that a cell of text keeps where there is little room."""
+"""Columns that a cell keeps where there is little room."""
+
+WHOLE = {"pid": 7}
+"""What is never cut, and how wide it may be: half a pid is another one."""
 
 
 def console() -> Console:
@@ -32,22 +35,28 @@ def console() -> Console:
 
 
 def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = ()) -> Table:
-    """An empty table with columns of text, which give way where there is no room, and of figures,
-    which do so last; in the given order, or texts first."""
+    """An empty table with columns of text and of figures, in the given order, or texts first.
+
+    Fill it by ``add``. Where there is no room, the widest columns give way.
+    """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in order or (*texts, *figures):
         right = name in figures
-        # A column that may wrap is the first to be narrowed; what is in it says that it does not.
+        # rich narrows columns that may wrap, the widest first; their cells say that they do not.
         made.add_column(
             cell(name),
             justify="right" if right else "left",
-            no_wrap=right,
             overflow="ellipsis",
-            min_width=min(len(name), LEAST),
+            min_width=WHOLE.get(name.lower(), min(len(name), LEAST)),
         )
     return made
+
+
+def add(table: Table, *cells: str) -> None:
+    """Add a row."""
+    table.add_row(*map(cell, cells))
 
 
 def cell(text: str) -> Text:

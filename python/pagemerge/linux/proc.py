@@ -119,7 +119,8 @@ def status(pid: int, proc: Path = PROC) -> Status:
     process, uid = number(found.get(b"Tgid")), number(uids[1]) if len(uids) == 4 else None
     if process is None or uid is None:
         raise malformed(pid, f"{proc}/{pid}/status")
-    return Status(process, text.decoded(_unescaped(found.get(b"Name", b""))), uid)
+    written = found.get(b"Name", b"").removeprefix(b"\t")  # the name itself may begin with blanks
+    return Status(process, text.decoded(_unescaped(written)), uid)
 
 
 def name(pid: int, proc: Path = PROC, thread: int | None = None) -> str:

@@ -30,12 +30,15 @@ def hexadecimal(data: bytes | None) -> int | None:
 
 
 def pairs(data: bytes, between: bytes = b":") -> dict[bytes, bytes]:
-    """The lines ``name: value`` of ``data``; the first of each name counts."""
+    """The lines ``name: value`` of ``data``, each value with the white space around it.
+
+    The first line of a name counts.
+    """
     found: dict[bytes, bytes] = {}
     for line in lines(data):
         name, found_between, value = line.partition(between)
         if found_between:
-            found.setdefault(name, value.strip())
+            found.setdefault(name, value)
     return found
 
 
