@@ -256,7 +256,7 @@ class Identity:
     name: str
     """Its comm: at most 15 bytes."""
     command: str
-    """Its arguments, with a blank between each two."""
+    """Its arguments, with a blank between each two: the first 32 kB."""
     cgroup: str
     """Path in the hierarchy that systemd or the container engine uses; ``/`` if in none."""
     unit: str
