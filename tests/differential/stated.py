@@ -12,6 +12,10 @@ IGNORED_FLAGS = {
     "mg": "the agent answers MADV_MERGEABLE in the kernel's place, so ksmd does not merge it too",
     "nh": "mergeable memory has no huge pages: single pages of them could not be freed",
     "hg": "the same: MADV_HUGEPAGE on mergeable memory has no effect",
+    "ac": "the kernel stops accounting for memory without write access that was never touched; "
+    "memory that was merged and given back counts as never touched",
+    "um": "a window is open just then: the agent's userfaultfd watches it for some microseconds",
+    "uw": "the same",
     "gu": "says that a mapping may hold guards, and mappings differ; guards are seen page by page",
 }
 """Flags of smaps (VmFlags) that are not compared: flag -> reason."""

@@ -127,11 +127,20 @@ fn take() {
     }
 }
 
-/// In a forked copy: no memory is locked there (mlock(2)).
+/// In a forked copy no memory is locked (mlock(2)), and some is not there (MADV_DONTFORK).
 fn inherit(state: &mut Option<State>) {
     LOCKS_FUTURE.store(false, Ordering::Relaxed);
-    if let Some(state) = state {
-        state.table.iter_mut().for_each(|region| region.keep.locked = false);
+    let Some(state) = state else { return };
+    let mut missing = Vec::new();
+    for region in state.table.iter_mut() {
+        region.keep.locked = false;
+        if region.keep.dont_fork {
+            missing.push(region.start..region.end());
+        }
+    }
+    for range in missing {
+        state.table.forget(range.start, range.end);
+        state.extents.remove(range.start, range.end);
     }
 }
 

@@ -284,9 +284,10 @@ fn slabbed(state: &mut Locked, from: usize, end: usize) -> Vec<errand::Run> {
     runs
 }
 
-/// After a call that failed and may have changed a part: take over what the kernel says.
+/// After a call that failed and may have changed a part, or that has moved memory of which we know
+/// little: take over what the kernel says.
 fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
-    if state.table.touching(from, end).next().is_none() {
+    if state.table.iter().next().is_none() {
         return;
     }
     let mut at = from;
@@ -298,6 +299,9 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
                 region.keep = part.keep;
                 region.set_backing(0..region.pages, part.backing);
             }
+            if part.backing == Backing::Slab {
+                track(state, &part);
+            }
         } else {
             state.table.forget(part.range.start, part.range.end);
         }
@@ -305,4 +309,24 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
     }
     state.table.forget(at, end);
     state.extents.remove(at, end);
+}
+
+/// A part that maps a slab must be known, or it would show the slab's bytes when it is given up.
+fn track(state: &mut Locked, part: &smaps::Memory) {
+    let known: Vec<Range<usize>> = state
+        .table
+        .touching(part.range.start, part.range.end)
+        .map(|region| region.start..region.end())
+        .collect();
+    let mut at = part.range.start;
+    for held in known.iter().rev().chain([&(part.range.end..part.range.end)]) {
+        if held.start > at {
+            let pages = (held.start - at) / PAGE;
+            state.table.insert(at, pages, part.keep);
+            if let Some(region) = state.table.holding(at, held.start) {
+                region.set_backing(0..pages, Backing::Slab);
+            }
+        }
+        at = held.end;
+    }
 }

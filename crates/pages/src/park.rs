@@ -180,7 +180,13 @@ impl Barrier for Parker {
             rustix::mm::mprotect(window.start as *mut _, window.pages * PAGE, MprotectFlags::READ)
         };
         if let Err(errno) = protected {
-            restore(window, &Mask::NONE);
+            // A part has been changed, up to the mapping that cannot be (it is sealed, say): the same
+            // call the other way round stops there, too.
+            let access = MprotectFlags::from_bits_retain(window.keep.protection.bits());
+            // SAFETY: as above.
+            let _ = unsafe {
+                rustix::mm::mprotect(window.start as *mut _, window.pages * PAGE, access)
+            };
             self.order(RESUME);
             return Err(Error::os("mprotect", errno.raw_os_error()));
         }

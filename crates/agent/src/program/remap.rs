@@ -85,56 +85,53 @@ pub fn remap(asked: Remap) -> Answer {
     let answer = match alike {
         Some(keep) if merged && !empties => by_parts(&mut state, &asked, &old, &new, keep),
         Some(keep) => match asked.ask() {
-            Err(libc::EFAULT) => by_parts(&mut state, &asked, &old, &new, keep),
+            // Where that does not help either, it is the kernel's answer that counts.
+            Err(libc::EFAULT) => {
+                by_parts(&mut state, &asked, &old, &new, keep).map_err(|_| libc::EFAULT)
+            }
             answer => answer,
         },
         None => asked.ask(),
     };
-    note(&mut state, &old, new.len(), answer, fixed.then_some(new.clone()), empties);
+    match answer {
+        Ok(at) if alike.is_some() => {
+            note(&mut state, &old, at..at + new.len(), empties.then_some(alike).flatten())
+        }
+        // It failed, perhaps after it had unmapped what was there; or it has moved memory of several
+        // kinds, and what lay in between is where it was.
+        _ => {
+            believe_kernel(&mut state, old.start, old.end);
+            let at = answer.unwrap_or(new.start);
+            if fixed || answer.is_ok() {
+                believe_kernel(&mut state, at, at + new.len());
+            }
+        }
+    }
     answer
 }
 
-/// Write down what is where now.
-fn note(
-    state: &mut Locked,
-    old: &Range<usize>,
-    len: usize,
-    answer: Answer,
-    target: Option<Range<usize>>,
-    empties: bool,
-) {
-    let Ok(at) = answer else {
-        believe_kernel(state, old.start, old.end);
-        if let Some(target) = target {
-            // The kernel may have unmapped it by then.
-            believe_kernel(state, target.start, target.end);
-        }
-        return;
-    };
-    let common = old.len().min(len);
-    if at == old.start {
-        state.table.forget(old.start + common, old.end.max(at + len));
+/// Write down that a range of one kind is at `new` now; `left`: and what it has left behind, empty.
+fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<Keep>) {
+    let common = old.len().min(new.len());
+    if new.start == old.start {
+        state.table.forget(old.start + common, old.end.max(new.end));
         state.extents.remove(old.start + common, old.end);
-        grow(state, old.end, at + len);
+        grow(state, old.end, new.end);
         return;
     }
     let known = !state.extents.within(old.start, old.end).is_empty();
-    let keep = state.table.touching(old.start, old.end).next().map(|region| region.keep);
     state.table.forget(old.start + common, old.end);
-    state.table.forget(at, at + len);
-    state.extents.remove(at, at + len);
-    state.table.relocate(old.start, old.start + common, at);
-    if empties {
-        if let Some(keep) = keep {
-            state.table.insert(old.start, old.len() / PAGE, keep);
-        }
-    } else {
-        state.extents.remove(old.start, old.end);
+    state.table.forget(new.start, new.end);
+    state.table.relocate(old.start, old.start + common, new.start);
+    state.extents.remove(new.start, new.end);
+    match left {
+        Some(keep) => state.table.insert(old.start, old.len() / PAGE, keep),
+        None => state.extents.remove(old.start, old.end),
     }
     if known {
-        state.extents.insert(at, at + len);
+        state.extents.insert(new.start, new.end);
     }
-    grow(state, at + common, at + len);
+    grow(state, new.start + common, new.end);
 }
 
 /// What has been added behind mergeable memory is mergeable, too.

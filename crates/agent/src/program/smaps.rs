@@ -22,8 +22,8 @@ pub struct Memory {
 }
 
 /// What merging does not bear: shared memory, devices, huge pages, memory that is wiped on fork,
-/// watched by a userfaultfd, grows downwards, or has a protection key.
-const UNFIT: [&[u8]; 9] = [b"sh", b"io", b"pf", b"ht", b"wf", b"um", b"uw", b"gd", b"key"];
+/// watched by a userfaultfd, sealed, grows downwards, or has a protection key.
+const UNFIT: [&[u8]; 10] = [b"sh", b"io", b"pf", b"ht", b"wf", b"um", b"uw", b"sl", b"gd", b"key"];
 
 /// A mapping's line.
 struct Line {

@@ -9,6 +9,11 @@ use crate::error::{Error, Result};
 use std::cmp::Reverse;
 use std::fs;
 
+/// A file of /proc. A process's name in it is any bytes.
+fn text(path: impl AsRef<std::path::Path>) -> std::io::Result<String> {
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// A thread, and how much it would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
@@ -22,14 +27,14 @@ pub struct Candidate {
 impl Candidate {
     /// Does it still notice as little as when it was chosen?
     pub fn is_still(&self, pid: i32) -> bool {
-        let call = fs::read_to_string(format!("/proc/{pid}/task/{}/syscall", self.thread));
+        let call = text(format!("/proc/{pid}/task/{}/syscall", self.thread));
         call.is_ok_and(|call| waiting_in(&call) <= self.notices)
     }
 }
 
 /// Does a thread wait for a processor only, or not at all?
 pub fn is_runnable(pid: i32, thread: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"));
+    let stat = text(format!("/proc/{pid}/task/{thread}/stat"));
     stat.is_ok_and(|stat| refusals::stat_fields(&stat).first() == Some(&"R"))
 }
 
@@ -50,7 +55,7 @@ pub enum Notices {
 
 /// Has somebody else begun to trace a thread? Perhaps another pagemerge, which is done soon.
 pub fn is_traced(pid: i32, thread: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"));
+    let status = text(format!("/proc/{pid}/task/{thread}/status"));
     status.is_ok_and(|status| refusals::field(&status, "TracerPid:") != Some("0"))
 }
 
@@ -68,7 +73,7 @@ pub fn of(pid: i32) -> Result<Vec<Candidate>> {
         let Some(thread) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let read = |name: &str| fs::read_to_string(entry.path().join(name));
+        let read = |name: &str| text(entry.path().join(name));
         let (Ok(status), Ok(call)) = (read("status"), read("syscall")) else {
             continue; // it has ended
         };
