@@ -79,6 +79,8 @@ pub(crate) struct State {
     summary: Summary,
     /// What the program itself has mapped.
     extents: Extents,
+    /// Where merging has left several mappings of what was one, and regions are no more.
+    scattered: Extents,
     /// This is a forked copy whose table could not be relied on: what is mapped has to be asked
     /// of the kernel.
     orphan: bool,

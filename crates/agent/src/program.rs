@@ -69,6 +69,7 @@ pub fn replace(start: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer
     let answer = raw();
     if answer.is_ok() {
         state.extents.remove(start, end);
+        state.scattered.remove(start, end);
         state.table.forget(start, end);
     } else {
         believe_kernel(&mut state, start, end);
@@ -164,7 +165,7 @@ pub fn restored(
     for Range { start, end } in ranges {
         match answer {
             // ENOMEM: what is mapped of the range is special nevertheless (madvise(2)).
-            Ok(_) | Err(libc::ENOMEM) if leave => state.table.forget(*start, *end),
+            Ok(_) | Err(libc::ENOMEM) if leave => dismiss(&mut state, *start, *end),
             _ => believe_kernel(&mut state, *start, *end),
         }
     }
@@ -260,6 +261,18 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
         return slabbed(state, from, end).is_empty();
     }
     !state.table.touching(from, end).any(|it| !it.slabbed_runs(from, end).is_empty())
+}
+
+/// Memory that is special now is no region any more; but it may be in several mappings.
+fn dismiss(state: &mut Locked, from: usize, end: usize) {
+    let scattered: Vec<Range<usize>> = state
+        .table
+        .within(from, end)
+        .filter(|region| region.scattered)
+        .map(|region| region.start..region.end())
+        .collect();
+    scattered.iter().for_each(|it| state.scattered.insert(it.start, it.end));
+    state.table.forget(from, end);
 }
 
 fn set_backing(state: &mut Locked, run: &Range<usize>, backing: Backing) {

@@ -64,65 +64,93 @@ impl Remap {
 /// # Errors
 /// As the call; ENOMEM if a page that a device may be about to write is in the way.
 pub fn remap(asked: Remap) -> Answer {
-    let mut state = lock();
+    go(&mut lock(), asked)
+}
+
+fn go(state: &mut Locked, asked: Remap) -> Answer {
     let Some((old, new)) = asked.lawful() else {
         // The kernel will refuse it, as far as we know.
         let end = end_of(asked.old, asked.old_len).unwrap_or(usize::MAX / PAGE * PAGE);
-        if !restore(&mut state, asked.old, end) {
+        if !restore(state, asked.old, end) {
             return Err(libc::ENOMEM);
         }
         return asked.ask();
     };
+    if old.len() > new.len() && state.table.touching(old.start, old.start + PAGE).next().is_some() {
+        return shrink(state, asked, &old, &new);
+    }
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
     let alike = state.table.all_alike(old.start, old.end);
-    let merged = !slabbed(&mut state, old.start, old.end).is_empty();
+    let merged = !slabbed(state, old.start, old.end).is_empty();
     // What is left behind by DONTUNMAP reads as zero; a slab's mapping would not. And memory of
     // which only a part is ours is the kernel's to judge.
-    if merged && (empties || alike.is_none()) && !restore(&mut state, old.start, old.end) {
+    if merged && (empties || alike.is_none()) && !restore(state, old.start, old.end) {
         return Err(libc::ENOMEM);
     }
     let answer = match alike {
-        Some(keep) if merged && !empties => by_parts(&mut state, &asked, &old, &new, keep),
-        Some(keep) => match asked.ask() {
-            // Where that does not help either, it is the kernel's answer that counts.
-            Err(libc::EFAULT) => {
-                by_parts(&mut state, &asked, &old, &new, keep).map_err(|_| libc::EFAULT)
-            }
-            answer => answer,
+        Some(keep) if merged && !empties => by_parts(state, &asked, &old, &new, keep),
+        _ => match (asked.ask(), scattered(state, &old)) {
+            (Err(libc::EFAULT), Some(keep)) => by_parts(state, &asked, &old, &new, keep),
+            (answer, _) => answer,
         },
-        None => asked.ask(),
     };
     match answer {
         Ok(at) if alike.is_some() => {
-            note(&mut state, &old, at..at + new.len(), empties.then_some(alike).flatten())
+            note(state, &old, at..at + new.len(), alike.filter(|_| empties));
         }
         // It failed, perhaps after it had unmapped what was there; or it has moved memory of several
         // kinds, and what lay in between is where it was.
         _ => {
-            believe_kernel(&mut state, old.start, old.end);
+            believe_kernel(state, old.start, old.end);
             let at = answer.unwrap_or(new.start);
             if fixed || answer.is_ok() {
-                believe_kernel(&mut state, at, at + new.len());
+                believe_kernel(state, at, at + new.len());
             }
         }
     }
     answer
 }
 
+/// As the kernel does: what is too much goes first, and what is left is moved, or stays.
+fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, new: &Range<usize>) -> Answer {
+    let cut = old.start + new.len();
+    unmap(&(cut..old.end))?;
+    state.table.forget(cut, old.end);
+    state.extents.remove(cut, old.end);
+    state.scattered.remove(cut, old.end);
+    if !asked.has(libc::MREMAP_FIXED) {
+        return Ok(old.start);
+    }
+    go(state, Remap { old_len: new.len(), ..asked })
+}
+
+/// What all of a range keeps, if it may be several mappings by our doing.
+fn scattered(state: &mut Locked, range: &Range<usize>) -> Option<Keep> {
+    let ours = state.table.touching(range.start, range.end).any(|region| region.scattered)
+        || !state.scattered.within(range.start, range.end).is_empty();
+    if !ours {
+        return None;
+    }
+    let (mut at, mut alike) = (range.start, None);
+    for part in smaps::memory(range.start, range.end) {
+        if part.range.start != at || alike.is_some_and(|keep| keep != part.keep) {
+            return None;
+        }
+        (at, alike) = (part.range.end, Some(part.keep));
+    }
+    alike.filter(|_| at == range.end)
+}
+
 /// Write down that a range of one kind is at `new` now; `left`: and what it has left behind, empty.
 fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<Keep>) {
-    let common = old.len().min(new.len());
     if new.start == old.start {
-        state.table.forget(old.start + common, old.end.max(new.end));
-        state.extents.remove(old.start + common, old.end);
         grow(state, old.end, new.end);
         return;
     }
     let known = !state.extents.within(old.start, old.end).is_empty();
-    state.table.forget(old.start + common, old.end);
     state.table.forget(new.start, new.end);
-    state.table.relocate(old.start, old.start + common, new.start);
+    state.table.relocate(old.start, old.end, new.start);
     state.extents.remove(new.start, new.end);
     match left {
         Some(keep) => state.table.insert(old.start, old.len() / PAGE, keep),
@@ -131,20 +159,21 @@ fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<
     if known {
         state.extents.insert(new.start, new.end);
     }
-    grow(state, new.start + common, new.end);
+    grow(state, new.start + old.len(), new.end);
 }
 
 /// What has been added behind mergeable memory is mergeable, too.
 fn grow(state: &mut Locked, from: usize, end: usize) {
     let before = state.table.holding(from - PAGE, from).map(|region| region.keep);
     if let (Some(keep), true) = (before, from < end) {
+        state.table.forget(from, end);
         state.table.insert(from, (end - from) / PAGE, keep);
         state.extents.insert(from, end);
     }
 }
 
-/// The same as the kernel would do with one mapping, for a range that has become several. What fails
-/// leaves the range where it was.
+/// The same as the kernel would do with one mapping, for a range that has become several and does not
+/// shrink. What fails leaves the range where it was.
 fn by_parts(
     state: &mut Locked,
     asked: &Remap,
@@ -153,10 +182,10 @@ fn by_parts(
     keep: Keep,
 ) -> Answer {
     let fixed = asked.has(libc::MREMAP_FIXED);
+    if new.len() == old.len() && !fixed && !asked.has(libc::MREMAP_DONTUNMAP) {
+        return Ok(old.start);
+    }
     if !fixed && !asked.has(libc::MREMAP_DONTUNMAP) {
-        if new.len() <= old.len() {
-            return unmap(&(new.end..old.end)).map(|()| old.start);
-        }
         match fresh(&(old.end..new.end), keep, MapFlags::FIXED_NOREPLACE) {
             Ok(()) => return Ok(old.start),
             Err(libc::EEXIST) if asked.has(libc::MREMAP_MAYMOVE) => {}
@@ -170,15 +199,13 @@ fn by_parts(
         state.extents.remove(new.start, new.end);
     }
     let to = place..place + new.len();
-    let common = old.len().min(new.len());
     let flags = (asked.flags & libc::MREMAP_DONTUNMAP) | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let moved = fresh(&(to.start + common..to.end), keep, MapFlags::FIXED)
-        .and_then(|()| shift(&(old.start..old.start + common), to.start, flags));
+    let moved = fresh(&(to.start + old.len()..to.end), keep, MapFlags::FIXED)
+        .and_then(|()| shift(old, to.start, flags));
     if let Err(errno) = moved {
         let _ = unmap(&to);
         return Err(errno);
     }
-    let _ = unmap(&(old.start + common..old.end));
     Ok(to.start)
 }
 
