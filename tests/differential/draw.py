@@ -167,6 +167,8 @@ class Draw:
         chance = self.random
         where, length = self._range()
         kind = chance.choice(["PRIVATE|ANON"] * 6 + ["SHARED|ANON", "PRIVATE", "SHARED"])
+        if self.racing:  # memory with two addresses would change under the thread that writes
+            kind = kind.replace("SHARED", "PRIVATE")
         fd = "-1" if "ANON" in kind else chance.choice(["file", "shared"])
         how = chance.choice(["FIXED"] * 5 + ["FIXED|NOREPLACE", "NOREPLACE", "", ""])
         more = chance.choice(["", "", "", "NORESERVE", "POPULATE", "STACK", "LOCKED"])

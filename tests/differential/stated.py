@@ -53,6 +53,20 @@ STATED = (
         ends=True,
     ),
     Stated(
+        "the same, where something else is refused of what could move as one",
+        lambda words, bare, merged: (
+            words[0] == "mremap" and "errno 14 (several mappings)" in bare and "errno" in merged
+        ),
+    ),
+    Stated(
+        "a futex in anonymous memory that may not be written is EFAULT; merged memory is a file's "
+        "for the kernel, and whoever waits there waits",
+        lambda words, bare, merged: (
+            words[0] in ("futex_release", "futex_wait", "futex_wake")
+            and ("-14" in bare or "errno 14" in bare)
+        ),
+    ),
+    Stated(
         "what a fork has shared stays busy for UFFDIO_MOVE until it is written; memory that was "
         "merged and given back is no fork's",
         lambda words, bare, merged: words[0] == "uffd_move" and "errno 16" in bare,

@@ -18,8 +18,10 @@ from tests.differential.program import Program, calls, encode, load, parse
 from tests.differential.shrink import shrink
 from tests.hubs import Hub
 
-CALLS = 1500
+CALLS = 4000
 """By chance, of each barrier; more: ``make differential``."""
+MANY = 6
+"""Programs that differ after which no more are tried."""
 SHRINKING = 20.0
 """Seconds that what differs may take to be made small."""
 WRITTEN = sorted([*HERE.glob("corpus/*.txt"), *HERE.glob("kept/*.txt")])
@@ -39,7 +41,9 @@ def campaign(
 
 def carried_out(campaign: Campaign, programs: Iterator[tuple[str, Program]], most: int) -> Result:
     """What came of them, with all that differs made small."""
-    result = campaign.run(programs, lambda so_far: so_far.counts["calls"] >= most)
+    result = campaign.run(
+        programs, lambda so_far: so_far.counts["calls"] >= most or so_far.counts["failing"] >= MANY
+    )
     campaign.examine(time.monotonic() + SHRINKING)
     return result
 

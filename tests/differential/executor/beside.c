@@ -35,9 +35,9 @@ struct left {
 	uint64_t epoch, value;
 };
 
-/* One page: what was left there is there, what is written is read, and it is left as zero, so that
- * the page equals others and is merged. `left` is what the page's word was, and when. */
-static void race_page(size_t page, struct left *left)
+/* One page: what was left there is there, what is written is read. At rest it is left as zero, so
+ * that the page equals others and is merged. `left` is what the page's word was, and when. */
+static void race_page(size_t page, struct left *left, int rest)
 {
 	sigjmp_buf here;
 	volatile uint64_t *word = (volatile uint64_t *)(ARENA + page * PAGE + PAGE - 8);
@@ -62,16 +62,18 @@ static void race_page(size_t page, struct left *left)
 	got = *word;
 	if (got != turns && !(then & 1) && __atomic_load_n(&epoch, __ATOMIC_SEQ_CST) == then)
 		found_lost("wrote", page, turns, got);
-	*word = 0;
+	if (rest)
+		*word = 0;
 	landing = NULL;
-	left[page].value = 0;
+	left[page].value = rest ? 0 : turns;
 	left[page].epoch = then & 1 ? 1 : then;
 }
 
 static void *race(void *unused)
 {
 	static struct left left[MOST_WINDOW];
-	struct timespec tick = {0, 20000}, rest = {0, 2000000};
+	enum { ROUNDS = 48 }; /* then it rests, for long enough to be merged */
+	struct timespec tick = {0, 20000}, rest = {0, 2500000};
 
 	(void)unused;
 	for (int page = 0; page < MOST_WINDOW; page++)
@@ -83,9 +85,9 @@ static void *race(void *unused)
 		}
 		__atomic_store_n(&at_rest, 0, __ATOMIC_SEQ_CST);
 		for (size_t page = 0; page < window && page < MOST_WINDOW; page++)
-			race_page(page, left);
-		/* Long enough in between, now and then, for pages to be seen unchanged. */
-		kernel(SYS_nanosleep, (long)(round % 4 ? &tick : &rest), 0, 0, 0, 0, 0);
+			race_page(page, left, round % ROUNDS == 0);
+		if (round % ROUNDS == 0)
+			kernel(SYS_nanosleep, (long)&rest, 0, 0, 0, 0, 0);
 	}
 	return NULL;
 }
