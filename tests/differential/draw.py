@@ -205,6 +205,8 @@ class Draw:
         new = chance.choice([pages, pages, pages, *more, less])
         how = chance.choice(["0", "MAYMOVE", "MAYMOVE|TO", "MAYMOVE|TO", "MAYMOVE|DONTUNMAP"])
         how = chance.choice([how] * 5 + ["MAYMOVE|TO|DONTUNMAP", "TO", "DONTUNMAP", "8"])
+        if self.storm and "TO" in how:
+            how = "MAYMOVE"  # bare, signals let the kernel refuse to move several mappings
         to = f"p{chance.randrange(WINDOW - min(new, 90))}" if "TO" in how else "0"
         old = chance.choice([length] * 12 + ["0"])
         if old == length and "DONTUNMAP" not in how and (how != "0" or new < pages):

@@ -73,7 +73,7 @@ static void *race(void *unused)
 {
 	static struct left left[MOST_WINDOW];
 	enum { ROUNDS = 48 }; /* then it rests, for long enough to be merged */
-	struct timespec tick = {0, 20000}, rest = {0, 2500000};
+	struct timespec tick = {0, 20000}, rest = {0, 12000000};
 
 	(void)unused;
 	for (int page = 0; page < MOST_WINDOW; page++)

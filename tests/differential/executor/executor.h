@@ -76,6 +76,7 @@ void remember(struct text *out, uintptr_t at, size_t length);
 void look(struct text *out, int probe);
 void flags(struct text *out);
 void settle(void);
+void nap(long microseconds);
 void open_maps(void);
 size_t mappings_in(uintptr_t from, size_t length);
 int protection_of(uintptr_t at, uintptr_t *end);

@@ -276,3 +276,15 @@ void settle(void)
 	if (now > first)
 		merged_pages += now - first;
 }
+
+/* A while in which the hub may begin something, and need not be done. */
+void nap(long microseconds)
+{
+	struct timespec time = {0, microseconds * 1000};
+	size_t could, first = merged_now(&could), now;
+
+	kernel(SYS_nanosleep, (long)&time, 0, 0, 0, 0, 0);
+	now = merged_now(&could);
+	if (now > first)
+		merged_pages += now - first;
+}

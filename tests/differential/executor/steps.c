@@ -89,11 +89,8 @@ static void run_step(struct step *step, int subs, const char *prefix, int number
 		if (!in_child)
 			settle();
 	} else if (!strcmp(op, "nap")) {
-		/* In the merged run only: a while in which the hub may begin something. */
-		struct timespec while_ = {0, value(step->word[1]) * 1000};
-
-		if (merged_run)
-			kernel(SYS_nanosleep, (long)&while_, 0, 0, 0, 0, 0);
+		if (merged_run && !in_child)
+			nap(value(step->word[1]));
 	} else if (!strcmp(op, "window")) {
 		window = value(step->word[1]);
 	} else if (!memory_call(&own, &out) && !access_step(&own, &out) &&
