@@ -76,8 +76,9 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         }
         return asked.ask();
     };
-    if old.len() > new.len() && state.table.touching(old.start, old.start + PAGE).next().is_some() {
-        return shrink(state, asked, &old, &new);
+    let left = old.start..old.start + new.len();
+    if old.len() > new.len() && is_one(state, &left) {
+        return shrink(state, asked, &old, left.end);
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
@@ -112,9 +113,13 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     answer
 }
 
+/// Was a range one mapping, but for us?
+fn is_one(state: &mut Locked, range: &Range<usize>) -> bool {
+    state.table.all_alike(range.start, range.end).is_some() || scattered(state, range).is_some()
+}
+
 /// As the kernel does: what is too much goes first, and what is left is moved, or stays.
-fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, new: &Range<usize>) -> Answer {
-    let cut = old.start + new.len();
+fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> Answer {
     unmap(&(cut..old.end))?;
     state.table.forget(cut, old.end);
     state.extents.remove(cut, old.end);
@@ -122,7 +127,7 @@ fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, new: &Range<usiz
     if !asked.has(libc::MREMAP_FIXED) {
         return Ok(old.start);
     }
-    go(state, Remap { old_len: new.len(), ..asked })
+    go(state, Remap { old_len: cut - old.start, ..asked })
 }
 
 /// What all of a range keeps, if it may be several mappings by our doing.
