@@ -19,7 +19,7 @@ pub use remap::{remap, Remap};
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
 use crate::{errand, start, Config};
-use pagemerge_pages::keep::LOCKS_FUTURE;
+use pagemerge_pages::keep::{Keep, LOCKS_FUTURE};
 use pagemerge_pages::window::Backing;
 use pagemerge_pages::{Result, PAGE};
 use rustix::mm::{Advice, ProtFlags};
@@ -313,7 +313,10 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
                 region.set_backing(0..region.pages, part.backing);
             }
             if part.backing == Backing::Slab {
-                track(state, &part);
+                // Not the agent's own views of slabs.
+                for range in state.extents.within(part.range.start, part.range.end) {
+                    track(state, range, part.keep);
+                }
             }
         } else {
             state.table.forget(part.range.start, part.range.end);
@@ -324,18 +327,18 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
     state.extents.remove(at, end);
 }
 
-/// A part that maps a slab must be known, or it would show the slab's bytes when it is given up.
-fn track(state: &mut Locked, part: &smaps::Memory) {
+/// What maps a slab must be known, or it would show the slab's bytes when it is given up.
+fn track(state: &mut Locked, range: Range<usize>, keep: Keep) {
     let known: Vec<Range<usize>> = state
         .table
-        .touching(part.range.start, part.range.end)
+        .touching(range.start, range.end)
         .map(|region| region.start..region.end())
         .collect();
-    let mut at = part.range.start;
-    for held in known.iter().rev().chain([&(part.range.end..part.range.end)]) {
+    let mut at = range.start;
+    for held in known.iter().rev().chain([&(range.end..range.end)]) {
         if held.start > at {
             let pages = (held.start - at) / PAGE;
-            state.table.insert(at, pages, part.keep);
+            state.table.insert(at, pages, keep);
             if let Some(region) = state.table.holding(at, held.start) {
                 region.set_backing(0..pages, Backing::Slab);
             }
