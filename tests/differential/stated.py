@@ -5,6 +5,7 @@ Everything else must be equal: results, error numbers, bytes, permissions, mappi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,14 @@ def _advice(*names: str) -> Callable[[Sequence[str], str, str], bool]:
     return fits
 
 
+def _by_page(said: str) -> str:
+    """What ``flags`` says, page by page."""
+    found = []
+    for first, end, flags in re.findall(r"(\d+)-(\d+):(\S*)", said):
+        found += [f"{page}:{flags}" for page in range(int(first), int(end))]
+    return " ".join(found)
+
+
 STATED = (
     Stated(
         "whether memory can be a huge page depends on what is free; mergeable memory has none",
@@ -65,6 +74,23 @@ STATED = (
             words[0] in ("futex_release", "futex_wait", "futex_wake")
             and ("-14" in bare or "errno 14" in bare)
         ),
+    ),
+    Stated(
+        "mremap with DONTUNMAP unlocks all of the mapping that it leaves, and that may be one of "
+        "several",
+        lambda words, bare, merged: (
+            words[0] == "flags"
+            and re.sub("lo", "", _by_page(bare)) == re.sub("lo", "", _by_page(merged))
+        ),
+    ),
+    Stated(
+        "UFFDIO_COPY and its kin take one mapping at a time; memory that was merged and given back "
+        "is several",
+        lambda words, bare, merged: (
+            words[0] in ("uffd_copy", "uffd_zero", "uffd_move")
+            and ("errno 2 " in merged or "errno 22" in merged)
+        ),
+        ends=True,
     ),
     Stated(
         "what a fork has shared stays busy for UFFDIO_MOVE until it is written; memory that was "

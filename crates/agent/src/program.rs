@@ -319,7 +319,7 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
                 }
             }
         } else {
-            state.table.forget(part.range.start, part.range.end);
+            dismiss(state, part.range.start, part.range.end);
         }
         at = part.range.end;
     }

@@ -77,7 +77,7 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         return asked.ask();
     };
     let left = old.start..old.start + new.len();
-    if old.len() > new.len() && is_one(state, &left) {
+    if old.len() > new.len() && scattered(state, &left).is_some() {
         return shrink(state, asked, &old, left.end);
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
@@ -113,13 +113,12 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     answer
 }
 
-/// Was a range one mapping, but for us?
-fn is_one(state: &mut Locked, range: &Range<usize>) -> bool {
-    state.table.all_alike(range.start, range.end).is_some() || scattered(state, range).is_some()
-}
-
 /// As the kernel does: what is too much goes first, and what is left is moved, or stays.
 fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> Answer {
+    if asked.has(libc::MREMAP_FIXED) {
+        // Before anything is cut off: the place may be sealed.
+        reserve(asked.new_len, Some(asked.new))?;
+    }
     unmap(&(cut..old.end))?;
     state.table.forget(cut, old.end);
     state.extents.remove(cut, old.end);
@@ -139,7 +138,8 @@ fn scattered(state: &mut Locked, range: &Range<usize>) -> Option<Keep> {
     }
     let (mut at, mut alike) = (range.start, None);
     for part in smaps::memory(range.start, range.end) {
-        if part.range.start != at || alike.is_some_and(|keep| keep != part.keep) {
+        let differs = alike.is_some_and(|keep| keep != part.keep);
+        if part.range.start != at || differs || !part.fit {
             return None;
         }
         (at, alike) = (part.range.end, Some(part.keep));
@@ -220,11 +220,7 @@ fn shift(range: &Range<usize>, to: usize, flags: i32) -> Result<(), i32> {
         let (len, old) = (part.len(), part.start);
         Remap { old, old_len: len, new_len: len, flags, new: to }.ask().map(|_| ())
     };
-    // Linux 6.17 moves several mappings at once.
-    match go(range, to) {
-        Err(libc::EFAULT) => {}
-        done => return done,
-    }
+    // One by one: Linux 6.17 moves several at once, but stops half way at one that it cannot move.
     let parts: Vec<Range<usize>> =
         smaps::memory(range.start, range.end).into_iter().map(|part| part.range).collect();
     if parts.iter().map(Range::len).sum::<usize>() != range.len() {

@@ -4,7 +4,6 @@ use crate::{config, guarded, has_hub, kernel, told, told_int};
 use libc::{c_int, c_uint, c_void, size_t, ssize_t};
 use pagemerge_agent::program::{self, Answer};
 use pagemerge_pages::soft::peek;
-use pagemerge_pages::PAGE;
 use std::ops::Range;
 use std::slice::from_ref;
 
@@ -94,27 +93,50 @@ pub unsafe fn advise_process(
         // SAFETY: the program's own call.
         unsafe { kernel(libc::SYS_process_madvise, call) }
     };
-    if ALIKE.contains(&advice) || count > MOST_RANGES || !program::concerns(0, usize::MAX) {
+    let marks = has_hub() && advice == libc::MADV_MERGEABLE;
+    let concerned = marks || program::concerns(0, usize::MAX);
+    if ALIKE.contains(&advice) || count > MOST_RANGES || !concerned {
         return raw();
     }
-    guarded(|| match concerned(ranges, count) {
-        // It may be about another process: then merged memory of ours is restored in vain.
-        Some(ours) if !ours.is_empty() => program::restored(&ours, libc::EAGAIN, false, raw),
-        _ => raw(),
+    guarded(|| {
+        let Some(listed) = listed(ranges, count) else { return raw() };
+        let ours: Vec<Range<usize>> =
+            listed.iter().filter(|it| program::concerns(it.start, it.len())).cloned().collect();
+        if ours.is_empty() && !marks {
+            return raw();
+        }
+        // It may be about another process: then merged memory of ours is restored in vain. But advice
+        // of these kinds the kernel takes for the caller's own memory only.
+        let answer = program::restored(&ours, libc::EAGAIN, false, raw);
+        if !matches!(answer, Ok(_) | Err(libc::ENOMEM)) {
+            return answer; // ENOMEM: what is mapped has got the advice
+        }
+        for range in if marks { &listed } else { &ours } {
+            // SAFETY: it changes no byte, and takes back what the kernel was just told.
+            let undo = |advice| unsafe { ask(range.start, range.len(), advice) };
+            match advice {
+                libc::MADV_MERGEABLE if marks => {
+                    let _ = undo(libc::MADV_UNMERGEABLE);
+                    let _ = mark(range.start, range.end); // holes are in the answer
+                }
+                libc::MADV_UNMERGEABLE => _ = program::unmark(range.start, range.end, || Ok(0)),
+                libc::MADV_HUGEPAGE => _ = undo(libc::MADV_NOHUGEPAGE),
+                _ => {}
+            }
+        }
+        answer
     })
 }
 
-/// The ranges of an array of struct iovec that may touch a region; None where it cannot be read.
-fn concerned(ranges: usize, count: usize) -> Option<Vec<Range<usize>>> {
-    let mut ours = Vec::new();
+/// The ranges of an array of struct iovec; None where it cannot be read.
+fn listed(ranges: usize, count: usize) -> Option<Vec<Range<usize>>> {
+    let mut listed = Vec::new();
     for index in 0..count {
         let address = ranges.checked_add(index * size_of::<libc::iovec>())?;
         let [start, len] = words(peek::<16>(address)?);
-        // The kernel rounds up what does not start a page, or refuses it.
-        let end = program::end_of(start / PAGE * PAGE, len.checked_add(PAGE)?);
-        ours.extend(end.filter(|_| program::concerns(start, len)).map(|end| start..end));
+        listed.extend(program::end_of(start, len).map(|end| start..end));
     }
-    Some(ours)
+    Some(listed)
 }
 
 /// Two machine words.
