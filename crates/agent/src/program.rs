@@ -239,8 +239,10 @@ pub fn lock_memory(
     if let (Ok(_), Some(future)) = (answer, future) {
         LOCKS_FUTURE.store(future, Ordering::Relaxed);
     }
-    if answer.is_ok() || (on && answer == Err(libc::ENOMEM)) {
-        state.table.within(start, end).for_each(|region| region.keep.locked = on);
+    if on {
+        believe_kernel(&mut state, start, end); // a part, or in its own manner
+    } else if answer.is_ok() {
+        state.table.within(start, end).for_each(|region| region.keep.locked = false);
     }
     answer
 }

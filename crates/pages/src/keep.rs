@@ -1,6 +1,6 @@
 //! What a mapping that replaces another must have in common with it.
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Does the kernel lock whatever is mapped anew (mlockall(MCL_FUTURE))? Then fresh memory is
@@ -22,6 +22,8 @@ pub struct Keep {
     pub read_ahead: Option<Advice>,
     /// mlock(2). Such memory is not merged.
     pub locked: bool,
+    /// Locked page by page, as they come (MLOCK_ONFAULT).
+    pub on_fault: bool,
 }
 
 impl Default for Keep {
@@ -33,6 +35,7 @@ impl Default for Keep {
             no_reserve: false,
             read_ahead: None,
             locked: false,
+            on_fault: false,
         }
     }
 }
@@ -114,7 +117,11 @@ impl Keep {
                 rustix::mm::mprotect(at, len, access)?;
             }
             if self.locked {
-                rustix::mm::mlock(at, len)?;
+                if self.on_fault {
+                    rustix::mm::mlock_with(at, len, MlockFlags::ONFAULT)?;
+                } else {
+                    rustix::mm::mlock(at, len)?;
+                }
             }
         }
         Ok(())

@@ -127,6 +127,7 @@ fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
             _ => None,
         },
         locked: has(b"lo"),
+        on_fault: has(b"lf"),
     }
 }
 
