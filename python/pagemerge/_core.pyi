@@ -91,13 +91,49 @@ def sort(keys: _Words, threads: int = 1) -> None:
 def count(values: _Numbers, counts: _Numbers) -> None:
     """Add to ``counts`` (u32[m]) how often each number below m occurs in ``values`` (u32[n])."""
 
-def digest_stretches(
-    pid: int, start: int, seed: int, out: _Words, threads: int = 1
-) -> tuple[int, int]:
-    """Digests of stretches of 4096 bytes from ``start`` (any address) on, into ``out``.
+@final
+class Peer:
+    """A process that asked to be read, for as long as it is what it was when it asked.
 
-    For memory that its owner has asked us to read, present or not. Returns as ``read_digests``.
+    Each method that reads makes sure of that before and after: user, group, groups, capabilities,
+    security label, namespaces, the program that runs, and that another process with the same
+    credentials could read it. Otherwise it raises ``AccessDenied`` that says what has changed, and
+    what it has written into ``out`` must not be used. All of them may block.
     """
+
+    def __new__(cls, pid: int) -> Peer: ...
+    @property
+    def credentials(self) -> bytes:
+        """The lines of /proc/PID/status about uids, gids, groups and capabilities."""
+
+    @property
+    def label(self) -> bytes:
+        """The label of the security module, as the kernel ends it; empty where there is none."""
+
+    @property
+    def namespaces(self) -> tuple[int, int, int]:
+        """Inode numbers of its user, pid and cgroup namespaces; 0 where the kernel has none."""
+
+    def check(self) -> None:
+        """Raise unless it is what it was."""
+
+    def look(self, start: int, seed: int, out: _Words) -> tuple[int, int]:
+        """As the function ``look``, of as many pages as ``out`` has elements."""
+
+    def digest_stretches(self, start: int, seed: int, out: _Words) -> tuple[int, int]:
+        """Digests of stretches of 4096 bytes from ``start`` (any address) on, into ``out``.
+
+        For memory that its owner has asked us to read, present or not. Returns as ``look``.
+        """
+
+    def present_runs(self, start: int, end: int) -> tuple[bytes, bytes]:
+        """As the function ``present_runs``, of anonymous pages."""
+
+    def maps(self) -> bytes:
+        """The text of /proc/PID/maps."""
+
+    def pages(self) -> int:
+        """Pages of its address space."""
 
 # merge, hub side: crates/python/src/{store,wire}.rs
 
@@ -109,8 +145,13 @@ WIRE_OWN: int
 WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 
-def build_slab(pids: _Words, starts: _Words, pages: _Words, seed: int) -> tuple[int, int, bytes]:
+def build_slab(
+    peers: list[Peer], whose: _Words, starts: _Words, pages: _Words, seed: int
+) -> tuple[int, int, bytes]:
     """Copy runs of pages of processes (u64[r] each) into a new sealed slab.
+
+    ``whose`` is the number in ``peers`` of each run's process; all of them are checked before and
+    after, as in ``Peer``, and no slab is made if one has changed.
 
     Returns its descriptor (the caller's to close), its id, and the digests u64[sum(pages)] of the
     sealed bytes. Pages that could not be read are zero. ``PagemergeError`` when memory runs out.

@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the hub's memory cgroup that the store may fill, where the cgroup has a limit."""
     client_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Share of that (without a limit: of the host's memory) that one process may fill."""
+    user_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Share of that which all processes of one user may fill, where it is not the hub's own."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
     """Seconds between cycles when nothing changes."""
 

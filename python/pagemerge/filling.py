@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.errors import HubError, PagemergeError
-from pagemerge.merge.user import DEADLINE, find_stuck
+from pagemerge.errors import AccessDenied, PagemergeError, told
+from pagemerge.merge.user import Client, find_stuck
 from pagemerge.model import NO_SLOT, PAGE_SIZE
 from pagemerge.quota import Quota
 
@@ -22,69 +24,153 @@ if TYPE_CHECKING:
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Filling:
+    """Slots that are being filled."""
+
+    digests: U64
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Filler:
-    """Copies pages of clients into slabs, in a thread that is given up when one makes it wait."""
+    """Copies pages of the clients of a domain into slabs, in a thread that is given up when one
+    makes it wait."""
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota | None) -> None:
         self._quota = quota
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+        self._builder: ThreadPoolExecutor | None = None
+        self.under_way: list[Filling] = []
 
-    async def fill(
-        self, members: Members, pids: U64, addresses: U64, digests: U64
-    ) -> tuple[U32, npt.NDArray[np.bool_]]:
-        """Fill new slots, in order, from pages of clients; ``digests`` is what they should be.
+    async def provide(
+        self,
+        members: Members,
+        clients: Sequence[Client],
+        whose: U64,
+        addresses: U64,
+        digests: U64,
+    ) -> tuple[U32, Bools]:
+        """Have slots for pages of clients; those that the store lacks are filled.
 
-        At most a slab of them. Returns the slot of each page, or ``NO_SLOT``, and which changed
-        before they were copied.
+        ``whose``: the number in ``clients`` of each page's owner; ``digests`` is what the pages
+        should be, each of them once; at most a slab of them. Returns the slot of each page, or
+        ``NO_SLOT``, and which pages changed before they were copied.
         """
-        store, fit = members.store, np.flatnonzero(self._quota.admit(members, pids))
+        await self._wait_for_others(members, digests)
+        slots, changed = members.store.find(digests), np.zeros(len(digests), np.bool_)
+        new = np.flatnonzero(slots == NO_SLOT)
+        if len(new) == 0:
+            return slots, changed
+        filling = Filling(digests[new])
+        self.under_way.append(filling)
+        try:
+            _, changed[new] = await self._fill(
+                members, clients, whose[new], addresses[new], digests[new]
+            )
+        finally:
+            self.under_way.remove(filling)
+            filling.done.set()
+        # What was there before may be gone meanwhile, and its number be another's.
+        return members.store.find(digests), changed
+
+    def close(self) -> None:
+        """Let the thread end."""
+        if self._builder is not None:
+            self._builder.shutdown(wait=False)
+            self._builder = None
+
+    async def _wait_for_others(self, members: Members, digests: U64) -> None:
+        """Whoever fills slots with these contents already may finish, if it does so soon."""
+        for other in list(self.under_way):
+            if np.isin(digests, other.digests).any():
+                waiter = asyncio.ensure_future(other.done.wait())
+                await asyncio.wait({waiter}, timeout=members.patience.seconds)
+                waiter.cancel()
+
+    async def _fill(
+        self,
+        members: Members,
+        clients: Sequence[Client],
+        whose: U64,
+        addresses: U64,
+        digests: U64,
+    ) -> tuple[U32, Bools]:
+        """Fill new slots, in order. Returns as ``provide``."""
+        pids = np.array([client.pid for client in clients], np.uint64)[whose]
+        admitted = np.ones(len(pids), np.bool_)
+        if self._quota is not None:
+            admitted = self._quota.admit(members, pids)
+        fit = np.flatnonzero(admitted)
         slots = np.full(len(pids), NO_SLOT, np.uint32)
         changed = np.zeros(len(pids), np.bool_)
         if len(fit) == 0:
             return slots, changed
-        pids, addresses, digests = pids[fit], addresses[fit], digests[fit]
-        cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(pids) != 0)) + 1
-        heads = np.concatenate(([0], cuts))
-        counts = np.diff(np.append(heads, len(addresses))).astype(np.uint64)
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(
-            self._builder, store.build, pids[heads], addresses[heads], counts
-        )
-        await asyncio.wait({future}, timeout=DEADLINE)
+        pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
+        future = self._build(members, clients, whose, addresses)
+        await asyncio.wait({future}, timeout=members.patience.seconds)
         if not future.done():
             # A donor makes us wait. Its slab comes to nothing; the thread is given up.
             future.add_done_callback(_discard)
-            self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-            await find_stuck(members.clients, pids, addresses, store.seed)
+            self.close()
+            members.patience.spent()
+            within = members.patience.seconds
+            await find_stuck(clients, whose, addresses, members.store.seed, within)
             return slots, changed
         try:
-            _check_donors(members, pids)
             descriptor, slab, sealed = future.result()
-        except (PagemergeError, OSError) as error:
+        except (PagemergeError, OSError, MemoryError) as error:
             # A donor has left the domain, or there are no descriptors or no memory left.
-            log.warning("passing over a slab: %s", error)
-            _discard(future)
+            _dismiss(clients, error)
+            log.warning("passing over a slab: %s", told(error))
             return slots, changed
-        places = store.add(descriptor, slab, sealed, pids).base + np.arange(len(sealed))
+        try:
+            _check_members(members, clients, whose)
+            places = members.store.add(descriptor, slab, sealed, pids).base
+        except BaseException as error:
+            os.close(descriptor)  # nobody has been told of it, and nobody will be
+            if not isinstance(error, PagemergeError):
+                raise
+            log.warning("passing over a slab: %s", error)
+            return slots, changed
         good = sealed == digests
-        slots[fit[good]] = places[good]
+        slots[fit[good]] = (places + np.arange(len(sealed)))[good]
         changed[fit[~good]] = True
         members.born.add(slab)
         return slots, changed
 
+    def _build(
+        self, members: Members, clients: Sequence[Client], whose: U64, addresses: U64
+    ) -> asyncio.Future[tuple[int, int, U64]]:
+        cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(whose) != 0)) + 1
+        heads = np.concatenate(([0], cuts))
+        counts = np.diff(np.append(heads, len(addresses))).astype(np.uint64)
+        donors = np.unique(whose)
+        peers = [clients[int(it)].peer for it in donors]
+        number = np.searchsorted(donors, whose[heads]).astype(np.uint64)
+        if self._builder is None:
+            self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
+        return asyncio.get_running_loop().run_in_executor(
+            self._builder, members.store.build, peers, number, addresses[heads], counts
+        )
 
-def _check_donors(members: Members, pids: U64) -> None:
-    """After pages were copied: raise unless their owners are in the domain still.
 
-    A process that ran another program as another user meanwhile may have been read too far.
-    """
-    clients = {client.pid: client for client in members.clients}
-    for pid in np.unique(pids).tolist():
-        if pid not in clients:
-            raise HubError(f"process {pid} has left", pid=pid)
-        clients[pid].check_alive()
+def _check_members(members: Members, clients: Sequence[Client], whose: U64) -> None:
+    """After pages were copied: raise unless their owners are in the domain still."""
+    for number in np.unique(whose).tolist():
+        client = clients[number]
+        client.check_open()
+        if client not in members.clients:
+            raise PagemergeError(f"process {client.pid} has left", pid=client.pid)
+
+
+def _dismiss(clients: Sequence[Client], error: BaseException) -> None:
+    """A donor that is not what it was is no client any more."""
+    if isinstance(error, AccessDenied):
+        for client in clients:
+            if client.pid == error.pid:
+                client.link.close(str(error))
 
 
 def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:

@@ -10,22 +10,26 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
+from pagemerge.boundary import pass_over
 from pagemerge.config import Settings
 from pagemerge.decide import pace, plan, stability
 from pagemerge.decide.trust import Domain
-from pagemerge.errors import PagemergeError, ProtocolError
+from pagemerge.errors import PagemergeError, ProtocolError, told
 from pagemerge.filling import Filler
+from pagemerge.linux.text import plain
 from pagemerge.merge import wire
+from pagemerge.merge.patience import Patience
 from pagemerge.merge.store import Store
-from pagemerge.merge.user import Client, plan_rows
+from pagemerge.merge.user import Client, Region, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -55,6 +59,29 @@ MOST_PLANNED = 8192
 """Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
 answer that takes too long is taken for none."""
 
+GLANCE = 0.02
+"""Seconds after which the hub looks whether those it waits for are late."""
+
+MOST_GONE = 1 << 16
+"""Dropped slabs whose domain is remembered."""
+
+
+class Budget:
+    """The processor time that the loops of all domains together may take."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._owed = share, 0.0
+        self._worked, self._seen = time.process_time(), time.monotonic()
+
+    def rest(self) -> float:
+        """Seconds to rest for all work since the last time, what clients asked for too."""
+        worked, now = time.process_time(), time.monotonic()
+        spent, passed = worked - self._worked, now - self._seen
+        self._worked, self._seen = worked, now
+        # What a time without work would have allowed is not saved up.
+        self._owed = pace.rest(self._owed + spent, passed, self._share) * self._share
+        return self._owed / self._share
+
 
 @dataclass(slots=True)
 class Members:
@@ -63,8 +90,12 @@ class Members:
     domain: Domain
     store: Store = field(default_factory=Store)
     clients: list[Client] = field(default_factory=list)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held from the look for digests in the store until what it lacks is there, too."""
+    quota: InitVar[Quota | None] = None
+    filler: Filler = field(init=False)
+    patience: Patience = field(default_factory=Patience)
+    cycles: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when somebody new has come, or has answered late: the pause between cycles ends."""
     born: set[int] = field(default_factory=set)
     """Slabs that plans under way may use, though nobody maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
@@ -76,10 +107,13 @@ class Members:
     short: bool = False
     """A quota has kept new slots from being made: decide anew when there is room."""
 
+    def __post_init__(self, quota: Quota | None) -> None:
+        self.filler = Filler(quota)
+
     @property
     def is_over(self) -> bool:
         """Is nobody left, and nothing under way? Clients choose names: domains must end, too."""
-        return not (self.clients or self.store.slabs or self.lock.locked())
+        return not (self.clients or self.store.slabs or self.filler.under_way)
 
 
 class Hub:
@@ -91,39 +125,69 @@ class Hub:
         """Dry run: gets each plan, which is not carried out then."""
         self.domains: dict[Domain, Members] = {}
         self.quota = Quota(self)
-        self.filler = Filler(self.quota)
         self.full_scans = 0
         self.started = time.monotonic()
-        self.wake = asyncio.Event()
-        """Set when somebody new has come: the pause between cycles ends."""
-        # More at once than there are processors would only need more buffers.
-        self._turns = asyncio.Semaphore(len(os.sched_getaffinity(0)))
-        self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_text())
+        self._budget = Budget(settings.cpu_percent / 100)
+        self._loops: set[asyncio.Task[None]] = set()
+        # More at once than there are processors would only need more buffers. One user's readers
+        # may be made to wait: they keep no turns from others.
+        self._turns: dict[int, asyncio.Semaphore] = {}
+        self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_bytes())
+        self._gone: dict[int, Domain] = {}
+        """Slabs that were dropped -> the domain that they were of, the oldest first."""
 
-    async def run(self) -> None:
-        """Cycle for ever; pauses grow while nothing changes."""
+    def enter(self, domain: Domain) -> Members:
+        """The members of a domain, which is served from now on until it is over."""
+        if domain not in self.domains:
+            members = Members(domain, quota=self.quota)
+            members.cycles = self.full_scans
+            self.domains[domain] = members
+            task = asyncio.create_task(self._serve(members))
+            self._loops.add(task)
+            task.add_done_callback(self._loops.discard)
+        return self.domains[domain]
+
+    def forget(self, domain: Domain, slabs: Iterable[int]) -> None:
+        """Slabs of a domain were dropped: nobody may bring them into another."""
+        for slab in slabs:
+            self._gone[slab] = domain
+        while len(self._gone) > MOST_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def is_foreign(self, domain: Domain, slab: int) -> bool:
+        """Is, or was, this a slab of another domain?"""
+        if self._gone.get(slab, domain) != domain:
+            return True
+        return any(slab in it.store.slabs for key, it in self.domains.items() if key != domain)
+
+    async def _serve(self, members: Members) -> None:
+        """Cycle until the domain is over; pauses grow while nothing changes.
+
+        Each domain has a loop of its own: nobody in one waits for somebody in another.
+        """
         pause = 0.0
-        share = self.settings.cpu_percent / 100
-        worked, began = time.process_time(), time.monotonic()
-        while True:
-            self.wake = asyncio.Event()
-            yielded = False
-            for members in list(self.domains.values()):
-                yielded |= await self.cycle(members)
-            self.domains = {key: it for key, it in self.domains.items() if not it.is_over}
-            self.full_scans += 1
-            # All work since the last time counts, what clients asked for while we rested, too.
-            worked, done = time.process_time(), time.process_time() - worked
-            rest = pace.rest(done, time.monotonic() - began, share)
+        while not members.is_over or pause == 0.0:
+            members.wake = asyncio.Event()
+            try:
+                yielded = await self.cycle(members)
+            except Exception as error:
+                # Not of one client, or it would have ended there: a fault of the hub's own.
+                log.error("a cycle of %s failed: %s", members.domain, told(error))
+                yielded = False
+            members.cycles += 1
+            members.patience.recover()
+            self.full_scans = max(self.full_scans, members.cycles)
+            rest = self._budget.rest()
             await asyncio.sleep(rest)
-            began = time.monotonic()
             pause = pace.pause(pause, yielded, self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
-            waiter = asyncio.ensure_future(self.wake.wait())
+            waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
             waiter.cancel()
             if woken:
                 pause = 0.0
+        members.filler.close()
+        self.domains.pop(members.domain, None)
 
     async def cycle(self, members: Members) -> bool:
         """Merge what the looks so far have found, and look at every client once; true if that
@@ -134,16 +198,45 @@ class Hub:
         """
         at_first_sight = self.settings.looks == 1
         merged = 0 if at_first_sight else await self._decide(members)
-        fresh = await asyncio.gather(*(self._visit(members, it) for it in members.clients))
-        members.again |= any(fresh)
-        if any(fresh):
+        fresh = await self._visit_all(members)
+        members.again |= fresh
+        if fresh:
             for client in members.clients:
                 for region in client.regions.values():
                     pace.recall(region.pages)
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
-        return merged > 0 or any(fresh)
+        return merged > 0 or fresh
+
+    async def _visit_all(self, members: Members) -> bool:
+        """Look at all clients; true if one of them has something new to group.
+
+        Whoever keeps us waiting is looked at as well, but nobody waits for it: its turn goes on
+        beside the next cycles, and ends the pause between two of them.
+        """
+        for client in members.clients:
+            if client.turn is None:
+                client.turn = asyncio.create_task(self._visit(members, client))
+        while True:
+            turns = {
+                it.turn
+                for it in members.clients
+                if it.turn is not None and not it.turn.done() and not it.is_late
+            }
+            if not turns:
+                break
+            await asyncio.wait(turns, timeout=GLANCE)
+        fresh = False
+        for client in members.clients:
+            if client.turn is None:
+                continue
+            if client.turn.done():
+                fresh |= client.turn.result()
+                client.turn = None
+            else:
+                client.turn.add_done_callback(lambda _: members.wake.set())
+        return fresh
 
     async def _decide(self, members: Members) -> int:
         """Merge what is known to be worth it, if anything is new; returns the pages merged."""
@@ -175,25 +268,32 @@ class Hub:
             for region in sorted(client.regions.values(), key=lambda it: it.looked):
                 region.looked = True
                 for first, count in pace.due(region.pages):
-                    seen = np.empty(count, np.uint64)
-                    start, merges = region.start + first * PAGE_SIZE, client.merges
-                    async with self._turns:
-                        await client.read(
-                            _core.look, client.pid, start, count, members.store.seed, seen
-                        )
-                    if client.merges != merges:
-                        continue  # pages merged meanwhile, on demand, would seem to be written
-                    observed = stability.observe(region.pages, first, seen, self.settings.looks)
-                    pace.settle(region.pages, first, observed.awake, observed.empty)
-                    stable += observed.stable
-                    client.separations += observed.separated
+                    stable += await self._look(members, client, region, first, count)
             # New regions are nothing to group yet, but a reason to look again soon.
             return stable > 0 or fresh
-        except ProtocolError as error:
-            client.link.close(f"it does not speak the protocol: {error}")
-        except (PagemergeError, OSError) as error:
-            log.info("passing over process %d: %s", client.pid, error)
+        except Exception as error:
+            pass_over(client, error)
         return False
+
+    async def _look(
+        self, members: Members, client: Client, region: Region, first: int, count: int
+    ) -> int:
+        """Look at some pages of a region; returns how many are stable now."""
+        seen = np.empty(count, np.uint64)
+        start, merges = region.start + first * PAGE_SIZE, client.merges
+        async with self._turn(members.domain.uid):
+            await client.read(client.peer.look, start, members.store.seed, seen)
+        if client.merges != merges:
+            return 0  # pages merged meanwhile, on demand, would seem to be written
+        observed = stability.observe(region.pages, first, seen, self.settings.looks)
+        pace.settle(region.pages, first, observed.awake, observed.empty)
+        client.separations += observed.separated
+        return observed.stable
+
+    def _turn(self, uid: int) -> asyncio.Semaphore:
+        if uid not in self._turns:
+            self._turns[uid] = asyncio.Semaphore(len(os.sched_getaffinity(0)))
+        return self._turns[uid]
 
     async def _check_separated(self, client: Client) -> None:
         """A client without a barrier is looked at for statistics only: which pages it wrote."""
@@ -202,7 +302,7 @@ class Hub:
             if not np.any(slot != NO_SLOT):
                 continue
             end, merges = region.start + len(region) * PAGE_SIZE, client.merges
-            found = await client.read(_core.present_runs, client.pid, region.start, end)
+            found = await client.read(client.peer.present_runs, region.start, end)
             if client.merges != merges:
                 return  # pages merged meanwhile would seem to be written
             starts, counts = (np.frombuffer(part, np.uint64) for part in found)
@@ -239,14 +339,26 @@ class Hub:
             least = self.settings.least_run
             address, slot, runs = await self._send_slabs(members, client, address, slot, least)
             for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
-                body = await client.ask(wire.Kind.MERGE, runs[some].tobytes())
+                note = partial(self._note_late, members, client, address[pages], slot[pages])
+                body = await client.ask(
+                    wire.Kind.MERGE, runs[some].tobytes(), members.patience.seconds, note
+                )
                 merged += self._note(client, body, address[pages], slot[pages])
-        except ProtocolError as error:
-            client.link.close(f"it does not speak the protocol: {error}")
-        except (PagemergeError, OSError) as error:
+        except Exception as error:
             members.again = True
-            log.info("passing over process %d: %s", client.pid, error)
+            pass_over(client, error)
         return merged
+
+    def _note_late(
+        self, members: Members, client: Client, address: U64, slot: U32, body: bytes
+    ) -> None:
+        """The report of a merge that nobody waits for any more: what is mapped is mapped."""
+        try:
+            self._note(client, body, address, slot)
+        except Exception as error:
+            pass_over(client, error)
+        client.tardy = False
+        members.wake.set()
 
     async def _send_slabs(
         self, members: Members, client: Client, address: U64, slot: U32, least: int
@@ -301,22 +413,22 @@ class Hub:
         try:
             if region not in client.regions:
                 await client.refresh()
-            async with members.lock:
-                seen = np.empty(pages, np.uint64)
-                await client.read(
-                    _core.digest_stretches, client.pid, source, members.store.seed, seen
-                )
-                offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-                new = np.flatnonzero((members.store.find(seen) == NO_SLOT) & (seen > ZERO))
-                _, donors = np.unique(seen[new], return_index=True)
-                donors = new[np.sort(donors)]
-                pids = np.full(len(donors), client.pid, np.uint64)
-                self.quota.forget(client)
-                await self.filler.fill(
-                    members, pids, offset[donors] + np.uint64(source), seen[donors]
-                )
-                members.grown |= len(donors) > 0
-                slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
+            seen = np.empty(pages, np.uint64)
+            await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
+            offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+            wanted, donors = np.unique(seen, return_index=True)
+            donors = np.sort(donors[wanted > ZERO])
+            there = members.store.next_slot
+            self.quota.forget(client)
+            await members.filler.provide(
+                members,
+                [client],
+                np.zeros(len(donors), np.uint64),
+                offset[donors] + np.uint64(source),
+                seen[donors],
+            )
+            members.grown |= members.store.next_slot > there
+            slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
             address, slot, runs = await self._send_slabs(
@@ -324,9 +436,13 @@ class Hub:
             )
             client.births[sequence] = (address, slot)
             client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
-        except (PagemergeError, OSError) as error:
+        except ProtocolError:
+            raise
+        except Exception as error:
             client.births.pop(sequence, None)
-            client.link.send(wire.Kind.REFUSED, sequence, str(error).encode())
+            client.link.send(wire.Kind.REFUSED, sequence, plain(str(error), 1000).encode())
+            if not isinstance(error, (PagemergeError, OSError)):
+                pass_over(client, error)
 
     def note_birth(
         self, members: Members, client: Client, planned: tuple[U64, U32], body: bytes

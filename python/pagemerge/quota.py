@@ -39,7 +39,7 @@ class Quota:
         """Which of some new slots may be filled from these processes; the rest is accounted for."""
         if len(donors) == 0:
             return np.ones(0, np.bool_)
-        verdict = self._judge(donors)
+        verdict = self._judge(members, donors)
         for client in members.clients:
             mine = verdict[donors == client.pid]
             for one, reason in _REASONS.items():
@@ -53,11 +53,11 @@ class Quota:
         for reason in _REASONS.values():
             client.skipped[reason] = 0
 
-    def may_hand_back(self, client: Client, pages: int) -> bool:
+    def may_hand_back(self, members: Members, client: Client, pages: int) -> bool:
         """May a slab of another hub's be taken in from this client?"""
         donors = np.full(pages, client.pid, np.uint64)
-        most = self._limits().slabs_of_one
-        return len(client.given) < most and not self._judge(donors).any()
+        most = self._limits(members).slabs_of_one
+        return len(client.given) < most and not self._judge(members, donors).any()
 
     def freed(self) -> None:
         """A store has become smaller: who had to wait may try again."""
@@ -65,25 +65,35 @@ class Quota:
             members.again |= members.short
             members.short = False
 
-    def _judge(self, donors: U64) -> npt.NDArray[np.uint8]:
-        stores = [members.store for members in self._hub.domains.values()]
+    def _judge(self, members: Members, donors: U64) -> npt.NDArray[np.uint8]:
+        uid, domains = members.domain.uid, self._hub.domains.values()
+        stores = [it.store for it in domains]
         held = sum((store.held for store in stores), Counter[int]())
         slabs = sum(len(store.slabs) for store in stores)
-        verdict = quota.judge(donors, held, slabs, self._limits())
+        # A process can fork, and choose names of domains: what counts is whose it is.
+        users = sum(it.store.held.total() for it in domains if it.domain.uid == uid)
+        verdict = quota.judge(donors, held, slabs, self._limits(members), users)
         for one in {Verdict(it) for it in np.unique(verdict)} - {Verdict.ADMITTED} - self._told:
             self._told.add(one)  # once is enough for a log; ``status`` has it all the time
             log.warning("%s: no new stable pages for now; see pagemerge status", self._words(one))
         return verdict
 
-    def _limits(self) -> quota.Limits:
+    def _limits(self, members: Members) -> quota.Limits:
         settings = self._hub.settings
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Asked each time: an admin may change the limit of a cgroup at any time.
         return quota.limits(
-            cgroup_limit_bytes(), _HOST, descriptors, settings.store_share, settings.client_share
+            cgroup_limit_bytes(),
+            _HOST,
+            descriptors,
+            settings.store_share,
+            settings.client_share,
+            None if members.domain.uid == os.geteuid() else settings.user_share,
         )
 
     def _words(self, verdict: Verdict) -> str:
         if verdict is Verdict.OVER_QUOTA:
-            return "a process has filled its share of the store (client_share)"
+            return (
+                "a process has filled its share of the store (client_share or user_share)"
+            )
         return "the store has its share of this hub's memory cgroup (store_share) or descriptors"

@@ -7,7 +7,6 @@ memory needs none of it first, and pages that were just freed are still in the p
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
+from pagemerge.boundary import pass_over
 from pagemerge.decide import plan, stability
-from pagemerge.errors import PagemergeError
 from pagemerge.find.groups import duplicates
 from pagemerge.merge.user import Client
 from pagemerge.model import NO_SLOT, ZERO, Candidates, Layout
@@ -24,7 +23,6 @@ from pagemerge.model import NO_SLOT, ZERO, Candidates, Layout
 if TYPE_CHECKING:
     from pagemerge.hub import Hub, Members
 
-log = logging.getLogger("pagemerge.hub")
 AHEAD = 2
 """Slabs that are filled, or being filled, and not merged by all yet."""
 
@@ -100,9 +98,9 @@ class Stages:
         runs = plan.runs(pages, slot, slab)
         try:
             kept = await self._hub.affordable(client, runs, slab, self._hub.settings.least_run)
-        except (PagemergeError, OSError) as error:
+        except Exception as error:
             self._members.again = True
-            log.info("passing over process %d: %s", client.pid, error)
+            pass_over(client, error)
             return _Share(client, np.empty(0, np.int64), np.zeros(self._count, np.int64))
         client.skipped["over_budget"] = int(runs.pages.sum() - runs.pages[kept].sum())
         chosen = plan.pages_of(runs, kept)
@@ -137,17 +135,12 @@ class Stages:
         part = slice((stage - 1) * _core.SLAB_PAGES, stage * _core.SLAB_PAGES)
         donors = self._layout.donors[part]
         found, members = self._found, self._members
-        pids = np.array([client.pid for client in clients], np.uint64)[found.client[donors]]
         address, digest = found.address[donors], found.digest[donors]
-        async with members.lock:
-            # What came by a merge at birth meanwhile is there already.
-            made = members.store.find(digest)
-            new = np.flatnonzero(made == NO_SLOT)
-            made[new], changed = await self._hub.filler.fill(
-                members, pids[new], address[new], digest[new]
-            )
+        whose = found.client[donors].astype(np.uint64)
+        # What came by a merge at birth meanwhile is there already.
+        made, changed = await members.filler.provide(members, clients, whose, address, digest)
         self._made[part] = made
-        anew = donors[new[changed]]
+        anew = donors[changed]
         for number, client in enumerate(clients):
             for region, _, index in client.locate(
                 found.address[anew[found.client[anew] == number]]

@@ -30,17 +30,16 @@ async def tidy(hub: Hub, members: Members) -> None:
     What a client maps is not known while it has a plan and does not answer: then all slabs that it
     was ever given stay, and only those.
     """
-    if members.lock.locked():
+    if members.filler.under_way:
         return
-    async with members.lock:
-        before = members.store.bytes
-        _drop_unmapped(members)
-        await _compact(hub, members)
-        if members.store.bytes < before:
-            hub.quota.freed()
+    before = members.store.bytes
+    _drop_unmapped(hub, members)
+    await _compact(hub, members)
+    if members.store.bytes < before:
+        hub.quota.freed()
 
 
-def _drop_unmapped(members: Members) -> None:
+def _drop_unmapped(hub: Hub, members: Members) -> None:
     under = [region.pages.under for it in members.clients for region in it.regions.values()]
     counts = sharers(under, members.store.next_slot)
     unknown = _given_to_silent(members)
@@ -53,6 +52,7 @@ def _drop_unmapped(members: Members) -> None:
     if not unused:
         return
     members.store.drop(unused)
+    hub.forget(members.domain, unused)
     for client in members.clients:
         gone = np.array(sorted(client.given.intersection(unused)), np.uint64)
         client.given.difference_update(unused)
@@ -82,7 +82,7 @@ async def _compact(hub: Hub, members: Members) -> None:
         compact.Extent(slab.id, slab.base, slab.pages)
         for slab in store.slabs.values()
         if slab.id not in members.born | unknown
-        and members.stubborn.get(slab.id, 0) <= hub.full_scans
+        and members.stubborn.get(slab.id, 0) <= members.cycles
         and not held[slab.base : slab.base + slab.pages].any()
     ]
     counts = sharers((region.pages.slot for region in regions), store.next_slot)
@@ -90,14 +90,14 @@ async def _compact(hub: Hub, members: Members) -> None:
     if not dying:
         return
     members.stubborn = {it: when for it, when in members.stubborn.items() if it in store.slabs}
-    members.stubborn.update((it.slab, hub.full_scans + AGAIN) for it in dying)
+    members.stubborn.update((it.slab, members.cycles + AGAIN) for it in dying)
     old = compact.live_slots(dying, counts)
     made = None
     if len(old):
         loop = asyncio.get_running_loop()
         try:
             descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
-        except (PagemergeError, OSError, RuntimeError) as error:
+        except (PagemergeError, OSError, RuntimeError, MemoryError) as error:
             # No memory, descriptor or thread is left: what is merged stays as it is.
             log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
             return

@@ -11,6 +11,7 @@ use pagemerge_pages::{slab, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,8 +36,8 @@ struct Agent<'a> {
     /// Times in a row that a hub has hung up without a welcome.
     dismissed: u32,
     trouble: Error,
-    /// The user that the slabs came to.
-    user: rustix::process::Uid,
+    /// What we were when the slabs came to us.
+    standing: Standing,
 }
 
 fn run(config: &Config) {
@@ -70,7 +71,7 @@ fn run(config: &Config) {
         tries: 0,
         dismissed: 0,
         trouble: Error::Hub("the hub does not answer".into()),
-        user: rustix::process::geteuid(),
+        standing: standing(),
     };
     loop {
         agent.connect();
@@ -87,6 +88,46 @@ fn run(config: &Config) {
 fn admit(hub: i32) {
     // SAFETY: prctl with integers.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, hub, 0, 0, 0) };
+}
+
+/// Who listens at the other end. (The pid is 0 for a process of another PID namespace, and then
+/// it is no pid.)
+fn peer_of(stream: &UnixStream) -> Result<libc::ucred> {
+    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes no more than `size` bytes into `found`, which has as many.
+    let done = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut size,
+        )
+    };
+    if done == 0 {
+        Ok(found)
+    } else {
+        Err(Error::last_os("getsockopt SO_PEERCRED"))
+    }
+}
+
+/// What decides, beside a name, of which trust domain a process is.
+#[derive(PartialEq, Eq)]
+struct Standing {
+    user: u32,
+    namespaces: [u64; 3],
+    label: Vec<u8>,
+}
+
+fn standing() -> Standing {
+    let inode =
+        |name: &str| rustix::fs::stat(format!("/proc/self/ns/{name}")).map_or(0, |it| it.st_ino);
+    Standing {
+        user: rustix::process::geteuid().as_raw(),
+        namespaces: ["user", "pid", "cgroup"].map(inode),
+        label: std::fs::read("/proc/self/attr/current").unwrap_or_default(),
+    }
 }
 
 impl Agent<'_> {
@@ -128,17 +169,22 @@ impl Agent<'_> {
 
     fn greet(&mut self, stream: UnixStream) -> Result<()> {
         let path = self.config.socket.display();
-        let hub = rustix::net::sockopt::socket_peercred(stream.as_fd())?;
-        if hub.uid != rustix::process::geteuid() && !hub.uid.is_root() {
+        let hub = peer_of(&stream)?;
+        if hub.uid != rustix::process::geteuid().as_raw() && hub.uid != 0 {
             return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
         }
-        if self.user != rustix::process::geteuid() {
-            // What another user's processes share is not for those of this one.
-            self.user = rustix::process::geteuid();
+        let standing = standing();
+        if self.standing != standing {
+            // What the processes of another user, label or namespace share is not for this one's.
+            self.standing = standing;
             self.slabs.clear();
         }
-        let pid = hub.pid.as_raw_nonzero().get();
-        admit(pid);
+        // 0 for a hub outside our PID namespace: Yama can be told of no such process. A hub of
+        // root's needs no leave; another one says that it may not read us.
+        let pid = hub.pid;
+        if pid != 0 {
+            admit(pid);
+        }
         self.barriers.reader = pid;
         let mut connection = Connection::new(stream);
         let hello = Hello { version: wire::VERSION, barrier: self.barriers.kind() };
@@ -239,6 +285,9 @@ impl Agent<'_> {
             }
             kind::REFUSED => {
                 let text = String::from_utf8_lossy(&frame.body).into_owned();
+                if frame.sequence == 0 {
+                    return Err(Error::Hub(text)); // we may not join
+                }
                 if let Some(current) = self.current.take_if(|it| it.sequence == frame.sequence) {
                     current.job.finish(Err(Error::Hub(text)));
                 }

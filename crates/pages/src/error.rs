@@ -25,6 +25,13 @@ pub enum Error {
         /// What stands in the way.
         why: String,
     },
+    /// This process is not what it was when it asked to be read; the text says what has changed.
+    Left {
+        /// The process.
+        pid: i32,
+        /// What has changed.
+        why: String,
+    },
     /// The caller passed something that makes no sense.
     Usage(String),
     /// The hub cannot be reached, went away, or refused.
@@ -102,7 +109,9 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::Refused { pid, why } => write!(f, "process {pid} {why}"),
+            Self::Refused { pid, why } | Self::Left { pid, why } => {
+                write!(f, "process {pid} {why}")
+            }
             Self::Unsupported(text)
             | Self::Usage(text)
             | Self::Hub(text)

@@ -1,6 +1,7 @@
 //! Pages of memory: digests, remote reads, pagemap, barriers, remapping. No Python here.
 
 pub mod alone;
+mod assume;
 mod chunks;
 pub mod digest;
 pub mod error;
@@ -16,6 +17,7 @@ mod memory;
 pub mod moving;
 pub mod pagemap;
 pub mod park;
+pub mod peer;
 pub mod pinned;
 pub mod pins;
 pub mod protect;

@@ -105,6 +105,19 @@ impl Pagemap {
         }
     }
 
+    /// The pagemap of process `pid` that is open already.
+    pub(crate) const fn of(file: File, pid: i32) -> Self {
+        Self { file, pid }
+    }
+
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// The runs of pages of `kind` in `[start, end)`, ascending, not touching each other.
     ///
     /// # Errors

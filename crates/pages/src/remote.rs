@@ -11,6 +11,9 @@
 //! in Linux mm/gup.c, since 5.19). A scan would undo what it is looking for. Such pages are read
 //! through `/proc/PID/mem`, which does not pin; at about half the speed.
 
+use std::cell::RefCell;
+use std::fs::File;
+
 use crate::chunks::{each_page, page_count, Place};
 use crate::digest::{Digester, ABSENT};
 use crate::pagemap::{entry, Kind, Pagemap, Run};
@@ -25,6 +28,69 @@ pub const CHUNK: usize = 2 << 20;
 /// Pages between two questions to pagemap in [`look`]: what it says is at most this old (256 MiB,
 /// about 35 ms of reading).
 const WINDOW: usize = 65536;
+
+/// Most pages that are kept to tell by whose they are.
+const WITNESSES: usize = 16;
+
+/// A process to read, and the ways that may be used.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The process.
+    pub pid: i32,
+    /// Its page map.
+    pub map: &'a Pagemap,
+    /// Its `/proc/PID/mem`, where that is open already.
+    pub memory: Option<&'a File>,
+    /// May process_vm_readv be used, which names the process and not its address space?
+    pub direct: bool,
+    /// What it was used for.
+    pub witnesses: RefCell<Witnesses>,
+}
+
+/// Pages that were read by process_vm_readv.
+#[derive(Debug, Default)]
+pub struct Witnesses {
+    /// Has anything been read so?
+    pub used: bool,
+    /// Addresses of some pages that nobody else mapped a moment before.
+    pub pages: Vec<u64>,
+    seen: usize,
+}
+
+impl Target<'_> {
+    /// A reader that does not pin.
+    fn gentle(&self) -> Result<Reader> {
+        let Some(memory) = self.memory else { return Reader::gentle(self.pid) };
+        let memory = memory.try_clone();
+        let memory = memory.map_err(|error| Error::of_proc("dup", &error, self.pid))?;
+        Ok(Reader::Gentle { pid: self.pid, memory })
+    }
+
+    /// As [`sort_out`]; all pages are read gently where nothing else is allowed.
+    fn sort_out(&self, runs: &[Run], entries: &[u64], kind: Kind) -> (Vec<Place>, Vec<Place>) {
+        let (direct, mut gentle) = sort_out(runs, entries, kind);
+        if !self.direct {
+            gentle.extend(direct);
+            gentle.sort_by_key(|place| place.at);
+            return (Vec::new(), gentle);
+        }
+        let mut witnesses = self.witnesses.borrow_mut();
+        witnesses.used |= !direct.is_empty();
+        for place in &direct {
+            if entries[place.at] & (entry::EXCLUSIVE | entry::FILE) != entry::EXCLUSIVE {
+                continue;
+            }
+            // The first ones, and then always the last.
+            let at = witnesses.seen % WITNESSES;
+            witnesses.seen += 1;
+            match witnesses.pages.get_mut(at) {
+                Some(page) => *page = place.start,
+                None => witnesses.pages.push(place.start),
+            }
+        }
+        (direct, gentle)
+    }
+}
 
 /// Digest all pages of `runs` of process `pid` with `seed` into `out`, in that order, by up to
 /// `threads` threads; [`ABSENT`] for a page that is not there any more, or cannot be read.
@@ -46,7 +112,8 @@ pub fn read_digests(
     check(runs, out.len())?;
     out.fill(ABSENT);
     let (direct, gentle) = sort_out(runs, entries, Kind::Any);
-    let mut total = digests(pid, &direct, &gentle, seed, out, threads)?;
+    let careful = || Reader::gentle(pid);
+    let mut total = digests(pid, careful, [&direct, &gentle], seed, out, threads)?;
     total.unreadable += (out.len() - page_count(&direct) - page_count(&gentle)) as u64;
     Ok(total)
 }
@@ -73,7 +140,21 @@ pub fn read_only(
 /// # Errors
 /// As for [`read_digests`], and those of [`Pagemap`].
 pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) -> Result<Look> {
-    let map = Pagemap::open(pid)?;
+    by_number(pid, |target| look_at(target, start, seed, out, threads))
+}
+
+/// As [`look`].
+///
+/// # Errors
+/// As for [`look`].
+pub fn look_at(
+    target: &Target<'_>,
+    start: u64,
+    seed: u64,
+    out: &mut [u64],
+    threads: usize,
+) -> Result<Look> {
+    let map = target.map;
     let address = |page: usize| start + (page * PAGE) as u64;
     let (mut total, mut at) = (Look::default(), 0);
     while at < out.len() {
@@ -84,10 +165,11 @@ pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) ->
         let window = &mut out[from..to];
         map.entries(next, window)?;
         let run = Run { start: next, pages: window.len() as u64 };
-        let (direct, mut gentle) = sort_out(&[run], window, Kind::Anonymous);
-        gentle = without_zero_page(&map, &gentle)?;
+        let (direct, mut gentle) = target.sort_out(&[run], window, Kind::Anonymous);
+        gentle = without_zero_page(map, &gentle)?;
         window.fill(ABSENT);
-        total.add(digests(pid, &direct, &gentle, seed, window, threads)?);
+        let careful = || target.gentle();
+        total.add(digests(target.pid, careful, [&direct, &gentle], seed, window, threads)?);
         at = to;
     }
     out[at..].fill(ABSENT);
@@ -100,13 +182,20 @@ pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) ->
 /// # Errors
 /// As for [`look`]; [`Error::Usage`] unless `into` has room for just those pages.
 pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
-    if into.len() % PAGE != 0 {
-        return Err(Error::Usage(format!("{} bytes are not whole pages", into.len())));
-    }
-    check(runs, into.len() / PAGE)?;
+    check_room(runs, into)?;
+    by_number(pid, |target| read_pages_of(target, runs, into))
+}
+
+/// As [`read_pages`].
+///
+/// # Errors
+/// As for [`read_pages`].
+pub fn read_pages_of(target: &Target<'_>, runs: &[Run], into: &mut [u8]) -> Result<Look> {
+    check_room(runs, into)?;
     let mut entries = vec![0; into.len() / PAGE];
-    Pagemap::open(pid)?.entries_of(runs, &mut entries)?;
-    let (direct, gentle) = sort_out(runs, &entries, Kind::Any);
+    target.map.entries_of(runs, &mut entries)?;
+    let (direct, gentle) = target.sort_out(runs, &entries, Kind::Any);
+    let pid = target.pid;
     let (read, careful) = (page_count(&direct), page_count(&gentle));
     if read == entries.len() {
         let mut pieces: Vec<_> = direct.iter().map(Place::piece).collect();
@@ -115,7 +204,7 @@ pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     into.fill(0);
     let unreadable = (entries.len() - read - careful) as u64;
     let mut total = Look { read: 0, unreadable };
-    for (reader, places) in [(Reader::Direct { pid }, direct), (Reader::gentle(pid)?, gentle)] {
+    for (reader, places) in [(Reader::Direct { pid }, direct), (target.gentle()?, gentle)] {
         for place in places {
             let to = &mut into[place.at * PAGE..(place.at + place.pages) * PAGE];
             total.add(reader.read_all(&mut [place.piece()], to, |_| ())?);
@@ -131,14 +220,14 @@ pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
 /// # Errors
 /// As for [`read_digests`].
 pub fn digest_stretches(
-    pid: i32,
+    target: &Target<'_>,
     start: u64,
     seed: u64,
     out: &mut [u64],
     threads: usize,
 ) -> Result<Look> {
     let runs = [Run { start, pages: out.len() as u64 }];
-    let (reader, digester) = (reader_for(pid, &runs)?, Digester::new(seed));
+    let (reader, digester) = (reader_for(target, &runs)?, Digester::new(seed));
     each_page(&reader, &in_order(&runs), out, threads, CHUNK, |page| digester.digest(page))
 }
 
@@ -146,26 +235,37 @@ pub fn digest_stretches(
 ///
 /// # Errors
 /// As for [`read_pages`].
-pub fn read_stretches(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
+pub fn read_stretches(target: &Target<'_>, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     check(runs, into.len() / PAGE)?;
     let mut pieces: Vec<_> = in_order(runs).iter().map(Place::piece).collect();
-    reader_for(pid, runs)?.read_all(&mut pieces, into, |_| ())
+    reader_for(target, runs)?.read_all(&mut pieces, into, |_| ())
 }
 
 /// The fastest reader that copies none of these pages in their owner.
-fn reader_for(pid: i32, runs: &[Run]) -> Result<Reader> {
-    let map = Pagemap::open(pid)?;
+fn reader_for(target: &Target<'_>, runs: &[Run]) -> Result<Reader> {
     for run in runs {
         let first = run.start - run.start % PAGE as u64;
         let last = (run.start + run.pages * PAGE as u64).next_multiple_of(PAGE as u64);
         let mut entries = vec![0; (last - first) as usize / PAGE];
-        map.entries(first, &mut entries)?;
+        target.map.entries(first, &mut entries)?;
         let whole = [Run { start: first, pages: entries.len() as u64 }];
-        if !sort_out(&whole, &entries, Kind::Any).1.is_empty() {
-            return Reader::gentle(pid);
+        if !target.sort_out(&whole, &entries, Kind::Any).1.is_empty() {
+            return target.gentle();
         }
     }
-    Ok(Reader::Direct { pid })
+    // Also what is not there is read: the kernel brings it in.
+    target.witnesses.borrow_mut().used |= target.direct;
+    if target.direct {
+        Ok(Reader::Direct { pid: target.pid })
+    } else {
+        target.gentle()
+    }
+}
+
+/// Have `work` read process `pid`, whatever it is at each moment.
+fn by_number<T>(pid: i32, work: impl FnOnce(&Target<'_>) -> Result<T>) -> Result<T> {
+    let map = Pagemap::open(pid)?;
+    work(&Target { pid, map: &map, memory: None, direct: true, witnesses: RefCell::default() })
 }
 
 /// `runs` with their output one behind the other.
@@ -186,6 +286,14 @@ fn check(runs: &[Run], room: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::Usage(format!("room for {room} of {wanted} pages")))
+}
+
+/// Do `runs` just fill `into`?
+fn check_room(runs: &[Run], into: &[u8]) -> Result<()> {
+    if into.len() % PAGE != 0 {
+        return Err(Error::Usage(format!("{} bytes are not whole pages", into.len())));
+    }
+    check(runs, into.len() / PAGE)
 }
 
 /// The present pages of `runs`: those that may be pinned, and those that must not be.
@@ -228,11 +336,12 @@ fn without_zero_page(map: &Pagemap, places: &[Place]) -> Result<Vec<Place>> {
     Ok(real)
 }
 
-/// Digest the pages at `direct` and `gentle`, each kind in its way.
+/// Digest the pages at `direct` and `gentle`, each kind in its way; `careful` makes the reader of
+/// the second.
 fn digests(
     pid: i32,
-    direct: &[Place],
-    gentle: &[Place],
+    careful: impl FnOnce() -> Result<Reader>,
+    [direct, gentle]: [&[Place]; 2],
     seed: u64,
     out: &mut [u64],
     threads: usize,
@@ -241,7 +350,7 @@ fn digests(
     let value = |page: &[u8; PAGE]| digester.digest(page);
     let mut total = each_page(&Reader::Direct { pid }, direct, out, threads, CHUNK, value)?;
     if !gentle.is_empty() {
-        total.add(each_page(&Reader::gentle(pid)?, gentle, out, threads, CHUNK, value)?);
+        total.add(each_page(&careful()?, gentle, out, threads, CHUNK, value)?);
     }
     Ok(total)
 }

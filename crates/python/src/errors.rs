@@ -16,6 +16,7 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
             (class, *pid, *address)
         }
         Error::Refused { pid, .. } => ("PagemergeError", Some(*pid), None),
+        Error::Left { pid, .. } => ("AccessDenied", Some(*pid), None),
         Error::Unsupported(_) => ("Unsupported", None, None),
         Error::Usage(_) => ("UsageError", None, None),
         Error::Hub(_) => ("HubError", None, None),

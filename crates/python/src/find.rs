@@ -23,7 +23,6 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read_only, module)?)?;
     module.add_function(wrap_pyfunction!(read_pages, module)?)?;
     module.add_function(wrap_pyfunction!(look, module)?)?;
-    module.add_function(wrap_pyfunction!(digest_stretches, module)?)?;
     module.add_function(wrap_pyfunction!(sort, module)?)?;
     module.add_function(wrap_pyfunction!(count, module)?)
 }
@@ -145,21 +144,6 @@ fn look(
 }
 
 #[pyfunction]
-#[pyo3(signature = (pid, start, seed, out, threads = 1))]
-fn digest_stretches(
-    py: Python<'_>,
-    pid: i32,
-    start: u64,
-    seed: u64,
-    out: &Bound<'_, PyAny>,
-    threads: usize,
-) -> PyResult<(u64, u64)> {
-    let out = buffer::<u64>(out, "out")?;
-    let out = exclusive(py, &out, "out")?;
-    figures(detached(py, || remote::digest_stretches(pid, start, seed, out, threads))?)
-}
-
-#[pyfunction]
 #[pyo3(signature = (keys, threads = 1))]
 fn sort(py: Python<'_>, keys: &Bound<'_, PyAny>, threads: usize) -> PyResult<()> {
     let keys = buffer::<u64>(keys, "keys")?;
@@ -192,7 +176,7 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send
     py.detach(work).map_err(|error| raise(py, &error))
 }
 
-fn figures(look: remote::Look) -> PyResult<(u64, u64)> {
+pub fn figures(look: remote::Look) -> PyResult<(u64, u64)> {
     Ok((look.read, look.unreadable))
 }
 
@@ -244,7 +228,7 @@ pub fn shared<'a, T: Element>(
 
 /// The elements of `buffer`, to write.
 #[allow(clippy::mut_from_ref)] // The buffer is only the handle; it owns the memory as a whole.
-fn exclusive<'a, T: Element>(
+pub fn exclusive<'a, T: Element>(
     py: Python<'_>,
     buffer: &'a PyBuffer<T>,
     name: &str,

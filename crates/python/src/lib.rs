@@ -7,6 +7,7 @@ mod errors;
 mod find;
 mod inject;
 mod numpy;
+mod peer;
 mod store;
 mod wire;
 
@@ -15,6 +16,7 @@ mod wire;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PAGE_SIZE", pagemerge_pages::PAGE)?;
     find::register(module)?;
+    peer::register(module)?;
     store::register(module)?;
     wire::register(module)?;
     agent::register(module)?;

@@ -2,14 +2,18 @@
 
 use pagemerge_pages::digest::Digester;
 use pagemerge_pages::pagemap::Run;
+use pagemerge_pages::peer::Peer as Inner;
+use pagemerge_pages::remote::Target;
 use pagemerge_pages::{remote, slab, Error, Result, PAGE};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::errors::raise;
 use crate::find::{buffer, shared};
+use crate::peer::Peer;
 
 /// Add the functions of this file to `module`.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -23,45 +27,73 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 fn build_slab<'py>(
     py: Python<'py>,
-    pids: &Bound<'py, PyAny>,
+    peers: Vec<PyRef<'py, Peer>>,
+    whose: &Bound<'py, PyAny>,
     starts: &Bound<'py, PyAny>,
     pages: &Bound<'py, PyAny>,
     seed: u64,
 ) -> PyResult<(i32, u64, Bound<'py, PyBytes>)> {
-    let pids = buffer::<u64>(pids, "pids")?;
+    let whose = buffer::<u64>(whose, "whose")?;
     let starts = buffer::<u64>(starts, "starts")?;
     let pages = buffer::<u64>(pages, "pages")?;
-    let rows = shared(py, &pids, "pids")?
+    let rows = shared(py, &whose, "whose")?
         .iter()
         .zip(shared(py, &starts, "starts")?)
         .zip(shared(py, &pages, "pages")?);
-    let rows: Vec<(i32, Run)> =
-        rows.map(|((&pid, &start), &pages)| (pid as i32, Run { start, pages })).collect();
-    let built = py.detach(|| -> Result<_> {
-        let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
-        let mut rows = VecDeque::from(rows);
-        build(total, seed, |bytes| {
-            fill(&mut rows, bytes);
-            Ok(())
-        })
-    });
+    let rows: Vec<Row> =
+        rows.map(|((&peer, &start), &pages)| (peer as usize, Run { start, pages })).collect();
+    let peers: Vec<Arc<Inner>> = peers.iter().map(|peer| Arc::clone(&peer.inner)).collect();
+    if rows.iter().any(|row| row.0 >= peers.len()) {
+        return Err(raise(py, &Error::Usage("a row of a peer that is not there".into())));
+    }
+    let built = py.detach(|| build_from(&peers, &rows, seed));
     let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
 }
 
+/// Consecutive pages of one of several peers.
+type Row = (usize, Run);
+
+/// A slab of pages of peers, if all of them have been what they were at their greetings until all
+/// was copied; otherwise nothing is left of it.
+fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
+    let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
+    peers.iter().try_for_each(|peer| peer.check())?;
+    let copy = |direct: bool| -> Result<_> {
+        let targets: Vec<_> = peers.iter().map(|peer| peer.target(direct)).collect();
+        let mut rows = VecDeque::from(rows.to_vec());
+        let built = build(total, seed, |bytes| {
+            fill(&targets, &mut rows, bytes);
+            Ok(())
+        })?;
+        for (peer, target) in peers.iter().zip(&targets) {
+            if !peer.is_proven(target)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(built))
+    };
+    let built = match copy(true)? {
+        Some(built) => Some(built),
+        None => copy(false)?,
+    };
+    peers.iter().try_for_each(|peer| peer.check())?;
+    built.ok_or_else(|| Error::os("read of /proc/PID/mem", libc::ESRCH))
+}
+
 /// Copy the next rows, in order, until `bytes` is full. A page that cannot be read any more stays
 /// zero: its slot's digest tells, and nobody will be given it.
-fn fill(rows: &mut VecDeque<(i32, Run)>, bytes: &mut [u8]) {
+fn fill(targets: &[Target<'_>], rows: &mut VecDeque<Row>, bytes: &mut [u8]) {
     let mut rest = bytes;
-    while let Some(&(pid, _)) = rows.front().filter(|_| !rest.is_empty()) {
+    while let Some(&(peer, _)) = rows.front().filter(|_| !rest.is_empty()) {
         // All that comes next from one process, in one go.
         let (mut runs, mut taken) = (Vec::new(), 0);
-        while taken < rest.len() / PAGE && rows.front().is_some_and(|row| row.0 == pid) {
+        while taken < rest.len() / PAGE && rows.front().is_some_and(|row| row.0 == peer) {
             let Some((_, mut run)) = rows.pop_front() else { break };
             let pages = run.pages.min((rest.len() / PAGE - taken) as u64);
             if pages < run.pages {
                 let start = run.start + pages * PAGE as u64;
-                rows.push_front((pid, Run { start, pages: run.pages - pages }));
+                rows.push_front((peer, Run { start, pages: run.pages - pages }));
                 run.pages = pages;
             }
             taken += pages as usize;
@@ -69,8 +101,8 @@ fn fill(rows: &mut VecDeque<(i32, Run)>, bytes: &mut [u8]) {
         }
         let (own, others) = rest.split_at_mut(taken * PAGE);
         let aligned = runs.iter().all(|run| run.start % PAGE as u64 == 0);
-        let read = if aligned { remote::read_pages } else { remote::read_stretches };
-        let _ = read(pid, &runs, own);
+        let read = if aligned { remote::read_pages_of } else { remote::read_stretches };
+        let _ = read(&targets[peer], &runs, own);
         rest = others;
     }
 }

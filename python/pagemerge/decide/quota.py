@@ -1,8 +1,9 @@
 """How much of the store there may be, and whose it may be: pure functions.
 
 The store is charged to the memory cgroup of the hub, whoever filled it. So it stops at a share of
-what the hub may have, and no process may fill more than a share of that, lest nothing is left for
-the others. Merging into slots that are there already costs nothing, and goes on.
+what the hub may have, and no process and no user may fill more than a share of that, lest nothing
+is left for the others. The hub's own user may: all of the store is that user's. Merging into slots
+that are there already costs nothing, and goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Verdict(IntEnum):
 
     ADMITTED = 0
     OVER_QUOTA = 1
-    """Its donor has filled its share."""
+    """Its donor, or the donor's user, has filled its share."""
     STORE_FULL = 2
 
 
@@ -40,35 +41,49 @@ class Limits:
     """Most slots that one process may be the donor of."""
     slabs_of_one: int
     """Most slabs that one process may hand back."""
+    slots_of_user: int | None = None
+    """Most slots that the processes of one user may be the donors of; None: no limit."""
 
 
 def limits(
-    memory: int | None, host: int, descriptors: int, store_share: float, client_share: float
+    memory: int | None,
+    host: int,
+    descriptors: int,
+    store_share: float,
+    client_share: float,
+    user_share: float | None = None,
 ) -> Limits:
     """The limits of a hub.
 
     ``memory``: bytes that its cgroup may use, None for no limit; ``host``: bytes that the host
-    has; ``descriptors``: RLIMIT_NOFILE; the shares: settings, 0 to 1.
+    has; ``descriptors``: RLIMIT_NOFILE; the shares: settings, 0 to 1; ``user_share`` None: users
+    have no limit but that of all.
     """
     slots = None if memory is None else int(memory * store_share) // PAGE_SIZE
     # Half of the descriptors are left for clients, who need two each, and for what comes and goes.
     slabs = descriptors // 2
     base = host // PAGE_SIZE if slots is None else slots
-    return Limits(slots, slabs, int(base * client_share), int(slabs * client_share))
+    of_user = None if user_share is None else int(base * user_share)
+    return Limits(slots, slabs, int(base * client_share), int(slabs * client_share), of_user)
 
 
-def judge(donors: U64, held: Mapping[int, int], slabs: int, most: Limits) -> npt.NDArray[np.uint8]:
+def judge(
+    donors: U64, held: Mapping[int, int], slabs: int, most: Limits, users: int = 0
+) -> npt.NDArray[np.uint8]:
     """Whether each of some new slots may be made: a ``Verdict`` each.
 
     ``donors`` u64[n]: the process that each would be filled from, in the order in which they would
     be made; ``held``: slots there are, by the process they were filled from; ``slabs``: how many
-    slabs there are.
+    slabs there are; ``users``: slots that were filled from processes of the same user.
     """
     verdict = np.full(len(donors), Verdict.ADMITTED, np.uint8)
     for donor in np.unique(donors):
         mine = np.flatnonzero(donors == donor)
         room = max(most.slots_of_one - held.get(int(donor), 0), 0)
         verdict[mine[room:]] = Verdict.OVER_QUOTA
+    if most.slots_of_user is not None:
+        admitted = np.flatnonzero(verdict == Verdict.ADMITTED)
+        verdict[admitted[max(most.slots_of_user - users, 0) :]] = Verdict.OVER_QUOTA
     admitted = np.flatnonzero(verdict == Verdict.ADMITTED)
     room = len(donors) if most.slots is None else max(most.slots - sum(held.values()), 0)
     verdict[admitted[room if slabs < most.slabs else 0 :]] = Verdict.STORE_FULL

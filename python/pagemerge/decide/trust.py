@@ -1,7 +1,9 @@
 """Who may share pages with whom.
 
 The members of one domain can read each other's merged pages, and tell by timing what the others
-hold. So a domain is no wider than what Linux lets read each other's memory anyway.
+hold. So a domain is no wider than what Linux lets read each other's memory anyway. Mount
+namespaces are no part of it: processes that differ in nothing else can read each other's memory,
+and services of one user with ``PrivateTmp=`` would not share.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ import re
 from dataclasses import dataclass
 
 from pagemerge.errors import UsageError
+from pagemerge.linux.text import plain
 
 MOST_NAME = 64
 """Characters of a domain's name."""
+
+MOST_LABEL = 200
+"""Characters of a label that are shown; all of it counts."""
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_NAME - 1}}}")
 
@@ -31,10 +37,20 @@ class Domain:
     name: str = ""
     """What the process calls its part of all that (``pagemerge run --domain``); empty: no part."""
 
+    pid_namespace: int = 0
+    """Inode of /proc/PID/ns/pid; 0 if it is the hub's. So a container is a domain of its own."""
+    cgroup_namespace: int = 0
+    """Inode of /proc/PID/ns/cgroup; 0 if it is the hub's. It tells containers apart that were
+    started with the host's PID namespace."""
+
     def __str__(self) -> str:
         parts = [f"uid {self.uid}"]
         if self.label:
-            parts.append(self.label)
+            parts.append(plain(self.label, MOST_LABEL))
+        if self.pid_namespace:
+            parts.append(f"pid namespace {self.pid_namespace}")
+        elif self.cgroup_namespace:
+            parts.append(f"cgroup namespace {self.cgroup_namespace}")
         if self.name:
             parts.append(f"domain {self.name}")
         return ", ".join(parts)

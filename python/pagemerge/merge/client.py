@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pagemerge.errors import HubError
+from pagemerge.linux.text import plain
 from pagemerge.model import Status
 
 
@@ -60,6 +61,8 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
             "program that uses pagemerge, or by hand: pagemerge daemon",
             path=str(path),
         ) from error
+    if kind == wire.Kind.REFUSED:
+        raise HubError(f"the hub at {path} refuses: {plain(body, 300)}", path=str(path))
     if kind != wire.Kind.COUNTERS:
         raise HubError(f"what listens at {path} is no pagemerge hub", path=str(path))
     return msgspec.json.decode(body, type=Status)

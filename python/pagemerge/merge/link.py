@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from collections import deque
 from collections.abc import Callable
 
-from pagemerge.errors import HubError, PagemergeError, ProtocolError
+from pagemerge.errors import HubError, PagemergeError, ProtocolError, told
 from pagemerge.merge import wire
+from pagemerge.merge.closing import Closer
 
-MOST_DESCRIPTORS = 64
+MOST_DESCRIPTORS = 16
 """Received and not asked for yet; whoever sends more than it announces is disconnected."""
-MOST_WAITING = 256 << 20
+MOST_WAITING = 16 << 20
 """Bytes that a client may leave unread before it is disconnected."""
+MOST_BODY = 4 << 20
+"""Bytes of a frame that an agent may send: all of its regions, 170,000 of them."""
+MOST_GREETING = 4096
+"""Bytes of a frame before the greeting, the greeting itself included."""
+MOST_AT_ONCE = 1 << 18
+"""Bytes of a read."""
 
 Handler = Callable[[int, int, bytes], None]
 """Called with kind, sequence number and body of each frame that answers no ``ask``."""
@@ -26,8 +32,20 @@ class Link:
     """Frames over a connected, non-blocking Unix stream socket; all calls in the loop's thread."""
 
     def __init__(
-        self, peer: socket.socket, on_frame: Handler, on_end: Callable[[str], None]
+        self,
+        peer: socket.socket,
+        on_frame: Handler,
+        on_end: Callable[[str], None],
+        closer: Closer | None = None,
+        may_receive: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        """``closer`` closes what the peer sends; ``may_receive`` is told how many bytes of frames
+        have come or gone, and answers whether there may be so many."""
+        self.most = MOST_BODY
+        """Bytes of a frame's body, at most."""
+        self._closer = closer or Closer()
+        self._may_receive = may_receive
+        self._paused = 0
         self._socket = peer
         self._on_frame = on_frame
         self._on_end = on_end
@@ -74,25 +92,29 @@ class Link:
     def take_descriptor(self) -> int | None:
         """The descriptor that came with a frame, the caller's to close.
 
-        None if this process could open no more (RLIMIT_NOFILE). ``ProtocolError`` if none came.
+        Through the ``closer`` of this link, or after ``closer.let_go``. None if this process could
+        open no more (RLIMIT_NOFILE). ``ProtocolError`` if none came.
         """
         if not self._descriptors:
             raise ProtocolError("a frame lacks its descriptor")
         return self._descriptors.popleft()
 
-    def process(self, pid: int) -> int:
-        """A pidfd of the process that connected, whose number was ``pid`` then; caller closes it.
+    def greeted(self, most: int) -> None:
+        """Frames may be so long from here on."""
+        self.most = most
 
-        SO_PEERPIDFD (Linux 6.5) names that very process; before, its number may have been given
-        to another since. Raises ``OSError`` if it has ended.
-        """
-        so_peerpidfd = 77
-        try:
-            return self._socket.getsockopt(socket.SOL_SOCKET, so_peerpidfd)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise
-            return os.pidfd_open(pid)
+    def pause(self) -> None:
+        """Read nothing more until ``resume`` was called as often."""
+        self._paused += 1
+        if self._paused == 1 and self.open:
+            self._loop.remove_reader(self._socket)
+
+    def resume(self) -> None:
+        """Go on with what has come meanwhile."""
+        self._paused -= 1
+        if self._paused == 0 and self.open:
+            self._loop.add_reader(self._socket, self._readable)
+            self._loop.call_soon(self._guarded, self._frames)
 
     def close(self, why: str) -> None:
         """End the connection, and tell the owner why; further calls do nothing."""
@@ -102,11 +124,16 @@ class Link:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
-        held = [*self._descriptors, *(descriptor for _, descriptor in self._waiting)]
-        for descriptor in held:
+        for descriptor in self._descriptors:
+            if descriptor is not None:
+                self._closer.close(descriptor)
+        for _, descriptor in self._waiting:
             if descriptor is not None:
                 os.close(descriptor)
+        self._descriptors.clear()
         self._waiting.clear()
+        self._may_receive(-len(self._received))
+        self._received.clear()
         for future in self._asked.values():
             if not future.done():
                 future.set_exception(HubError("the client has gone"))
@@ -138,39 +165,53 @@ class Link:
         self._loop.remove_writer(self._socket)
 
     def _readable(self) -> None:
-        try:
-            data, descriptors, flags, _ = socket.recv_fds(self._socket, 1 << 18, MOST_DESCRIPTORS)
-        except (BlockingIOError, InterruptedError):
+        if not self.open or self._paused:
             return
-        except OSError as error:
-            self.close(str(error))
-            return
-        self._descriptors.extend(descriptors)
+        self._guarded(self._receive)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Whatever a peer's frames bring about ends this peer's connection, and nothing else."""
         try:
-            if flags & socket.MSG_CTRUNC:
-                self._descriptors.append(None)
-            if len(self._descriptors) > MOST_DESCRIPTORS:
-                raise ProtocolError("more descriptors than announced")
-            if not data:
-                self.close("it has ended")
-                return
-            self._received += data
-            self._frames()
+            work()
         except ProtocolError as error:
             self.close(f"it does not speak the protocol: {error}")
         except (PagemergeError, OSError) as error:
             self.close(str(error))
+        except Exception as error:
+            self.close(f"the hub failed: {told(error)}")
+
+    def _receive(self) -> None:
+        size = min(self.most + wire.HEADER.size, MOST_AT_ONCE)
+        room = MOST_DESCRIPTORS if self._closer.held < MOST_DESCRIPTORS * 8 else 0
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(self._socket, size, room)
+        except (BlockingIOError, InterruptedError):
+            return
+        self._closer.received(len(descriptors))
+        self._descriptors.extend(descriptors)
+        if flags & socket.MSG_CTRUNC:
+            self._descriptors.append(None)
+        if len(self._descriptors) > MOST_DESCRIPTORS:
+            raise ProtocolError("more descriptors than announced")
+        if not data:
+            self.close("it has ended")
+            return
+        self._received += data
+        if not self._may_receive(len(data)):
+            raise ProtocolError("its user has sent too much that is not finished")
+        self._frames()
 
     def _frames(self) -> None:
-        while self.open and len(self._received) >= wire.HEADER.size:
+        while self.open and not self._paused and len(self._received) >= wire.HEADER.size:
             length, kind, sequence = wire.HEADER.unpack_from(self._received)
-            if length > wire.MOST_BODY:
+            if length > self.most:
                 raise ProtocolError(f"a frame of {length} bytes")
             end = wire.HEADER.size + length
             if len(self._received) < end:
                 return
             body = bytes(self._received[wire.HEADER.size : end])
             del self._received[:end]
+            self._may_receive(-end)
             future = self._asked.pop(sequence, None) if sequence % 2 == 0 else None
             if future is None:
                 self._on_frame(kind, sequence, body)

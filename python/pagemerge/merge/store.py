@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +82,17 @@ class Store:
             np.append(self._slots, (useful + slab.base).astype(np.uint32)),
         )
 
-    def build(self, pids: U64, starts: U64, pages: U64) -> tuple[int, int, U64]:
+    def build(
+        self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64
+    ) -> tuple[int, int, U64]:
         """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.
 
-        Reads other processes, which may make it wait: to be called where a deadline can abandon
-        it. The slab is not in the store yet; ``add`` it. Digests come from the sealed bytes.
+        ``whose``: which of the peers each run is of. Reads other processes, which may make it wait:
+        to be called where a deadline can abandon it. The slab is not in the store yet; ``add`` it.
+        Digests come from the sealed bytes. Raises ``AccessDenied`` if one of the peers is not what
+        it was when it became a client; then no slab has been made.
         """
-        descriptor, slab, digests = _core.build_slab(pids, starts, pages, self.seed)
+        descriptor, slab, digests = _core.build_slab(list(peers), whose, starts, pages, self.seed)
         return descriptor, slab, np.frombuffer(digests, np.uint64)
 
     def find(self, digests: U64) -> U32:

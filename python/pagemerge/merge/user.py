@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from math import inf
 from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
-from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, ProtocolError
+from pagemerge.errors import AccessDenied, HubError, ProtocolError
+from pagemerge.linux import text
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link
+from pagemerge.merge.patience import Claims, Patience, Unlimited
 from pagemerge.merge.store import Slab, Store
 from pagemerge.model import BLOCK, NO_SLOT, OWN_SLOT, PAGE_SIZE, Pages
 
@@ -81,15 +81,15 @@ class Region:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Client:
     """A process that wants its memory merged, as far as the hub knows it."""
 
     pid: int
     uid: int
     name: str
-    handle: int
-    """pidfd: the number ``pid`` means this process for as long as it has not ended."""
+    peer: _core.Peer
+    """The process itself, as it was when it became a client."""
     link: Link
     barrier: str = "intern"
     note: str = ""
@@ -115,6 +115,31 @@ class Client:
     )
     unanswered: set[asyncio.Future[bytes]] = field(default_factory=set)
     stuck: asyncio.Future[object] | None = None
+    patience: Patience = field(default_factory=Patience)
+    """Of its domain."""
+    claims: Claims = field(default_factory=Unlimited)
+    """Of its user."""
+    most_regions: int = MOST_REGIONS
+    most_pages: int = _MOST_PAGES
+    """Of its user."""
+    claimed: tuple[int, int] = (0, 0)
+    """Its part of its user's claims: regions and pages."""
+    turn: asyncio.Task[bool] | None = None
+    """The look at it that is under way, or whose result nobody has taken yet."""
+    waits_since: float = inf
+    """When the hub began to wait for it (time.monotonic)."""
+    tardy: bool = True
+    """It has not answered yet, or was late: nobody waits for it until it has answered."""
+
+    @property
+    def is_late(self) -> bool:
+        """Do the others go on without it?"""
+        if self.tardy:
+            return True
+        if time.monotonic() - self.waits_since > self.patience.seconds:
+            self.tardy = True
+            self.patience.spent()
+        return self.tardy
 
     @property
     def is_ready(self) -> bool:
@@ -142,55 +167,52 @@ class Client:
         """Call a function that reads this process, in a thread that a deadline can abandon.
 
         A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then,
-        ``NoSuchProcess`` if the process has ended, and whatever the function raises.
+        ``AccessDenied`` if the process is not what it was when it became a client, which ends the
+        connection, and whatever the function raises.
         """
-        self.check_alive()
+        return await self.read_within(DEADLINE, partial(function, *arguments, **options))
+
+    async def read_within(self, seconds: float, work: Callable[[], T]) -> T:
+        """As ``read``, with a deadline of its own."""
+        self.check_open()
         if self.stuck is not None and not self.stuck.done():
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
         loop = asyncio.get_running_loop()
-        work = partial(function, *arguments, **options)
         try:
             future = loop.run_in_executor(self.reader, work)
         except RuntimeError as error:  # no thread can be started: RLIMIT_NPROC, or pids.max
             raise HubError(f"process {self.pid}: no reader: {error}", pid=self.pid) from None
         future.add_done_callback(_forgive)
-        await asyncio.wait({future}, timeout=DEADLINE)
+        self.waits_since = time.monotonic()
+        await asyncio.wait({future}, timeout=seconds)
+        self.waits_since = inf
         if not future.done():
             self.stuck = future  # type: ignore[assignment]
             self.note = "reading its memory makes the hub wait"
+            self.tardy = True
+            self.patience.spent()
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
-        self.check_alive()
-        return future.result()
+        self.check_open()
+        try:
+            return future.result()
+        except AccessDenied as error:
+            # It has left its trust domain, and whoever holds its socket must not read it.
+            self.link.close(str(error))
+            raise
 
-    def check_alive(self) -> None:
-        """Raise ``NoSuchProcess`` if it has ended: its number may be somebody else's by now.
-
-        ``AccessDenied`` if its user is another by now (setuid(2), or the exec of a set-uid
-        program): it has left its trust domain, and whoever holds its socket must not read it.
-        """
+    def check_open(self) -> None:
+        """Raise ``HubError`` if the connection has ended."""
         if not self.link.open:
             raise HubError(f"process {self.pid} has hung up", pid=self.pid)
-        ended = select.poll()  # select(2) knows no descriptors beyond 1023
-        ended.register(self.handle, select.POLLIN)
-        if ended.poll(0):
-            raise NoSuchProcess(f"process {self.pid} has ended", pid=self.pid)
-        if users_of(self.pid) != {self.uid}:
-            self.link.close("its user has changed")
-            raise AccessDenied(f"process {self.pid} runs as another user now", pid=self.pid)
 
     async def refresh(self) -> bool:
         """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
-        if _checked(rows) > _pages_of(self.pid):
+        if _checked(rows) > await self.read(self.peer.pages):
             raise ProtocolError("it claims more memory than it has")
-        # What is remembered of them is the hub's memory: no more than of all that the host has.
-        kept = np.cumsum(rows["pages"]) <= _MOST_PAGES
-        kept[MOST_REGIONS:] = False
-        if not kept.all():
-            rows = rows[kept]
-            self.note = "its regions are more than this host's memory, or too many: some are left"
+        rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
         for row in rows:
@@ -202,13 +224,52 @@ class Client:
         self.regions = regions
         return fresh
 
-    async def ask(self, kind: int, body: bytes = b"") -> bytes:
-        """Ask and wait; a client that does not answer in time is left out until it does."""
+    def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+        """Those of the regions that the hub remembers, and that its user may claim.
+
+        What is remembered of them is the hub's memory: of one process no more than of all memory
+        that the host has.
+        """
+        regions, pages = (
+            self.most_regions - self.claims.regions + self.claimed[0],
+            self.most_pages - self.claims.pages + self.claimed[1],
+        )
+        kept = np.cumsum(rows["pages"]) <= min(_MOST_PAGES, max(pages, 0))
+        kept[max(min(MOST_REGIONS, regions), 0) :] = False
+        if not kept.all():
+            rows = rows[kept]
+            self.note = "its regions, or its user's, are too many or too large: some are left"
+        self._claim(len(rows), int(rows["pages"].sum()))
+        return rows
+
+    def _claim(self, regions: int, pages: int) -> None:
+        self.claims.regions += regions - self.claimed[0]
+        self.claims.pages += pages - self.claimed[1]
+        self.claimed = regions, pages
+
+    async def ask(
+        self,
+        kind: int,
+        body: bytes = b"",
+        within: float = DEADLINE,
+        late: Callable[[bytes], object] | None = None,
+    ) -> bytes:
+        """Ask and wait; a client that does not answer in time is left out until it does.
+
+        ``late`` is called with the answer if it comes after ``within`` seconds.
+        """
         answer = self.link.ask(kind, body)
         self.unanswered = {it for it in self.unanswered if not it.done()} | {answer}
-        done, _ = await asyncio.wait({answer}, timeout=DEADLINE)
-        if not done:
+        self.waits_since = time.monotonic()
+        await asyncio.wait({answer}, timeout=within)
+        self.waits_since = inf
+        if not answer.done():
+            self.tardy = True
+            self.patience.spent()
+            if late is not None:
+                answer.add_done_callback(partial(_answered, late))
             raise HubError(f"process {self.pid} does not answer", pid=self.pid)
+        self.tardy = False
         return answer.result()
 
     def give(self, slabs: Iterable[Slab]) -> None:
@@ -226,7 +287,8 @@ class Client:
         """
         now = time.monotonic()
         if wanted > self.room // 4 or now > self.recount:
-            self.room = await self.read(mappings_left, self.pid, most)
+            work = partial(mappings_left, self.peer, most)
+            self.room = await self.read_within(self.patience.seconds, work)
             took = time.monotonic() - now
             self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
         return self.room
@@ -265,41 +327,65 @@ class Client:
 
         Raises as ``read``; it is to be done again then.
         """
-        text = await self.read(Path(f"/proc/{self.pid}/maps").read_text)
+        data = await self.read(self.peer.maps)
         self.adopting = False
-        for line in text.splitlines():
+        name = _core.SLAB_NAME.encode()
+        for line in text.lines(data):
             fields = line.split(maxsplit=5)
-            if len(fields) < 6 or _core.SLAB_NAME not in fields[5]:
+            if len(fields) < 6 or name not in fields[5]:
                 continue
             slab = store.slabs.get(int(fields[4]))
             if slab is None:
                 continue
-            start, end = (int(part, 16) for part in fields[0].split("-"))
-            address = np.arange(start, end, PAGE_SIZE, dtype=np.uint64)
-            first = slab.base + int(fields[2], 16) // PAGE_SIZE
-            slot = np.arange(first, first + len(address), dtype=np.uint32)
-            for region, part, index in self.locate(address):
-                region.pages.slot[index] = slot[part]
-                region.pages.under[index] = slot[part]
+            start, end = (int(part, 16) for part in fields[0].split(b"-"))
+            place = int(fields[2], 16) // PAGE_SIZE
+            # A mapping may be longer than its file; what lies behind the file's end is no memory.
+            pages = min((end - start) // PAGE_SIZE, slab.pages - place)
+            if pages > 0:
+                self._adopt(start, pages, slab.base + place)
+
+    def _adopt(self, start: int, pages: int, first: int) -> None:
+        """Consecutive pages from address ``start`` on map consecutive slots."""
+        end = start + pages * PAGE_SIZE
+        for region in self.regions.values():
+            low = max(start, region.start)
+            high = min(end, region.start + len(region) * PAGE_SIZE)
+            if low >= high:
+                continue
+            slots = np.arange((high - low) // PAGE_SIZE, dtype=np.uint32)
+            slots += np.uint32(first + (low - start) // PAGE_SIZE)
+            at = (low - region.start) // PAGE_SIZE
+            region.pages.slot[at : at + len(slots)] = slots
+            region.pages.under[at : at + len(slots)] = slots
 
     def close(self) -> None:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
+        self._claim(0, 0)
         self.reader.shutdown(wait=False)
-        os.close(self.handle)
 
 
-async def find_stuck(clients: Iterable[Client], pids: U64, addresses: U64, seed: int) -> None:
+async def find_stuck(
+    clients: Sequence[Client], whose: U64, addresses: U64, seed: int, within: float
+) -> None:
     """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
     known. It is left out until it can be read again; the others are not.
+
+    ``whose``: the number in ``clients`` of each page's owner.
     """
 
-    async def read(client: Client) -> None:
-        page = np.empty(1, np.uint64)
-        for address in addresses[pids == client.pid].tolist():
-            await client.read(_core.digest_stretches, client.pid, address, seed, page)
+    async def read(number: int) -> None:
+        page, client = np.empty(1, np.uint64), clients[number]
+        for address in addresses[whose == number].tolist():
+            work = partial(client.peer.digest_stretches, address, seed, page)
+            await client.read_within(within, work)
 
-    donors = [client for client in clients if np.any(pids == client.pid)]
+    donors = np.unique(whose).tolist()
     await asyncio.gather(*map(read, donors), return_exceptions=True)
+
+
+def _answered(late: Callable[[bytes], object], future: asyncio.Future[bytes]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        late(future.result())
 
 
 def _forgive(future: asyncio.Future[T]) -> None:
@@ -317,33 +403,12 @@ def plan_rows(
     return rows
 
 
-def mappings_left(pid: int, most: int) -> int:
-    """How many more mappings process ``pid`` may get: its limit, less what it has, less an eighth.
+def mappings_left(peer: _core.Peer, most: int) -> int:
+    """How many more mappings a process may get: its limit, less what it has, less an eighth.
 
-    ``most`` is vm.max_map_count; 0 if the process cannot be examined.
+    ``most`` is vm.max_map_count. Raises as ``Peer.check``.
     """
-    with contextlib.suppress(OSError):
-        used = Path(f"/proc/{pid}/maps").read_bytes().count(b"\n")
-        return max(most - most // 8 - used, 0)
-    return 0
-
-
-def users_of(pid: int) -> set[int]:
-    """Real, effective, saved and file system uid of a process; all equal in most.
-
-    Raises ``NoSuchProcess`` if it has ended.
-    """
-    try:
-        # By hand, because this is asked before and after each look: 15 us, of a Path 80.
-        file = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(file, 1024)  # it is among the first lines
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error
-    line = text.partition(b"\nUid:")[2].partition(b"\n")[0]
-    return {int(word) for word in line.split()}
+    return max(most - most // 8 - peer.maps().count(b"\n"), 0)
 
 
 def _checked(rows: npt.NDArray[np.void]) -> int:
@@ -360,11 +425,3 @@ def _checked(rows: npt.NDArray[np.void]) -> int:
     if len(np.unique(rows["id"])) < len(rows):
         raise ProtocolError("it claims two regions of one name")
     return int(sum(pages.tolist()))
-
-
-def _pages_of(pid: int) -> int:
-    """Pages of a process's address space (/proc/PID/statm)."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-    except (OSError, ValueError, IndexError) as error:
-        raise NoSuchProcess(f"process {pid} has ended", pid=pid) from error

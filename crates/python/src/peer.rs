@@ -1,0 +1,98 @@
+//! Clients of a hub, as the hub reads them.
+
+use std::sync::Arc;
+
+use pagemerge_pages::pagemap::Kind;
+use pagemerge_pages::peer::Peer as Inner;
+use pagemerge_pages::remote;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::find::{buffer, detached, exclusive, figures};
+
+/// Add the class of this file to `module`.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Peer>()
+}
+
+/// See `_core.pyi`.
+#[pyclass(frozen, module = "pagemerge._core")]
+pub struct Peer {
+    pub inner: Arc<Inner>,
+}
+
+#[pymethods]
+impl Peer {
+    #[new]
+    fn new(py: Python<'_>, pid: i32) -> PyResult<Self> {
+        Ok(Self { inner: Arc::new(detached(py, || Inner::open(pid))?) })
+    }
+
+    #[getter]
+    fn credentials<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.inner.standing().credentials)
+    }
+
+    #[getter]
+    fn label<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.inner.standing().label)
+    }
+
+    #[getter]
+    fn namespaces(&self) -> (u64, u64, u64) {
+        self.inner.standing().namespaces.into()
+    }
+
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        detached(py, || self.inner.check())
+    }
+
+    fn look(
+        &self,
+        py: Python<'_>,
+        start: u64,
+        seed: u64,
+        out: &Bound<'_, PyAny>,
+    ) -> PyResult<(u64, u64)> {
+        let out = buffer::<u64>(out, "out")?;
+        let out = exclusive(py, &out, "out")?;
+        let look = || self.inner.visit(|target| remote::look_at(target, start, seed, out, 1));
+        figures(detached(py, look)?)
+    }
+
+    fn digest_stretches(
+        &self,
+        py: Python<'_>,
+        start: u64,
+        seed: u64,
+        out: &Bound<'_, PyAny>,
+    ) -> PyResult<(u64, u64)> {
+        let out = buffer::<u64>(out, "out")?;
+        let out = exclusive(py, &out, "out")?;
+        let look =
+            || self.inner.visit(|target| remote::digest_stretches(target, start, seed, out, 1));
+        figures(detached(py, look)?)
+    }
+
+    fn present_runs<'py>(
+        &self,
+        py: Python<'py>,
+        start: u64,
+        end: u64,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let find =
+            || self.inner.visit(|target| target.map.present_runs(start, end, Kind::Anonymous));
+        let runs = detached(py, find)?;
+        let starts: Vec<u8> = runs.iter().flat_map(|run| run.start.to_ne_bytes()).collect();
+        let pages: Vec<u8> = runs.iter().flat_map(|run| run.pages.to_ne_bytes()).collect();
+        Ok((PyBytes::new(py, &starts), PyBytes::new(py, &pages)))
+    }
+
+    fn maps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &detached(py, || self.inner.maps())?))
+    }
+
+    fn pages(&self, py: Python<'_>) -> PyResult<u64> {
+        detached(py, || self.inner.pages())
+    }
+}

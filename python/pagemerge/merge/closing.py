@@ -1,0 +1,69 @@
+"""Closing what somebody else has sent.
+
+To close a descriptor asks its file system first, and waits for the answer. A file system that is a
+program (FUSE) may never give one. So only what is known to be a memory file is closed at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import threading
+
+F_GET_SEALS = 1034
+"""fcntl(2). The kernel answers it without asking any file system: memory files have seals."""
+
+
+def has_seals(descriptor: int) -> bool:
+    """Is it a memory file? Never blocks."""
+    try:
+        fcntl.fcntl(descriptor, F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+class Closer:
+    """Closes the descriptors that one user has sent, in a thread where that may wait."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        """Descriptors that the user has sent, and that are not closed yet."""
+        self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def received(self, count: int) -> None:
+        """The user has sent so many."""
+        with self._lock:
+            self.held += count
+
+    def let_go(self) -> None:
+        """A descriptor is somebody else's to close now."""
+        self.received(-1)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor that was counted by ``received``. Never blocks."""
+        if has_seals(descriptor):
+            os.close(descriptor)
+            self.let_go()
+            return
+        self._queue.put(descriptor)
+        with self._lock:
+            if self._runs:
+                return
+            self._runs = True
+        try:
+            threading.Thread(target=self._work, name="closer", daemon=True).start()
+        except RuntimeError:  # no thread can be started now: the next one takes it along
+            self._runs = False
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if self._queue.empty():
+                    self._runs = False
+                    return
+            os.close(self._queue.get())
+            self.let_go()
