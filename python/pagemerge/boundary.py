@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 
-from pagemerge.errors import PagemergeError, ProtocolError, told
+from pagemerge.errors import PagemergeError, ProtocolError
+from pagemerge.linux.fault import told
 from pagemerge.merge.user import Client
 
 log = logging.getLogger("pagemerge.hub")

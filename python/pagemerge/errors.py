@@ -61,18 +61,6 @@ class ProtocolError(HubError):
     """The other side of a connection sent something that is not the protocol."""
 
 
-def told(error: BaseException) -> str:
-    """An error in one line: what kind it is, what it says, and where it was raised."""
-    from pagemerge.linux.text import plain
-
-    trace, where = error.__traceback__, ""
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        where = f" ({code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {plain(str(error), 300)}{where}"
-
-
 @contextmanager
 def about_process(pid: int, path: Path | str) -> Iterator[None]:
     """Turn the kernel's refusal of ``path`` into an error that names process ``pid``."""

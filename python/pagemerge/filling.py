@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.errors import AccessDenied, PagemergeError, told
+from pagemerge.errors import AccessDenied, PagemergeError
+from pagemerge.linux.fault import told
 from pagemerge.merge.user import Client, find_stuck
 from pagemerge.model import NO_SLOT, PAGE_SIZE
 from pagemerge.quota import Quota

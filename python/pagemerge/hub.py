@@ -23,8 +23,9 @@ from pagemerge.boundary import pass_over
 from pagemerge.config import Settings
 from pagemerge.decide import pace, plan, stability
 from pagemerge.decide.trust import Domain
-from pagemerge.errors import PagemergeError, ProtocolError, told
+from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.filling import Filler
+from pagemerge.linux.fault import told
 from pagemerge.linux.text import plain
 from pagemerge.merge import wire
 from pagemerge.merge.patience import Patience

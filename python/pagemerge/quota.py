@@ -93,7 +93,5 @@ class Quota:
 
     def _words(self, verdict: Verdict) -> str:
         if verdict is Verdict.OVER_QUOTA:
-            return (
-                "a process has filled its share of the store (client_share or user_share)"
-            )
+            return "a process has filled its share of the store (client_share or user_share)"
         return "the store has its share of this hub's memory cgroup (store_share) or descriptors"

@@ -16,8 +16,9 @@ from pathlib import Path
 from pagemerge.admission import MOST_SILENT, Account, Admission
 from pagemerge.contact import Caller, caller_of, own_namespaces
 from pagemerge.decide.trust import may_join
-from pagemerge.errors import HubError, ProtocolError, told
+from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import Hub
+from pagemerge.linux.fault import told
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link, listen
 from pagemerge.session import Session
@@ -125,7 +126,7 @@ class Service:
                 await work
             except ProtocolError as error:
                 link.close(f"it does not speak the protocol: {error}")
-            except HubError as error:
+            except (HubError, AccessDenied) as error:
                 refuse(link, str(error))
             except Exception as error:
                 # Let nobody wait for an answer.

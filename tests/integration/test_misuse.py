@@ -180,7 +180,11 @@ def test_a_client_that_becomes_another_users_program(open_hub: Hub) -> None:
 
 @pytest.mark.requires("root")
 def test_a_client_that_gives_up_its_rights(open_hub: Hub, victim: Spawn) -> None:
-    """setuid(2) in a process with an agent: all threads change, and the domain with them."""
+    """setuid(2) in a process with an agent: all threads change, and the domain with them.
+
+    The kernel lets no process of its new user read it, since it may hold what root had read. So it
+    is no client any more, until it says itself that it may be read.
+    """
     member = victim("member", env=open_hub.env)
     member.ask("fill", pages=PAGES, seed=1)
     member.ask("intern")
@@ -196,7 +200,11 @@ def test_a_client_that_gives_up_its_rights(open_hub: Hub, victim: Spawn) -> None
         row = open_hub.client(member.pid)
         return row is not None and row.uid == NOBODY
 
-    open_hub.until(moved, "notice the change of user")
+    open_hub.until(lambda: open_hub.client(member.pid) is None, "notice the change of user")
+    open_hub.until(lambda: "does not let its own user read it" in open_hub.log(), "say why")
+    code = "import ctypes; answer = dict(done=ctypes.CDLL(None).prctl(4, 1, 0, 0, 0))"
+    assert member.ask("call", code=code) == {"done": 0}
+    open_hub.until(moved, "take it in again")
     assert member.ask("check") == {"wrong": 0}
     member.ask("fill", pages=PAGES, seed=1)
     assert member.ask("check") == {"wrong": 0}

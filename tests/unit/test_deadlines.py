@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pagemerge import filling
-from pagemerge.config import Settings
+from pagemerge import _core
+from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError
-from pagemerge.hub import Hub, Members
+from pagemerge.hub import Members
 from pagemerge.merge import user
+from pagemerge.merge.patience import Patience
 from pagemerge.merge.user import Client
 from pagemerge.model import PAGE_SIZE
 
@@ -25,8 +26,7 @@ from pagemerge.model import PAGE_SIZE
 @pytest.fixture
 def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Set at the end of the test; until then whoever waits for it is a read that never ends."""
-    monkeypatch.setattr(user, "DEADLINE", 0.2)
-    monkeypatch.setattr(filling, "DEADLINE", 0.2)
+    monkeypatch.setattr(Patience, "LONGEST", 0.2)
     event = threading.Event()
     yield event
     event.set()
@@ -34,7 +34,7 @@ def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def client_of(pid: int) -> Client:
     link: Any = SimpleNamespace(open=True)
-    return Client(pid, os.geteuid(), "victim", os.pidfd_open(pid), link, "move")
+    return Client(pid, os.geteuid(), "victim", _core.Peer(pid), link, "move")
 
 
 async def ticking(work: Any) -> int:
@@ -72,20 +72,16 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     page = np.zeros(2 * PAGE_SIZE, np.uint8)
     address = -(-page.ctypes.data // PAGE_SIZE) * PAGE_SIZE
 
-    def read(pid: int, *_: object) -> tuple[int, int]:
-        if pid == other.pid:
-            forever.wait()
-        return 1, 0
-
     async def run() -> None:
-        members = Members("domain")  # type: ignore[arg-type]
+        members = Members(Domain(0))
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
-        monkeypatch.setattr(user._core, "digest_stretches", read)
+        never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait())
+        members.clients[1].peer = never
         monkeypatch.setattr(type(members.store), "build", lambda *_: forever.wait())
-        pids = np.array([os.getpid(), other.pid], np.uint64)
-        addresses = np.full(2, address, np.uint64)
+        addresses, digests = np.full(2, address, np.uint64), np.array([5, 6], np.uint64)
+        whose = np.arange(2, dtype=np.uint64)
         ticks = await ticking(
-            Hub(Settings()).filler.fill(members, pids, addresses, np.zeros(2, np.uint64))
+            members.filler.provide(members, members.clients, whose, addresses, digests)
         )
         assert ticks > 10
         good, bad = members.clients

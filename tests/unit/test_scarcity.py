@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
-from pathlib import Path
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 
-from pagemerge import service, tidy
+from pagemerge import _core, tidy
 from pagemerge.config import Settings
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, PagemergeError
@@ -22,24 +22,31 @@ from pagemerge.merge.link import Link
 from pagemerge.merge.user import Client, Region
 
 
-def test_a_label_that_cannot_be_read_for_now_widens_no_domain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """For want of a descriptor; where there is no label, that is all there is to it."""
-
-    def failing(number: int) -> None:
-        def read_text(path: Path) -> str:
-            raise OSError(number, os.strerror(number), str(path))
-
-        monkeypatch.setattr(Path, "read_text", read_text)
-
-    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        failing(number)
-        with pytest.raises(OSError):
-            service._domain(os.getpid(), 1, b"")
-    for number in (errno.ENOENT, errno.EINVAL, errno.EACCES):
-        failing(number)
-        assert service._domain(os.getpid(), 1, b"").label == ""
+def test_what_we_lack_widens_no_domain() -> None:
+    """Without a descriptor for the label of a process there is no client, not one without label."""
+    code = """
+import os, resource
+from pagemerge import _core
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+for left in range(1, 6):
+    held = []
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        for file in held[:left]:
+            os.close(file)
+    try:
+        _core.Peer(os.getpid())
+        print(left, "is enough")
+    except Exception as error:
+        print(left, type(error).__name__, "Too many open files" in str(error))
+    for file in held[left:]:
+        os.close(file)
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert said[:3] == [f"{left} PagemergeError True" for left in (1, 2, 3)]
+    assert said[-1] == "5 is enough"
 
 
 def test_no_thread_for_a_reader_is_no_end_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +57,7 @@ def test_no_thread_for_a_reader_is_no_end_of_the_hub(monkeypatch: pytest.MonkeyP
         with theirs:
             ours.setblocking(False)
             link = Link(ours, lambda *_: None, lambda _: None)
-            handle = os.pidfd_open(os.getpid())
-            client = Client(os.getpid(), os.getuid(), "x", handle, link)
+            client = Client(os.getpid(), os.getuid(), "x", _core.Peer(os.getpid()), link)
 
             def submit(*_: object) -> None:
                 raise RuntimeError("can't start new thread")

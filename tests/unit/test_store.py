@@ -30,8 +30,8 @@ def pages() -> Iterator[np.ndarray]:
 
 def build(store: Store, pages: np.ndarray) -> tuple[int, int, np.ndarray]:
     count = np.array([len(pages)], np.uint64)
-    pid, start = np.array([os.getpid()], np.uint64), np.array([pages.ctypes.data], np.uint64)
-    return store.build(pid, start, count)
+    start = np.array([pages.ctypes.data], np.uint64)
+    return store.build([_core.Peer(os.getpid())], np.zeros(1, np.uint64), start, count)
 
 
 def add(store: Store, built: tuple[int, int, np.ndarray]) -> Slab:
@@ -110,8 +110,8 @@ def test_seeds_differ_so_that_collisions_cannot_be_prepared(pages: np.ndarray) -
 def test_an_unreadable_page_stays_zero_in_the_slab() -> None:
     store = Store()
     nowhere = np.array([PAGE_SIZE], np.uint64)
-    pid, count = np.array([os.getpid()], np.uint64), np.array([1], np.uint64)
-    descriptor, _, digests = store.build(pid, nowhere, count)
+    first, count = np.zeros(1, np.uint64), np.array([1], np.uint64)
+    descriptor, _, digests = store.build([_core.Peer(os.getpid())], first, nowhere, count)
     assert digests.tolist() == [ZERO]
     os.close(descriptor)
 

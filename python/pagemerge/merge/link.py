@@ -9,7 +9,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from pagemerge.errors import HubError, PagemergeError, ProtocolError, told
+from pagemerge.errors import HubError, PagemergeError, ProtocolError
+from pagemerge.linux.fault import told
 from pagemerge.merge import wire
 from pagemerge.merge.closing import Closer
 
