@@ -117,6 +117,9 @@ class Peer:
     def check(self) -> None:
         """Raise unless it is what it was."""
 
+    def close(self) -> None:
+        """Let go of the process; whatever is asked afterwards raises ``HubError``."""
+
     def look(self, start: int, seed: int, out: _Words) -> tuple[int, int]:
         """As the function ``look``, of as many pages as ``out`` has elements."""
 

@@ -114,15 +114,17 @@ class Session:
             raise ProtocolError(f"its agent is of version {version}, we of {wire.VERSION}")
         name, _, note = body[wire.HELLO.size :].partition(b"\0")
         reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        peer: _core.Peer | None = None
         try:
             peer = await self._greet(reader)
             domain = domain_of(self.caller, peer, self.service.namespaces, name)
+            if not self.link.open:
+                raise HubError("it has hung up")
         except BaseException:
             reader.shutdown(wait=False)
+            if peer is not None:
+                peer.close()
             raise
-        if not self.link.open:
-            reader.shutdown(wait=False)
-            return
         self._deadline.cancel()
         self.members = self.service.hub.enter(domain)
         self.client = Client(

@@ -190,7 +190,7 @@ impl Peer {
     /// Is it certain that all that was read by `target` is of the address space of the greeting?
     ///
     /// # Errors
-    /// As [`Peer::check`].
+    /// As [`Peer::check`], also if it is certain that the process has another one now.
     pub fn is_proven(&self, target: &Target<'_>) -> Result<bool> {
         let witnesses = target.witnesses.borrow();
         // Whoever is not privileged is asked by the kernel at each read: it reads what it may.
@@ -207,9 +207,13 @@ impl Peer {
                 self.blind.store(true, Ordering::Relaxed); // no CAP_SYS_ADMIN
                 return Ok(false);
             }
-            if is_own(before[0]) && [here[0], after[0]].iter().all(|it| alike(*it, before[0])) {
+            if !is_own(before[0]) || !alike(before[0], after[0]) {
+                continue; // it is just being merged, or written
+            }
+            if alike(here[0], before[0]) {
                 return Ok(true);
             }
+            return Err(self.refused("runs another program now, or has ended"));
         }
         Ok(false)
     }
@@ -403,7 +407,7 @@ mod tests {
         let target = mixed.target(true);
         target.witnesses.borrow_mut().used = true;
         target.witnesses.borrow_mut().pages.push(one.address());
-        assert!(!mixed.is_proven(&target).unwrap());
+        assert!(matches!(mixed.is_proven(&target), Err(Error::Left { .. })));
         other.kill().unwrap();
         other.wait().unwrap();
     }

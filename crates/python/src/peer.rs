@@ -1,13 +1,15 @@
 //! Clients of a hub, as the hub reads them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pagemerge_pages::pagemap::Kind;
 use pagemerge_pages::peer::Peer as Inner;
 use pagemerge_pages::remote;
+use pagemerge_pages::Error;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::errors::raise;
 use crate::find::{buffer, detached, exclusive, figures};
 
 /// Add the class of this file to `module`.
@@ -18,33 +20,51 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// See `_core.pyi`.
 #[pyclass(frozen, module = "pagemerge._core")]
 pub struct Peer {
-    pub inner: Arc<Inner>,
+    /// None when it is closed: its files go then, whoever still holds the object.
+    inner: Mutex<Option<Arc<Inner>>>,
+}
+
+impl Peer {
+    /// The process, for one call.
+    pub fn inner(&self, py: Python<'_>) -> PyResult<Arc<Inner>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clone().ok_or_else(|| raise(py, &Error::Hub("the client has gone".into())))
+    }
 }
 
 #[pymethods]
 impl Peer {
     #[new]
     fn new(py: Python<'_>, pid: i32) -> PyResult<Self> {
-        Ok(Self { inner: Arc::new(detached(py, || Inner::open(pid))?) })
+        let inner = Arc::new(detached(py, || Inner::open(pid))?);
+        Ok(Self { inner: Mutex::new(Some(inner)) })
     }
 
     #[getter]
-    fn credentials<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.inner.standing().credentials)
+    fn credentials<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.inner(py)?.standing().credentials))
     }
 
     #[getter]
-    fn label<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.inner.standing().label)
+    fn label<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.inner(py)?.standing().label))
     }
 
     #[getter]
-    fn namespaces(&self) -> (u64, u64, u64) {
-        self.inner.standing().namespaces.into()
+    fn namespaces(&self, py: Python<'_>) -> PyResult<(u64, u64, u64)> {
+        Ok(self.inner(py)?.standing().namespaces.into())
+    }
+
+    fn close(&self) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(inner);
     }
 
     fn check(&self, py: Python<'_>) -> PyResult<()> {
-        detached(py, || self.inner.check())
+        {
+            let inner = self.inner(py)?;
+            detached(py, || inner.check())
+        }
     }
 
     fn look(
@@ -56,7 +76,8 @@ impl Peer {
     ) -> PyResult<(u64, u64)> {
         let out = buffer::<u64>(out, "out")?;
         let out = exclusive(py, &out, "out")?;
-        let look = || self.inner.visit(|target| remote::look_at(target, start, seed, out, 1));
+        let inner = self.inner(py)?;
+        let look = || inner.visit(|target| remote::look_at(target, start, seed, out, 1));
         figures(detached(py, look)?)
     }
 
@@ -69,8 +90,8 @@ impl Peer {
     ) -> PyResult<(u64, u64)> {
         let out = buffer::<u64>(out, "out")?;
         let out = exclusive(py, &out, "out")?;
-        let look =
-            || self.inner.visit(|target| remote::digest_stretches(target, start, seed, out, 1));
+        let inner = self.inner(py)?;
+        let look = || inner.visit(|target| remote::digest_stretches(target, start, seed, out, 1));
         figures(detached(py, look)?)
     }
 
@@ -80,8 +101,8 @@ impl Peer {
         start: u64,
         end: u64,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        let find =
-            || self.inner.visit(|target| target.map.present_runs(start, end, Kind::Anonymous));
+        let inner = self.inner(py)?;
+        let find = || inner.visit(|target| target.map.present_runs(start, end, Kind::Anonymous));
         let runs = detached(py, find)?;
         let starts: Vec<u8> = runs.iter().flat_map(|run| run.start.to_ne_bytes()).collect();
         let pages: Vec<u8> = runs.iter().flat_map(|run| run.pages.to_ne_bytes()).collect();
@@ -89,10 +110,16 @@ impl Peer {
     }
 
     fn maps<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &detached(py, || self.inner.maps())?))
+        Ok(PyBytes::new(py, &{
+            let inner = self.inner(py)?;
+            detached(py, || inner.maps())?
+        }))
     }
 
     fn pages(&self, py: Python<'_>) -> PyResult<u64> {
-        detached(py, || self.inner.pages())
+        {
+            let inner = self.inner(py)?;
+            detached(py, || inner.pages())
+        }
     }
 }

@@ -42,7 +42,7 @@ fn build_slab<'py>(
         .zip(shared(py, &pages, "pages")?);
     let rows: Vec<Row> =
         rows.map(|((&peer, &start), &pages)| (peer as usize, Run { start, pages })).collect();
-    let peers: Vec<Arc<Inner>> = peers.iter().map(|peer| Arc::clone(&peer.inner)).collect();
+    let peers = peers.iter().map(|peer| peer.inner(py)).collect::<PyResult<Vec<Arc<Inner>>>>()?;
     if rows.iter().any(|row| row.0 >= peers.len()) {
         return Err(raise(py, &Error::Usage("a row of a peer that is not there".into())));
     }

@@ -362,6 +362,7 @@ class Client:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
         self._claim(0, 0)
         self.reader.shutdown(wait=False)
+        self.peer.close()
 
 
 async def find_stuck(
