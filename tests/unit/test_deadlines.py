@@ -72,12 +72,16 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     page = np.zeros(2 * PAGE_SIZE, np.uint8)
     address = -(-page.ctypes.data // PAGE_SIZE) * PAGE_SIZE
 
+    def build(*_: object) -> tuple[int, int, None]:
+        forever.wait()
+        return os.open("/dev/null", os.O_RDONLY), 0, None
+
     async def run() -> None:
         members = Members(Domain(0))
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
         never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait())
         members.clients[1].peer = never
-        monkeypatch.setattr(type(members.store), "build", lambda *_: forever.wait())
+        monkeypatch.setattr(type(members.store), "build", build)
         addresses, digests = np.full(2, address, np.uint64), np.array([5, 6], np.uint64)
         whose = np.arange(2, dtype=np.uint64)
         ticks = await ticking(

@@ -150,7 +150,7 @@ class Client:
     @property
     def is_known(self) -> bool:
         """Is it known what it maps? Otherwise that may be anything of the slabs it was given."""
-        return self.is_ready and not self.births
+        return self.is_ready and not self.births and not self.adopting
 
     def begin(self, sequence: int) -> None:
         """It asks for a merge at birth. ``ProtocolError`` if it asks for too much at once."""
