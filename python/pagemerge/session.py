@@ -199,13 +199,14 @@ class Session:
             if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(members, client, pages):
                 return False  # its pages stay merged as they are; nobody new shares them
             work = partial(_core.open_slab, descriptor, members.store.seed)
-            # By a thread of its own: its owner may keep the reader of its memory waiting.
             slab, sealed = await client.read(work)
             digests = np.frombuffer(sealed, np.uint64)
-            if slab in members.store.slabs or hub.is_foreign(members.domain, slab):
+            if hub.is_foreign(members.domain, slab):
                 return False  # somebody else was quicker
-            donors = np.full(len(digests), client.pid, np.uint64)
-            members.store.add(descriptor, slab, digests, donors)
+            new = slab not in members.store.slabs
+            if new:
+                donors = np.full(len(digests), client.pid, np.uint64)
+                members.store.add(descriptor, slab, digests, donors)
         members.born.add(slab)
         client.given.add(slab)
         client.adopting = True

@@ -79,7 +79,7 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     async def run() -> None:
         members = Members(Domain(0))
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
-        never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait())
+        never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait(), close=lambda: None)
         members.clients[1].peer = never
         monkeypatch.setattr(type(members.store), "build", build)
         addresses, digests = np.full(2, address, np.uint64), np.array([5, 6], np.uint64)
