@@ -148,7 +148,7 @@ impl Peer {
             return open();
         }
         match assume::with_credentials(self.uid, self.gid, self.permitted, open) {
-            Some(Err(error)) if matches!(error, Error::Left { .. }) => Err(self.refused(hidden)),
+            Some(Err(Error::Left { .. })) => Err(self.refused(hidden)),
             Some(outcome) => outcome,
             None => Err(Error::os("setfsuid, capset", libc::EPERM)),
         }
