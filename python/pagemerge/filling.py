@@ -20,7 +20,7 @@ from pagemerge.model import NO_SLOT, PAGE_SIZE
 from pagemerge.quota import Quota
 
 if TYPE_CHECKING:
-    from pagemerge.hub import Members
+    from pagemerge.members import Members
 
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]

@@ -18,7 +18,8 @@ from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.memory import cgroup_limit_bytes
 
 if TYPE_CHECKING:
-    from pagemerge.hub import Hub, Members
+    from pagemerge.hub import Hub
+    from pagemerge.members import Members
 
 U64 = npt.NDArray[np.uint64]
 log = logging.getLogger("pagemerge.hub")

@@ -24,8 +24,8 @@ from pagemerge.admission import (
 )
 from pagemerge.contact import Caller, domain_of, greet
 from pagemerge.errors import HubError, ProtocolError
-from pagemerge.hub import Members
 from pagemerge.linux import text
+from pagemerge.members import Members
 from pagemerge.merge import wire
 from pagemerge.merge.closing import has_seals
 from pagemerge.merge.link import MOST_BODY, MOST_GREETING, Link

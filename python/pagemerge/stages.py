@@ -21,7 +21,8 @@ from pagemerge.merge.user import Client
 from pagemerge.model import NO_SLOT, ZERO, Candidates, Layout
 
 if TYPE_CHECKING:
-    from pagemerge.hub import Hub, Members
+    from pagemerge.hub import Hub
+    from pagemerge.members import Members
 
 AHEAD = 2
 """Slabs that are filled, or being filled, and not merged by all yet."""

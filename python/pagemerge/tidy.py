@@ -16,7 +16,8 @@ from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.counters import sharers
 
 if TYPE_CHECKING:
-    from pagemerge.hub import Hub, Members
+    from pagemerge.hub import Hub
+    from pagemerge.members import Members
 
 AGAIN = 64
 """Cycles until slabs that somebody did not leave are tried again."""

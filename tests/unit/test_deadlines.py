@@ -16,7 +16,7 @@ import pytest
 from pagemerge import _core
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError
-from pagemerge.hub import Members
+from pagemerge.members import Members
 from pagemerge.merge import user
 from pagemerge.merge.patience import Patience
 from pagemerge.merge.user import Client

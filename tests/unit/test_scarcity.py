@@ -17,7 +17,8 @@ from pagemerge import _core, tidy
 from pagemerge.config import Settings
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, PagemergeError
-from pagemerge.hub import Hub, Members
+from pagemerge.hub import Hub
+from pagemerge.members import Members
 from pagemerge.merge.link import Link
 from pagemerge.merge.user import Client, Region
 

@@ -1,0 +1,65 @@
+"""A trust domain at work, and the processor time that all domains share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import InitVar, dataclass, field
+
+from pagemerge.decide import pace
+from pagemerge.decide.trust import Domain
+from pagemerge.filling import Filler
+from pagemerge.merge.patience import Patience
+from pagemerge.merge.store import Store
+from pagemerge.merge.user import Client
+from pagemerge.quota import Quota
+
+
+class Budget:
+    """The processor time that the loops of all domains together may take."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._owed = share, 0.0
+        self._worked, self._seen = time.process_time(), time.monotonic()
+
+    def rest(self) -> float:
+        """Seconds to rest for all work since the last time, what clients asked for too."""
+        worked, now = time.process_time(), time.monotonic()
+        spent, passed = worked - self._worked, now - self._seen
+        self._worked, self._seen = worked, now
+        # What a time without work would have allowed is not saved up.
+        self._owed = pace.rest(self._owed + spent, passed, self._share) * self._share
+        return self._owed / self._share
+
+
+@dataclass(slots=True)
+class Members:
+    """A trust domain at work: its clients and its store. Nothing of it reaches another."""
+
+    domain: Domain
+    store: Store = field(default_factory=Store)
+    clients: list[Client] = field(default_factory=list)
+    quota: InitVar[Quota | None] = None
+    filler: Filler = field(init=False)
+    patience: Patience = field(default_factory=Patience)
+    cycles: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when somebody new has come, or has answered late: the pause between cycles ends."""
+    born: set[int] = field(default_factory=set)
+    """Slabs that plans under way may use, though nobody maps them yet."""
+    stubborn: dict[int, int] = field(default_factory=dict)
+    """Slabs that were to be emptied -> the cycle from which on that is tried again."""
+    again: bool = False
+    """Part of the last plan was not carried out: decide anew, whether or not something is new."""
+    grown: bool = False
+    """A request that is not reported yet has added to the store."""
+    short: bool = False
+    """A quota has kept new slots from being made: decide anew when there is room."""
+
+    def __post_init__(self, quota: Quota | None) -> None:
+        self.filler = Filler(quota)
+
+    @property
+    def is_over(self) -> bool:
+        """Is nobody left, and nothing under way? Clients choose names: domains must end, too."""
+        return not (self.clients or self.store.slabs or self.filler.under_way)
