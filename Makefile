@@ -2,7 +2,7 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak fuzz differential bench clean
+.PHONY: help demo test build lint types rust python soak race fuzz differential bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -10,6 +10,7 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 # ARGS go to the program: make demo ARGS="--workers 8", make python ARGS="-k status".
 ARGS ?=
+SECONDS ?= 600
 
 # Build for the Python of .venv, whatever environment the caller is in.
 export VIRTUAL_ENV := $(VENV)
@@ -54,6 +55,10 @@ python: build $(VENV)/.test ## the Python tests
 
 soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARGS="--minutes 45 --seed 7"
 	@$(BIN)/python -m tests.soak --report docs/reliability.md $(ARGS)
+
+race: build $(VENV)/.test ## ten minutes of each race with writers and virtual machines: SECONDS=60
+	PAGEMERGE_RACE_SECONDS=$(SECONDS) PAGEMERGE_KVM_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s \
+		tests/integration/test_race.py tests/integration/test_kvm.py $(ARGS)
 
 fuzz: build $(VENV)/.test ## a million hostile messages to a hub: ARGS="--messages 5000000 --seed 2"
 	$(BIN)/python -m tests.fuzzer $(ARGS)

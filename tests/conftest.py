@@ -7,7 +7,9 @@ names those that must be there, and turns their skips into failures.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -53,6 +55,24 @@ def lacks_qemu() -> str | None:
     return None if kernels else "there is no kernel to boot in /boot"
 
 
+def lacks_kvm() -> str | None:
+    """Why no virtual machine of our own can be made: its guest is machine code of x86-64."""
+    if platform.machine() != "x86_64":
+        return f"the guest's code is for x86_64, and this is {platform.machine()}"
+    get_api_version, version = 0xAE00, 12
+    try:
+        device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}: needs KVM, and access to its device"
+    try:
+        found = fcntl.ioctl(device, get_api_version)
+    except OSError as error:
+        return f"/dev/kvm: KVM_GET_API_VERSION: {error.strerror}"
+    finally:
+        os.close(device)
+    return None if found == version else f"/dev/kvm speaks version {found} of KVM, not {version}"
+
+
 def lacks_root() -> str | None:
     """Why things only root may do cannot be tested."""
     return None if os.geteuid() == 0 else "needs root"
@@ -76,6 +96,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "kernel": lacks_kernel,
     "uffd": lacks_uffd,
     "qemu": lacks_qemu,
+    "kvm": lacks_kvm,
     "root": lacks_root,
     "cc": lacks_cc,
     "cgroup": lacks_cgroup,

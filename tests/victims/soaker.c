@@ -22,19 +22,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, PARTS = 8, KINDS = 1500, GENERATIONS = 3, FIRST = 8 };
+#include "tally.h"
 
-struct wrong {
-	uint64_t pid, address, wanted_key, found_key, wanted, found;
-	char during[40];
-};
-
-struct tally { /* as in tests/soak/tally.py */
-	uint64_t turns, writes, checked, forks, spawns, discards, remaps, unmerges, births, refused;
-	uint64_t wrong, failed;
-	char failure[112];
-	struct wrong first[FIRST];
-};
+enum { PAGE = 4096, WORDS = PAGE / 8, PARTS = 8, KINDS = 1500, GENERATIONS = 3 };
 
 struct part {
 	pthread_mutex_t lock;
