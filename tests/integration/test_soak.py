@@ -86,6 +86,9 @@ def test_a_plan_is_its_seeds() -> None:
     assert events != plan(8, 1800, barriers)
     used = {event.barrier for event in events if isinstance(event, Start)}
     assert used == {*barriers, "intern"}
+    assert not any(event.guest for event in events if isinstance(event, Start))
+    machines = plan(7, 1800, barriers, guests=True)
+    assert sum(event.guest for event in machines if isinstance(event, Start)) > 20
     deaths = [event.at for event in events if isinstance(event, Hub) and event.what == "kill"]
     # The last hub lives long enough for its memory to be seen to grow.
     assert len(deaths) > 10

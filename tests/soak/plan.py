@@ -12,6 +12,9 @@ from dataclasses import dataclass
 VICTIMS = 8
 """Processes with memory at a time, about."""
 
+GUESTS = 0.2
+"""Share of the programs that are virtual machines, where the host has KVM."""
+
 EBB = 240.0
 """Seconds between two times when all victims leave and nothing may be left of them."""
 
@@ -42,6 +45,8 @@ class Start:
     writers: int
     pause: int
     """Longest pause of a writer after some writes, in microseconds; 0: it never rests."""
+    guest: bool = False
+    """The program is a virtual machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,13 @@ class All:
 Event = Start | Victim | Hub | All
 
 
-def plan(seed: int, seconds: float, barriers: Sequence[str]) -> list[Event]:
+def plan(
+    seed: int, seconds: float, barriers: Sequence[str], *, guests: bool = False
+) -> list[Event]:
     """All events of a soak of ``seconds`` seconds, in order; the last is an ebb.
 
-    ``barriers``: those this host has, the most usual one first.
+    ``barriers``: those this host has, the most usual one first. ``guests``: it has
+    KVM, and a fifth of the programs are virtual machines.
     """
     chance = random.Random(seed)
     ebbs = max(1, round(seconds / EBB))
@@ -88,7 +96,7 @@ def plan(seed: int, seconds: float, barriers: Sequence[str]) -> list[Event]:
     serials = iter(range(1, 32768))
     for number in range(ebbs):
         begin, end = seconds * number / ebbs, seconds * (number + 1) / ebbs
-        made.extend(_tide(chance, begin, end, barriers, serials))
+        made.extend(_tide(chance, begin, end, barriers, serials, guests))
         made.append(All(end, "ebb"))
     storm = min(seconds * STORM, max(0.0, seconds - 8))
     made.extend(_hubs(chance, storm, seconds, [seconds * it / ebbs for it in range(1, ebbs + 1)]))
@@ -102,6 +110,7 @@ def _tide(
     end: float,
     barriers: Sequence[str],
     serials: Iterator[int],
+    guests: bool,
 ) -> Iterator[Event]:
     """Victims from one ebb to the next."""
     at, alive = begin, list[int]()
@@ -119,6 +128,7 @@ def _tide(
                 pages=chance.choice([64, 128, 256, 512]),
                 writers=chance.choice([1, 1, 2]),
                 pause=chance.choice([0, 5_000, 20_000, 100_000]),
+                guest=guests and program and chance.random() < GUESTS,
             )
         else:
             serial = chance.choice(alive)

@@ -11,14 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError, Unsupported
 from tests.building import VICTIMS, compile_victim
-from tests.conftest import lacks_cc
+from tests.conftest import lacks_cc, lacks_kvm
 from tests.soak import audit
 from tests.soak.plan import Start
-from tests.soak.tally import Tally
+from tests.soak.tally import PARTS, Tally
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,28 +27,41 @@ SILENCE = 60.0
 """Seconds in which a thread of a victim must get somewhere."""
 
 
-def build(folder: Path) -> tuple[Path, Path]:
-    """``soaker.c`` as a program and as a library. Raises ``Unsupported`` without a compiler."""
+class Built(NamedTuple):
+    """Victims in C, compiled."""
+
+    program: Path
+    """``soaker.c`` as a program."""
+    library: Path
+    """``soaker.c`` as a library."""
+    machine: Path | None
+    """``kvm.c``; none where the host has no KVM."""
+
+
+def build(folder: Path) -> Built:
+    """Compile the victims. Raises ``Unsupported`` without a compiler."""
     if reason := lacks_cc():
         raise Unsupported(f"{reason}, and victims in Python write too slowly")
     program = compile_victim("soaker.c", folder / "soaker", "-pthread")
     library = compile_victim("soaker.c", folder / "soaker.so", "-pthread", "-shared", "-fPIC")
-    return program, library
+    machine = None if lacks_kvm() else compile_victim("kvm.c", folder / "kvm", "-pthread")
+    return Built(program, library, machine)
 
 
 class Victim:
     """One process of the population."""
 
-    def __init__(self, start: Start, folder: Path, built: tuple[Path, Path], socket: Path) -> None:
+    def __init__(self, start: Start, folder: Path, built: Built, socket: Path) -> None:
         self.start = start
         path = folder / f"{start.serial}.tally"
         with path.open("w+b") as file:
             file.truncate(ctypes.sizeof(Tally))
             self.tally = Tally.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(Tally)))
-        program, library = built
-        numbers = (start.serial, start.seed, start.pages, start.writers, start.pause)
+        program = built.machine if start.guest else built.program
+        pages = start.pages * PARTS if start.guest else start.pages  # a machine has one part
+        numbers = (start.serial, start.seed, pages, start.writers, start.pause)
         words = [str(path), *map(str, numbers)]
-        python = [sys.executable, str(VICTIMS / "soaker.py"), str(library)]
+        python = [sys.executable, str(VICTIMS / "soaker.py"), str(built.library)]
         run = [sys.executable, "-m", "pagemerge", "run", "--barrier", start.barrier, "--"]
         argv = [*run, str(program), *words] if start.program else [*python, *words]
         env = {"PAGEMERGE_SOCKET": str(socket), "PAGEMERGE_AUTOSTART": "0"}
@@ -62,7 +76,7 @@ class Victim:
     @property
     def name(self) -> str:
         """For people."""
-        kind = "program" if self.start.program else "member"
+        kind = "machine" if self.start.guest else "program" if self.start.program else "member"
         return f"{kind} {self.start.serial} (process {self.pid}, {self.start.barrier})"
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ from tests.soak.soak import Result
 
 ROWS = (
     ("started", "processes started"),
+    ("machines", "of them virtual machines, whose guests and devices write (KVM)"),
     ("killed", "processes killed (SIGKILL)"),
     ("exited", "processes ended in the middle of everything"),
     ("left", "processes that left in order"),

@@ -58,7 +58,17 @@ class Soak:
         self.faults: list[str] = []
         self.counts = dict.fromkeys(
             (
-                *("started", "killed", "exited", "left", "stopped", "hub_stops", "checks", "ebbs"),
+                *(
+                    "started",
+                    "machines",
+                    "killed",
+                    "exited",
+                    "left",
+                    "stopped",
+                    "hub_stops",
+                    "checks",
+                    "ebbs",
+                ),
                 *("leaked_processes", "leaked_descriptors", "leaked_slots"),
             ),
             0,
@@ -92,7 +102,8 @@ class Soak:
         self._own = audit.descriptors(self.keeper.pid)[1]
         if self.inject == "byte":
             self._at(2.0, self._corrupt)
-        for event in plan.plan(seed, seconds, barriers):
+        guests = self.built.machine is not None
+        for event in plan.plan(seed, seconds, barriers, guests=guests):
             self._until(self.begun + event.at)
             self._do(event)
         self._finish()
@@ -119,6 +130,7 @@ class Soak:
 
     def _start(self, event: plan.Start) -> None:
         self.counts["started"] += 1
+        self.counts["machines"] += event.guest
         try:
             victim = Victim(event, self.folder, self.built, self.keeper.socket)
         except PagemergeError as error:

@@ -217,6 +217,8 @@ static void say_counts(void)
 {
 	struct counts sum = { 0 };
 
+	if (tally && !device.runs)
+		publish();
 	for (uint32_t cpu = 0; cpu <= control->cpus; cpu++) {
 		volatile struct counts *it = cpu < control->cpus ? &control->counts[cpu] : &device.counts;
 		if (it->lost + it->stale + it->unzeroed)
