@@ -237,9 +237,10 @@ static void say_counts(void)
 	fflush(stdout);
 }
 
-/* {"do": what}: write (generation, step); check; race (milliseconds; kinds: how many contents; with:
- * balloon, dirty, and the mistakes that must show: remap without a barrier, forget a log, keep what
- * was given up); disk (path); count; corrupt; leave. */
+/* {"do": what}: write (generation, step); check; race (milliseconds, or until something else is
+ * asked than count; kinds: how many contents; with: balloon, dirty, and the mistakes that must
+ * show: remap without a barrier, forget a log, keep what was given up); disk (path); count;
+ * corrupt; leave. */
 static void answer(const char *line)
 {
 	int raced = device.runs;
@@ -247,7 +248,7 @@ static void answer(const char *line)
 	if (says(line, "leave"))
 		_exit(0); /* whatever the others are about to do */
 	if (!says(line, "count"))
-		stop_race(); /* of a soak */
+		stop_race();
 	if (says(line, "write"))
 		write_pages(line);
 	if (says(line, "check"))
@@ -258,8 +259,11 @@ static void answer(const char *line)
 		corrupt();
 	if (says(line, "race")) {
 		start_race(line);
-		usleep(1000 * number(line, "milliseconds", 0));
-		stop_race();
+		uint64_t milliseconds = number(line, "milliseconds", 0);
+		if (milliseconds) {
+			usleep(1000 * milliseconds);
+			stop_race();
+		}
 	} else if (tally && raced && !says(line, "count"))
 		start_race("\"balloon\" \"dirty\"");
 	say_counts();
