@@ -12,7 +12,7 @@ from dataclasses import dataclass
 VICTIMS = 8
 """Processes with memory at a time, about."""
 
-GUESTS = 0.2
+GUESTS = 0.3
 """Share of the programs that are virtual machines, where the host has KVM."""
 
 EBB = 240.0
@@ -88,7 +88,7 @@ def plan(
     """All events of a soak of ``seconds`` seconds, in order; the last is an ebb.
 
     ``barriers``: those this host has, the most usual one first. ``guests``: it has
-    KVM, and a fifth of the programs are virtual machines.
+    KVM, and ``GUESTS`` of the programs are virtual machines.
     """
     chance = random.Random(seed)
     ebbs = max(1, round(seconds / EBB))
