@@ -2,7 +2,8 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak race fuzz differential bench clean
+.PHONY: help demo test build lint types rust python soak race fuzz differential selftests bench \
+	clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -24,7 +25,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock \
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | \
-		while IFS=: read -r name text; do printf '  make %-8s%s\n' "$$name" "$$text"; done
+		while IFS=: read -r name text; do printf '  make %-9s%s\n' "$$name" "$$text"; done
 
 demo: build ## merge real duplicate memory of a few processes, and show what it saved
 	@$(BIN)/pagemerge demo $(ARGS)
@@ -59,6 +60,9 @@ soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARG
 race: build $(VENV)/.test ## ten minutes of each race with writers and virtual machines: SECONDS=60
 	PAGEMERGE_RACE_SECONDS=$(SECONDS) PAGEMERGE_KVM_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s \
 		tests/integration/test_race.py tests/integration/test_kvm.py $(ARGS)
+
+selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare and beside an agent: ARGS="--only cow"
+	@$(BIN)/python -m tests.selftests $(ARGS)
 
 fuzz: build $(VENV)/.test ## a million hostile messages to a hub: ARGS="--messages 5000000 --seed 2"
 	$(BIN)/python -m tests.fuzzer $(ARGS)

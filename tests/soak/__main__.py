@@ -71,7 +71,7 @@ def main() -> int:
         return 130
     if args.report is not None:
         command = f'make soak ARGS="--minutes {args.minutes:g} --seed {seed}"'
-        args.report.write_text(report.markdown(result, command))
+        report.put(args.report, report.markdown(result, command))
     if args.json:
         print(report.as_json(result))
     else:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 from tests.soak.soak import Result
 
@@ -92,6 +93,13 @@ def markdown(result: Result, command: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def put(page: Path, text: str) -> None:
+    """Write the report at a page's top, above the sections of others (``## ``), which stay."""
+    before = page.read_text() if page.exists() else ""
+    sections = re.search(r"^## .*\Z", before, re.MULTILINE | re.DOTALL)
+    page.write_text(f"{text}\n{sections[0]}" if sections else text)
 
 
 def _memory(result: Result) -> list[str]:

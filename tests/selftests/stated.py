@@ -1,0 +1,43 @@
+"""Differences that are known and stay, each with its reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tests.selftests.compare import Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """Differences of one kind, and why they are as they must be."""
+
+    program: str
+    """A pattern that the program's name fits as a whole; so are ``way``, ``title``."""
+    way: str
+    here: str
+    """How it ends under us."""
+    reason: str
+    title: str = ".*"
+    bare: str = "ok"
+
+
+_HUGE = "mergeable memory is never in huge pages, so what tests them has none to test"
+
+STATED = (Stated("cow|mkdirty", "every", "skip", _HUGE),)
+"""Looked at in this order; the first that fits gives its reason."""
+
+
+def reason(program: str, way: str, title: str, difference: Difference) -> str:
+    """Why a difference is as it must be; empty if nobody has said so."""
+    for it in STATED:
+        fits = (
+            re.fullmatch(it.program, program)
+            and re.fullmatch(it.way, way)
+            and re.fullmatch(it.title, title)
+            and re.fullmatch(it.bare, difference.bare)
+            and re.fullmatch(it.here, difference.here)
+        )
+        if fits:
+            return it.reason
+    return ""

@@ -1,0 +1,66 @@
+"""The four ways in which each program is run, and the control of each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a program."""
+
+    name: str
+    about: str
+    companion: str = ""
+    """Which of our libraries is preloaded beside the agent's; empty: neither is."""
+    idle: bool = False
+
+
+BARE = Way("bare", "without us")
+WAYS = (
+    BARE,
+    Way("idle", "an agent that runs and merges nothing", "active", idle=True),
+    Way(
+        "active", "an agent that merges a second buffer, which is rewritten all the time", "active"
+    ),
+    Way("every", "each private anonymous mapping of the program is marked", "every"),
+)
+
+# The companion comes first: what it does to the program's calls, the agent sees, too.
+_BESIDE = 'LD_PRELOAD="$0${LD_PRELOAD:+:$LD_PRELOAD}" && export LD_PRELOAD && exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things are: the companions' folder, the hub's socket, and which barrier is tried."""
+
+    companions: Path
+    socket: Path
+    barrier: str
+
+    def command(self, way: Way, argv: Sequence[str]) -> list[str]:
+        """``argv`` in that way."""
+        if not way.companion:
+            return list(argv)
+        run = [sys.executable, "-m", "pagemerge", "run", "--barrier", self.barrier]
+        return [*run, "--socket", str(self.socket), "--", *self._beside(way, argv)]
+
+    def control(self, way: Way, argv: Sequence[str]) -> list[str]:
+        """``argv`` with the same companion, which marks nothing, and without an agent."""
+        return self._beside(way, argv)
+
+    def environment(self, way: Way, *, control: bool = False) -> dict[str, str]:
+        """The environment of a run."""
+        env = {**os.environ, "PAGEMERGE_AUTOSTART": "0"}
+        if way.idle:
+            env["SELFTESTS_IDLE"] = "1"
+        if control:
+            env["SELFTESTS_ALONE"] = "1"
+        return env
+
+    def _beside(self, way: Way, argv: Sequence[str]) -> list[str]:
+        return ["/bin/sh", "-c", _BESIDE, str(self.companions / f"{way.companion}.so"), *argv]
