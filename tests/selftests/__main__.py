@@ -115,7 +115,8 @@ def main() -> int:
         print("selftests: interrupted", file=sys.stderr)
         return 130
     if args.report is not None:
-        report.put(args.report, report.section(result, "make selftests"))
+        command = f'make selftests ARGS="{" ".join(given)}"'
+        report.put(args.report, report.section(result, command))
     print(report.as_json(result) if args.json else "\n".join(report.lines(result)))
     return 1 if result.unexplained else 0
 

@@ -61,6 +61,7 @@ def lines(result: Result) -> list[str]:
         ]
     for row, checks in grouped(result.unsteady):
         told.append(f"not ours, or by chance: {row.program} [{row.way}] {checks}: {row.here}")
+    told += [f"fails bare, too: {name}: {how}" for name, how in result.failed.items()]
     told += [f"note: {note}" for note in result.notes]
     told += [f"left out: {name}: {why}" for name, why in sorted(result.left_out.items())]
     return [*told, verdict(result)]
@@ -95,6 +96,9 @@ def section(result: Result, command: str) -> str:
             text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         text.append("")
     text += ["The same in all ways: " + ", ".join(_alike(result)) + ".", ""]
+    if result.failed:
+        told = (f"{name} ({how})" for name, how in result.failed.items())
+        text += [f"Of these cannot do their work on this host, bare either: {', '.join(told)}.", ""]
     text += ["Left out:", ""]
     text += [f"- {', '.join(names)}: {why}" for why, names in _reasons(result).items()]
     return "\n".join([*text, ""])

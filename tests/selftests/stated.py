@@ -13,28 +13,29 @@ class Stated:
     """Differences of one kind, and why they are as they must be."""
 
     program: str
-    """A pattern that the program's name fits as a whole; so are ``way``, ``title``."""
+    """A pattern that the program's name fits as a whole; the others are patterns, too."""
     way: str
     here: str
     """How it ends under us."""
     reason: str
-    title: str = ".*"
+    said: str = ".*"
+    """What the program says of the check under us: TAP's name of it, or why it was skipped."""
     bare: str = "ok"
 
 
 _HUGE = "mergeable memory is never in huge pages, so what tests them has none to test"
 
-STATED = (Stated("cow|mkdirty", "every", "skip", _HUGE),)
+STATED = (Stated("cow|mkdirty", "every", "skip", _HUGE, said="Did not get (a THP|THPs) populated"),)
 """Looked at in this order; the first that fits gives its reason."""
 
 
-def reason(program: str, way: str, title: str, difference: Difference) -> str:
+def reason(program: str, way: str, said: str, difference: Difference) -> str:
     """Why a difference is as it must be; empty if nobody has said so."""
     for it in STATED:
         fits = (
             re.fullmatch(it.program, program)
             and re.fullmatch(it.way, way)
-            and re.fullmatch(it.title, title)
+            and re.fullmatch(it.said, said)
             and re.fullmatch(it.bare, difference.bare)
             and re.fullmatch(it.here, difference.here)
         )

@@ -44,6 +44,8 @@ class Result:
 
     programs: dict[str, int] = field(default_factory=dict)
     """Program -> its checks in the bare run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Program -> how its bare run ended, where that was not well: such tell little here."""
     ways: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     unsteady: list[Row] = field(default_factory=list)
@@ -79,6 +81,8 @@ class Trial:
         for program in programs:
             bare = self._bare(program)
             self.result.programs[program.name] = len(bare.report.checks)
+            if bare.report.status != "exit 0":
+                self.result.failed[program.name] = bare.report.status
             for way in ways:
                 rows = self._compared(program, way, bare)
                 told = ", ".join(f"{row.check}: {row.bare} -> {row.here}" for row in rows[:3])
@@ -137,10 +141,10 @@ class Trial:
 def _rows(
     program: Program, way: Way, bare: Run, here: Run, differences: Sequence[Difference]
 ) -> Iterator[Row]:
-    titles = {**compare.titles(here.output), **compare.titles(bare.output)}
+    named, said = compare.titles(bare.output), compare.titles(here.output)
     for it in differences:
-        title = titles.get(it.check, it.check)
-        explained = stated.reason(program.name, way.name, title, it)
+        title = named.get(it.check, it.check)
+        explained = stated.reason(program.name, way.name, said.get(it.check, it.check), it)
         note = _note(here) if it.check == compare.STATUS else ""
         yield Row(program.name, way.name, it.check, title, it.bare, it.here, explained, note)
 

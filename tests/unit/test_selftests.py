@@ -95,10 +95,12 @@ def test_only_what_comes_again_and_not_without_an_agent_is_ours() -> None:
 
 def test_a_stated_difference_fits_as_a_whole() -> None:
     skipped = Difference("7", "ok", "skip")
-    assert stated.reason("cow", "every", "THP not available", skipped)
-    assert not stated.reason("cow", "active", "THP not available", skipped)
-    assert not stated.reason("cow", "every", "No leak", Difference("7", "ok", "not ok"))
-    assert not stated.reason("cows", "every", "THP not available", skipped)
+    told = "Did not get a THP populated"
+    assert stated.reason("cow", "every", told, skipped)
+    assert not stated.reason("cow", "active", told, skipped)
+    assert not stated.reason("cow", "every", "gup_test not available", skipped)
+    assert not stated.reason("cow", "every", told, Difference("7", "ok", "not ok"))
+    assert not stated.reason("cows", "every", told, skipped)
 
 
 def test_the_newest_kernel_is_the_highest_number() -> None:
