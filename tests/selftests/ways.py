@@ -18,6 +18,8 @@ class Way:
     companion: str = ""
     """Which of our libraries is preloaded beside the agent's; empty: neither is."""
     idle: bool = False
+    behind: bool = False
+    """Is the companion behind the agent's library, so that its constructor runs before ours?"""
 
 
 BARE = Way("bare", "without us")
@@ -25,13 +27,19 @@ WAYS = (
     BARE,
     Way("idle", "an agent that runs and merges nothing", "active", idle=True),
     Way(
-        "active", "an agent that merges a second buffer, which is rewritten all the time", "active"
+        "active",
+        "an agent that merges a second buffer, which is rewritten all the time",
+        "active",
+        behind=True,
     ),
     Way("every", "each private anonymous mapping of the program is marked", "every"),
 )
 
-# The companion comes first: what it does to the program's calls, the agent sees, too.
-_BESIDE = 'LD_PRELOAD="$0${LD_PRELOAD:+:$LD_PRELOAD}" && export LD_PRELOAD && exec "$@"'
+# Before the agent's library a companion sees the program's calls first, and its own go to the
+# agent. Behind it, it marks memory while the agent's library has not been initialised: ld.so does
+# so from the last to the first.
+_BEFORE = 'LD_PRELOAD="$0${LD_PRELOAD:+:$LD_PRELOAD}" && export LD_PRELOAD && exec "$@"'
+_BEHIND = 'LD_PRELOAD="${LD_PRELOAD:+$LD_PRELOAD:}$0" && export LD_PRELOAD && exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +71,5 @@ class Place:
         return env
 
     def _beside(self, way: Way, argv: Sequence[str]) -> list[str]:
-        return ["/bin/sh", "-c", _BESIDE, str(self.companions / f"{way.companion}.so"), *argv]
+        script = _BEHIND if way.behind else _BEFORE
+        return ["/bin/sh", "-c", script, str(self.companions / f"{way.companion}.so"), *argv]
