@@ -122,12 +122,12 @@ def _check_by_check(bare: Report, here: Report, never: list[str]) -> Iterator[Di
             yield Difference(name, before, result)
 
 
-def steady(
-    first: list[Difference], again: list[Difference], control: list[Difference]
+def ours(
+    first: list[Difference], control: list[Difference]
 ) -> tuple[list[Difference], list[Difference]]:
-    """The differences that come again and are not in the control, and the others.
+    """The differences that only an agent makes, and those that come without one, too.
 
-    ``control`` is how a run with the companion but without an agent differs from the bare one.
+    ``control`` is how a run with the companion but without an agent differs from the bare one. A
+    difference that does not come again is ours all the same: a race that we lose is.
     """
-    kept = [it for it in first if it in again and it not in control]
-    return kept, [it for it in first if it not in kept]
+    return [it for it in first if it not in control], [it for it in first if it in control]

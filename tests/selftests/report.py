@@ -59,8 +59,8 @@ def lines(result: Result) -> list[str]:
         told += [
             f"    {more}" for more in (row.note, row.stated and f"stated: {row.stated}") if more
         ]
-    for row, checks in grouped(result.unsteady):
-        told.append(f"not ours, or by chance: {row.program} [{row.way}] {checks}: {row.here}")
+    for row, checks in grouped(result.others):
+        told.append(f"without an agent, too: {row.program} [{row.way}] {checks}: {row.here}")
     told += [f"fails bare, too: {name}: {how}" for name, how in result.failed.items()]
     told += [f"note: {note}" for note in result.notes]
     told += [f"left out: {name}: {why}" for name, why in sorted(result.left_out.items())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +49,8 @@ class Result:
     """Program -> how its bare run ended, where that was not well: such tell little here."""
     ways: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
-    unsteady: list[Row] = field(default_factory=list)
-    """Differences that did not come again, or come without an agent, too."""
+    others: list[Row] = field(default_factory=list)
+    """Differences that come without an agent, too."""
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -97,15 +98,15 @@ class Trial:
             return []
         # A program that hung is not made to hang twice.
         again = here if here.hung_in else self._beside(program, way)
+        repeated = compare.differences(bare.report, again.report)
         control = self._run(program, self._place.control(way, program.argv), way, control=True)
-        kept, others = compare.steady(
-            first,
-            compare.differences(bare.report, again.report),
-            compare.differences(bare.report, control.report),
-        )
-        rows = list(_rows(program, way, bare, here, kept))
+        kept, others = compare.ours(first, compare.differences(bare.report, control.report))
+        rows = [
+            row if it in repeated else dataclasses.replace(row, note=f"not each time; {row.note}")
+            for it, row in zip(kept, _rows(program, way, bare, here, kept), strict=True)
+        ]
         self.result.rows += rows
-        self.result.unsteady += _rows(program, way, bare, here, others)
+        self.result.others += _rows(program, way, bare, here, others)
         return rows
 
     def _bare(self, program: Program) -> Run:

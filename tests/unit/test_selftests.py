@@ -86,11 +86,10 @@ def test_a_program_that_ends_early_is_one_difference_beside_its_end() -> None:
     ]
 
 
-def test_only_what_comes_again_and_not_without_an_agent_is_ours() -> None:
-    ours, chance, control = (Difference(name, "ok", "not ok") for name in "abc")
-    kept, others = compare.steady([ours, chance, control], [ours, control], [control])
-    assert kept == [ours]
-    assert others == [chance, control]
+def test_only_what_comes_without_an_agent_too_is_not_ours() -> None:
+    racy, control = (Difference(name, "ok", "not ok") for name in "ab")
+    assert compare.ours([racy, control], [control]) == ([racy], [control])
+    assert compare.ours([control], [Difference("b", "ok", "skip")]) == ([control], [])
 
 
 def test_a_stated_difference_fits_as_a_whole() -> None:
