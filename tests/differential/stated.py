@@ -80,7 +80,7 @@ STATED = (
         "several",
         lambda words, bare, merged: (
             words[0] == "flags"
-            and re.sub("lo", "", _by_page(bare)) == re.sub("lo", "", _by_page(merged))
+            and re.sub("l[of]", "", _by_page(bare)) == re.sub("l[of]", "", _by_page(merged))
         ),
     ),
     Stated(
