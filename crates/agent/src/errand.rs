@@ -13,7 +13,7 @@ use pagemerge_pages::alone::Alone;
 use pagemerge_pages::park::Parker;
 use pagemerge_pages::protect::Protector;
 use pagemerge_pages::window::{self, Backing, Barrier, Content, Keep, Outcome, Piece, Window};
-use pagemerge_pages::{raw, Error, Result, PAGE};
+use pagemerge_pages::{raw, room, Error, Result, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -44,9 +44,7 @@ struct Order {
 /// # Errors
 /// `Os` if no thread can be started.
 pub fn restore(runs: Vec<Run>, agent: i32, reader: i32) -> Result<Vec<Range<usize>>> {
-    let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let base = unsafe { rustix::mm::mmap_anonymous(none, STACK, access, MapFlags::PRIVATE) }
+    let base = room::map(STACK, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
         .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
     let known = [rustix::thread::gettid().as_raw_nonzero().get(), agent];
     let thread = AtomicU32::new(1);
@@ -57,7 +55,7 @@ pub fn restore(runs: Vec<Run>, agent: i32, reader: i32) -> Result<Vec<Range<usiz
         order.write(Order { thread, runs, known, reader, restored: Vec::new() });
         let done = run(base);
         let order = order.read();
-        let _ = rustix::mm::munmap(base, STACK);
+        room::unmap(base, STACK);
         done.map(|()| order.restored)
     }
 }

@@ -13,6 +13,7 @@
 
 use crate::State;
 use pagemerge_pages::keep::LOCKS_FUTURE;
+use pagemerge_pages::room;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::thread::futex;
 use std::cell::{Cell, UnsafeCell};
@@ -163,11 +164,11 @@ fn word() -> &'static Word {
         return unsafe { &*known };
     }
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    let (none, len) = (std::ptr::null_mut(), pagemerge_pages::PAGE);
+    let (none, len) = (std::ptr::null_mut::<Word>(), pagemerge_pages::PAGE);
     // SAFETY: a fresh mapping, and advice about it.
     let made = unsafe {
         loop {
-            let made = rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE);
+            let made = room::map(len, access, MapFlags::empty());
             if let Ok(made) = made {
                 let _ = rustix::mm::madvise(made, len, Advice::LinuxWipeOnFork);
                 break made.cast::<Word>();
@@ -176,11 +177,11 @@ fn word() -> &'static Word {
             rustix::thread::sched_yield();
         }
     };
-    let won = WORD.compare_exchange(none.cast(), made, Ordering::AcqRel, Ordering::Acquire);
+    let won = WORD.compare_exchange(none, made, Ordering::AcqRel, Ordering::Acquire);
     // SAFETY: whichever page won is never unmapped; the loser's is ours alone.
     unsafe {
         if let Err(other) = won {
-            let _ = rustix::mm::munmap(made.cast(), len);
+            room::unmap(made.cast(), len);
             return &*other;
         }
         &*made

@@ -1,8 +1,10 @@
 //! What the agent's thread has for itself in a process that is not its own: its signals, and its
 //! descriptors.
 
-use pagemerge_pages::{Error, Result};
+use crate::gate::Quiet;
+use pagemerge_pages::{room, Error, Result, PAGE};
 use rustix::fd::{FromRawFd, OwnedFd};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::mem::MaybeUninit;
 
 /// The signal that wakes the agent, directed at its thread alone. A real-time one, because the
@@ -14,26 +16,51 @@ pub fn wake_signal() -> i32 {
 /// The signal that wakes it where no real-time signal can be queued.
 pub const LAST_SIGNAL: i32 = libc::SIGURG;
 
-/// Start the agent's thread, deaf to every signal.
+/// Bytes of the agent's stack, and of the page below it that nobody may touch.
+const STACK: usize = 1 << 20;
+
+/// Start the agent's thread, deaf to every signal, on a stack in our own room.
 pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
-    let mut all = MaybeUninit::uninit();
-    let mut before = MaybeUninit::uninit();
-    // SAFETY: plain sigset calls. libc keeps its own two signals out, which setuid() needs.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-    }
-    let started = std::thread::Builder::new().name("pagemerge".into()).spawn(move || {
-        // A panic here could leave a barrier up: rather no process than one that hangs.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
-            std::process::abort();
+    let os = |errno: rustix::io::Errno| Error::os("mmap of a stack", errno.raw_os_error());
+    let stack = room::map(STACK + PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
+        .map_err(os)?;
+    let work: Box<Box<dyn FnOnce() + Send>> = Box::new(Box::new(work));
+    let work = Box::into_raw(work);
+    let mut thread = MaybeUninit::uninit();
+    let mut attributes = MaybeUninit::uninit();
+    let _quiet = Quiet::now();
+    // SAFETY: the stack is the thread's alone, which never ends; `work` is its own, too.
+    let failed = unsafe {
+        let _ = rustix::mm::mprotect(stack, PAGE, MprotectFlags::empty());
+        let attributes = attributes.as_mut_ptr();
+        libc::pthread_attr_init(attributes);
+        libc::pthread_attr_setdetachstate(attributes, libc::PTHREAD_CREATE_DETACHED);
+        libc::pthread_attr_setstack(attributes, stack.wrapping_byte_add(PAGE), STACK);
+        let failed = libc::pthread_create(thread.as_mut_ptr(), attributes, begin, work.cast());
+        libc::pthread_attr_destroy(attributes);
+        if failed != 0 {
+            drop(Box::from_raw(work));
+            room::unmap(stack, STACK + PAGE);
         }
-    });
-    // SAFETY: restores the mask saved above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    started
-        .map(|_| ())
-        .map_err(|error| Error::os("pthread_create", error.raw_os_error().unwrap_or(0)))
+        failed
+    };
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Error::os("pthread_create", failed))
+}
+
+extern "C" fn begin(work: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: `thread` passes its box, once; the name is a string.
+    let work = unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"pagemerge".as_ptr());
+        Box::from_raw(work.cast::<Box<dyn FnOnce() + Send>>())
+    };
+    // A panic here could leave a barrier up: rather no process than one that hangs.
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+        std::process::abort();
+    }
+    std::ptr::null_mut()
 }
 
 /// A descriptor table of our own, so that a program that closes everything cannot hurt us and we

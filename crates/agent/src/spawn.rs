@@ -3,7 +3,7 @@
 //! The hub must not be the program's child: no SIGCHLD, no zombie, nothing for its wait() to
 //! find. So a first child without an exit signal starts the hub as a second, and ends.
 
-use pagemerge_pages::{Error, Result};
+use pagemerge_pages::{room, Error, Result};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ffi::CString;
 
@@ -26,12 +26,8 @@ pub fn detached(command: &[CString]) -> Result<()> {
     };
     let mut argv: Vec<*const libc::c_char> = command.iter().map(|word| word.as_ptr()).collect();
     argv.push(std::ptr::null());
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let stacks = unsafe {
-        rustix::mm::mmap_anonymous(std::ptr::null_mut(), 2 * STACK, access, MapFlags::PRIVATE)
-    }
-    .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
+    let stacks = room::map(2 * STACK, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
+        .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
     let top = stacks.wrapping_byte_add(2 * STACK);
     let mut order =
         Order { path: path.as_ptr(), argv: argv.as_ptr(), stack: stacks.wrapping_byte_add(STACK) };
@@ -43,7 +39,7 @@ pub fn detached(command: &[CString]) -> Result<()> {
         if pid > 0 {
             libc::waitpid(pid, std::ptr::null_mut(), libc::__WCLONE);
         }
-        let _ = rustix::mm::munmap(stacks, 2 * STACK);
+        room::unmap(stacks, 2 * STACK);
         pid
     };
     if pid < 0 {

@@ -19,9 +19,10 @@
 
 use crate::error::{Error, Result};
 use crate::mask::Mask;
+use crate::room;
 use crate::uffd::{self, Userfault, Watch};
 use crate::PAGE;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::time::Duration;
 
 /// Spins before sleeping, while a thread that has been told to go on goes on.
@@ -31,7 +32,7 @@ const SPINS: u32 = 100;
 #[derive(Debug)]
 pub struct Forks {
     gate: Userfault,
-    /// Three pages, the middle one unmapped so that the others never become one mapping. A fork
+    /// Three pages, the middle one of another protection, so that the others never are one mapping. A fork
     /// must copy them, or it would not wait; no huge page, no core dump has use for them.
     guards: usize,
 }
@@ -56,13 +57,12 @@ impl Forks {
         let gate = Userfault::open(uffd::FEATURE_MOVE | uffd::FEATURE_EVENT_FORK)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice, and advice about it.
         let guards = unsafe {
-            let none = std::ptr::null_mut();
-            let access = ProtFlags::empty();
-            let made = rustix::mm::mmap_anonymous(none, 3 * PAGE, access, MapFlags::PRIVATE)
+            let made = room::map(3 * PAGE, ProtFlags::empty(), MapFlags::empty())
                 .map_err(|errno| Error::os("mmap of guards", errno.raw_os_error()))?;
             // Different from the neighbours' flags, so that it does not become part of one.
             let _ = rustix::mm::madvise(made, 3 * PAGE, Advice::LinuxDontDump);
-            let _ = rustix::mm::munmap(made.wrapping_byte_add(PAGE), PAGE);
+            let (middle, access) = (made.wrapping_byte_add(PAGE), MprotectFlags::READ);
+            let _ = rustix::mm::mprotect(middle, PAGE, access);
             made as usize
         };
         Ok(Self { gate, guards })
@@ -119,7 +119,7 @@ impl Forks {
 impl Drop for Forks {
     fn drop(&mut self) {
         // SAFETY: our own mappings, which nobody uses.
-        let _ = unsafe { rustix::mm::munmap(self.guards as *mut _, 3 * PAGE) };
+        unsafe { room::unmap(self.guards as *mut _, 3 * PAGE) };
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a mapping that replaces another must have in common with it.
 
+use crate::room;
 use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,19 +81,19 @@ impl Keep {
     /// # Errors
     /// As mmap(2).
     pub fn fresh(&self, len: usize) -> rustix::io::Result<*mut libc::c_void> {
-        let (none, open) = (std::ptr::null_mut(), Self::default().protection);
+        let open = Self::default().protection;
         let future = LOCKS_FUTURE.load(Ordering::Relaxed);
         // Locked memory is filled at once, but for memory without access.
         let access = if future { ProtFlags::empty() } else { open };
         // SAFETY: a fresh mapping, and changes of it alone.
         unsafe {
-            let made = rustix::mm::mmap_anonymous(none, len, access, self.flags())?;
+            let made = room::map(len, access, self.flags())?;
             if future {
                 let access = MprotectFlags::from_bits_retain(open.bits());
                 let opened = rustix::mm::munlock(made, len)
                     .and_then(|()| rustix::mm::mprotect(made, len, access));
                 if let Err(errno) = opened {
-                    let _ = rustix::mm::munmap(made, len);
+                    room::unmap(made, len);
                     return Err(errno);
                 }
             }
@@ -127,6 +128,32 @@ impl Keep {
         Ok(())
     }
 
+    /// Finish fresh memory and give it a place, by one call. What fails gives it back.
+    ///
+    /// # Errors
+    /// As `finish` and mremap(2); what is in the place is as it was then.
+    ///
+    /// # Safety
+    /// Both ranges must be the caller's.
+    pub unsafe fn place(
+        &self,
+        fresh: *mut libc::c_void,
+        at: *mut libc::c_void,
+        len: usize,
+    ) -> rustix::io::Result<()> {
+        // SAFETY: by the caller.
+        unsafe {
+            let placed = self
+                .finish(fresh, len)
+                .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
+            match placed {
+                Ok(_) => room::left(fresh as usize, len),
+                Err(_) => room::unmap(fresh, len),
+            }
+            placed.map(|_| ())
+        }
+    }
+
     /// Fresh zero memory in the place of a range, by one call.
     ///
     /// # Errors
@@ -146,13 +173,7 @@ impl Keep {
             }
             // Memory that is mapped without write access is not accounted for as this is.
             let fresh = self.fresh(len)?;
-            let placed = self
-                .finish(fresh, len)
-                .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
-            if placed.is_err() {
-                let _ = rustix::mm::munmap(fresh, len);
-            }
-            placed.map(|_| ())
+            self.place(fresh, at, len)
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod protect;
 pub mod raw;
 mod reader;
 pub mod remote;
+pub mod room;
 mod sharers;
 pub mod slab;
 pub mod soft;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::exclusive;
 use crate::forks::{Away, Forks};
 use crate::mask::Mask;
+use crate::room;
 use crate::uffd::{self, Userfault, Watch};
 use crate::window::{self, Backing, Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
@@ -54,10 +55,8 @@ impl Mover {
         if !uffd.has(features) {
             return Err(Error::Unsupported("UFFDIO_MOVE needs Linux 6.8 or newer".into()));
         }
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let (none, len) = (std::ptr::null_mut(), BATCH * PAGE);
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let scratch = unsafe { rustix::mm::mmap_anonymous(none, len, access, MapFlags::PRIVATE) }
+        let (access, len) = (ProtFlags::READ | ProtFlags::WRITE, BATCH * PAGE);
+        let scratch = room::map(len, access, MapFlags::empty())
             .map_err(|errno| Error::os("mmap of scratch", errno.raw_os_error()))?;
         let away = Away { scratch: scratch as usize, ..Away::default() };
         let this = Self { uffd, forks, away, busy: Mask::NONE };
@@ -265,6 +264,6 @@ impl Barrier for Mover {
 impl Drop for Mover {
     fn drop(&mut self) {
         // SAFETY: our own mapping; no window is open, so it holds nobody's only copy.
-        let _ = unsafe { rustix::mm::munmap(self.away.scratch as *mut _, BATCH * PAGE) };
+        unsafe { room::unmap(self.away.scratch as *mut _, BATCH * PAGE) };
     }
 }

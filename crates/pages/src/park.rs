@@ -17,6 +17,7 @@ use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
 use crate::mask::{Mask, WINDOW};
 use crate::pinned::Pins;
 use crate::pins;
+use crate::room;
 use crate::sharers::{self, LastBorn};
 use crate::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
@@ -57,12 +58,8 @@ impl Parker {
     pub fn new() -> Result<Self> {
         let pins = Pins::new(0)?;
         let shared = Shared::new()?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let stack = unsafe {
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), STACK, access, MapFlags::PRIVATE)
-        }
-        .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
+        let stack = room::map(STACK, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
+            .map_err(|errno| Error::os("mmap of a stack", errno.raw_os_error()))?;
         let mut this = Self { shared, stack, holder: 0, handle: None, born: None, pins };
         this.start()?;
         Ok(this)
@@ -230,6 +227,6 @@ impl Drop for Parker {
     fn drop(&mut self) {
         self.end();
         // SAFETY: the holder has been reaped, so nobody is on this stack.
-        let _ = unsafe { rustix::mm::munmap(self.stack, STACK) };
+        unsafe { room::unmap(self.stack, STACK) };
     }
 }

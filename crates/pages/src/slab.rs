@@ -1,12 +1,13 @@
 //! Slabs: sealed memory files of stable pages. Once sealed, nobody can change a byte of one.
 
 use crate::error::{Error, Result};
+use crate::room;
 use crate::PAGE;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
-use std::ptr::{null_mut, NonNull};
+use std::ptr::NonNull;
 
 /// The name that /proc/PID/maps shows for a slab: `/memfd:pagemerge-slab (deleted)`.
 pub const NAME: &str = "pagemerge-slab";
@@ -41,8 +42,7 @@ impl View {
     ) -> Result<Self> {
         let (offset, pages) = ((pages.start * PAGE) as u64, pages.len());
         let len = pages * PAGE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let base = unsafe { rustix::mm::mmap(null_mut(), len, protection, flags, fd, offset) }
+        let base = room::map_file(len, protection, flags, fd.as_fd(), offset)
             .map_err(|errno| Error::os("mmap of a slab", errno.raw_os_error()))?;
         let base = NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))?;
         Ok(Self { base, pages })
@@ -77,7 +77,7 @@ impl Drop for View {
     fn drop(&mut self) {
         // SAFETY: our own mapping, which nobody can borrow any more. It cannot fail but for
         // the mapping limit, where keeping the mapping is harmless.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.pages * PAGE) };
+        unsafe { room::unmap(self.base.as_ptr().cast(), self.pages * PAGE) };
     }
 }
 

@@ -14,10 +14,11 @@
 use crate::error::Result;
 pub use crate::keep::Keep;
 use crate::mask::Mask;
+use crate::room;
 use crate::soft::Soft;
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
-use rustix::mm::{Advice, MapFlags, MremapFlags};
+use rustix::mm::{Advice, MapFlags};
 
 /// Pages at once where threads stand still, or none can write.
 pub const FEW: usize = 512;
@@ -355,13 +356,11 @@ pub(crate) unsafe fn place_copy(
     unsafe {
         let fresh = keep.fresh(len)?;
         let copied = from.copy(std::slice::from_raw_parts_mut(fresh.cast(), len));
-        let placed = if copied { Ok(()) } else { Err(rustix::io::Errno::FAULT) }
-            .and_then(|()| keep.finish(fresh, len))
-            .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
-        if placed.is_err() {
-            let _ = rustix::mm::munmap(fresh, len);
+        if !copied {
+            room::unmap(fresh, len);
+            return Err(rustix::io::Errno::FAULT);
         }
-        placed.map(|_| ())
+        keep.place(fresh, at, len)
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! The program's malloc will not do: its allocator may be in the middle of an mmap or madvise that
 //! is ours to answer, and a parked thread may hold its lock. So: another allocator, which maps its
-//! memory by raw system calls that no hook of ours sees.
+//! memory by raw system calls that no hook of ours sees, in room of its own.
 //!
 //! Where the program has used up its address space or its mappings, a reserve lasts until the call in
 //! hand is done; then calls that need us fail (`has_room`), and nothing aborts.
 
-use pagemerge_pages::{raw, PAGE};
+use pagemerge_pages::{raw, room, PAGE};
+use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::sched_yield;
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
@@ -44,11 +45,8 @@ struct Raw;
 // SAFETY: fresh private mappings, given back as they were made, or parts of the reserve.
 unsafe impl dlmalloc::Allocator for Raw {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
-        let access = (libc::PROT_READ | libc::PROT_WRITE) as usize;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let made = unsafe { raw::syscall(libc::SYS_mmap, [0, size, access, flags, usize::MAX, 0]) };
-        let made = made.map_or_else(|_| from_reserve(size), |made| made as *mut u8);
+        let made = room::map(size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty());
+        let made = made.map_or_else(|_| from_reserve(size), |made| made.cast());
         (made, if made.is_null() { 0 } else { size }, 0)
     }
 
@@ -61,9 +59,12 @@ unsafe impl dlmalloc::Allocator for Raw {
     }
 
     fn free(&self, ptr: *mut u8, size: usize) -> bool {
+        if is_reserve(ptr) {
+            return false;
+        }
         // SAFETY: a mapping of ours that dlmalloc has no use for, or its end.
-        !is_reserve(ptr)
-            && unsafe { raw::syscall(libc::SYS_munmap, [ptr as usize, size, 0, 0, 0, 0]) }.is_ok()
+        unsafe { room::unmap(ptr.cast(), size) };
+        true
     }
 
     fn can_release_part(&self, _: u32) -> bool {

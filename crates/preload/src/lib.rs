@@ -31,6 +31,7 @@ static AT_START: extern "C" fn() = start;
 /// run while we hold our locks, in parent and child.
 extern "C" fn start() {
     let _ = catch_unwind(|| {
+        pagemerge_pages::room::set_aside();
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
     });
