@@ -175,7 +175,7 @@ static struct waiter {
 
 static void *wait_there(void *unused)
 {
-	struct timespec limit = {1, 0};
+	struct timespec limit = {5, 0};
 
 	(void)unused;
 	__atomic_store_n(&waiter.id, (int)kernel(SYS_gettid, 0, 0, 0, 0, 0, 0), __ATOMIC_SEQ_CST);

@@ -149,13 +149,19 @@ fn scattered(state: &mut Locked, range: &Range<usize>) -> Option<Keep> {
 
 /// Write down that a range of one kind is at `new` now; `left`: and what it has left behind, empty.
 fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<Keep>) {
+    let kept = old.len().min(new.len());
+    if kept < old.len() {
+        state.table.forget(old.start + kept, old.end);
+        state.extents.remove(old.start + kept, old.end);
+        state.scattered.remove(old.start + kept, old.end);
+    }
     if new.start == old.start {
         grow(state, old.end, new.end);
         return;
     }
     let known = !state.extents.within(old.start, old.end).is_empty();
     state.table.forget(new.start, new.end);
-    state.table.relocate(old.start, old.end, new.start);
+    state.table.relocate(old.start, old.start + kept, new.start);
     state.extents.remove(new.start, new.end);
     match left {
         Some(keep) => state.table.insert(old.start, old.len() / PAGE, keep),
@@ -164,7 +170,7 @@ fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<
     if known {
         state.extents.insert(new.start, new.end);
     }
-    grow(state, new.start + old.len(), new.end);
+    grow(state, new.start + kept, new.end);
 }
 
 /// What has been added behind mergeable memory is mergeable, too.
