@@ -81,6 +81,9 @@ impl Drop for View {
     }
 }
 
+/// TMPFS_MAGIC (linux/magic.h): what memory files of ordinary pages lie on.
+const TMPFS: u32 = 0x0102_1994;
+
 /// Pages of a slab that whoever fills or digests it has in hand at once: his own memory counts.
 const CHUNK: usize = 64;
 
@@ -141,8 +144,10 @@ pub fn check(fd: impl AsFd) -> Result<usize> {
     }
     let stat = rustix::fs::fstat(&fd).map_err(|_| no("it cannot be examined"))?;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
-    // A memory file of huge pages has seals as well, and cannot be mapped page by page.
-    if stat.st_blksize as usize != PAGE || size % PAGE != 0 {
+    // A memory file of huge pages has seals as well, and cannot be mapped page by page. (Its block
+    // size does not tell: where shmem_enabled is `always`, that of every file is huge.)
+    let tmpfs = rustix::fs::fstatfs(&fd).is_ok_and(|about| about.f_type as u32 == TMPFS);
+    if !tmpfs || size % PAGE != 0 {
         return Err(no("its pages are not 4 KiB"));
     }
     if size == 0 || size / PAGE > MOST_PAGES {
