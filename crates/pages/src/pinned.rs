@@ -17,6 +17,7 @@
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::pagemap::{entry, Pagemap};
+use crate::pins;
 use crate::raw;
 use crate::soft::Soft;
 use crate::PAGE;
@@ -119,6 +120,10 @@ impl Pins {
     /// The exclusive pages while a fork's child exists.
     fn after_a_fork(&self, start: usize, pages: usize, dont_fork: bool) -> Result<Mask> {
         let (at, len) = (start as *mut libc::c_void, pages * PAGE);
+        if pins::is_told_of_forks()? {
+            let why = "a userfaultfd of this process is told of forks, so that none is made";
+            return Err(Error::Unsupported(why.into()));
+        }
         if dont_fork {
             // SAFETY: advice about the caller's memory, taken back below; it changes no byte.
             unsafe { rustix::mm::madvise(at, len, Advice::LinuxDoFork) }

@@ -4,10 +4,12 @@
 //! descriptor, for which a process is not parked at all. Nothing here allocates.
 
 use crate::error::{Error, Result};
+use crate::uffd::FEATURE_EVENT_FORK;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, RawDir};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The link target in /proc/PID/fd, and what to call it. The agent might wait for a page that a
 /// stopped thread should bring; and the kernel's own threads of a ring would fail to write to a
@@ -21,6 +23,35 @@ const KINDS: [(&[u8], &str); 2] =
 /// # Errors
 /// `Os` if that cannot be found out.
 pub fn find() -> Result<Option<&'static str>> {
+    find_any(&|table, _, name| {
+        let mut link = [MaybeUninit::<u8>::uninit(); 128];
+        // `.`, `..`, or closed meanwhile.
+        let (target, _) = rustix::fs::readlinkat_raw(table, name, &mut link).ok()?;
+        KINDS.iter().find(|(kind, _)| target.starts_with(kind)).map(|(_, what)| *what)
+    })
+}
+
+/// Has this process a userfaultfd open that is told of forks? Whoever forks then waits until the
+/// program has taken note, and the program would see a child that it does not know.
+///
+/// # Errors
+/// `Os` if that cannot be found out.
+pub fn is_told_of_forks() -> Result<bool> {
+    let told = find_any(&|table, info, name| {
+        let mut link = [MaybeUninit::<u8>::uninit(); 128];
+        let (target, _) = rustix::fs::readlinkat_raw(table, name, &mut link).ok()?;
+        (target.starts_with(KINDS[0].0) && has_fork_events(info?, name)).then_some(KINDS[0].1)
+    });
+    told.map(|found| found.is_some())
+}
+
+/// The agent's thread, whose descriptors are not the program's; 0: there is none.
+pub static AGENT: AtomicI32 = AtomicI32::new(0);
+
+/// What to do with a descriptor: its folder, that of fdinfo, its number.
+type Look<'a> = &'a dyn Fn(&OwnedFd, Option<&OwnedFd>, &CStr) -> Option<&'static str>;
+
+fn find_any(look: Look<'_>) -> Result<Option<&'static str>> {
     let tasks = open_directory(c"/proc/self/task")?;
     let leader = rustix::process::getpid().as_raw_nonzero().get();
     let own = rustix::thread::gettid().as_raw_nonzero().get();
@@ -31,13 +62,14 @@ pub fn find() -> Result<Option<&'static str>> {
         let Some(task) = number(entry.file_name()) else { continue };
         // The agent's own table holds slabs and sockets only. Threads nearly always share one
         // table; one with a table of its own is looked at as well.
-        if task == own || (task != leader && shares_files(task, leader)) {
+        let ours = [own, AGENT.load(Ordering::Relaxed)];
+        if ours.contains(&task) || (task != leader && shares_files(task, leader)) {
             continue;
         }
         let Ok(task) = rustix::fs::openat(&tasks, entry.file_name(), OPEN, Mode::empty()) else {
             continue; // the thread has ended meanwhile
         };
-        if let Some(what) = find_in_table(&task)? {
+        if let Some(what) = find_in_table(&task, look)? {
             return Ok(Some(what));
         }
     }
@@ -69,25 +101,35 @@ fn shares_files(one: i32, other: i32) -> bool {
 }
 
 /// Look through one task's descriptors.
-fn find_in_table(task: &OwnedFd) -> Result<Option<&'static str>> {
+fn find_in_table(task: &OwnedFd, look: Look<'_>) -> Result<Option<&'static str>> {
     let Ok(table) = rustix::fs::openat(task, c"fd", OPEN, Mode::empty()) else {
         return Ok(None); // the thread has ended meanwhile
     };
+    let info = rustix::fs::openat(task, c"fdinfo", OPEN, Mode::empty()).ok();
     let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
     let mut entries = RawDir::new(&table, &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry.map_err(|errno| Error::os("getdents", errno.raw_os_error()))?;
-        let mut link = [MaybeUninit::<u8>::uninit(); 128];
-        let Ok((target, _)) = rustix::fs::readlinkat_raw(&table, entry.file_name(), &mut link)
-        else {
-            continue; // `.`, `..`, or closed meanwhile
-        };
-        let target = &*target;
-        if let Some((_, what)) = KINDS.iter().find(|(kind, _)| target.starts_with(kind)) {
+        if let Some(what) = look(&table, info.as_ref(), entry.file_name()) {
             return Ok(Some(what));
         }
     }
     Ok(None)
+}
+
+/// Does a userfaultfd have UFFD_FEATURE_EVENT_FORK? The second number of its line `API` tells, in
+/// hexadecimal (fs/userfaultfd.c). Where that cannot be read: yes.
+fn has_fork_events(info: &OwnedFd, name: &CStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(info, name, flags, Mode::empty()) else { return true };
+    let mut text = [0_u8; 512];
+    let Ok(len) = rustix::io::read(&file, &mut text) else { return true };
+    let mut lines = text[..len].split(|&byte| byte == b'\n');
+    let features = lines.find_map(|line| line.strip_prefix(b"API:")).and_then(|line| {
+        let number = line.split(|&byte| byte == b':').nth(1)?;
+        u64::from_str_radix(std::str::from_utf8(number.trim_ascii()).ok()?, 16).ok()
+    });
+    features.is_none_or(|features| features & FEATURE_EVENT_FORK != 0)
 }
 
 #[cfg(test)]
@@ -96,12 +138,16 @@ mod tests {
 
     #[test]
     fn a_userfaultfd_is_named() {
-        assert_eq!(find(), Ok(None));
+        assert_eq!((find(), is_told_of_forks()), (Ok(None), Ok(false)));
         let Ok(open) = crate::uffd::Userfault::open(0) else {
             eprintln!("skipped: no full-mode userfaultfd");
             return;
         };
-        assert_eq!(find(), Ok(Some("a userfaultfd")));
+        assert_eq!((find(), is_told_of_forks()), (Ok(Some("a userfaultfd")), Ok(false)));
+        if let Ok(told) = crate::uffd::Userfault::open(FEATURE_EVENT_FORK) {
+            assert_eq!(is_told_of_forks(), Ok(true));
+            drop(told);
+        }
         drop(open);
         assert_eq!(find(), Ok(None));
     }
