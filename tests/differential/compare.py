@@ -59,7 +59,7 @@ def differences(program: Program, bare: Said, merged: Said) -> list[Difference]:
             break
         label, _, rest = one.partition(" ")
         line = lines.get(label, rest)
-        entry = stated(line.lstrip(">").split(" "), one, other)
+        entry = stated(line.lstrip(">").split(" "), one, other, " ".join(lines.values()))
         if entry is None:
             kind, cause = _kind(line, one, other)
             if kind == "result":

@@ -31,6 +31,8 @@ class Stated:
     """By the step's words, what bare said, what merged said."""
     ends: bool = False
     """Memory differs from here on, so the rest of the program is not compared."""
+    needs: str = ""
+    """A word of an earlier step, without which it does not hold."""
 
 
 def _advice(*names: str) -> Callable[[Sequence[str], str, str], bool]:
@@ -79,9 +81,10 @@ STATED = (
         "mremap with DONTUNMAP unlocks all of the mapping that it leaves, and that may be one of "
         "several",
         lambda words, bare, merged: (
-            words[0] == "flags"
+            words[0].startswith("flags")
             and re.sub("l[of]", "", _by_page(bare)) == re.sub("l[of]", "", _by_page(merged))
         ),
+        needs="DONTUNMAP",
     ),
     Stated(
         "UFFDIO_COPY and its kin take one mapping at a time; memory that was merged and given back "
@@ -101,6 +104,7 @@ STATED = (
 )
 
 
-def stated(words: Sequence[str], bare: str, merged: str) -> Stated | None:
-    """The entry that a difference falls under, if one does."""
-    return next((it for it in STATED if it.fits(words, bare, merged)), None)
+def stated(words: Sequence[str], bare: str, merged: str, program: str) -> Stated | None:
+    """The entry that a difference in a step of ``program`` falls under, if one does."""
+    fitting = (it for it in STATED if it.needs in program and it.fits(words, bare, merged))
+    return next(fitting, None)
