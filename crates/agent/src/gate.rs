@@ -49,30 +49,42 @@ thread_local! {
 
 /// The lock, held: the state, with all signals blocked.
 pub(crate) struct Locked {
-    before: libc::sigset_t,
+    _quiet: Quiet,
     /// The thread had it already, for a fork.
     nested: bool,
 }
 
-/// All signals blocked, until this value goes. What allocates from a heap of ours inside a call of
-/// the program's does so under it: a handler that interrupts the allocator and maps memory would
-/// wait for itself.
+/// All signals blocked, and no cancellation (pthread_cancel(3)), until this value goes. What allocates
+/// from a heap of ours inside a call of the program's does so under it: a handler that interrupts
+/// the allocator and maps memory would wait for itself, and a thread that is cancelled would leave.
 #[derive(Debug)]
 pub struct Quiet {
     before: libc::sigset_t,
+    cancelable: libc::c_int,
 }
+
+// It may not return where cancellation is asynchronous and waits: then the thread ends here.
+extern "C-unwind" {
+    fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
+}
+const PTHREAD_CANCEL_DISABLE: libc::c_int = 1;
 
 impl Quiet {
     /// Block all signals of this thread.
     #[must_use]
     pub fn now() -> Self {
-        Self { before: block() }
+        let mut cancelable = 0;
+        // SAFETY: it writes one integer.
+        unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut cancelable) };
+        Self { before: block(), cancelable }
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
         unblock(&self.before);
+        // SAFETY: as it was before.
+        unsafe { pthread_setcancelstate(self.cancelable, std::ptr::null_mut()) };
     }
 }
 
@@ -95,14 +107,14 @@ fn unblock(before: &libc::sigset_t) {
 
 /// Take the lock.
 pub(crate) fn lock() -> Locked {
-    let before = block();
+    let quiet = Quiet::now();
     let nested = FORKING.get().is_some();
     if !nested {
         take();
     }
     // SAFETY: the lock is held.
     unsafe { (*STATE.0.get()).get_or_insert_with(State::default) };
-    Locked { before, nested }
+    Locked { _quiet: quiet, nested }
 }
 
 /// Wait for the lock's word; a state that cannot be relied on is replaced.
@@ -210,7 +222,6 @@ impl Drop for Locked {
         if !self.nested {
             give();
         }
-        unblock(&self.before);
     }
 }
 

@@ -16,6 +16,7 @@ pub mod program;
 mod region;
 mod spawn;
 mod thread;
+pub use thread::end_with_program;
 
 pub use barriers::Choice;
 use extents::Extents;
@@ -130,19 +131,22 @@ pub fn probe(choice: Choice) -> (u32, String) {
 /// # Errors
 /// `Os` if the thread cannot be started.
 pub fn start(config: Config) -> Result<()> {
-    let mut state = lock();
     let process = std::process::id() as i32;
-    if state.process == process {
-        return Ok(());
-    }
     watch_forks(None);
-    state.config = Some(config.clone());
-    state.jobs.clear();
-    (state.poked, state.agent, state.broken) = (false, 0, None);
-    state.summary = Summary::default();
-    thread::start(config)?;
-    state.process = process;
-    Ok(())
+    {
+        let mut state = lock();
+        if state.process == process {
+            return Ok(());
+        }
+        state.config = Some(config.clone());
+        state.jobs.clear();
+        (state.poked, state.agent, state.broken) = (false, 0, None);
+        state.summary = Summary::default();
+        state.process = process;
+    }
+    // Without the lock: libc allocates for a thread, and the program's allocator may be waiting in
+    // a call of ours, with a lock of its own.
+    thread::start(config).inspect_err(|_| lock().process = 0)
 }
 
 /// Map `bytes` bytes of mergeable memory, zeroed.
@@ -303,7 +307,9 @@ pub fn summary() -> Summary {
 
 /// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
 fn poke(state: &mut State) {
-    if state.agent != 0 && !state.poked {
+    // In a forked copy the numbers are those of the parent's agent.
+    let own = state.process == std::process::id() as i32;
+    if own && state.agent != 0 && !state.poked {
         // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
         // ordinary one always arrives, at the worst without its details.
         state.poked = [own::wake_signal(), own::LAST_SIGNAL].into_iter().any(|signal| {

@@ -84,11 +84,11 @@ pub fn replace(start: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer
 /// # Errors
 /// `Os` if the agent's thread cannot be started.
 pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<()> {
-    let known = lock().extents.within(from, end);
-    // Outside the lock, because it reads for long. The memory is the caller's.
-    let fit = smaps::suitable(&known);
-    {
+    let fit = {
         let mut state = lock();
+        // Under the lock, though it reads for long: another thread may change what it reads.
+        let known = state.extents.within(from, end);
+        let fit = if known.is_empty() { Vec::new() } else { smaps::suitable(&known) };
         for (range, keep) in &fit {
             let mut at = range.start;
             let old: Vec<Range<usize>> = state
@@ -120,7 +120,8 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
         if !fit.is_empty() && state.summary.hub.is_none() {
             crate::poke(&mut state);
         }
-    }
+        fit
+    };
     if fit.is_empty() {
         return Ok(());
     }
@@ -240,6 +241,9 @@ pub fn lock_memory(
         LOCKS_FUTURE.store(future, Ordering::Relaxed);
     }
     if on {
+        if answer.is_ok() {
+            state.table.within(start, end).for_each(|region| region.keep.locked = true);
+        }
         believe_kernel(&mut state, start, end); // a part, or in its own manner
     } else if answer.is_ok() {
         state.table.within(start, end).for_each(|region| region.keep.locked = false);
@@ -250,7 +254,7 @@ pub fn lock_memory(
 /// Make the range anonymous again, with its contents, behind a barrier; false if a part could not
 /// be, and maps a slab still.
 fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
-    let runs = slabbed(state, from, end);
+    let Some(runs) = slabbed(state, from, end) else { return false };
     if runs.is_empty() {
         return true;
     }
@@ -260,7 +264,7 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
         set_backing(state, range, Backing::Anonymous);
     }
     if state.orphan {
-        return slabbed(state, from, end).is_empty();
+        return slabbed(state, from, end).is_some_and(|left| left.is_empty());
     }
     !state.table.touching(from, end).any(|it| !it.slabbed_runs(from, end).is_empty())
 }
@@ -284,8 +288,8 @@ fn set_backing(state: &mut Locked, run: &Range<usize>, backing: Backing) {
     }
 }
 
-/// The runs of a range that are mapped from slabs, in order of address.
-fn slabbed(state: &mut Locked, from: usize, end: usize) -> Vec<errand::Run> {
+/// The runs of a range that are mapped from slabs, in order of address; None if nobody knows.
+fn slabbed(state: &mut Locked, from: usize, end: usize) -> Option<Vec<errand::Run>> {
     if state.orphan {
         return smaps::slabs(from, end); // a forked copy without a table: the kernel knows
     }
@@ -296,7 +300,7 @@ fn slabbed(state: &mut Locked, from: usize, end: usize) -> Vec<errand::Run> {
     };
     let mut runs: Vec<errand::Run> = state.table.touching(from, end).flat_map(runs_of).collect();
     runs.reverse();
-    runs
+    Some(runs)
 }
 
 /// After a call that failed and may have changed a part, or that has moved memory of which we know
@@ -305,8 +309,15 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
     if state.table.iter().next().is_none() {
         return;
     }
+    let Some(memory) = smaps::memory(from, end) else {
+        // What maps a slab still does, as far as is known; but nothing more is merged there.
+        for region in state.table.within(from, end) {
+            region.set_mergeable(0..region.pages, false);
+        }
+        return;
+    };
     let mut at = from;
-    for part in smaps::memory(from, end) {
+    for part in memory {
         state.table.forget(at, part.range.start);
         state.extents.remove(at, part.range.start);
         if part.fit {

@@ -14,8 +14,41 @@ use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// A thread of the program has ended by pthread_exit(3): the agent is to look whether it is alone.
+static LOOKS_ALONE: AtomicBool = AtomicBool::new(false);
+
+/// How often it looks then.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// From now on, end the process when the agent's thread is the last, as libc does without us.
+pub fn end_with_program() {
+    LOOKS_ALONE.store(true, Ordering::Relaxed);
+    let mut state = lock();
+    crate::poke(&mut state);
+}
+
+/// End the process if all threads but ours have ended.
+fn end_if_alone() {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return };
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    let others = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse::<i32>().ok());
+    let living = others.filter(|&task| task != own && !has_ended(task)).count();
+    if living == 0 {
+        // SAFETY: libc's last thread does the same: handlers of the program's end run.
+        unsafe { libc::exit(0) };
+    }
+}
+
+/// The first thread stays as a zombie until the process ends.
+fn has_ended(task: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/self/task/{task}/stat")).unwrap_or_default();
+    let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
+    stat.is_empty() || matches!(state, Some(b'Z' | b'X'))
+}
 
 /// Start the thread.
 pub fn start(config: Config) -> Result<()> {
@@ -56,7 +89,7 @@ fn run(config: &Config) {
     {
         let mut state = lock();
         state.agent = rustix::thread::gettid().as_raw_nonzero().get();
-        AGENT.store(state.agent, std::sync::atomic::Ordering::Relaxed);
+        AGENT.store(state.agent, Ordering::Relaxed);
         state.summary.barrier = Some(barriers.kind());
         state.summary.reason = barriers.reason().to_owned();
     }
@@ -231,6 +264,12 @@ impl Agent<'_> {
             && self.current.is_none()
             && lock().table.iter().next().is_none();
         let pause = if idle { None } else { pause };
+        let pause = if LOOKS_ALONE.load(Ordering::Relaxed) {
+            end_if_alone();
+            Some(pause.map_or(LOOK, |pause| pause.min(LOOK)))
+        } else {
+            pause
+        };
         let timeout = pause.map(|pause| Timespec {
             tv_sec: pause.as_secs() as i64,
             tv_nsec: i64::from(pause.subsec_nanos()),

@@ -47,6 +47,15 @@ impl Protector {
         self.pins.rest()
     }
 
+    fn unprotect(&self, window: &Window<'_>, pages: &Mask) -> Result<()> {
+        let mut lowered = Ok(());
+        for (first, pages) in pages.runs() {
+            let start = window.start + first * PAGE;
+            lowered = lowered.and(self.uffd.write_protect(start, pages * PAGE, false));
+        }
+        lowered
+    }
+
     fn let_go(&self, window: &Window<'_>) -> Result<()> {
         let len = window.pages * PAGE;
         self.uffd.unregister(window.start, len).and(self.uffd.wake(window.start, len))
@@ -61,9 +70,13 @@ impl Barrier for Protector {
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
         let len = window.pages * PAGE;
         self.uffd.register(window.start, len, Watch::Write)?;
-        if let Err(error) = self.uffd.write_protect(window.start, len, true) {
-            let unprotected = self.uffd.write_protect(window.start, len, false);
-            return unprotected.and(self.let_go(window)).and(Err(error));
+        // No more than what is planned: whoever touches the rest need not wait.
+        for (first, pages) in planned.runs() {
+            let at = window.start + first * PAGE;
+            if let Err(error) = self.uffd.write_protect(at, pages * PAGE, true) {
+                let unprotected = self.unprotect(window, planned);
+                return unprotected.and(self.let_go(window)).and(Err(error));
+            }
         }
         Ok(Held { pages: *planned, ..Held::default() })
     }
@@ -76,16 +89,9 @@ impl Barrier for Protector {
         Bytes::Theirs(self.pins.soft(), window.start + page * PAGE)
     }
 
-    fn lower(&mut self, window: &Window<'_>, _: &Mask, swapped: &Swapped) -> Result<()> {
-        let mut all = Mask::NONE;
-        all.insert(0, window.pages);
-        let mut lowered = Ok(());
+    fn lower(&mut self, window: &Window<'_>, held: &Mask, swapped: &Swapped) -> Result<()> {
         // New mappings are not registered, and protection is lifted range by range or not at all:
         // one unregistered page in the range answers ENOENT and leaves writers waiting.
-        for (first, pages) in all.minus(&swapped.remapped).runs() {
-            let start = window.start + first * PAGE;
-            lowered = lowered.and(self.uffd.write_protect(start, pages * PAGE, false));
-        }
-        lowered.and(self.let_go(window))
+        self.unprotect(window, &held.minus(&swapped.remapped)).and(self.let_go(window))
     }
 }

@@ -16,7 +16,7 @@ use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Most bytes that are set aside.
-const MOST: usize = 2 << 30;
+const MOST: usize = 1 << 30;
 /// Fewer are not worth it.
 const LEAST: usize = 32 << 20;
 /// The share of a limited address space (RLIMIT_AS) that is taken.
@@ -61,6 +61,12 @@ pub fn set_aside() {
         PAGES.store(len / PAGE, Ordering::Relaxed);
         BASE.store(base as usize, Ordering::Release);
     }
+}
+
+/// Bytes of address space that are set aside, and count towards a limit of the program's (RLIMIT_AS).
+#[must_use]
+pub fn bytes() -> usize {
+    PAGES.load(Ordering::Relaxed) * PAGE
 }
 
 /// Map anonymous private memory of ours.

@@ -74,6 +74,12 @@ pub fn peek<const SIZE: usize>(address: usize) -> Option<[u8; SIZE]> {
     (vm_read(address, &mut bytes) == SIZE).then_some(bytes)
 }
 
+/// Write bytes where a caller's pointer points; false where they cannot be written.
+#[must_use]
+pub fn poke(address: usize, bytes: &[u8]) -> bool {
+    vm_write(address, bytes) == bytes.len()
+}
+
 /// Bytes that one process_vm_readv of ourselves gets; 0 if none.
 fn vm_read(address: usize, into: &mut [u8]) -> usize {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };

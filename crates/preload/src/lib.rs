@@ -34,7 +34,26 @@ extern "C" fn start() {
         pagemerge_pages::room::set_aside();
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
+        if has_hub() && has_own_malloc() {
+            let _ = pagemerge_agent::start(config());
+        }
     });
+}
+
+/// Has the program an allocator of its own? That may mark memory with its lock held, and libc
+/// allocates for each new thread: so there the agent is started before anybody can hold that lock.
+fn has_own_malloc() -> bool {
+    // SAFETY: both look symbols up; `about` is written where the address is known.
+    unsafe {
+        let found = |name: &std::ffi::CStr| {
+            let symbol = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+            let mut about = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+            let known = libc::dladdr(symbol, about.as_mut_ptr()) != 0;
+            known.then(|| about.assume_init().dli_fbase)
+        };
+        // `gnu_get_libc_version` is libc's in any case.
+        found(c"calloc") != found(c"gnu_get_libc_version")
+    }
 }
 
 fn watch_forks() {

@@ -30,7 +30,13 @@ pub fn discard(from: usize, end: usize, raw: impl Fn(usize, usize) -> Answer) ->
         }
         part => part.map(|_| ()),
     };
-    for (run, keep) in slabbed(&mut state, from, end) {
+    let Some(runs) = slabbed(&mut state, from, end) else {
+        // A forked copy that cannot find out what it maps. What the kernel agrees to discard is
+        // written over with zeros, whatever it is.
+        raw(from, end - from)?;
+        return clear(&(from..end)).map(|()| 0);
+    };
+    for (run, keep) in runs {
         if run.start > at {
             note(raw(at, run.start - at))?;
         }

@@ -83,7 +83,7 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
     let alike = state.table.all_alike(old.start, old.end);
-    let merged = !slabbed(state, old.start, old.end).is_empty();
+    let merged = slabbed(state, old.start, old.end).is_none_or(|runs| !runs.is_empty());
     // What is left behind by DONTUNMAP reads as zero; a slab's mapping would not. And memory of
     // which only a part is ours is the kernel's to judge.
     if merged && (empties || alike.is_none()) && !restore(state, old.start, old.end) {
@@ -137,7 +137,7 @@ fn scattered(state: &mut Locked, range: &Range<usize>) -> Option<Keep> {
         return None;
     }
     let (mut at, mut alike) = (range.start, None);
-    for part in smaps::memory(range.start, range.end) {
+    for part in smaps::memory(range.start, range.end)? {
         let differs = alike.is_some_and(|keep| keep != part.keep);
         if part.range.start != at || differs || !part.fit {
             return None;
@@ -227,8 +227,11 @@ fn shift(range: &Range<usize>, to: usize, flags: i32) -> Result<(), i32> {
         Remap { old, old_len: len, new_len: len, flags, new: to }.ask().map(|_| ())
     };
     // One by one: Linux 6.17 moves several at once, but stops half way at one that it cannot move.
-    let parts: Vec<Range<usize>> =
-        smaps::memory(range.start, range.end).into_iter().map(|part| part.range).collect();
+    let parts: Vec<Range<usize>> = smaps::memory(range.start, range.end)
+        .ok_or(libc::ENOMEM)?
+        .into_iter()
+        .map(|part| part.range)
+        .collect();
     if parts.iter().map(Range::len).sum::<usize>() != range.len() {
         return Err(libc::EFAULT); // a hole, or memory that is not ours
     }

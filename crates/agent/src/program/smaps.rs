@@ -1,11 +1,14 @@
 //! What the kernel says of this process's memory: /proc/self/smaps and maps (proc(5)).
 //!
 //! Paths in them are other people's bytes, so lines are bytes. Reading them is slow, and done where
-//! memory is marked, after calls that failed, and in forked copies without a table.
+//! memory is marked, after calls that failed, and in forked copies without a table. It may fail (no
+//! /proc after a chroot, no descriptor left): that is not the same as nothing being there.
 
 use pagemerge_pages::slab;
 use pagemerge_pages::window::{Backing, Keep};
+use rustix::fs::{Mode, OFlags};
 use rustix::mm::{Advice, ProtFlags};
+use std::ffi::CStr;
 use std::ops::Range;
 
 /// A part of a range that is private memory.
@@ -69,22 +72,43 @@ fn hexadecimal(digits: &[u8]) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// The slabs' mappings in a range, in order of address.
-pub fn slabs(from: usize, end: usize) -> Vec<(Range<usize>, Keep)> {
-    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+/// A whole file, by plain system calls: libc's functions are points where a thread is cancelled.
+fn read(path: &CStr) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let (mut text, mut done) = (vec![0; 1 << 16], 0);
+    loop {
+        match rustix::io::read(&file, &mut text[done..]) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+        if text.len() - done < 1 << 15 {
+            text.resize(2 * text.len(), 0);
+        }
+    }
+    text.truncate(done);
+    Some(text)
+}
+
+/// The slabs' mappings in a range, in order of address; None if that cannot be found out.
+pub fn slabs(from: usize, end: usize) -> Option<Vec<(Range<usize>, Keep)>> {
+    let maps = read(c"/proc/self/maps")?;
     let lines = maps.split(|&byte| byte == b'\n').filter_map(Line::parse);
-    lines
+    let found = lines
         .filter(|line| line.backing() == Some(Backing::Slab))
         .map(|line| {
             let keep = Keep { protection: line.protection(), ..Keep::default() };
             (line.range.start.max(from)..line.range.end.min(end), keep)
         })
         .filter(|(run, _)| !run.is_empty())
-        .collect()
+        .collect();
+    Some(found)
 }
 
-/// The private memory of a range, in order of address.
-pub fn memory(from: usize, end: usize) -> Vec<Memory> {
+/// The private memory of a range, in order of address; None if that cannot be found out.
+pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
     let mut found = Vec::new();
     each(|line, flags| {
         let part = line.range.start.max(from)..line.range.end.min(end);
@@ -92,15 +116,15 @@ pub fn memory(from: usize, end: usize) -> Vec<Memory> {
             let fit = !flags.iter().any(|flag| UNFIT.contains(flag));
             found.push(Memory { range: part, keep: keep(line, flags), backing, fit });
         }
-    });
-    found
+    })?;
+    Some(found)
 }
 
 /// The parts of `known` that merging bears, with what they must keep: anonymous, readable and
 /// writable, not locked, and fit.
 pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
     let mut fit = Vec::new();
-    each(|line, flags| {
+    let read = each(|line, flags| {
         let open = line.backing() == Some(Backing::Anonymous) && keep(line, flags).is_open();
         if !open || flags.iter().any(|flag| UNFIT.contains(flag)) {
             return;
@@ -111,7 +135,8 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
             .filter(|part| !part.is_empty());
         fit.extend(parts.map(|part| (part, keep(line, flags))));
     });
-    fit
+    // Where it cannot be read, nothing is known to be suitable.
+    read.map_or_else(Vec::new, |()| fit)
 }
 
 fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
@@ -132,8 +157,8 @@ fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
 }
 
 /// Each mapping with its VmFlags; "key" is one of ours, for a protection key that is not 0.
-fn each(mut see: impl FnMut(&Line, &[&[u8]])) {
-    let smaps = std::fs::read("/proc/self/smaps").unwrap_or_default();
+fn each(mut see: impl FnMut(&Line, &[&[u8]])) -> Option<()> {
+    let smaps = read(c"/proc/self/smaps")?;
     let (mut mapping, mut key) = (None, false);
     for line in smaps.split(|&byte| byte == b'\n') {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
@@ -150,6 +175,7 @@ fn each(mut see: impl FnMut(&Line, &[&[u8]])) {
             (mapping, key) = (Some(found), false);
         }
     }
+    Some(())
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub fn words(bytes: [u8; 16]) -> [usize; 2] {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { advise(addr as usize, len, advice) })
 }
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn process_madvise(
+pub unsafe extern "C-unwind" fn process_madvise(
     pidfd: c_int,
     ranges: *const libc::iovec,
     count: size_t,

@@ -1,7 +1,7 @@
 //! syscall(2): the same calls by their numbers.
 
 use super::other::SYS_MSEAL;
-use super::{advice, mapping, other};
+use super::{advice, mapping, other, process};
 use crate::{kernel, told};
 use libc::{c_int, c_long, c_uint};
 use pagemerge_agent::program::Remap;
@@ -12,7 +12,7 @@ use pagemerge_agent::program::Remap;
 /// # Safety
 /// As the system call that it makes.
 #[no_mangle]
-pub unsafe extern "C" fn syscall(
+pub unsafe extern "C-unwind" fn syscall(
     number: c_long,
     a: usize,
     b: usize,
@@ -46,6 +46,9 @@ pub unsafe extern "C" fn syscall(
             libc::SYS_shmat => other::attach(a as c_int, b, mode),
             libc::SYS_prctl => other::process_control(arguments),
             libc::SYS_ioctl => other::control(a, b, c),
+            libc::SYS_setrlimit => process::limit(0, a, b, 0),
+            libc::SYS_getrlimit => process::limit(0, a, 0, b),
+            libc::SYS_prlimit64 => process::limit(a as c_int, b, c, d),
             _ => kernel(number, arguments),
         }
     };

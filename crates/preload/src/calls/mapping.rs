@@ -80,7 +80,7 @@ pub unsafe fn remap(asked: Remap) -> Answer {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mmap(
+pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn mmap(
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mmap64(
+pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn mmap64(
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { unmap(addr as usize, len) })
 }
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mremap(
+pub unsafe extern "C-unwind" fn mremap(
     old: *mut c_void,
     old_len: size_t,
     new_len: size_t,
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn mremap(
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { protect(addr as usize, len, prot, None) })
 }
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn pkey_mprotect(
+pub unsafe extern "C-unwind" fn pkey_mprotect(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,

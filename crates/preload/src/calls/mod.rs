@@ -1,6 +1,9 @@
-//! The calls that we answer, by kind. Each has the name and the arguments of libc's.
+//! The calls that we answer, by kind. Each has the name and the arguments of libc's. A thread that may
+//! be cancelled at any moment (PTHREAD_CANCEL_ASYNCHRONOUS) may end in any of them, as in libc's:
+//! hence "C-unwind". What must not be left half done is done under `Quiet`.
 
 mod advice;
 mod direct;
 mod mapping;
 mod other;
+mod process;

@@ -154,7 +154,7 @@ pub unsafe fn attach(id: c_int, addr: usize, flags: c_int) -> Answer {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mlock(addr: *const c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn mlock(addr: *const c_void, len: size_t) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { lock_range(libc::SYS_mlock, [addr as usize, len, 0, 0, 0, 0]) })
 }
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn mlock(addr: *const c_void, len: size_t) -> c_int {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
     let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
     // SAFETY: by the caller.
     told_int(unsafe { lock_range(libc::SYS_mlock2, arguments) })
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint)
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn munlock(addr: *const c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn munlock(addr: *const c_void, len: size_t) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { lock_range(libc::SYS_munlock, [addr as usize, len, 0, 0, 0, 0]) })
 }
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn munlock(addr: *const c_void, len: size_t) -> c_int {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn mlockall(flags: c_int) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { lock_all(libc::SYS_mlockall, flags as usize) })
 }
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn munlockall() -> c_int {
+pub unsafe extern "C-unwind" fn munlockall() -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { lock_all(libc::SYS_munlockall, 0) })
 }
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn munlockall() -> c_int {
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mseal(addr: *mut c_void, len: size_t, flags: c_ulong) -> c_int {
+pub unsafe extern "C-unwind" fn mseal(addr: *mut c_void, len: size_t, flags: c_ulong) -> c_int {
     let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
     // SAFETY: by the caller.
     told_int(unsafe { special(SYS_MSEAL, arguments, true) })
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn mseal(addr: *mut c_void, len: size_t, flags: c_ulong) -
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn mbind(
+pub unsafe extern "C-unwind" fn mbind(
     addr: *mut c_void,
     len: c_ulong,
     mode: c_int,
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn mbind(
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
+pub unsafe extern "C-unwind" fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
     // SAFETY: by the caller.
     told(unsafe { attach(id, addr as usize, flags) }) as *mut c_void
 }
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> 
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn prctl(
+pub unsafe extern "C-unwind" fn prctl(
     option: c_int,
     a: c_ulong,
     b: c_ulong,
@@ -262,7 +262,7 @@ pub unsafe extern "C" fn prctl(
 /// # Safety
 /// As the system call.
 #[no_mangle]
-pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { control(fd as usize, request as usize, argument as usize) })
 }
