@@ -64,8 +64,8 @@ race: build $(VENV)/.test ## ten minutes of each race with writers and virtual m
 selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare and beside an agent: ARGS="--only cow"
 	@$(BIN)/python -m tests.selftests $(ARGS)
 
-fuzz: build $(VENV)/.test ## a million hostile messages to a hub: ARGS="--messages 5000000 --seed 2"
-	$(BIN)/python -m tests.fuzzer $(ARGS)
+fuzz: build $(VENV)/.test ## a million hostile messages to a hub, and what others wait: ARGS="--messages 5000000"
+	@$(BIN)/python -m tests.fuzz --report docs/reliability.md $(ARGS)
 
 differential: build $(VENV)/.test ## a million random memory calls, bare and merged: ARGS="--calls 5000 --seed 2"
 	@$(BIN)/python -m tests.differential --report docs/reliability.md \

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from dataclasses import dataclass, field
 
 from pagemerge.merge.closing import Closer
+from pagemerge.model import PAGE_SIZE
 
 MOST_SILENT = 64
 """Connections of one user that are neither clients nor asking for counters."""
@@ -20,6 +22,15 @@ SILENCE = 10.0
 
 MOST_UNFINISHED = 32 << 20
 """Bytes of frames of one user that have not arrived whole."""
+
+SHARE = 0.1
+"""Part of the loop's time for peers that say or ask more than agents do, all of them together."""
+
+MOST_UNREAD = 32 << 20
+"""Bytes of frames to one user that its processes have not read."""
+
+MOST_FIXED = 128 << 20
+"""Bytes for what is bounded by number alone: connections, threads, domains, plans under way."""
 
 MOST_DESCRIPTORS = 128
 """Descriptors of one user that were received and are not taken in or closed yet."""
@@ -36,6 +47,24 @@ DESCRIPTORS = 4
 
 
 @dataclass(slots=True)
+class Turns:
+    """Of one user, in the hub's loop, for one kind of work."""
+
+    _free: float = 0.0
+    """When the next one comes (time.monotonic)."""
+
+    def turn(self, seconds: float, users: int) -> float:
+        """Work of so many seconds is asked for: how many seconds it has to wait.
+
+        Of the loop's time, ``SHARE`` is for such work, and each of ``users`` gets an equal part.
+        """
+        now = time.monotonic()
+        when = max(self._free, now)
+        self._free = when + seconds * max(users, 1) / SHARE
+        return when - now
+
+
+@dataclass(slots=True)
 class Account:
     """Of one user."""
 
@@ -46,6 +75,10 @@ class Account:
     """Bytes."""
     regions: int = 0
     pages: int = 0
+    cost_of_answer: float = 0.001
+    """Seconds that it took the last time to tell it the counters."""
+    frames: Turns = field(default_factory=Turns)
+    answers: Turns = field(default_factory=Turns)
     closer: Closer = field(default_factory=Closer)
 
     @property
@@ -71,6 +104,10 @@ class Admission:
             del self._accounts[other.uid]
         return self._accounts.setdefault(uid, Account(uid))
 
+    def __len__(self) -> int:
+        """How many users there are."""
+        return len(self._accounts)
+
     def may_connect(self, account: Account) -> bool:
         """May this user have one more connection? The hub's own user may have all there are."""
         if account.uid == os.geteuid():
@@ -78,3 +115,11 @@ class Admission:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Half of the descriptors are for slabs, and no user has more than half of the other half.
         return account.connections < max(most // 4 // DESCRIPTORS, 1)
+
+
+def most_memory(user_share: float) -> int:
+    """Bytes that one user can make a hub hold, its slabs included; ``user_share``: the setting."""
+    host = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+    records = OVERCOMMITTED * host // PAGE_SIZE * 17 + MOST_REGIONS * 1024
+    # A slab may be filled for each builder before the share is asked again.
+    return MOST_UNFINISHED + MOST_UNREAD + records + int(host * user_share) + MOST_FIXED

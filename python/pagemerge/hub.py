@@ -53,6 +53,9 @@ OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 MOST_INTERN = 4096
 """Pages that one request may ask for (16 MiB); agents ask for no more."""
 
+SMALL = 512
+"""Pages of a request (2 MiB) that waits for no larger one of the same user."""
+
 MOST_PLANNED = 8192
 """Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
 answer that takes too long is taken for none."""
@@ -79,7 +82,7 @@ class Hub:
         self._loops: set[asyncio.Task[None]] = set()
         # More at once than there are processors would only need more buffers. One user's readers
         # may be made to wait: they keep no turns from others.
-        self._turns: dict[int, asyncio.Semaphore] = {}
+        self._turns: dict[tuple[int, bool], asyncio.Semaphore] = {}
         self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_bytes())
         self._gone: dict[int, Domain] = {}
         """Slabs that were dropped -> the domain that they were of, the oldest first."""
@@ -161,10 +164,11 @@ class Hub:
         """Look at all clients; true if one of them has something new to group.
 
         Whoever keeps us waiting is looked at as well, but nobody waits for it: its turn goes on
-        beside the next cycles, and ends the pause between two of them.
+        beside the next cycles, and ends the pause between two of them. Who owes us an answer gets
+        no turn: it would end at once, and cycle would follow cycle as long as it is silent.
         """
         for client in members.clients:
-            if client.turn is None:
+            if client.turn is None and client.is_ready:
                 client.turn = asyncio.create_task(self._visit(members, client))
         while True:
             turns = {
@@ -183,7 +187,8 @@ class Hub:
                 fresh |= client.turn.result()
                 client.turn = None
             else:
-                client.turn.add_done_callback(lambda _: members.wake.set())
+                client.turn.remove_done_callback(members.rouse)
+                client.turn.add_done_callback(members.rouse)
         return fresh
 
     async def _decide(self, members: Members) -> int:
@@ -238,10 +243,13 @@ class Hub:
         client.separations += observed.separated
         return observed.stable
 
-    def _turn(self, uid: int) -> asyncio.Semaphore:
-        if uid not in self._turns:
-            self._turns[uid] = asyncio.Semaphore(len(os.sched_getaffinity(0)))
-        return self._turns[uid]
+    def _turn(self, uid: int, is_large: bool = False) -> asyncio.Semaphore:
+        """To be held while memory of this user's is read; large requests leave room for small."""
+        if (uid, is_large) not in self._turns:
+            processors = len(os.sched_getaffinity(0))
+            most = max(processors // 2, 1) if is_large else processors
+            self._turns[uid, is_large] = asyncio.Semaphore(most)
+        return self._turns[uid, is_large]
 
     async def _check_separated(self, client: Client) -> None:
         """A client without a barrier is looked at for statistics only: which pages it wrote."""
@@ -362,7 +370,9 @@ class Hub:
             if region not in client.regions:
                 await client.refresh()
             seen = np.empty(pages, np.uint64)
-            await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
+            # One at a time of each client; large ones of one user take turns.
+            async with client.asking, self._turn(members.domain.uid, pages > SMALL):
+                await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
             offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
             wanted, donors = np.unique(seen, return_index=True)
             donors = np.sort(donors[wanted > ZERO])

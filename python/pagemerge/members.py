@@ -59,6 +59,10 @@ class Members:
     def __post_init__(self, quota: Quota | None) -> None:
         self.filler = Filler(quota)
 
+    def rouse(self, _: object = None) -> None:
+        """Something has happened: the pause between two cycles ends. Fit to be a callback."""
+        self.wake.set()
+
     @property
     def is_over(self) -> bool:
         """Is nobody left, and nothing under way? Clients choose names: domains must end, too."""

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ from pagemerge.merge.link import Link, listen
 from pagemerge.session import Session
 
 log = logging.getLogger("pagemerge.hub")
+
+SWITCH = 0.0005
+"""Seconds that a thread of a hub waits for another that computes."""
 
 GRACE = 3.0
 """Seconds that a hub without clients waits for one, if it is to end with the last."""
@@ -45,6 +49,9 @@ class Service:
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone."""
+        # Each request is handed to a thread and back. Where peers keep the loop busy, each of these
+        # steps waits for the interpreter; 5 ms, Python's own choice, would be most of a request.
+        sys.setswitchinterval(SWITCH)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -55,7 +55,9 @@ class Session:
         self.members: Members | None = None
         self._greeting = False
         self._peer = peer
-        self.link = Link(peer, self._frame, self._end, account.closer, self._may_receive)
+        self.link = Link(
+            peer, self._frame, self._end, account.closer, self._may_receive, self._turn
+        )
         self.link.greeted(MOST_GREETING)
         account.connections += 1
         service.links.add(self.link)
@@ -66,7 +68,7 @@ class Session:
         client, members = self.client, self.members
         self.service.has_spoken(self.link)
         if kind == wire.Kind.STATUS:
-            self._tell(sequence)
+            self._ask(sequence)
         elif kind == wire.Kind.HELLO and client is None and not self._greeting:
             self._greeting = True
             self.link.pause()
@@ -95,17 +97,29 @@ class Session:
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
-    def _tell(self, sequence: int) -> None:
-        """Answer a viewer; who asks all the time gets a fifth of ours, at most."""
-        began = time.monotonic()
-        answer = msgspec.json.encode(report.status(self.service.hub, self.caller.uid))
-        self.link.send(wire.Kind.COUNTERS, sequence, answer)
-        loop = asyncio.get_running_loop()
+    def _ask(self, sequence: int) -> None:
+        """A viewer asks, and is answered when its user's turn has come."""
         if self.client is None:
             self._deadline.cancel()
-            self._deadline = loop.call_later(SILENCE, self._give_up)
         self.link.pause()
-        loop.call_later(4 * (time.monotonic() - began), self.link.resume)
+        wait = self.account.answers.turn(self.account.cost_of_answer, len(self.service.admission))
+        asyncio.get_running_loop().call_later(wait, self._tell, sequence)
+
+    def _turn(self, seconds: float) -> float:
+        return self.account.frames.turn(seconds, len(self.service.admission))
+
+    def _tell(self, sequence: int) -> None:
+        """Answer a viewer."""
+        if not self.link.open:
+            return
+        began = time.monotonic()
+        answer = msgspec.json.encode(report.status(self.service.hub, self.caller.uid))
+        self.account.cost_of_answer = time.monotonic() - began
+        self.link.send(wire.Kind.COUNTERS, sequence, answer)
+        if self.client is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(SILENCE, self._give_up)
+        self.link.resume()
 
     async def _hello(self, body: bytes) -> None:
         """Take in a client. Raises ``HubError`` with the reason if it cannot be one."""

@@ -12,7 +12,8 @@ from pagemerge.demo.dialog import Child
 from pagemerge.merge import wire
 from tests.bystanders import Bystanders
 from tests.conftest import Spawn
-from tests.fuzzer import forged, open_files
+from tests.fuzz.campaign import open_files
+from tests.fuzz.descriptors import forged
 from tests.hubs import Hub
 from tests.stranger import Stranger
 

@@ -6,6 +6,7 @@ program (FUSE) may never give one. So only what is known to be a memory file is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import queue
@@ -65,5 +66,7 @@ class Closer:
                 if self._queue.empty():
                     self._runs = False
                     return
-            os.close(self._queue.get())
+            # The file system may answer with an error; the descriptor is closed all the same.
+            with contextlib.suppress(OSError):
+                os.close(self._queue.get())
             self.let_go()

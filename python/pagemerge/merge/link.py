@@ -22,8 +22,14 @@ MOST_BODY = 4 << 20
 """Bytes of a frame that an agent may send: all of its regions, 170,000 of them."""
 MOST_GREETING = 4096
 """Bytes of a frame before the greeting, the greeting itself included."""
-MOST_AT_ONCE = 1 << 18
+MOST_AT_ONCE = 1 << 16
 """Bytes of a read."""
+SLICE = 0.0005
+"""Seconds for the frames of one peer, before the others have their turn."""
+PERIOD, ALLOWED = 0.1, 0.003
+"""A peer whose frames take no more than so many seconds of each period has no need of turns."""
+LONGEST_TURN = 0.1
+"""Seconds that it waits for one: its user's others must not keep an honest one for long."""
 
 Handler = Callable[[int, int, bytes], None]
 """Called with kind, sequence number and body of each frame that answers no ``ask``."""
@@ -39,13 +45,18 @@ class Link:
         on_end: Callable[[str], None],
         closer: Closer | None = None,
         may_receive: Callable[[int], bool] = lambda _: True,
+        turn: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
         """``closer`` closes what the peer sends; ``may_receive`` is told how many bytes of frames
-        have come or gone, and answers whether there may be so many."""
+        have come or gone, and answers whether there may be so many; ``turn`` is told how many
+        seconds the frames of a talkative peer have taken, and answers how many it has to wait."""
         self.most = MOST_BODY
         """Bytes of a frame's body, at most."""
         self._closer = closer or Closer()
         self._may_receive = may_receive
+        self._turn = turn
+        self._spent, self._since = 0.0, 0.0
+        """Seconds that its frames have taken, and from when on."""
         self._paused = 0
         self._socket = peer
         self._on_frame = on_frame
@@ -203,21 +214,33 @@ class Link:
         self._frames()
 
     def _frames(self) -> None:
+        """Hand on what has come; a peer that says much waits for its turn to go on."""
+        began = self._loop.time()
+        if began - self._since > PERIOD:
+            self._since, self._spent = began, 0.0
         while self.open and not self._paused and len(self._received) >= wire.HEADER.size:
             length, kind, sequence = wire.HEADER.unpack_from(self._received)
             if length > self.most:
                 raise ProtocolError(f"a frame of {length} bytes")
-            end = wire.HEADER.size + length
-            if len(self._received) < end:
-                return
-            body = bytes(self._received[wire.HEADER.size : end])
-            del self._received[:end]
-            self._may_receive(-end)
+            size = wire.HEADER.size + length
+            if len(self._received) < size:
+                break
+            body = bytes(self._received[wire.HEADER.size : size])
+            del self._received[:size]
+            self._may_receive(-size)
             future = self._asked.pop(sequence, None) if sequence % 2 == 0 else None
             if future is None:
                 self._on_frame(kind, sequence, body)
             elif not future.done():
                 future.set_result(body)
+            if self._loop.time() - began > SLICE:
+                break
+        took = self._loop.time() - began
+        self._spent += took
+        if took > SLICE and self.open and not self._paused:
+            wait = 0.0 if self._spent < ALLOWED else min(self._turn(took), LONGEST_TURN)
+            self.pause()
+            self._loop.call_later(wait, self.resume)
 
 
 def listen(path: str) -> socket.socket:

@@ -113,6 +113,8 @@ class Client:
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held for the one merge at birth that is being prepared."""
     unanswered: set[asyncio.Future[bytes]] = field(default_factory=set)
     stuck: asyncio.Future[object] | None = None
     patience: Patience = field(default_factory=Patience)

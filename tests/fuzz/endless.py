@@ -1,0 +1,112 @@
+"""A file that keeps everybody waiting who asks for its size, reads it or closes it.
+
+A file system of our own (FUSE, linux/fuse.h) that answers what it takes to open the file, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_INIT, _LOOKUP, _FORGET, _GETATTR, _OPEN, _RELEASE, _BATCH_FORGET = 26, 1, 2, 3, 14, 18, 42
+_OPENDIR, _RELEASEDIR, _STATFS, _ENOSYS = 27, 29, 17, 38
+_UNANSWERED = (_FORGET, _BATCH_FORGET)
+"""Not by anybody."""
+_ROOT, _FILE = 1, 2
+_IN = struct.Struct("=IIQQIIII")
+"""Length, opcode, unique number, node, user, group, process, lengths of extensions."""
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
+
+
+def _attributes(node: int) -> bytes:
+    mode = 0o40755 if node == _ROOT else 0o100644
+    return struct.pack("=6Q10I", node, 4096, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def _answer(opcode: int, node: int) -> bytes | int | None:
+    """A body, an error number, or None for no answer at all."""
+    if opcode == _INIT:
+        return struct.pack("=4I2H2I2H8I", 7, 31, 1 << 16, 0, 8, 8, 1 << 16, 1, 0, 0, *[0] * 8)
+    if opcode == _LOOKUP:
+        return struct.pack("=4Q2I", _FILE, 0, 0, 0, 0, 0) + _attributes(_FILE)
+    if opcode == _GETATTR and node == _ROOT:
+        return struct.pack("=QII", 0, 0, 0) + _attributes(_ROOT)
+    if opcode in (_OPEN, _OPENDIR) and node in (_ROOT, _FILE):
+        return struct.pack("=QII", 1, 0, 0)
+    if opcode in (_RELEASE, _RELEASEDIR):
+        return b""
+    if node == _FILE or opcode in _UNANSWERED:
+        return None
+    return _ENOSYS
+
+
+class EndlessFile:
+    """The file, as a context; ``descriptor`` is open. ``OSError`` where FUSE cannot be had.
+
+    To be made in a process without other threads, which leaves the mounts of the host. Process
+    ``whom`` alone is kept waiting: our own children close the file when they end, and nothing could
+    end one that waits for that.
+    """
+
+    def __init__(self, whom: int) -> None:
+        self._whom = whom
+
+    def __enter__(self) -> Self:
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def call(name: str, *arguments: object) -> None:
+            if getattr(libc, name)(*arguments):
+                raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+        # The device has the lower number: at the end of this process it is closed first, which
+        # ends all waiting, so that closing the file does not wait.
+        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            call("unshare", _CLONE_NEWNS)
+            call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+            folder = tempfile.mkdtemp(prefix="pagemerge-endless-")
+            options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
+            path = os.fsencode(folder)
+            call("mount", b"endless", path, b"fuse", ctypes.c_ulong(0), options.encode())
+            threading.Thread(target=self._serve, daemon=True).start()
+            self.descriptor = os.open(f"{folder}/file", os.O_RDONLY | os.O_CLOEXEC)
+            call("umount2", path, _MNT_DETACH)
+            os.rmdir(folder)  # noqa: PTH106
+        except BaseException:
+            os.close(self._device)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._device)
+        with contextlib.suppress(OSError):  # the kernel tells that nobody has answered
+            os.close(self.descriptor)
+
+    def _is_whom(self, thread: int) -> bool:
+        return Path(f"/proc/{self._whom}/task/{thread}").exists()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # unmounted, or closed
+            while True:
+                request = os.read(self._device, 1 << 20)
+                _, opcode, unique, node, _, _, thread, _ = _IN.unpack_from(request)
+                answer = _answer(opcode, node)
+                if answer is None and (opcode in _UNANSWERED or self._is_whom(thread)):
+                    continue
+                answer = _ENOSYS if answer is None else answer
+                body = answer if isinstance(answer, bytes) else b""
+                errno = -answer if isinstance(answer, int) else 0
+                os.write(self._device, struct.pack("=IiQ", 16 + len(body), errno, unique) + body)
