@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import struct
 import tempfile
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,23 +66,20 @@ class EndlessFile:
             if getattr(libc, name)(*arguments):
                 raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
-        # The device has the lower number: at the end of this process it is closed first, which
-        # ends all waiting, so that closing the file does not wait.
-        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         try:
             call("unshare", _CLONE_NEWNS)
             call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
             folder = tempfile.mkdtemp(prefix="pagemerge-endless-")
-            options = f"fd={self._device},rootmode=40000,user_id=0,group_id=0,allow_other"
             path = os.fsencode(folder)
-            call("mount", b"endless", path, b"fuse", ctypes.c_ulong(0), options.encode())
-            threading.Thread(target=self._serve, daemon=True).start()
+            options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+            call("mount", b"endless", path, b"fuse", ctypes.c_ulong(0), options)
+            self._server = self._serve_elsewhere(device)
             self.descriptor = os.open(f"{folder}/file", os.O_RDONLY | os.O_CLOEXEC)
             call("umount2", path, _MNT_DETACH)
             os.rmdir(folder)  # noqa: PTH106
-        except BaseException:
-            os.close(self._device)
-            raise
+        finally:
+            os.close(device)
         return self
 
     def __exit__(
@@ -91,22 +88,42 @@ class EndlessFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._device)
-        with contextlib.suppress(OSError):  # the kernel tells that nobody has answered
-            os.close(self.descriptor)
+        os.close(self.descriptor)
+        os.close(self._alive)
+        os.waitpid(self._server, 0)
+
+    def _serve_elsewhere(self, device: int) -> int:
+        """Start who answers: a child, which ends when nobody holds the other end of its pipe.
+
+        A process that had both the file and the only answers could not end: it closes the file
+        before it lets go of the device.
+        """
+        ended, self._alive = os.pipe()
+        child = os.fork()
+        if child:
+            os.close(ended)
+            return child
+        os.close(self._alive)
+        with contextlib.suppress(BaseException):
+            self._serve(device, ended)
+        os._exit(0)
 
     def _is_whom(self, thread: int) -> bool:
         return Path(f"/proc/{self._whom}/task/{thread}").exists()
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # unmounted, or closed
-            while True:
-                request = os.read(self._device, 1 << 20)
-                _, opcode, unique, node, _, _, thread, _ = _IN.unpack_from(request)
-                answer = _answer(opcode, node)
-                if answer is None and (opcode in _UNANSWERED or self._is_whom(thread)):
-                    continue
-                answer = _ENOSYS if answer is None else answer
-                body = answer if isinstance(answer, bytes) else b""
-                errno = -answer if isinstance(answer, int) else 0
-                os.write(self._device, struct.pack("=IiQ", 16 + len(body), errno, unique) + body)
+    def _serve(self, device: int, ended: int) -> None:
+        waiter = select.poll()
+        waiter.register(device, select.POLLIN)
+        waiter.register(ended, 0)
+        while ended not in (ready := dict(waiter.poll())):
+            if ready[device] & select.POLLERR:  # unmounted, and nobody has the file open
+                return
+            request = os.read(device, 1 << 20)
+            _, opcode, unique, node, _, _, thread, _ = _IN.unpack_from(request)
+            answer = _answer(opcode, node)
+            if answer is None and (opcode in _UNANSWERED or self._is_whom(thread)):
+                continue
+            answer = _ENOSYS if answer is None else answer
+            body = answer if isinstance(answer, bytes) else b""
+            errno = -answer if isinstance(answer, int) else 0
+            os.write(device, struct.pack("=IiQ", 16 + len(body), errno, unique) + body)
