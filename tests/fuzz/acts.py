@@ -21,7 +21,7 @@ from pagemerge.merge import wire
 from pagemerge.model import PAGE_SIZE
 
 Kind = wire.Kind
-GIVE_UP = 5.0
+GIVE_UP = 1.0
 """Seconds for which an act waits for the hub to read or to answer."""
 PAGES = 4096
 """Real memory to have merged at once."""

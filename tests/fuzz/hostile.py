@@ -49,7 +49,7 @@ class Hostile:
             try:
                 if name == "talk":
                     said = self.talk.messages
-                    self.talk.run(2000)
+                    self.talk.run(2000, end)
                     messages += self.talk.messages - said
                 else:
                     messages += self.acts[name](self.scene)
