@@ -6,6 +6,7 @@ Exit status: 0 all is well, 1 something was wrong, or somebody waited too long.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="nothing but this act")
     parser.add_argument("--report", type=Path, help="replace the section of this page")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all children end
     room_for_descriptors()
 
     def say(line: str) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import resource
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +13,6 @@ import pytest
 from pagemerge import admission
 from pagemerge.demo.dialog import Child
 from pagemerge.merge import wire
-from pagemerge.model import PAGE_SIZE
 from tests.bystanders import merged
 from tests.commands import NOBODY
 from tests.conftest import Spawn
@@ -121,30 +117,9 @@ def test_unfinished_frames(hub: Hub, another: Another) -> None:
         assert resident(hub.pid) < before + 3 * admission.MOST_UNFINISHED
 
 
-def test_regions_and_pages(hub: Hub, another: Another) -> None:
-    """Claims of all processes of a user; what is too much is left out, and the status says so."""
-    noreserve = getattr(mmap, "MAP_NORESERVE", 0x4000)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | noreserve
-    with ExitStack() as open_:
-        desert = open_.enter_context(mmap.mmap(-1, 1 << 42, flags=flags))
-        start = ctypes.addressof(ctypes.c_char.from_buffer(desert))
-        each = 1 << 15
-        body = b"".join(struct.pack("=3Q", n, start + 2 * n * PAGE_SIZE, 1) for n in range(each))
-        for _ in range(admission.MOST_REGIONS // each + 1):
-            stranger = open_.enter_context(Stranger(hub.socket))
-            stranger.hello(barrier=0)
-            sequence, _ = stranger.until(wire.Kind.LOOK)
-            stranger.send(wire.Kind.REGIONS, sequence, body)
-            stranger.until(wire.Kind.LOOK)  # it has taken the first answer in
-        another.go_on()
-        rows = [it for it in hub.status().clients if it.uid == 0]
-        assert sum(it.regions for it in rows) == admission.MOST_REGIONS
-        assert any("too many or too large" in it.note for it in rows)
-
-
 def test_descriptors_that_nobody_asked_for(hub: Hub, another: Another) -> None:
     """They are closed with the connection, and the bound is the user's, not the connection's."""
-    with mmap.mmap(-1, PAGE_SIZE), ExitStack() as open_:
+    with ExitStack() as open_:
         for _ in range(12):
             stranger = open_.enter_context(Stranger(hub.socket))
             stranger.hello()
