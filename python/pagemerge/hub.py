@@ -27,7 +27,7 @@ from pagemerge.linux.fault import told
 from pagemerge.linux.text import plain
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
-from pagemerge.merge.user import Client, Region, plan_rows
+from pagemerge.merge.user import Client, Region, breathe, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -152,9 +152,10 @@ class Hub:
         fresh = await self._visit_all(members)
         members.again |= fresh
         if fresh:
-            for client in members.clients:
-                for region in client.regions.values():
+            for client in list(members.clients):
+                for number, region in enumerate(list(client.regions.values())):
                     pace.recall(region.pages)
+                    await breathe(number)
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
@@ -197,7 +198,7 @@ class Hub:
             return 0
         members.again = False
         clients = [it for it in members.clients if it.is_ready and it.has_barrier]
-        found = self._candidates(clients)
+        found = await self._candidates(clients)
         layout = lay_out(members, found)
         if self.on_plan is not None:
             pids = [client.pid for client in clients]
@@ -268,13 +269,14 @@ class Hub:
                 client.separations += int(np.count_nonzero(part != NO_SLOT))
                 part[:] = NO_SLOT
 
-    def _candidates(self, clients: list[Client]) -> Candidates:
+    async def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
-        ready = [
-            (number, region, stability.candidates(region.pages, self.settings.looks))
-            for number, client in enumerate(clients)
-            for region in client.regions.values()
-        ]
+        ready = []
+        for number, client in enumerate(clients):
+            for count, region in enumerate(list(client.regions.values())):
+                index = stability.candidates(region.pages, self.settings.looks)
+                ready.append((number, region, index))
+                await breathe(count)
         total = sum(len(index) for _, _, index in ready)
         found = Candidates(
             np.empty(total, np.uint32), np.empty(total, np.uint64), np.empty(total, np.uint64)
