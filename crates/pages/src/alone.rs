@@ -1,6 +1,7 @@
 //! The barrier of a process in which nobody else runs: a forked copy, say.
 
 use crate::error::{Error, Result};
+use crate::listing;
 use crate::mask::Mask;
 use crate::pinned::Pins;
 use crate::sharers;
@@ -21,14 +22,13 @@ impl Alone {
     /// `Unsupported` if there are others, or another process shares the memory; `Os` if that cannot
     /// be found out.
     pub fn new(known: &[i32]) -> Result<Self> {
-        let tasks = std::fs::read_dir("/proc/self/task").map_err(|error| {
-            Error::os("read of /proc/self/task", error.raw_os_error().unwrap_or(0))
+        let mut others = false;
+        listing::numbers(c"/proc/self/task", |task| {
+            others |= !known.contains(&task);
+            !others
         })?;
-        for task in tasks.flatten() {
-            let number = task.file_name().to_str().and_then(|name| name.parse().ok());
-            if number.is_none_or(|number| !known.contains(&number)) {
-                return Err(Error::Unsupported("this process has other threads".into()));
-            }
+        if others {
+            return Err(Error::Unsupported("this process has other threads".into()));
         }
         sharers::refuse(0)?;
         Ok(Self { pins: Pins::new(0)? })

@@ -11,6 +11,7 @@ mod holder;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub mod inject;
 pub mod keep;
+mod listing;
 pub mod mappings;
 pub mod mask;
 mod memory;

@@ -4,6 +4,7 @@
 //! are stopped; then only one thing is asked: has anybody been born since we compared?
 
 use crate::error::{Error, Result};
+use crate::listing;
 use rustix::fs::{Mode, OFlags};
 
 /// The end of /proc/loadavg: the number that was given last, to a process or thread (proc(5)).
@@ -33,22 +34,21 @@ impl LastBorn {
 pub fn refuse(holder: i32) -> Result<()> {
     const KCMP_VM: i32 = 1;
     let own = std::process::id() as i32;
-    let entries = std::fs::read_dir("/proc")
-        .map_err(|error| Error::os("read of /proc", error.raw_os_error().unwrap_or(0)))?;
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
+    let mut found = None;
+    listing::numbers(c"/proc", |pid| {
         // SAFETY: kcmp only compares; the last two arguments are unused for KCMP_VM.
         let same = unsafe { libc::syscall(libc::SYS_kcmp, own, pid, KCMP_VM, 0, 0) == 0 };
         if pid != own && pid != holder && same {
-            return Err(Error::Unsupported(format!(
-                "process {pid} shares this process's memory without being one of its threads, \
-                 so it cannot be parked"
-            )));
+            found = Some(pid);
         }
-    }
-    Ok(())
+        found.is_none()
+    })?;
+    found.map_or(Ok(()), |pid| {
+        Err(Error::Unsupported(format!(
+            "process {pid} shares this process's memory without being one of its threads, so it \
+             cannot be parked"
+        )))
+    })
 }
 
 #[cfg(test)]
