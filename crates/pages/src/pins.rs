@@ -131,24 +131,3 @@ fn has_fork_events(info: &OwnedFd, name: &CStr) -> bool {
     });
     features.is_none_or(|features| features & FEATURE_EVENT_FORK != 0)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_userfaultfd_is_named() {
-        assert_eq!((find(), is_told_of_forks()), (Ok(None), Ok(false)));
-        let Ok(open) = crate::uffd::Userfault::open(0) else {
-            eprintln!("skipped: no full-mode userfaultfd");
-            return;
-        };
-        assert_eq!((find(), is_told_of_forks()), (Ok(Some("a userfaultfd")), Ok(false)));
-        if let Ok(told) = crate::uffd::Userfault::open(FEATURE_EVENT_FORK) {
-            assert_eq!(is_told_of_forks(), Ok(true));
-            drop(told);
-        }
-        drop(open);
-        assert_eq!(find(), Ok(None));
-    }
-}

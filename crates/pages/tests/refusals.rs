@@ -6,11 +6,11 @@ use pagemerge_pages::mask::Mask;
 use pagemerge_pages::moving::Mover;
 use pagemerge_pages::park::Parker;
 use pagemerge_pages::protect::Protector;
-use pagemerge_pages::slab;
-use pagemerge_pages::uffd::{Userfault, Watch};
+use pagemerge_pages::uffd::{Userfault, Watch, FEATURE_EVENT_FORK};
 use pagemerge_pages::window::{
     merge, Backing, Barrier, Content, Keep, Outcome, Piece, Swapped, Window,
 };
+use pagemerge_pages::{pins, slab};
 use pagemerge_pages::{Error, PAGE};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -264,4 +264,23 @@ fn a_barrier_that_cannot_be_lowered_is_closed_and_nobody_waits() {
     // What replaced this page is not ours to judge.
     (found[8], wanted[8]) = (0, 0);
     assert_eq!(found, wanted);
+}
+
+/// Here, because another test's userfaultfd would be seen, too.
+#[test]
+fn a_userfaultfd_is_named_and_whether_it_is_told_of_forks() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
+    assert_eq!((pins::find(), pins::is_told_of_forks()), (Ok(None), Ok(false)));
+    let Ok(open) = Userfault::open(0) else {
+        eprintln!("skipped: no full-mode userfaultfd");
+        return;
+    };
+    let named = Ok(Some("a userfaultfd"));
+    assert_eq!((pins::find(), pins::is_told_of_forks()), (named, Ok(false)));
+    if let Ok(told) = Userfault::open(FEATURE_EVENT_FORK) {
+        assert_eq!(pins::is_told_of_forks(), Ok(true));
+        drop(told);
+    }
+    drop(open);
+    assert_eq!(pins::find(), Ok(None));
 }
