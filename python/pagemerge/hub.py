@@ -129,7 +129,7 @@ class Hub:
             members.patience.recover()
             self.full_scans = max(self.full_scans, members.cycles)
             rest = self._budget.rest()
-            await asyncio.sleep(rest)
+            await members.rest(rest)
             pause = pace.pause(pause, yielded, self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())

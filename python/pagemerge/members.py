@@ -15,6 +15,10 @@ from pagemerge.merge.user import Client
 from pagemerge.quota import Quota
 
 
+LOOK_UP = 0.5
+"""Seconds of a rest after which a hub looks whether anybody is left."""
+
+
 class Budget:
     """The processor time that the loops of all domains together may take."""
 
@@ -62,6 +66,12 @@ class Members:
     def rouse(self, _: object = None) -> None:
         """Something has happened: the pause between two cycles ends. Fit to be a callback."""
         self.wake.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Rest for what was worked. Where nobody is left, what they leave is let go of at once."""
+        end = time.monotonic() + seconds
+        while self.clients and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_UP))
 
     @property
     def is_over(self) -> bool:
