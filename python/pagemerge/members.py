@@ -14,7 +14,6 @@ from pagemerge.merge.store import Store
 from pagemerge.merge.user import Client
 from pagemerge.quota import Quota
 
-
 LOOK_UP = 0.5
 """Seconds of a rest after which a hub looks whether anybody is left."""
 

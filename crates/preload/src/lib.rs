@@ -97,7 +97,13 @@ fn guarded(work: impl FnOnce() -> Answer) -> Answer {
     if !HEAP.has_room() {
         return Err(libc::ENOMEM);
     }
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(libc::ENOMEM))
+    // SAFETY: errno's address is always valid. A call that succeeds leaves it as it was; what we ask
+    // of libc in between does not.
+    let errno = unsafe { *libc::__errno_location() };
+    let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(libc::ENOMEM));
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+    answer
 }
 
 /// An answer in libc's manner.
