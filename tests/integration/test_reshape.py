@@ -16,7 +16,10 @@ from tests.hubs import Hub
 DEADLINE = 90
 """Seconds; a program that takes longer hangs."""
 
-WAYS = ["grow", "watch", "lock", "atfork", "key", "exit", "signal", "limit", "room"]
+WAYS = [
+    *["grow", "watch", "lock", "atfork", "key", "exit", "signal", "limit", "room", "files"],
+    *["cancel", "last", "errno"],
+]
 
 pytestmark = pytest.mark.requires("uffd")
 

@@ -10,6 +10,10 @@
  *   reshaper signal    a timer's handler maps and unmaps memory while memory is marked
  *   reshaper limit     the mapping grows while the process has no mapping left
  *   reshaper room      there is no address space left for anybody
+ *   reshaper files     there is no descriptor left, a call fails half way, and memory is given up
+ *   reshaper cancel    a thread that is to be cancelled marks memory first
+ *   reshaper last      the first thread ends before the last
+ *   reshaper errno     calls that succeed leave errno alone
  *   reshaper constructed
  *                      forks again and again; a library's constructor has marked memory */
 #define _GNU_SOURCE
@@ -217,6 +221,56 @@ static void room(void) {
             fail("a page is wrong");
 }
 
+static void files(void) {
+    while (dup(0) >= 0)
+        ;
+    /* Behind the mapping is a hole. */
+    if (!mprotect(base, (PAGES + 1) * (size_t)PAGE, PROT_READ) || errno != ENOMEM)
+        fail("mprotect over a hole");
+    if (mprotect(base, PAGES * (size_t)PAGE, PROT_READ | PROT_WRITE) || madvise(base, PAGES * (size_t)PAGE, MADV_DONTNEED))
+        fail("madvise");
+    for (size_t at = 0; at < PAGES * (size_t)PAGE; at++)
+        if (base[at])
+            fail("old bytes");
+}
+
+static void *cancelled(void *none) {
+    unsigned char *some = map(NULL, 64, 0);
+    pthread_cancel(pthread_self());
+    if (madvise(some, 64 * PAGE, MADV_MERGEABLE))
+        fail("madvise");
+    pthread_testcancel();
+    return none;
+}
+
+static void cancel(void) {
+    pthread_t thread;
+    void *answer = NULL;
+    if (pthread_create(&thread, NULL, cancelled, NULL) || pthread_join(thread, &answer) || answer != PTHREAD_CANCELED)
+        fail("it was not cancelled");
+}
+
+static void *outlive(void *none) {
+    struct timespec moment = {0, 200000000};
+    nanosleep(&moment, NULL);
+    puts("ok");
+    return none;
+}
+
+static void last(void) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, outlive, NULL))
+        fail("pthread_create");
+    pthread_exit(NULL);
+}
+
+static void quiet(void) {
+    errno = EXDEV;
+    if (madvise(base, PAGE, MADV_DONTNEED) || mlock(base, 4 * PAGE) || munlock(base, 4 * PAGE) ||
+        madvise(base, 8 * PAGE, MADV_UNMERGEABLE) || mprotect(base, PAGE, PROT_READ) || munmap(base, PAGE) || errno != EXDEV)
+        fail("errno");
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     setvbuf(stdout, NULL, _IONBF, 0);
@@ -245,7 +299,12 @@ int main(int argc, char **argv) {
             born();
     } else {
         begin();
-        (IS("limit") ? limit : room)();
+        (IS("limit")    ? limit
+         : IS("files")  ? files
+         : IS("cancel") ? cancel
+         : IS("last")   ? last
+         : IS("errno")  ? quiet
+                        : room)();
     }
     if (!lost)
         puts("ok");
