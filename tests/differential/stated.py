@@ -59,7 +59,7 @@ STATED = (
         "two mappings side by side stay two where each has a history of its own; memory that was "
         "merged and given back has none, so mremap may move as one what the kernel would refuse",
         lambda words, bare, merged: (
-            words[0] == "mremap" and "several mappings" in bare and "errno" not in merged
+            words[0] == "mremap" and "errno 14" in bare and "errno" not in merged
         ),
         ends=True,
     ),

@@ -217,6 +217,17 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
     answer
 }
 
+/// A call that changes what mappings keep, in a way that it does not tell: the kernel is asked.
+///
+/// # Errors
+/// The error number of `raw`.
+pub fn noted(ranges: &[Range<usize>], raw: impl FnOnce() -> Answer) -> Answer {
+    let mut state = lock();
+    let answer = raw();
+    ranges.iter().for_each(|range| believe_kernel(&mut state, range.start, range.end));
+    answer
+}
+
 /// mlock, munlock and their kin, for a range or (None) for all memory; `raw` is the real call.
 ///
 /// Locked memory is the program's own, page by page, so it is restored first. Where it cannot be,

@@ -25,6 +25,17 @@ const ALIKE: [c_int; 8] = [
     MADV_GUARD_REMOVE,
 ];
 
+/// Advice that means the same, too, and that a mapping keeps.
+const KEPT: [c_int; 7] = [
+    libc::MADV_DONTFORK,
+    libc::MADV_DOFORK,
+    libc::MADV_DONTDUMP,
+    libc::MADV_DODUMP,
+    libc::MADV_NORMAL,
+    libc::MADV_RANDOM,
+    libc::MADV_SEQUENTIAL,
+];
+
 /// # Safety
 /// As madvise(2).
 unsafe fn ask(start: usize, len: usize, advice: c_int) -> Answer {
@@ -104,6 +115,9 @@ pub unsafe fn advise_process(
             listed.iter().filter(|it| program::concerns(it.start, it.len())).cloned().collect();
         if ours.is_empty() && !marks {
             return raw();
+        }
+        if KEPT.contains(&advice) {
+            return program::noted(&ours, raw);
         }
         // It may be about another process: then merged memory of ours is restored in vain. But advice
         // of these kinds the kernel takes for the caller's own memory only.
