@@ -140,10 +140,12 @@ fn take() {
     }
 }
 
-/// In a forked copy no memory is locked (mlock(2)), and some is not there (MADV_DONTFORK).
+/// In a forked copy there is no agent, no memory is locked (mlock(2)), and some is not there
+/// (MADV_DONTFORK). A process that shares our memory (vfork) has our agent.
 fn inherit(state: &mut Option<State>) {
     LOCKS_FUTURE.store(false, Ordering::Relaxed);
     let Some(state) = state else { return };
+    (state.process, state.agent, state.poked) = (0, 0, false);
     let mut missing = Vec::new();
     for region in state.table.iter_mut() {
         region.keep.locked = false;

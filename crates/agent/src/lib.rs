@@ -135,8 +135,8 @@ pub fn start(config: Config) -> Result<()> {
     watch_forks(None);
     {
         let mut state = lock();
-        if state.process == process {
-            return Ok(());
+        if state.process != 0 {
+            return Ok(()); // this process's, or that of whom we share the memory with
         }
         state.config = Some(config.clone());
         state.jobs.clear();
@@ -307,9 +307,7 @@ pub fn summary() -> Summary {
 
 /// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
 fn poke(state: &mut State) {
-    // In a forked copy the numbers are those of the parent's agent.
-    let own = state.process == std::process::id() as i32;
-    if own && state.agent != 0 && !state.poked {
+    if state.agent != 0 && !state.poked {
         // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
         // ordinary one always arrives, at the worst without its details.
         state.poked = [own::wake_signal(), own::LAST_SIGNAL].into_iter().any(|signal| {

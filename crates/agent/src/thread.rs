@@ -6,7 +6,6 @@ use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
 use crate::{lock, own, spawn, Config};
 use births::{Current, CHUNK};
-use pagemerge_pages::pins::AGENT;
 use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
 use pagemerge_pages::{slab, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -89,7 +88,6 @@ fn run(config: &Config) {
     {
         let mut state = lock();
         state.agent = rustix::thread::gettid().as_raw_nonzero().get();
-        AGENT.store(state.agent, Ordering::Relaxed);
         state.summary.barrier = Some(barriers.kind());
         state.summary.reason = barriers.reason().to_owned();
     }
