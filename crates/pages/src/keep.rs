@@ -143,6 +143,10 @@ impl Keep {
     ) -> rustix::io::Result<()> {
         // SAFETY: by the caller.
         unsafe {
+            if fresh == at {
+                // The place was a hole, and the kernel has chosen it.
+                return self.finish(fresh, len);
+            }
             let placed = self
                 .finish(fresh, len)
                 .and_then(|()| rustix::mm::mremap_fixed(fresh, len, len, MremapFlags::MAYMOVE, at));
