@@ -78,7 +78,7 @@ class Hub:
         self.quota = Quota(self)
         self.full_scans = 0
         self.started = time.monotonic()
-        self._budget = Budget(settings.cpu_percent / 100)
+        self.budget = Budget(settings.cpu_percent / 100)
         self._loops: set[asyncio.Task[None]] = set()
         # More at once than there are processors would only need more buffers. One user's readers
         # may be made to wait: they keep no turns from others.
@@ -128,7 +128,7 @@ class Hub:
             members.cycles += 1
             members.patience.recover()
             self.full_scans = max(self.full_scans, members.cycles)
-            rest = self._budget.rest()
+            rest = self.budget.rest()
             await members.rest(rest)
             pause = pace.pause(pause, yielded, self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.

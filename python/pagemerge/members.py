@@ -14,6 +14,10 @@ from pagemerge.merge.store import Store
 from pagemerge.merge.user import Client
 from pagemerge.quota import Quota
 
+LATER = 0.1
+"""Seconds that a greeting waits while the budget is overdrawn. Whoever has hung up by then, as
+those do that come and go all the time, costs no more."""
+
 LOOK_UP = 0.5
 """Seconds of a rest after which a hub looks whether anybody is left."""
 
@@ -24,6 +28,11 @@ class Budget:
     def __init__(self, share: float) -> None:
         self._share, self._owed = share, 0.0
         self._worked, self._seen = time.process_time(), time.monotonic()
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Is there work to rest for? Then whoever comes waits for a moment (``LATER``)."""
+        return self._owed > 0
 
     def rest(self) -> float:
         """Seconds to rest for all work since the last time, what clients asked for too."""
@@ -67,10 +76,13 @@ class Members:
         self.wake.set()
 
     async def rest(self, seconds: float) -> None:
-        """Rest for what was worked. Where nobody is left, what they leave is let go of at once."""
+        """Rest for what was worked; where nobody is left, not for long: what they leave is let go
+        of soon."""
         end = time.monotonic() + seconds
-        while self.clients and (left := end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, LOOK_UP))
+            if not self.clients:
+                break
 
     @property
     def is_over(self) -> bool:

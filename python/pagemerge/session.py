@@ -25,7 +25,7 @@ from pagemerge.admission import (
 from pagemerge.contact import Caller, domain_of, greet
 from pagemerge.errors import HubError, ProtocolError
 from pagemerge.linux import text
-from pagemerge.members import Members
+from pagemerge.members import LATER, Members
 from pagemerge.merge import wire
 from pagemerge.merge.closing import has_seals
 from pagemerge.merge.link import MOST_BODY, MOST_GREETING, Link
@@ -126,6 +126,10 @@ class Session:
         version, barrier = wire.unpack(body, wire.HELLO)
         if version != wire.VERSION or barrier not in wire.BARRIERS:
             raise ProtocolError(f"its agent is of version {version}, we of {wire.VERSION}")
+        if self.service.hub.budget.is_overdrawn:
+            await asyncio.sleep(LATER)
+            if not self.link.open:
+                raise HubError("it has hung up")
         name, _, note = body[wire.HELLO.size :].partition(b"\0")
         reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         peer: _core.Peer | None = None

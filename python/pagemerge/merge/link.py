@@ -59,6 +59,8 @@ class Link:
         """Seconds that its frames have taken, and from when on."""
         self._paused = 0
         self._socket = peer
+        # By its number: asyncio words an error for each socket that it does not know yet.
+        self._number = peer.fileno()
         self._on_frame = on_frame
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -70,7 +72,7 @@ class Link:
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._sequence = 0
         self.open = True
-        self._loop.add_reader(peer, self._readable)
+        self._loop.add_reader(self._number, self._readable)
 
     def send(
         self, kind: int, sequence: int = 0, body: bytes = b"", descriptor: int | None = None
@@ -119,13 +121,13 @@ class Link:
         """Read nothing more until ``resume`` was called as often."""
         self._paused += 1
         if self._paused == 1 and self.open:
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._number)
 
     def resume(self) -> None:
         """Go on with what has come meanwhile."""
         self._paused -= 1
         if self._paused == 0 and self.open:
-            self._loop.add_reader(self._socket, self._readable)
+            self._loop.add_reader(self._number, self._readable)
             self._loop.call_soon(self._guarded, self._frames)
 
     def close(self, why: str) -> None:
@@ -133,8 +135,8 @@ class Link:
         if not self.open:
             return
         self.open = False
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_reader(self._number)
+        self._loop.remove_writer(self._number)
         self._socket.close()
         for descriptor in self._descriptors:
             if descriptor is not None:
@@ -162,7 +164,7 @@ class Link:
                 else:
                     sent = socket.send_fds(self._socket, [data], [descriptor])
             except BlockingIOError:
-                self._loop.add_writer(self._socket, self._writable)
+                self._loop.add_writer(self._number, self._writable)
                 return
             except OSError as error:
                 self.close(str(error))
@@ -174,7 +176,7 @@ class Link:
                 self._waiting[0] = (data[sent:], None)
             else:
                 self._waiting.popleft()
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._number)
 
     def _readable(self) -> None:
         if not self.open or self._paused:
