@@ -63,8 +63,9 @@ pub fn apply(
 ) -> Applied {
     let total: usize = runs.iter().map(|run| run.pages as usize).sum();
     let mut applied = Applied { bits: vec![0; total.div_ceil(8)], ..Applied::default() };
+    let on_slabs = stand_on_slabs(runs);
     let ready = views(slabs, runs)
-        .and_then(|views| barriers.prepare(birth.is_some(), stand_on_slabs(runs)).map(|()| views));
+        .and_then(|views| barriers.prepare(birth.is_some(), on_slabs).map(|()| views));
     let views = match ready {
         Ok(views) => views,
         Err(error) => {
@@ -77,7 +78,7 @@ pub fn apply(
         Work { barriers, slabs, views: &views, ground: Ground::open(), birth, applied, tried: 0 };
     // First what stands on slabs: what is merged now stands on one afterwards. Each kind has its
     // barrier, and windows of the size that is right for it.
-    for backing in [Backing::Slab, Backing::Anonymous] {
+    for backing in on_slabs.then_some(Backing::Slab).into_iter().chain([Backing::Anonymous]) {
         let limit = work.limit(backing);
         work.windows(runs, limit, |work, parts| work.window(parts, backing));
     }

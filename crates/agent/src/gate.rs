@@ -45,6 +45,8 @@ static STATE: Protected = Protected(UnsafeCell::new(None));
 thread_local! {
     /// This thread holds the lock for a fork, and had these signals blocked before.
     static FORKING: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+    /// This thread is quiet already: most calls ask twice, and each time costs two system calls.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The lock, held: the state, with all signals blocked.
@@ -59,8 +61,9 @@ pub(crate) struct Locked {
 /// the allocator and maps memory would wait for itself, and a thread that is cancelled would leave.
 #[derive(Debug)]
 pub struct Quiet {
-    before: libc::sigset_t,
-    cancelable: libc::c_int,
+    /// Signals that were blocked before, and whether the thread could be cancelled; None inside of
+    /// another `Quiet`, which sees to it.
+    before: Option<(libc::sigset_t, libc::c_int)>,
 }
 
 // It may not return where cancellation is asynchronous and waits: then the thread ends here.
@@ -73,18 +76,25 @@ impl Quiet {
     /// Block all signals of this thread.
     #[must_use]
     pub fn now() -> Self {
+        if QUIET.get() {
+            return Self { before: None };
+        }
         let mut cancelable = 0;
         // SAFETY: it writes one integer.
         unsafe { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut cancelable) };
-        Self { before: block(), cancelable }
+        let signals = block();
+        QUIET.set(true);
+        Self { before: Some((signals, cancelable)) }
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        unblock(&self.before);
+        let Some((signals, cancelable)) = self.before else { return };
+        QUIET.set(false);
+        unblock(&signals);
         // SAFETY: as it was before.
-        unsafe { pthread_setcancelstate(self.cancelable, std::ptr::null_mut()) };
+        unsafe { pthread_setcancelstate(cancelable, std::ptr::null_mut()) };
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{kernel, told_int};
 use libc::{c_int, c_long, c_void, pid_t};
 use pagemerge_agent::Quiet;
 use pagemerge_pages::room;
-use pagemerge_pages::soft::peek;
+use pagemerge_pages::soft::{peek, poke};
 
 /// Is it the limit of this process's address space?
 fn is_ours(pid: pid_t, resource: usize) -> bool {
@@ -45,9 +45,8 @@ pub unsafe fn limit(pid: pid_t, resource: usize, new: usize, old: usize) -> crat
         kernel(libc::SYS_prlimit64, call)?;
         if old != 0 {
             // Through the kernel, as it would: a pointer that is wrong is EFAULT.
-            let mine = [shifted(before, false)];
-            let soft = pagemerge_pages::soft::poke(old, &bytes_of(mine[0]));
-            return if soft { Ok(0) } else { Err(libc::EFAULT) };
+            let told = poke(old, &bytes_of(shifted(before, false)));
+            return if told { Ok(0) } else { Err(libc::EFAULT) };
         }
     }
     Ok(0)
