@@ -14,7 +14,7 @@ from pagemerge.merge.store import Store
 from pagemerge.merge.user import Client
 from pagemerge.quota import Quota
 
-LATER = 0.1
+LATER = 0.01
 """Seconds that a greeting waits while the budget is overdrawn. Whoever has hung up by then, as
 those do that come and go all the time, costs no more."""
 

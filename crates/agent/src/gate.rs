@@ -15,7 +15,7 @@ use crate::State;
 use pagemerge_pages::keep::LOCKS_FUTURE;
 use pagemerge_pages::room;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use rustix::thread::futex;
+use rustix::thread::futex::{self, Timespec};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -31,7 +31,13 @@ struct Word {
     lock: AtomicU32,
     /// 1 once the lock has been taken in this address space.
     known: AtomicU32,
+    /// 1 while a thread has waited so long that others let it go first.
+    starved: AtomicU32,
 }
+
+/// How long whoever comes stands back for a thread that has waited long. No longer, because a
+/// process that shares our memory (vfork) may be killed as it waits.
+const COURTESY: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 static WORD: AtomicPtr<Word> = AtomicPtr::new(std::ptr::null_mut());
 /// A copy of "somebody holds it" that a fork does not wipe.
@@ -130,11 +136,13 @@ pub(crate) fn lock() -> Locked {
 /// Wait for the lock's word; a state that cannot be relied on is replaced.
 fn take() {
     let word = word();
+    if word.starved.load(Ordering::Relaxed) != 0 {
+        let _ = futex::wait(&word.starved, futex::Flags::PRIVATE, 1, Some(&COURTESY));
+        word.starved.store(0, Ordering::Relaxed);
+    }
     let free = word.lock.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
     if free.is_err() {
-        while word.lock.swap(AWAITED, Ordering::Acquire) != FREE {
-            let _ = futex::wait(&word.lock, futex::Flags::PRIVATE, AWAITED, None);
-        }
+        wait_for(word);
     }
     let first = word.known.swap(1, Ordering::Relaxed) == 0;
     let busy = BUSY.swap(true, Ordering::Relaxed);
@@ -147,6 +155,23 @@ fn take() {
         *state = Some(State { orphan: true, ..State::default() });
     } else if first {
         inherit(state);
+    }
+}
+
+/// Wait for the lock. A thread that gives it and takes it all the time is always quicker than one
+/// that has to wake up first: one that was too late twice has the others stand back.
+fn wait_for(word: &Word) {
+    let mut lost = 0;
+    while word.lock.swap(AWAITED, Ordering::Acquire) != FREE {
+        if lost > 1 {
+            word.starved.store(1, Ordering::Relaxed);
+        }
+        let _ = futex::wait(&word.lock, futex::Flags::PRIVATE, AWAITED, None);
+        lost += 1;
+    }
+    if lost > 1 {
+        word.starved.store(0, Ordering::Relaxed);
+        let _ = futex::wake(&word.starved, futex::Flags::PRIVATE, u32::MAX >> 1);
     }
 }
 
