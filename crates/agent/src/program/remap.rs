@@ -2,11 +2,13 @@
 //!
 //! The kernel resizes one mapping only (EFAULT), and merging has made several of what was one. And a
 //! slab's mapping must not grow: the rest of the slab would appear behind it. So where a range was
-//! merged, its parts are moved one by one, and what grows is fresh memory behind them.
+//! merged, its parts are moved one by one, and what grows is the last of them, or fresh memory behind
+//! a slab's mapping.
 
-use super::{believe_kernel, end_of, restore, slabbed, smaps, Answer};
+use super::smaps::{self, Memory};
+use super::{believe_kernel, end_of, restore, slabbed, Answer};
 use crate::gate::{lock, Locked};
-use pagemerge_pages::window::Keep;
+use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::{raw, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
@@ -77,7 +79,7 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         return asked.ask();
     };
     let left = old.start..old.start + new.len();
-    if old.len() > new.len() && scattered(state, &left).is_some() {
+    if old.len() > new.len() && scattered(state, &left) {
         return shrink(state, asked, &old, left.end);
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
@@ -90,10 +92,10 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         return Err(libc::ENOMEM);
     }
     let answer = match alike {
-        Some(keep) if merged && !empties => by_parts(state, &asked, &old, &new, keep),
-        _ => match (asked.ask(), scattered(state, &old)) {
-            (Err(libc::EFAULT), Some(keep)) => by_parts(state, &asked, &old, &new, keep),
-            (answer, _) => answer,
+        Some(_) if merged && !empties => by_parts(state, &asked, &old, &new),
+        _ => match asked.ask() {
+            Err(libc::EFAULT) if scattered(state, &old) => by_parts(state, &asked, &old, &new),
+            answer => answer,
         },
     };
     match answer {
@@ -129,22 +131,20 @@ fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> A
     go(state, Remap { old_len: cut - old.start, ..asked })
 }
 
-/// What all of a range keeps, if it may be several mappings by our doing.
-fn scattered(state: &mut Locked, range: &Range<usize>) -> Option<Keep> {
+/// May a range that the kernel takes for several mappings be so by our doing?
+fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
     let ours = state.table.touching(range.start, range.end).any(|region| region.scattered)
         || !state.scattered.within(range.start, range.end).is_empty();
-    if !ours {
-        return None;
+    ours && parts_of(range).is_ok_and(|parts| parts.iter().all(|it| it.kind == parts[0].kind))
+}
+
+/// The mappings of a range without holes.
+fn parts_of(range: &Range<usize>) -> Result<Vec<Memory>, i32> {
+    let parts = smaps::memory(range.start, range.end).ok_or(libc::ENOMEM)?;
+    if parts.iter().map(|part| part.range.len()).sum::<usize>() != range.len() {
+        return Err(libc::EFAULT); // a hole, or memory that is not private
     }
-    let (mut at, mut alike) = (range.start, None);
-    for part in smaps::memory(range.start, range.end)? {
-        let differs = alike.is_some_and(|keep| keep != part.keep);
-        if part.range.start != at || differs || !part.fit {
-            return None;
-        }
-        (at, alike) = (part.range.end, Some(part.keep));
-    }
-    alike.filter(|_| at == range.end)
+    Ok(parts)
 }
 
 /// Write down that a range of one kind is at `new` now; `left`: and what it has left behind, empty.
@@ -185,22 +185,19 @@ fn grow(state: &mut Locked, from: usize, end: usize) {
 
 /// The same as the kernel would do with one mapping, for a range that has become several and does not
 /// shrink. What fails leaves the range where it was.
-fn by_parts(
-    state: &mut Locked,
-    asked: &Remap,
-    old: &Range<usize>,
-    new: &Range<usize>,
-    keep: Keep,
-) -> Answer {
+fn by_parts(state: &mut Locked, asked: &Remap, old: &Range<usize>, new: &Range<usize>) -> Answer {
     let fixed = asked.has(libc::MREMAP_FIXED);
-    if new.len() == old.len() && !fixed && !asked.has(libc::MREMAP_DONTUNMAP) {
+    let stays = !fixed && !asked.has(libc::MREMAP_DONTUNMAP);
+    if new.len() == old.len() && stays {
         return Ok(old.start);
     }
-    if !fixed && !asked.has(libc::MREMAP_DONTUNMAP) {
-        match fresh(&(old.end..new.end), keep, MapFlags::FIXED_NOREPLACE) {
+    let parts = parts_of(old)?;
+    let last = parts.last().ok_or(libc::EFAULT)?;
+    let more = new.len() - old.len();
+    if stays {
+        match extend(last, more) {
             Ok(()) => return Ok(old.start),
-            Err(libc::EEXIST) if asked.has(libc::MREMAP_MAYMOVE) => {}
-            Err(libc::EEXIST) => return Err(libc::ENOMEM),
+            Err(libc::ENOMEM) if asked.has(libc::MREMAP_MAYMOVE) => {}
             Err(errno) => return Err(errno),
         }
     }
@@ -211,8 +208,12 @@ fn by_parts(
     }
     let to = place..place + new.len();
     let flags = (asked.flags & libc::MREMAP_DONTUNMAP) | libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    let moved = fresh(&(to.start + old.len()..to.end), keep, MapFlags::FIXED)
-        .and_then(|()| shift(old, to.start, flags));
+    let moved = if last.backing == Backing::Slab {
+        fresh(&(to.start + old.len()..to.end), last.keep, MapFlags::FIXED)
+            .and_then(|()| shift(&parts, to.start, flags, 0))
+    } else {
+        shift(&parts, to.start, flags, more)
+    };
     if let Err(errno) = moved {
         let _ = unmap(&to);
         return Err(errno);
@@ -220,27 +221,33 @@ fn by_parts(
     Ok(to.start)
 }
 
-/// Move each mapping of a range, or none.
-fn shift(range: &Range<usize>, to: usize, flags: i32) -> Result<(), i32> {
-    let go = |part: &Range<usize>, to: usize| {
-        let (len, old) = (part.len(), part.start);
-        Remap { old, old_len: len, new_len: len, flags, new: to }.ask().map(|_| ())
-    };
-    // One by one: Linux 6.17 moves several at once, but stops half way at one that it cannot move.
-    let parts: Vec<Range<usize>> = smaps::memory(range.start, range.end)
-        .ok_or(libc::ENOMEM)?
-        .into_iter()
-        .map(|part| part.range)
-        .collect();
-    if parts.iter().map(Range::len).sum::<usize>() != range.len() {
-        return Err(libc::EFAULT); // a hole, or memory that is not ours
+/// Add `more` bytes behind a part. ENOMEM: no room there, or no memory.
+fn extend(part: &Memory, more: usize) -> Result<(), i32> {
+    let (Range { start, end }, len) = (part.range.clone(), part.range.len());
+    if part.backing == Backing::Slab {
+        return match fresh(&(end..end + more), part.keep, MapFlags::FIXED_NOREPLACE) {
+            Err(libc::EEXIST) => Err(libc::ENOMEM),
+            done => done,
+        };
     }
+    let grown = Remap { old: start, old_len: len, new_len: len + more, flags: 0, new: 0 };
+    grown.ask().map(|_| ())
+}
+
+/// Move each of the mappings, or none; the last one grows by `more` bytes as it goes.
+fn shift(parts: &[Memory], to: usize, flags: i32, more: usize) -> Result<(), i32> {
+    let go = |old: usize, old_len: usize, new_len: usize, new: usize| {
+        Remap { old, old_len, new_len, flags, new }.ask().map(|_| ())
+    };
+    let first = parts.first().map_or(0, |part| part.range.start);
+    // One by one: Linux 6.17 moves several at once, but stops half way at one that it cannot move.
     for (done, part) in parts.iter().enumerate() {
-        let Err(errno) = go(part, part.start - range.start + to) else { continue };
+        let (at, len) = (part.range.start, part.range.len());
+        let more = if done + 1 == parts.len() { more } else { 0 };
+        let Err(errno) = go(at, len, len + more, at - first + to) else { continue };
         for part in &parts[..done] {
-            let there = part.start - range.start + to;
-            let back = there..there + part.len();
-            if go(&back, part.start).is_err() {
+            let (at, len) = (part.range.start, part.range.len());
+            if go(at - first + to, len, len, at).is_err() {
                 // Its owner's bytes cannot be brought back: rather no process than a wrong one.
                 // SAFETY: it ends the process.
                 unsafe { libc::abort() };

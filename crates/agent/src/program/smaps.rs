@@ -22,7 +22,12 @@ pub struct Memory {
     pub backing: Backing,
     /// Is it of a kind that merging bears?
     pub fit: bool,
+    /// Its protection and flags, but for `VAGUE`: parts of what was one mapping have the same.
+    pub kind: Vec<u8>,
 }
+
+/// Flags in which parts of one mapping may differ by our doing, or by the kernel's.
+const VAGUE: [&[u8]; 5] = [b"ac", b"sd", b"nh", b"hg", b"mg"];
 
 /// What merging does not bear: shared memory, devices, huge pages, memory that is wiped on fork,
 /// watched by a userfaultfd, sealed, grows downwards, or has a protection key.
@@ -114,7 +119,8 @@ pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
         let part = line.range.start.max(from)..line.range.end.min(end);
         if let (false, Some(backing)) = (part.is_empty(), line.backing()) {
             let fit = !flags.iter().any(|flag| UNFIT.contains(flag));
-            found.push(Memory { range: part, keep: keep(line, flags), backing, fit });
+            let kind = kind(line, flags);
+            found.push(Memory { range: part, keep: keep(line, flags), backing, fit, kind });
         }
     })?;
     Some(found)
@@ -139,6 +145,11 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
     read.map_or_else(Vec::new, |()| fit)
 }
 
+fn kind(line: &Line, flags: &[&[u8]]) -> Vec<u8> {
+    let telling = flags.iter().filter(|flag| !VAGUE.contains(flag));
+    telling.fold(line.access.to_vec(), |kind, flag| [&kind, *flag].concat())
+}
+
 fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
     let has = |flag: &[u8]| flags.contains(&flag);
     Keep {
@@ -156,23 +167,24 @@ fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
     }
 }
 
-/// Each mapping with its VmFlags; "key" is one of ours, for a protection key that is not 0.
+/// Each mapping with its VmFlags; "key" and the number behind it are ours, for a protection key that
+/// is not 0.
 fn each(mut see: impl FnMut(&Line, &[&[u8]])) -> Option<()> {
     let smaps = read(c"/proc/self/smaps")?;
-    let (mut mapping, mut key) = (None, false);
+    let (mut mapping, mut key) = (None, None);
     for line in smaps.split(|&byte| byte == b'\n') {
         if let Some(flags) = line.strip_prefix(b"VmFlags:") {
             let mut flags: Vec<&[u8]> = flags.split(|&byte| byte == b' ').collect();
-            if key {
-                flags.push(b"key");
+            if let Some(number) = key {
+                flags.extend([&b"key"[..], number]);
             }
             if let Some(mapping) = mapping.take() {
                 see(&mapping, &flags);
             }
         } else if let Some(number) = line.strip_prefix(b"ProtectionKey:") {
-            key = number.trim_ascii() != b"0";
+            key = Some(number.trim_ascii()).filter(|number| *number != b"0");
         } else if let Some(found) = Line::parse(line) {
-            (mapping, key) = (Some(found), false);
+            (mapping, key) = (Some(found), None);
         }
     }
     Some(())
