@@ -44,7 +44,7 @@ class Budget:
         return self._owed / self._share
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Members:
     """A trust domain at work: its clients and its store. Nothing of it reaches another."""
 

@@ -28,7 +28,7 @@ OWN_SLOT = 0xFFFF_FFFD
 """In a plan: a page that shall leave the slab under it. Slot numbers are smaller than this."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pages:
     """What is remembered of a region: 17 bytes a page and 3 a block, changed in place."""
 
@@ -49,7 +49,7 @@ class Pages:
     """bool[blocks]: no look has found anything there yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """Pages that may be merged, in order of client and address; one element a page."""
 
@@ -61,7 +61,7 @@ class Candidates:
     """u64[n]."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """Which candidate maps which slot."""
 
@@ -92,7 +92,7 @@ class Planned:
     """New stable pages that would be filled from it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Runs:
     """Consecutive pages that map consecutive slots."""
 

@@ -41,7 +41,8 @@ class Result:
     """What a campaign came to."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    """programs, calls, page_merges, failing, died (both runs alike)."""
+    """programs, calls, page_merges, failing, died (both runs alike), passed (a difference that was
+    there for a moment only, see ``stated``)."""
     findings: dict[str, Finding] = field(default_factory=dict)
     """By what tells them apart."""
     kinds: Counter[str] = field(default_factory=Counter)
@@ -135,9 +136,16 @@ class Campaign:
         found = differences(program, bare, merged)
         if found or any(line.startswith("mseal") for line in program):
             pair.stop()  # what is sealed stays; after a difference nothing is sure
+        if found and all(it.passes for it in found):
+            again = {it.rough for it in differences(program, *self.spare.run(program, fresh=True))}
+            found = [it for it in found if it.rough in again]
+            counts["passed"] += not found
         if not found:
             return
         counts["failing"] += 1
+        new = {it.rough for it in found} - self.result.kinds.keys()
+        if new:
+            self.say(f"{name}, barrier {self.barrier}: {'; '.join(sorted(new))}")
         self.result.kinds.update({it.rough for it in found})
         first = next((it for it in found if it.kind != "result"), None)
         for difference in found:

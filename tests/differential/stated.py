@@ -33,6 +33,8 @@ class Stated:
     """Memory differs from here on, so the rest of the program is not compared."""
     needs: str = ""
     """A word of an earlier step, without which it does not hold."""
+    passes: bool = False
+    """It is so for a moment only: the program, run again, does not show it."""
 
 
 def _advice(*names: str) -> Callable[[Sequence[str], str, str], bool]:
@@ -48,6 +50,31 @@ def _by_page(said: str) -> str:
     for first, end, flags in re.findall(r"(\d+)-(\d+):(\S*)", said):
         found += [f"{page}:{flags}" for page in range(int(first), int(end))]
     return " ".join(found)
+
+
+def _unless(part: str, said: str) -> str:
+    return re.sub(part, "", _by_page(said))
+
+
+def _is_filled_early(words: Sequence[str], bare: str, merged: str) -> bool:
+    """Do they differ only in that what reads as zero is not there for the other?"""
+    return words[0] == "look" and _zeros(bare) == _zeros(merged)
+
+
+def _zeros(said: str) -> dict[str, str]:
+    """Page -> contents, of what ``look`` says; a page that is missing counts as zero."""
+    found = {}
+    for slot, first, what, count in re.findall(r"((?:s\d:)?)(\d+):(\S+)\*(\d+)", said):
+        for page in range(int(first), int(first) + int(count)):
+            found[f"{slot}{page}"] = re.sub(":BUS$", ":0", what)
+    return found
+
+
+def _has_more(words: Sequence[str], bare: str, merged: str) -> bool:
+    """Has a child pages that it has not without the agent, and is all else the same?"""
+    one, other = _zeros(bare), _zeros(merged)
+    inside = "/" in bare.partition(" ")[0]
+    return inside and words[0] == "look" and one != other and one.items() <= other.items()
 
 
 STATED = (
@@ -81,17 +108,46 @@ STATED = (
         "mremap with DONTUNMAP unlocks all of the mapping that it leaves, and that may be one of "
         "several",
         lambda words, bare, merged: (
-            words[0].startswith("flags")
-            and re.sub("l[of]", "", _by_page(bare)) == re.sub("l[of]", "", _by_page(merged))
+            words[0].startswith("flags") and _unless("l[of]", bare) == _unless("l[of]", merged)
         ),
         needs="DONTUNMAP",
+    ),
+    Stated(
+        "the same: what is locked is not given up",
+        lambda words, bare, merged: (
+            words[0].endswith("madvise") and ("errno 22" in bare) != ("errno 22" in merged)
+        ),
+        ends=True,
+        needs="DONTUNMAP",
+    ),
+    Stated(
+        "memory that a fork would not copy is made so for a moment, while pinned pages are looked "
+        "for",
+        lambda words, bare, merged: (
+            words[0].startswith("flags") and _unless("dc", bare) == _unless("dc", merged)
+        ),
+        needs="DONTFORK",
+        passes=True,
+    ),
+    Stated(
+        "the same, seen by a child that was born just then",
+        _has_more,
+        needs="DONTFORK",
+        passes=True,
+    ),
+    Stated(
+        "a first write may bring in more pages than one (huge pages of several sizes), but in "
+        "mergeable memory it does not",
+        _is_filled_early,
+        ends=True,
+        needs="uffd_register",
     ),
     Stated(
         "UFFDIO_COPY and its kin take one mapping at a time; memory that was merged and given back "
         "is several",
         lambda words, bare, merged: (
             words[0] in ("uffd_copy", "uffd_zero", "uffd_move")
-            and ("errno 2 " in merged or "errno 22" in merged)
+            and re.search(r"errno (2|22)\b", f"{bare} {merged}") is not None
         ),
         ends=True,
     ),

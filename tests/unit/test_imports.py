@@ -12,6 +12,7 @@ import pagemerge
 
 PACKAGE = Path(pagemerge.__file__).parent
 STAGES = ("find", "decide", "merge", "watch")
+ARRAYS = ("NDArray", "U64", "U32", "I64", "Bools")
 CONTRACTS = {"model", "errors", "linux", "_core"}
 
 
@@ -64,3 +65,21 @@ def test_model_and_decide_do_no_io() -> None:
             else:
                 continue
             assert not opened & doors, f"{file.relative_to(PACKAGE)} imports {opened & doors}"
+
+
+def test_what_holds_arrays_is_compared_by_identity() -> None:
+    """``list.remove`` and ``in`` compare; arrays of two lengths cannot be compared, and raise."""
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(), str(file))):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            how = " ".join(map(ast.unparse, node.decorator_list))
+            fields = [
+                ast.unparse(it.annotation) for it in node.body if isinstance(it, ast.AnnAssign)
+            ]
+            holds = any(name in field for field in fields for name in ARRAYS)
+            if "dataclass" in how and holds:
+                found.append(node.name)
+                assert "eq=False" in how, f"{file.relative_to(PACKAGE)}: {node.name}"
+    assert "Filling" in found

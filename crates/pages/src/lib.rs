@@ -5,7 +5,7 @@ mod assume;
 mod chunks;
 pub mod digest;
 pub mod error;
-mod exclusive;
+pub mod exclusive;
 mod forks;
 mod holder;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

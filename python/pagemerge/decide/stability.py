@@ -21,7 +21,7 @@ MOST_LOOKS = 255
 """Looks are counted up to here."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Observed:
     """What a look found, in pages."""
 

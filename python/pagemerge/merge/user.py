@@ -51,7 +51,7 @@ _MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
 """Pages of one client: address space is free, the hub's records of it are not."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Region:
     """A mergeable range of a client."""
 

@@ -55,7 +55,8 @@ impl Remap {
         let apart = !fixed || new.end <= old.start || old.end <= new.start;
         let moves = self.has(libc::MREMAP_MAYMOVE);
         // Where a process's memory ends: beyond, the kernel judges.
-        let flags = new.end <= MOST && self.flags & !KNOWN == 0 && (moves || self.flags == 0);
+        let flags =
+            old.end.max(new.end) <= MOST && self.flags & !KNOWN == 0 && (moves || self.flags == 0);
         let stays = !self.has(libc::MREMAP_DONTUNMAP) || old.len() == new.len();
         (flags && apart && stays && !old.is_empty() && !new.is_empty()).then_some((old, new))
     }
@@ -119,9 +120,17 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
 fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> Answer {
     if asked.has(libc::MREMAP_FIXED) {
         // Before anything is cut off: the place may be sealed.
-        reserve(asked.new_len, Some(asked.new))?;
+        let new = reserve(asked.new_len, Some(asked.new))?;
+        let new = new..new + (cut - old.start);
+        state.table.forget(new.start, new.end);
+        state.extents.remove(new.start, new.end);
+        if let Err(errno) = unmap(&(cut..old.end)) {
+            let _ = unmap(&new);
+            return Err(errno);
+        }
+    } else {
+        unmap(&(cut..old.end))?;
     }
-    unmap(&(cut..old.end))?;
     state.table.forget(cut, old.end);
     state.extents.remove(cut, old.end);
     state.scattered.remove(cut, old.end);

@@ -27,7 +27,7 @@ pub struct Memory {
 }
 
 /// Flags in which parts of one mapping may differ by our doing, or by the kernel's.
-const VAGUE: [&[u8]; 5] = [b"ac", b"sd", b"nh", b"hg", b"mg"];
+const VAGUE: [&[u8]; 6] = [b"ac", b"sd", b"nh", b"hg", b"mg", b"gu"];
 
 /// What merging does not bear: shared memory, devices, huge pages, memory that is wiped on fork,
 /// watched by a userfaultfd, sealed, grows downwards, or has a protection key.

@@ -86,9 +86,12 @@ pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
     };
     let leave = request as c_ulong == UFFDIO_REGISTER;
     match range.and_then(|[start, len]| Some((start..program::end_of(start, len)?, len))) {
-        Some((range, len)) if program::concerns(range.start, len) => {
-            guarded(|| program::restored(from_ref(&range), libc::ENOMEM, leave, raw))
-        }
+        Some((range, len)) if program::concerns(range.start, len) => guarded(|| {
+            program::restored(from_ref(&range), libc::ENOMEM, leave, || {
+                program::reclaim(&range);
+                raw()
+            })
+        }),
         _ => raw(),
     }
 }
