@@ -40,7 +40,7 @@ def lay_out(members: Members, found: Candidates) -> Layout:
     return plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Share:
     """A client's part of a plan."""
 

@@ -47,7 +47,7 @@ RESERVE = 8
 """One in so many mappings of a process's limit is kept free for the process itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Ranges:
     """Ranges to mark, in order of address; arrays of one element each."""
 
