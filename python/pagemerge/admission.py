@@ -6,12 +6,14 @@ user can have as many processes and connections as it likes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import time
 from dataclasses import dataclass, field
 
 from pagemerge.merge.closing import Closer
+from pagemerge.merge.link import Link
 from pagemerge.model import PAGE_SIZE
 
 MOST_SILENT = 64
@@ -69,10 +71,12 @@ class Account:
     """Of one user."""
 
     uid: int
-    connections: int = 0
+    links: set[Link] = field(default_factory=set)
     silent: int = 0
     unfinished: int = 0
     """Bytes."""
+    unread: int = 0
+    """Bytes that its processes have not read."""
     regions: int = 0
     pages: int = 0
     cost_of_answer: float = 0.001
@@ -89,7 +93,20 @@ class Account:
     @property
     def is_over(self) -> bool:
         """Is nothing of it left?"""
-        return not (self.connections or self.closer.held)
+        return not (self.links or self.closer.held)
+
+    def leaves_unread(self, count: int) -> None:
+        """So many bytes more, or less, of frames to it are unread."""
+        self.unread += count
+        if count > 0 and self.unread > MOST_UNREAD:
+            # Soon: whoever sends may be going through its clients, and some may be read at once.
+            asyncio.get_running_loop().call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """The connection that leaves most unread has to go."""
+        if self.unread > MOST_UNREAD:
+            heaviest = max(self.links, key=lambda link: link.unread)
+            heaviest.close("its user's processes do not read what they are sent")
 
 
 class Admission:
@@ -114,7 +131,7 @@ class Admission:
             return True
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Half of the descriptors are for slabs, and no user has more than half of the other half.
-        return account.connections < max(most // 4 // DESCRIPTORS, 1)
+        return len(account.links) < max(most // 4 // DESCRIPTORS, 1)
 
 
 def most_memory(user_share: float) -> int:

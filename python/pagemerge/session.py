@@ -56,10 +56,16 @@ class Session:
         self._greeting = False
         self._peer = peer
         self.link = Link(
-            peer, self._frame, self._end, account.closer, self._may_receive, self._turn
+            peer,
+            self._frame,
+            self._end,
+            account.closer,
+            self._may_receive,
+            account.leaves_unread,
+            self._turn,
         )
         self.link.greeted(MOST_GREETING)
-        account.connections += 1
+        account.links.add(self.link)
         service.links.add(self.link)
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(SILENCE, self._give_up)
@@ -241,7 +247,7 @@ class Session:
         self._deadline.cancel()
         self.service.links.discard(self.link)
         self.service.has_spoken(self.link)
-        self.account.connections -= 1
+        self.account.links.discard(self.link)
         if self.client is not None and self.members is not None:
             log.info("process %d (%s) leaves: %s", self.client.pid, self.client.name, why)
             self.members.clients.remove(self.client)

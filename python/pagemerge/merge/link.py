@@ -45,15 +45,18 @@ class Link:
         on_end: Callable[[str], None],
         closer: Closer | None = None,
         may_receive: Callable[[int], bool] = lambda _: True,
+        leaves_unread: Callable[[int], None] = lambda _: None,
         turn: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
         """``closer`` closes what the peer sends; ``may_receive`` is told how many bytes of frames
-        have come or gone, and answers whether there may be so many; ``turn`` is told how many
-        seconds the frames of a talkative peer have taken, and answers how many it has to wait."""
+        have come or gone, and answers whether there may be so many; ``leaves_unread`` is told how
+        many bytes of ours the peer has left unread, or read; ``turn`` is told how many seconds the
+        frames of a talkative peer have taken, and answers how many it has to wait."""
         self.most = MOST_BODY
         """Bytes of a frame's body, at most."""
         self._closer = closer or Closer()
         self._may_receive = may_receive
+        self._leaves_unread = leaves_unread
         self._turn = turn
         self._spent, self._since = 0.0, 0.0
         """Seconds that its frames have taken, and from when on."""
@@ -68,7 +71,8 @@ class Link:
         self._descriptors: deque[int | None] = deque()
         """In the order of their frames; None: it came, and we had no room for it."""
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
-        self._waiting_bytes = 0
+        self.unread = 0
+        """Bytes that were sent and that the peer has no room for yet."""
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._sequence = 0
         self.open = True
@@ -86,11 +90,15 @@ class Link:
         frame = wire.HEADER.pack(len(body), kind, sequence) + body
         held = None if descriptor is None else os.dup(descriptor)
         self._waiting.append((memoryview(frame), held))
-        self._waiting_bytes += len(frame)
-        if self._waiting_bytes > MOST_WAITING:
+        self._note_unread(len(frame))
+        if self.unread > MOST_WAITING:
             self.close("it does not read what it is sent")
             return
         self._writable()
+
+    def _note_unread(self, count: int) -> None:
+        self.unread += count
+        self._leaves_unread(count)
 
     def ask(self, kind: int, body: bytes = b"") -> asyncio.Future[bytes]:
         """Send a frame and return the future body of its answer (``HubError`` if it ends)."""
@@ -146,6 +154,7 @@ class Link:
                 os.close(descriptor)
         self._descriptors.clear()
         self._waiting.clear()
+        self._note_unread(-self.unread)
         self._may_receive(-len(self._received))
         self._received.clear()
         for future in self._asked.values():
@@ -171,7 +180,7 @@ class Link:
                 return
             if descriptor is not None:
                 os.close(descriptor)
-            self._waiting_bytes -= sent
+            self._note_unread(-sent)
             if sent < len(data):
                 self._waiting[0] = (data[sent:], None)
             else:
