@@ -31,8 +31,8 @@ class Stated:
     """By the step's words, what bare said, what merged said."""
     ends: bool = False
     """Memory differs from here on, so the rest of the program is not compared."""
-    needs: str = ""
-    """A word of an earlier step, without which it does not hold."""
+    needs: Sequence[str] = ()
+    """Words of earlier steps, without which it does not hold."""
     passes: bool = False
     """It is so for a moment only: the program, run again, does not show it."""
 
@@ -61,6 +61,16 @@ def _is_filled_early(words: Sequence[str], bare: str, merged: str) -> bool:
     return words[0] == "look" and _zeros(bare) == _zeros(merged)
 
 
+def _is_locked(words: Sequence[str], bare: str, merged: str) -> bool:
+    """Is one refused what the other is not, or does one read zeros where the other has bytes?"""
+    if words[0] != "look":
+        called = words[0].endswith("madvise") or words[0] == "mremap"
+        return called and re.search(r"errno (12|14|22)\b", f"{bare} {merged}") is not None
+    one, other = _zeros(bare), _zeros(merged)
+    differ = [(one[it], other[it]) for it in one if it in other and one[it] != other[it]]
+    return one.keys() == other.keys() and all("0" in (a[-1], b[-1]) for a, b in differ)
+
+
 def _zeros(said: str) -> dict[str, str]:
     """Page -> contents, of what ``look`` says; a page that is missing counts as zero."""
     found = {}
@@ -76,6 +86,8 @@ def _has_more(words: Sequence[str], bare: str, merged: str) -> bool:
     inside = "/" in bare.partition(" ")[0]
     return inside and words[0] == "look" and one != other and one.items() <= other.items()
 
+
+UNLOCKED = ("DONTUNMAP", "lock")
 
 STATED = (
     Stated(
@@ -106,33 +118,26 @@ STATED = (
     ),
     Stated(
         "mremap with DONTUNMAP unlocks all of the mapping that it leaves, and that may be one of "
-        "several",
+        "several: what is locked from there on differs",
         lambda words, bare, merged: (
             words[0].startswith("flags") and _unless("l[of]", bare) == _unless("l[of]", merged)
         ),
-        needs="DONTUNMAP",
+        needs=UNLOCKED,
     ),
-    Stated(
-        "the same: what is locked is not given up",
-        lambda words, bare, merged: (
-            words[0].endswith("madvise") and ("errno 22" in bare) != ("errno 22" in merged)
-        ),
-        ends=True,
-        needs="DONTUNMAP",
-    ),
+    Stated("the same: such memory is not given up, nor moved", _is_locked, True, UNLOCKED),
     Stated(
         "memory that a fork would not copy is made so for a moment, while pinned pages are looked "
         "for",
         lambda words, bare, merged: (
             words[0].startswith("flags") and _unless("dc", bare) == _unless("dc", merged)
         ),
-        needs="DONTFORK",
+        needs=("DONTFORK",),
         passes=True,
     ),
     Stated(
         "the same, seen by a child that was born just then",
         _has_more,
-        needs="DONTFORK",
+        needs=("DONTFORK",),
         passes=True,
     ),
     Stated(
@@ -140,7 +145,7 @@ STATED = (
         "mergeable memory it does not",
         _is_filled_early,
         ends=True,
-        needs="uffd_register",
+        needs=("uffd_register",),
     ),
     Stated(
         "UFFDIO_COPY and its kin take one mapping at a time; memory that was merged and given back "
@@ -162,5 +167,9 @@ STATED = (
 
 def stated(words: Sequence[str], bare: str, merged: str, program: str) -> Stated | None:
     """The entry that a difference in a step of ``program`` falls under, if one does."""
-    fitting = (it for it in STATED if it.needs in program and it.fits(words, bare, merged))
+    fitting = (
+        it
+        for it in STATED
+        if all(word in program for word in it.needs) and it.fits(words, bare, merged)
+    )
     return next(fitting, None)

@@ -292,14 +292,10 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     !state.table.touching(from, end).any(|it| !it.slabbed_runs(from, end).is_empty())
 }
 
-/// Memory that is special now is no region any more; but it may be in several mappings.
+/// Memory that is special now is no region any more; but it may be several mappings by our doing.
 fn dismiss(state: &mut Locked, from: usize, end: usize) {
-    let scattered: Vec<Range<usize>> = state
-        .table
-        .within(from, end)
-        .filter(|region| region.scattered)
-        .map(|region| region.start..region.end())
-        .collect();
+    let scattered: Vec<Range<usize>> =
+        state.table.within(from, end).map(|region| region.start..region.end()).collect();
     scattered.iter().for_each(|it| state.scattered.insert(it.start, it.end));
     state.table.forget(from, end);
 }

@@ -20,8 +20,6 @@ pub struct Region {
     slabbed: Bits,
     /// Pages that their owner does not want merged.
     excluded: Bits,
-    /// Some of it was merged once: what was one mapping may be several.
-    pub scattered: bool,
 }
 
 impl Region {
@@ -36,7 +34,6 @@ impl Region {
 
     /// Record what stands under some pages now.
     pub fn set_backing(&mut self, pages: Range<usize>, backing: Backing) {
-        self.scattered |= backing == Backing::Slab;
         self.slabbed.set(pages, backing == Backing::Slab);
     }
 
@@ -97,8 +94,8 @@ impl Table {
     /// Take in a new region.
     pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
-        let (id, scattered) = (self.new_id(), false);
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded, scattered });
+        let id = self.new_id();
+        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -158,10 +155,10 @@ impl Table {
         let pages = (at - region.start) / PAGE;
         let (slabbed, excluded) =
             (region.slabbed.split_off(pages), region.excluded.split_off(pages));
-        let (rest, keep, scattered) = (region.pages - pages, region.keep, region.scattered);
+        let (rest, keep) = (region.pages - pages, region.keep);
         region.pages = pages;
         let (id, start, pages) = (self.new_id(), at, rest);
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded, scattered });
+        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
     }
 
     /// Have regions end at both ends of `[start, end)`, and give those in between.

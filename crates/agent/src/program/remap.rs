@@ -72,12 +72,15 @@ pub fn remap(asked: Remap) -> Answer {
 
 fn go(state: &mut Locked, asked: Remap) -> Answer {
     let Some((old, new)) = asked.lawful() else {
-        // The kernel will refuse it, as far as we know.
-        let end = end_of(asked.old, asked.old_len).unwrap_or(usize::MAX / PAGE * PAGE);
+        // The kernel will refuse it, as far as we know; but it may empty the place wanted first.
+        let everything = usize::MAX / PAGE * PAGE;
+        let end = end_of(asked.old, asked.old_len).unwrap_or(everything);
         if !restore(state, asked.old, end) {
             return Err(libc::ENOMEM);
         }
-        return asked.ask();
+        let answer = asked.ask();
+        believe_kernel(state, 0, everything);
+        return answer;
     };
     let left = old.start..old.start + new.len();
     if old.len() > new.len() && scattered(state, &left) {
@@ -140,11 +143,16 @@ fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> A
     go(state, Remap { old_len: cut - old.start, ..asked })
 }
 
-/// May a range that the kernel takes for several mappings be so by our doing?
+/// May a range that the kernel takes for several mappings be so by our doing? What is sealed is the
+/// kernel's to judge.
 fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
-    let ours = state.table.touching(range.start, range.end).any(|region| region.scattered)
+    let ours = state.table.touching(range.start, range.end).next().is_some()
         || !state.scattered.within(range.start, range.end).is_empty();
-    ours && parts_of(range).is_ok_and(|parts| parts.iter().all(|it| it.kind == parts[0].kind))
+    let alike = |parts: Vec<Memory>| {
+        let first = &parts[0];
+        parts.len() > 1 && !first.is_sealed && parts.iter().all(|it| it.kind == first.kind)
+    };
+    ours && parts_of(range).is_ok_and(alike)
 }
 
 /// The mappings of a range without holes.

@@ -24,6 +24,8 @@ pub struct Memory {
     pub fit: bool,
     /// Its protection and flags, but for `VAGUE`: parts of what was one mapping have the same.
     pub kind: Vec<u8>,
+    /// mseal(2).
+    pub is_sealed: bool,
 }
 
 /// Flags in which parts of one mapping may differ by our doing, or by the kernel's.
@@ -119,8 +121,9 @@ pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
         let part = line.range.start.max(from)..line.range.end.min(end);
         if let (false, Some(backing)) = (part.is_empty(), line.backing()) {
             let fit = !flags.iter().any(|flag| UNFIT.contains(flag));
-            let kind = kind(line, flags);
-            found.push(Memory { range: part, keep: keep(line, flags), backing, fit, kind });
+            let (kind, keep) = (kind(line, flags), keep(line, flags));
+            let is_sealed = flags.contains(&&b"sl"[..]);
+            found.push(Memory { range: part, keep, backing, fit, kind, is_sealed });
         }
     })?;
     Some(found)
