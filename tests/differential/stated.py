@@ -109,6 +109,11 @@ STATED = (
         ),
     ),
     Stated(
+        "mbind goes from mapping to mapping, so of two reasons to refuse it may find the other one "
+        "first",
+        lambda words, bare, merged: words[0] == "mbind" and "errno" in bare and "errno" in merged,
+    ),
+    Stated(
         "a futex in anonymous memory that may not be written is EFAULT; merged memory is a file's "
         "for the kernel, and whoever waits there waits",
         lambda words, bare, merged: (

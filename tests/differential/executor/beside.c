@@ -7,8 +7,10 @@
 #define NUMBER(at) value(step->word[at])
 #define IS(name) (!strcmp(step->word[0], name))
 
-/* Even while no step may change bytes; each destructive step makes it odd and even again. */
+/* Even while no step may change bytes; each destructive step makes it odd and even again, with all
+ * steps of a handler inside it. */
 static uint64_t epoch;
+static int depth;
 static int wanted, paused, at_rest;
 static pthread_t racer;
 static int racer_runs;
@@ -17,12 +19,14 @@ static char first_lost[96];
 
 void change_begins(void)
 {
-	__atomic_add_fetch(&epoch, 1, __ATOMIC_SEQ_CST);
+	if (depth++ == 0)
+		__atomic_add_fetch(&epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 void change_ends(void)
 {
-	__atomic_add_fetch(&epoch, 1, __ATOMIC_SEQ_CST);
+	if (--depth == 0)
+		__atomic_add_fetch(&epoch, 1, __ATOMIC_SEQ_CST);
 }
 
 static void found_lost(const char *what, size_t page, uint64_t want, uint64_t got)

@@ -82,14 +82,15 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         believe_kernel(state, 0, everything);
         return answer;
     };
+    let alike = state.table.all_alike(old.start, old.end);
+    let merged = slabbed(state, old.start, old.end).is_none_or(|runs| !runs.is_empty());
     let left = old.start..old.start + new.len();
-    if old.len() > new.len() && scattered(state, &left) {
+    let shrinks = old.len() > new.len();
+    if shrinks && (alike.is_some() && merged || scattered(state, &left)) {
         return shrink(state, asked, &old, left.end);
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
-    let alike = state.table.all_alike(old.start, old.end);
-    let merged = slabbed(state, old.start, old.end).is_none_or(|runs| !runs.is_empty());
     // What is left behind by DONTUNMAP reads as zero; a slab's mapping would not. And memory of
     // which only a part is ours is the kernel's to judge.
     if merged && (empties || alike.is_none()) && !restore(state, old.start, old.end) {
