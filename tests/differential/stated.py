@@ -162,6 +162,12 @@ STATED = (
         ends=True,
     ),
     Stated(
+        "a window is open just then: the agent's userfaultfd has registered the range, and the "
+        "kernel asks whether any has",
+        lambda words, bare, merged: words[0].startswith("uffd_"),
+        passes=True,
+    ),
+    Stated(
         "what a fork has shared stays busy for UFFDIO_MOVE until it is written; memory that was "
         "merged and given back is no fork's",
         lambda words, bare, merged: words[0] == "uffd_move" and "errno 16" in bare,
