@@ -114,6 +114,18 @@ STATED = (
         lambda words, bare, merged: words[0] == "mbind" and "errno" in bare and "errno" in merged,
     ),
     Stated(
+        "mbind with MPOL_MF_STRICT refuses pages that it cannot judge or move, those that a fork "
+        "shared say; merged memory has got fresh ones",
+        lambda words, bare, merged: words[0] == "mbind" and "errno 5" in bare,
+    ),
+    Stated(
+        "smaps is read in parts: a mapping that grows in between is told twice",
+        lambda words, bare, merged: (
+            words[0].startswith("flags")
+            and {*_by_page(bare).split()} == {*_by_page(merged).split()}
+        ),
+    ),
+    Stated(
         "a futex in anonymous memory that may not be written is EFAULT; merged memory is a file's "
         "for the kernel, and whoever waits there waits",
         lambda words, bare, merged: (
