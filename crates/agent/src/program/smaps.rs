@@ -1,4 +1,4 @@
-//! What the kernel says of this process's memory: /proc/self/smaps and maps (proc(5)).
+//! What the kernel says of this process's memory: /proc/self/smaps (proc(5)).
 //!
 //! Paths in them are other people's bytes, so lines are bytes. Reading them is slow, and done where
 //! memory is marked, after calls that failed, and in forked copies without a table. It may fail (no
@@ -101,17 +101,8 @@ fn read(path: &CStr) -> Option<Vec<u8>> {
 
 /// The slabs' mappings in a range, in order of address; None if that cannot be found out.
 pub fn slabs(from: usize, end: usize) -> Option<Vec<(Range<usize>, Keep)>> {
-    let maps = read(c"/proc/self/maps")?;
-    let lines = maps.split(|&byte| byte == b'\n').filter_map(Line::parse);
-    let found = lines
-        .filter(|line| line.backing() == Some(Backing::Slab))
-        .map(|line| {
-            let keep = Keep { protection: line.protection(), ..Keep::default() };
-            (line.range.start.max(from)..line.range.end.min(end), keep)
-        })
-        .filter(|(run, _)| !run.is_empty())
-        .collect();
-    Some(found)
+    let found = memory(from, end)?.into_iter().filter(|it| it.backing == Backing::Slab);
+    Some(found.map(|it| (it.range, it.keep)).collect())
 }
 
 /// The private memory of a range, in order of address; None if that cannot be found out.
