@@ -18,11 +18,14 @@ from typing import BinaryIO
 
 import msgspec
 
-from pagemerge.decide.govern import BATCH, Course, govern
+from pagemerge.decide.course import BATCH, Course
+from pagemerge.decide.govern import govern
 from pagemerge.enrolment import Enrolment
 from pagemerge.errors import PagemergeError
 from pagemerge.find.mergeable import Mergeable
+from pagemerge.find.merged import sharing_pages
 from pagemerge.find.process import named
+from pagemerge.find.reading import locate_marked
 from pagemerge.find.sample import Sample
 from pagemerge.find.survey import survey
 from pagemerge.merge.kernel import Ksm, is_mergeable, locked
@@ -74,6 +77,7 @@ class Governor:
         self._sample: Sample | None = None
         self._written = Knobs()
         self._told = ""
+        self._topics: set[str] = set()
         self._meddled = False
 
     def run(self) -> None:
@@ -90,21 +94,30 @@ class Governor:
         if self._trace:
             self._trace.write(msgspec.json.encode(Step(now, decision)) + b"\n")
         changes = changed(decision.knobs)
-        if decision.reason != self._told:
-            self._told = decision.reason
-            written = ", ".join(f"{name}={value}" for name, value in changes.items())
-            log.log(
-                logging.INFO if changes else logging.DEBUG,
-                "%s%s",
-                decision.reason,
-                f": {written}" if written else "",
-            )
+        self._tell(decision, changes)
         if self.dry_run:
             # Nothing will come of it: the next news are to be weighed, too.
-            self._course = replace(self._course, working=False)
+            self._course = replace(self._course, working=False, checking=False)
         elif changes:
             self._write(changes)
         return decision
+
+    def _tell(self, decision: Decision, changes: dict[str, int | str]) -> None:
+        """Log what is done and why; and once, until something is done, why nothing is."""
+        if decision.reason == self._told:
+            return
+        self._told = decision.reason
+        if changes:
+            self._topics.clear()
+        new = decision.topic and decision.topic not in self._topics
+        self._topics.add(decision.topic)
+        written = ", ".join(f"{name}={value}" for name, value in changes.items())
+        log.log(
+            logging.INFO if changes or new else logging.DEBUG,
+            "%s%s",
+            decision.reason,
+            f": {written}" if written else "",
+        )
 
     def _write(self, changes: dict[str, int | str]) -> None:
         """Who else drives ksmd may be in the way for a moment: that is no reason to end."""
@@ -122,7 +135,7 @@ class Governor:
                 self.mergeable.forget(self.enrolment.refresh())
             self.mergeable.refresh(seconds)
         pids = self.mergeable.pids
-        still = moving = promised = None
+        still = moving = promised = sharing = None
         if wanted.sample:
             self._sample = self._sample or Sample(pids)
             change = self._sample.look()
@@ -133,11 +146,15 @@ class Governor:
             # Before the look, or what is written during it would count as seen.
             self._sample = Sample(pids)
             promised = promise(pids)
+            sharing = sharing_pages(pids)
             looked = time.process_time() - began
+        counters = self.ksm.counters()
+        # That counter is live; pages_sharing is not.
+        zeros = counters.ksm_zero_pages or 0
         return Snapshot(
             seconds=seconds,
             knobs=self.ksm.knobs(),
-            counters=self.ksm.counters(),
+            counters=counters,
             spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + time.process_time(),
             processes=len(pids),
             resident_bytes=sum(memory.anonymous_bytes(pid) for pid in pids),
@@ -147,6 +164,7 @@ class Governor:
             changed_share=still,
             moving_share=moving,
             promised_bytes=promised,
+            merged_bytes=None if sharing is None else (sharing + zeros) * PAGE_SIZE,
             look_seconds=looked,
         )
 
@@ -178,7 +196,8 @@ def promise(pids: Sequence[int]) -> int:
         with contextlib.suppress(PagemergeError):
             found += named([str(pid)])
     # ksmd merges whatever is marked; whether users may be together was asked before the marking.
-    return survey(found, together=True).totals.saveable_pages * PAGE_SIZE
+    totals = survey(found, together=True, locate=locate_marked).totals
+    return totals.saveable_pages * PAGE_SIZE
 
 
 @contextlib.contextmanager

@@ -371,6 +371,9 @@ class Snapshot:
     """Of the same sample: what differs from the sample before."""
     promised_bytes: int | None = None
     """What the finder says merging would still save; None where it did not look."""
+    merged_bytes: int | None = None
+    """What is merged now, counted frame by frame (``find.merged``), zero pages too; None where it
+    did not look or cannot tell."""
     look_seconds: float = 0.0
     """Processor time that this look took."""
 
@@ -388,3 +391,6 @@ class Decision:
     """The next snapshot shall tell what has changed."""
     look: bool = False
     """The next snapshot shall tell what merging would save."""
+    topic: str = ""
+    """What ``reason`` is about, if that is to be told once even where no knob is written: done, or
+    why ksmd stands (nobody, little, restless). Figures in ``reason`` change; this does not."""

@@ -17,7 +17,9 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
+from pagemerge.find.merged import sharing_pages
 from pagemerge.governor import NOTE, Step, promise
+from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import Ksm, is_mergeable, locked, process_ksm
 from pagemerge.model import PAGE_SIZE, Knobs
 from tests.commands import NOBODY
@@ -87,9 +89,13 @@ def governed(folder: Path, *arguments: str) -> Iterator[Daemon]:
         end(process)
 
 
-def shared_frames(victims: list[Child]) -> float:
+def shared_frames(victims: list[Child], first: int = 0, end: int = SHARED) -> float:
     """Share of their common pages that lie in one frame for all of them (proc(5), pagemap)."""
-    found = np.array([frames_at(one.pid, one.ask("where")["address"], SHARED) for one in victims])
+    places = [one.ask("where")["address"] + first * PAGE_SIZE for one in victims]
+    pids = [one.pid for one in victims]
+    found = np.array(
+        [frames_at(pid, place, end - first) for pid, place in zip(pids, places, strict=True)]
+    )
     return float(np.mean((found[0] != 0) & (found == found[0]).all(axis=0)))
 
 
@@ -144,10 +150,48 @@ def test_unique_memory_is_not_scanned(ksm: Ksm, victim: Spawn, tmp_path: Path) -
 @pytest.mark.requires("root")
 def test_the_promise_counts_what_users_have_in_common(victim: Spawn) -> None:
     """Where several are marked, ksmd merges them together: that is what a scan would bring."""
-    words = ("seed", "7", "pages", "0", "0", str(SHARED))
+    words = ("merge", "seed", "7", "pages", "0", "0", str(SHARED))
     pids = [victim("pages", *words).pid, victim("pages", "user", str(NOBODY), *words).pid]
     alone = sum(promise([pid]) for pid in pids)
     assert promise(pids) - alone > 0.99 * SHARED * PAGE_SIZE
+
+
+def test_only_what_is_marked_is_promised(victim: Spawn) -> None:
+    """As in QEMU, which marks its guest's memory and not its own."""
+    both = [victim("sharer", "plain") for _ in "ab"]
+    pids = [one.pid for one in both]
+    for one in both:
+        one.ask("fill", seed=1, shared=SHARED, own=0)
+    assert promise(pids) == 0
+    for one in both:
+        start = one.ask("where")["address"]
+        half = [(start, start + SHARED // 2 * PAGE_SIZE)]
+        attach(one.pid, "sharer", half.copy, "madvise")
+    assert promise(pids) == SHARED // 2 * PAGE_SIZE
+
+
+def test_it_goes_on_while_static_duplicates_are_left(
+    ksm: Ksm, victim: Spawn, tmp_path: Path
+) -> None:
+    """Memory that is merged, freed and merged again counts once, and the rest is merged, too."""
+    with governed(tmp_path) as daemon:
+        victims = [victim("sharer", "merge") for _ in "abc"]
+        for one in victims:
+            one.ask("fill", seed=1, shared=3 * SHARED, own=0)
+        daemon.until(lambda: ksm.knobs().run == 1, "have ksmd run")
+        seed, rewritten = 2, SHARED // 2
+        while (ksm.counters().pages_sharing or 0) < 2 * SHARED:
+            for one in victims:  # equal again, and soon other
+                one.ask("rewrite", seed=seed, first=0, pages=rewritten)
+            seed += 1
+            assert daemon.process.poll() is None
+        daemon.until(lambda: shared_frames(victims, rewritten, 3 * SHARED) > 0.95, "merge the rest")
+        daemon.until(lambda: "merged now" in daemon.log().splitlines()[-1], "end")
+        live = sharing_pages([one.pid for one in victims])
+        told = [step.snapshot for step in daemon.steps() if step.snapshot.merged_bytes is not None]
+        assert daemon.stop() == 0
+    assert live is not None
+    assert told[-1].merged_bytes == pytest.approx(live * PAGE_SIZE, rel=0.03)
 
 
 def test_a_dry_run_writes_nothing(ksm: Ksm, victim: Spawn, tmp_path: Path) -> None:

@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide.govern import (
-    BATCH,
-    CALM,
-    LONGEST,
-    Course,
-    govern,
-    is_short,
-    saved_bytes,
-)
+from pagemerge.decide.course import AGAIN, BATCH, CALM, LONGEST, Course, is_short, saved_bytes
+from pagemerge.decide.govern import govern
 from pagemerge.governor import Step, changed
 from pagemerge.model import Decision, Goals, Knobs, KsmCounters, Snapshot
 
@@ -53,6 +46,7 @@ class Host:
             "changed_share": None,
             "moving_share": None,
             "promised_bytes": None,
+            "merged_bytes": None,
             "look_seconds": 0.0,
         }
         self.now = replace(
@@ -76,8 +70,31 @@ class Host:
         self.turn(processes=4, resident_bytes=1000 * MB)
         self.turn(seconds=1)
         assert self.decision.look
-        self.turn(promised_bytes=promised, look_seconds=0.1)
+        self.turn(promised_bytes=promised, merged_bytes=0, look_seconds=0.1)
         assert self.runs
+
+    def scan(self, times: int = 1, **changes: int) -> Decision:
+        """ksmd has scanned everything, and its counters have changed."""
+        for _ in range(times):
+            old, spent = self.now.counters, self.now.spent_seconds + 1.0
+            counted = {
+                "full_scans": (old.full_scans or 0) + 1,
+                "pages_scanned": (old.pages_scanned or 0) + 244_000,
+            }
+            self.turn(counters=self.counters(**counted, **changes), spent_seconds=spent)
+        return self.decision
+
+    def looked(self, left: int, merged: int) -> Decision:
+        """ksmd stands, and the finder has looked whether it is done."""
+        assert self.decision.look
+        assert not self.runs
+        return self.turn(promised_bytes=left, merged_bytes=merged)
+
+    def done(self) -> None:
+        """400 MB of 1 GB are merged, as promised."""
+        self.work(400 * MB)
+        self.turn(counters=self.counters(pages_sharing=98_000))
+        self.looked(0, 400 * MB)
 
 
 def test_nothing_happens_where_nothing_is_mergeable() -> None:
@@ -127,34 +144,88 @@ def test_it_stands_once_what_was_promised_is_there() -> None:
     host.turn(counters=host.counters(pages_sharing=50_000))
     assert host.runs
     host.turn(counters=host.counters(pages_sharing=96_000))
+    assert (
+        host.looked(2 * MB, 398 * MB).reason == "saved 398 MB, as promised; 398 MB are merged now"
+    )
     assert not host.runs
-    assert "as promised" in host.decision.reason
+
+
+def test_what_is_merged_freed_and_merged_again_counts_once() -> None:
+    """KSM counts the 240 MB that were freed, until ksmd comes by: 160 MB are left to save."""
+    host = Host()
+    host.work(400 * MB)
+    host.turn(counters=host.counters(pages_sharing=98_000))
+    host.looked(160 * MB, 160 * MB)
+    assert host.runs, "static duplicates are left"
+    assert host.now.knobs.smart_scan == 0, "nothing of it may be passed over"
+    host.scan(pages_sharing=40_000)
+    host.scan(pages_sharing=78_000)
+    told = "saved 319 MB of 400 MB; 319 MB are merged now, and the rest has gone"
+    assert host.looked(1 * MB, 319 * MB).reason == told
+
+
+def test_leftovers_of_processes_that_ended_are_no_loss() -> None:
+    """They are counted when the work begins, and not any more when it ends."""
+    host = Host()
+    host.now = replace(host.now, counters=host.counters(pages_sharing=33_000))
+    host.work(127 * MB)
+    host.scan(2, pages_sharing=0)
+    host.scan(pages_sharing=31_000)
+    assert host.looked(0, 127 * MB).reason == "saved 127 MB, as promised; 127 MB are merged now"
+
+
+def test_a_counter_that_lags_all_the_while_does_not_hide_what_is_merged() -> None:
+    host = Host()
+    host.work(127 * MB)
+    host.scan(4)
+    assert host.looked(0, 127 * MB).reason == "saved 127 MB, as promised; 127 MB are merged now"
 
 
 def test_it_stands_when_scans_bring_nothing() -> None:
     host = Host()
     host.work()
-    for scans in range(1, 4):
-        host.turn(
-            counters=host.counters(full_scans=scans, pages_scanned=scans * 244_000),
-            spent_seconds=1.0 * scans,
-        )
+    host.scan(3)
+    host.looked(400 * MB, 0)
+    assert host.runs, "once more, with nothing passed over"
+    assert host.now.knobs.smart_scan == 0
+    host.scan(3)
+    told = host.looked(400 * MB, 0).reason
     assert not host.runs
-    assert "too little" in host.decision.reason
+    assert told.startswith("saved 0 MB of 400 MB; 0 MB are merged now, and 400 MB left:")
+    assert told.endswith("too little")
+
+
+def test_what_is_left_is_looked_at_again_ever_more_rarely() -> None:
+    host = Host()
+    host.work()
+    ends = []
+    for _ in range(4):
+        while host.runs or host.decision.look:
+            host.scan()
+            if host.decision.look:
+                host.looked(400 * MB, 0)
+        ends.append(host.now.seconds)
+        while not host.decision.look:
+            host.turn(changed_share=0.0 if host.decision.sample else None, moving_share=0.0)
+            assert host.now.seconds < 1000
+        ends[-1] = host.now.seconds - ends[-1]
+        host.turn(promised_bytes=400 * MB, merged_bytes=0)
+        assert host.runs
+    assert ends[0] < 2 * AGAIN
+    assert ends == sorted(ends)
+    assert ends[-1] > 6 * AGAIN
 
 
 def test_a_first_scan_brings_nothing_and_that_is_right() -> None:
     host = Host()
     host.work()
-    host.turn(counters=host.counters(full_scans=1, pages_scanned=244_000), spent_seconds=1.0)
-    host.turn(counters=host.counters(full_scans=2, pages_scanned=488_000), spent_seconds=2.0)
+    host.scan(2)
     assert host.runs
 
 
 def test_memory_that_has_changed_is_looked_at_when_it_stands_still() -> None:
     host = Host()
-    host.work(400 * MB)
-    host.turn(counters=host.counters(pages_sharing=100_000))
+    host.done()
     assert host.turn(seconds=5).sample
     host.turn(changed_share=0.0, moving_share=0.3)
     assert not host.decision.look
@@ -167,8 +238,7 @@ def test_memory_that_has_changed_is_looked_at_when_it_stands_still() -> None:
 
 def test_what_changes_all_the_time_is_looked_at_ever_more_rarely() -> None:
     host = Host()
-    host.work(400 * MB)
-    host.turn(counters=host.counters(pages_sharing=100_000))
+    host.done()
     samples = []
     for _ in range(400):
         if host.turn().sample:
@@ -245,6 +315,7 @@ def test_any_host(data: st.DataObject) -> None:
             changed_share=data.draw(share) if host.decision.sample else None,
             moving_share=data.draw(share) if host.decision.sample else None,
             promised_bytes=data.draw(size) if host.decision.look else None,
+            merged_bytes=data.draw(st.none() | size) if host.decision.look else None,
             counters=host.counters(pages_sharing=data.draw(st.integers(0, 1 << 28)), **grown),
         )
         wanted = host.now.knobs
@@ -258,7 +329,7 @@ def test_any_host(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.partition(".")[0])
 def test_a_trace_played_back(path: Path) -> None:
-    """On what it saw of a real host it decides what it decided there; ksmd mostly stands."""
+    """On what it saw of a real host it decides what it did there; ksmd mostly stands or sleeps."""
     course, goals = Course(), GOALS_OF.get(path.name.partition(".")[0], GOALS)
     lines = gzip.decompress(path.read_bytes()).splitlines()
     steps = [msgspec.json.decode(line, type=Step) for line in lines]
@@ -267,7 +338,8 @@ def test_a_trace_played_back(path: Path) -> None:
         course, decision = govern(course, step.snapshot, goals)
         assert decision == step.decision, f"line {number}"
     assert max(saved_bytes(step.snapshot.counters) for step in steps) > 10 * MB
-    assert sum(step.snapshot.knobs.run == 1 for step in steps) < len(steps) / 2
+    flat_out = [it.run == 1 and not it.sleep_millisecs for it in (s.snapshot.knobs for s in steps)]
+    assert sum(flat_out) < len(steps) / 2
 
 
 def test_there_are_traces() -> None:

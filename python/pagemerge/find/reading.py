@@ -20,8 +20,9 @@ from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.find import maps, tally
 from pagemerge.find.process import Process, explain
-from pagemerge.linux.maps import Devices, Mapping, devices
+from pagemerge.linux.maps import Devices, Mapping, devices, marked
 from pagemerge.linux.maps import mappings as maps_of
+from pagemerge.linux.proc import ksm_stat
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -105,6 +106,21 @@ def locate(process: Process) -> Source:
 def locate_for_ksmd(process: Process) -> Source:
     """The pages of ``process`` that ksmd would merge: not those of our own slabs."""
     return _locate(process, _private_runs)
+
+
+def locate_marked(process: Process) -> Source:
+    """The pages of ``process`` that ksmd may merge now: those of a QEMU's guest, not QEMU's own."""
+    try:
+        if ksm_stat(process.pid).get("ksm_merge_any") == b"yes":
+            return locate_for_ksmd(process)
+        starts = marked(process.pid)
+    except PagemergeError as error:
+        return Source(process, error=explain(error, process))
+
+    def runs_of(source: Source, mapping: Mapping, known: Devices) -> Runs:
+        return _private_runs(source, mapping, known) if mapping.start in starts else NOTHING
+
+    return _locate(process, runs_of)
 
 
 Runs = tuple[UInt64s, UInt64s]

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
-from pagemerge.find import maps
-from pagemerge.linux.maps import devices, mappings
+from pagemerge.find.merged import present
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -57,7 +56,7 @@ class Sample:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._seed = secrets.randbits(64)
-        found = [(pid, *_present(pid)) for pid in pids]
+        found = [(pid, *present(pid)) for pid in pids]
         total = sum(int(pages.sum()) for _, _, pages in found)
         self._parts = [
             part
@@ -104,19 +103,3 @@ class Sample:
         except PagemergeError:
             digests.fill(_core.ABSENT)
         return digests
-
-
-def _present(pid: int) -> tuple[UInt64s, UInt64s]:
-    """Runs of anonymous pages of a process that can be merged; none if it cannot be looked at."""
-    runs = []
-    try:
-        known = devices(pid)
-        for mapping in mappings(pid):
-            if not maps.obstacle(mapping, known) and not mapping.slab:
-                runs.append(_core.present_runs(pid, mapping.start, mapping.end))
-    except PagemergeError:
-        runs = []
-    return (
-        np.frombuffer(b"".join(starts for starts, _ in runs), np.uint64),
-        np.frombuffer(b"".join(pages for _, pages in runs), np.uint64),
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pagemerge.find import tally
@@ -67,10 +67,12 @@ def survey(
     progress: Progress = lambda _d, _t: None,
     *,
     together: bool = False,
+    locate: Callable[[Process], Source] = locate,
 ) -> Survey:
     """Look at all ``processes`` with ``threads`` threads (0: as many as may run).
 
     ``together``: whoever's they are, they are one trust domain, as all is for kernel KSM.
+    ``locate``: which of their pages are looked at.
     A process that exits or denies access becomes a row with an ``error``; nothing is raised
     for it.
     """

@@ -143,6 +143,20 @@ def smaps(
     return total, part
 
 
+def marked(pid: int, proc: Path = PROC) -> set[int]:
+    """The addresses at which mappings start that ksmd may merge (``mg`` in VmFlags of smaps).
+
+    Errors as ``mappings``.
+    """
+    found, start = set(), 0
+    for line in _read(pid, "smaps", proc):
+        if not line[:1].isupper():
+            start = int(line.partition(b"-")[0], 16) if _LINE.fullmatch(line) else 0
+        elif line.startswith(b"VmFlags:") and b"mg" in line.split():
+            found.add(start)
+    return found
+
+
 def _read(pid: int, name: str, proc: Path) -> Iterator[bytes]:
     """The lines of a file that may be long, one by one: 65,000 mappings of files whose paths have
     4 kB each are 270 MB."""
