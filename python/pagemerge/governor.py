@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -83,8 +84,9 @@ class Governor:
     def run(self) -> None:
         """Until ``ended`` is set."""
         decision = Decision(Knobs(), "the beginning", 0.0)
-        while not self.ended.wait(decision.wait_seconds):
-            decision = self.step(decision)
+        with contextlib.suppress(Ended):
+            while not self.ended.wait(decision.wait_seconds):
+                decision = self.step(decision)
 
     def step(self, last: Decision) -> Decision:
         """One turn: what ``last`` wanted to know is in the snapshot that this one is made on."""
@@ -145,7 +147,7 @@ class Governor:
             began = time.process_time()
             # Before the look, or what is written during it would count as seen.
             self._sample = Sample(pids)
-            promised = promise(pids)
+            promised = promise(pids, self.ended)
             sharing = sharing_pages(pids)
             looked = time.process_time() - began
         counters = self.ksm.counters()
@@ -189,15 +191,44 @@ def changed(knobs: Knobs) -> dict[str, int | str]:
     return {name: value for name, value in values if value is not None}
 
 
-def promise(pids: Sequence[int]) -> int:
-    """Bytes that merging would still save in these processes, by looking at all their pages."""
+class Ended(Exception):
+    """Told to end while it looked at pages."""
+
+
+def promise(pids: Sequence[int], ended: threading.Event | None = None) -> int:
+    """Bytes that merging would still save in these processes, by looking at all their pages.
+
+    Raises ``Ended`` soon after ``ended`` is set: to look at a terabyte takes minutes.
+    """
+
+    def progress(_done: int, _total: int) -> None:
+        if ended and ended.is_set():
+            raise Ended
+
     found = []
     for pid in pids:
         with contextlib.suppress(PagemergeError):
             found += named([str(pid)])
     # ksmd merges whatever is marked; whether users may be together was asked before the marking.
-    totals = survey(found, together=True, locate=locate_marked).totals
+    totals = survey(found, 0, progress, together=True, locate=locate_marked).totals
     return totals.saveable_pages * PAGE_SIZE
+
+
+def endings() -> set[int]:
+    """The signals that would end this process and that it can end upon by itself (signal(7)).
+
+    Not those that it was started to ignore (nohup(1)), and not those that a fault of its own
+    raises: to go on after one of these is to raise it again.
+    """
+    kept = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+    stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    unheard = {signal.SIGKILL, *kept, *stops, *faults}
+    return {
+        int(number)
+        for number in signal.valid_signals() - unheard
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    }
 
 
 @contextlib.contextmanager

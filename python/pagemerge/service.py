@@ -48,7 +48,10 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone."""
+        """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone.
+
+        Not until its terminal is closed (SIGHUP): clients in other terminals go on.
+        """
         # Each request is handed to a thread and back. Where peers keep the loop busy, each of these
         # steps waits for the interpreter; 5 ms, Python's own choice, would be most of a request.
         sys.setswitchinterval(SWITCH)
@@ -56,6 +59,7 @@ class Service:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, log.info, "its terminal was closed: it goes on")
         server = listen(str(self.path))
         loop.add_reader(server, self._accept, server)
         idle = asyncio.create_task(self._idle()) if self.until_idle else None

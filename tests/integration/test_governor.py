@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import numpy as np
@@ -18,13 +19,14 @@ from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
 from pagemerge.find.merged import sharing_pages
-from pagemerge.governor import NOTE, Step, promise
+from pagemerge.governor import NOTE, Ended, Step, endings, promise
 from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import Ksm, is_mergeable, locked, process_ksm
 from pagemerge.model import PAGE_SIZE, Knobs
-from tests.commands import NOBODY
+from tests.commands import NOBODY, PAGEMERGE
 from tests.conftest import Spawn
 from tests.frames import frames_at
+from tests.terminals import terminal
 
 SHARED = 8192
 """Pages that victims have in common: 32 MiB."""
@@ -224,6 +226,41 @@ def test_the_next_one_puts_back_what_a_killed_one_found(
     assert "was killed" in daemon.log()
     assert ksm.knobs() == before
     assert not NOTE.exists()
+
+
+def test_a_closed_terminal_ends_it_and_the_knobs_come_back(ksm: Ksm, victim: Spawn) -> None:
+    before = ksm.knobs()
+    victims = [victim("sharer", "merge") for _ in "ab"]
+    for one in victims:
+        one.ask("fill", seed=1, shared=SHARED, own=0)
+    with terminal([*PAGEMERGE, "daemon", "--engine", "kernel"]) as opened:
+        deadline = time.monotonic() + PATIENCE
+        while ksm.knobs().run != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        opened.close()
+        opened.process.wait(PATIENCE)
+    assert ksm.knobs() == before
+    assert not NOTE.exists()
+
+
+def test_it_ends_by_itself_upon_every_signal_that_would_end_it() -> None:
+    heard = endings()
+    wanted = "HUP INT QUIT TERM USR1 USR2 VTALRM PROF XCPU IO PWR RTMIN RTMAX"
+    assert {int(getattr(signal, f"SIG{name}")) for name in wanted.split()} <= heard
+    assert not {signal.SIGKILL, signal.SIGSEGV, signal.SIGCHLD, signal.SIGTSTP} & heard
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in endings(), "nohup means it"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_look_ends_when_it_is_told_to(victim: Spawn) -> None:
+    one, ended = victim("sharer", "merge"), Event()
+    ended.set()
+    with pytest.raises(Ended):
+        promise([one.pid], ended)
 
 
 def test_a_note_that_has_been_overtaken_is_let_be(ksm: Ksm, tmp_path: Path) -> None:

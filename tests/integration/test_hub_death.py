@@ -17,9 +17,11 @@ from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import HubError
 from pagemerge.merge.client import fetch_status
 from pagemerge.model import PAGE_SIZE, Status
+from tests.commands import PAGEMERGE
 from tests.conftest import Spawn
 from tests.hubs import PATIENCE, Hub
 from tests.stranger import Stranger
+from tests.terminals import terminal
 
 PAGES = 2048
 DEATHS = 6
@@ -190,6 +192,19 @@ def test_a_hub_that_is_told_to_end(hub_socket: Path) -> None:
             hub.process.terminate()
             assert hub.process.wait(PATIENCE) == 0
             assert not hub_socket.exists()
+
+
+def test_a_closed_terminal_leaves_the_hub_running(victim: Spawn, hub_socket: Path) -> None:
+    argv = [*PAGEMERGE, "daemon", "--socket", str(hub_socket)]
+    with terminal(argv) as opened:
+        until(lambda: asked(hub_socket), "answer")
+        opened.close()
+        member = victim("member", env={"PAGEMERGE_SOCKET": str(hub_socket)})
+        member.ask("copy", pages=PAGES, seed=1)
+        until(lambda: merged(member), "merge for a client that comes later")
+        assert opened.process.poll() is None
+        opened.process.terminate()
+        assert opened.process.wait(PATIENCE) == 0
 
 
 def test_many_clients_at_once_start_one_hub(victim: Spawn, hub_socket: Path) -> None:

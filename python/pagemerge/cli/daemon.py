@@ -105,7 +105,7 @@ def _govern(args: argparse.Namespace) -> int:
     """Be the governor of kernel KSM."""
     from pagemerge.config import load_kernel, load_rules, with_cpu
     from pagemerge.enrolment import Enrolment, Kernel
-    from pagemerge.governor import Governor, alone, borrowed
+    from pagemerge.governor import Governor, alone, borrowed, endings
     from pagemerge.merge.kernel import Ksm
     from pagemerge.opting import Opting
 
@@ -124,7 +124,7 @@ def _govern(args: argparse.Namespace) -> int:
             governor.enrolment = Enrolment(
                 opting, lambda: beside.pids, marks=marks, dry_run=args.dry_run
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in endings():
             signal.signal(number, lambda _number, _frame: governor.ended.set())
         if not args.dry_run:
             stack.enter_context(borrowed(ksm))
