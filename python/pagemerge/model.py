@@ -263,6 +263,8 @@ class Identity:
     """The unit of the system's systemd that it runs in, as the cgroup is named; else empty."""
     guest: str
     """Of a QEMU process, what ``-name`` calls the guest; else empty."""
+    ours: bool = False
+    """It says that it is a command of pagemerge's own: a hub, or about to run a program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 
 from pagemerge.find.identity import TURNS, Identities, guest_of
 from pagemerge.linux.cgroup import cgroup_of, parse, unit_of
+from pagemerge.linux.proc import program as program_of
 
 VERSION_1 = """\
 12:pids:/system.slice/web.service
@@ -130,6 +131,27 @@ class Folder:
 @pytest.fixture
 def proc(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["/usr/bin/qemu-system-x86_64", "-m", "4096"], "qemu-system-x86_64"),
+        (["/usr/bin/pagemerge", "run"], "pagemerge"),
+        (["/usr/bin/python3", "/usr/bin/pagemerge", "run", "--", "nginx"], "pagemerge"),
+        (["python3.12", "-m", "pagemerge", "daemon"], "pagemerge"),
+        (["python3", "-X", "dev", "-W", "error", "-Im", "pagemerge"], "pagemerge"),
+        (["python3", "-mpagemerge.demo.worker"], "pagemerge.demo.worker"),
+        (["/usr/libexec/platform-python", "-Es", "/usr/sbin/momd", "-d"], "momd"),
+        (["python3", "-c", "pass", "pagemerge"], "python3"),
+        (["python3", "-m"], ""),
+        (["python3"], "python3"),
+        (["nginx", "pagemerge"], "nginx"),
+        ([""], ""),
+    ],
+)
+def test_what_a_command_line_runs(words: list[str], program: str) -> None:
+    assert program_of(words) == program
 
 
 def test_an_identity(proc: Folder) -> None:

@@ -35,6 +35,18 @@ GUEST = Identity(
 )
 
 
+def test_pagemerge_itself_is_not_opted_in_and_may_not_stay_in() -> None:
+    """``pagemerge run -- nginx`` has the words of what it is about to run."""
+    ours = replace(WEB, ours=True)
+    every = Rule("in", command="*nginx*")
+    assert rule_on([ours], [every]).decisions == ()
+    assert [it.opt for it in rule_on([ours], [every, Rule("out", unit="web-*")]).decisions] == [
+        "out"
+    ]
+    found = rule_on([ours, GUEST], [every, Rule("in", guest="*")])
+    assert (found.holder, len(found.decisions)) == (GUEST.uid, 1)
+
+
 @pytest.mark.parametrize(
     ("who", "rule", "fit"),
     [

@@ -10,6 +10,9 @@ fits the earliest rule, and among those of the one that started first. The admin
 who comes first, a newcomer never takes it away, and the answer is the same at every look. The size
 of processes has no say: it changes, and whoever grows would throw others out.
 
+Commands of pagemerge's own are not opted in, whatever fits: `pagemerge run -- CMD` has CMD on its
+command line, and what it is opted in for outlives its exec.
+
 All patterns are globs (fnmatch: ``*``, which fits ``/`` too, ``?``, ``[abc]``), in upper and lower
 case as written.
 """
@@ -115,7 +118,9 @@ def fits(who: Identity, rule: Rule) -> bool:
 def _speaks(who: Identity, rules: Sequence[Rule]) -> _Match | None:
     """The first rule that opts ``who`` out, else the first that opts it in."""
     found = [_Match(who, at, rule) for at, rule in enumerate(rules, 1) if fits(who, rule)]
-    return next((match for match in found if match.rule.opt == "out"), found[0] if found else None)
+    # What is ours is what a process says of itself: it may stay out by that, and never stay in.
+    asked = () if who.ours else found
+    return next((match for match in found if match.rule.opt == "out"), next(iter(asked), None))
 
 
 def _precedence(match: _Match) -> tuple[int, int, int]:

@@ -118,6 +118,7 @@ class Identities:
             cgroup=place,
             unit=cgroup.unit_of(place),
             guest=guest_of(words),
+            ours=proc.program(words).partition(".")[0] == "pagemerge",
         )
 
     def _user(self, uid: int) -> str:

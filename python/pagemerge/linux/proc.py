@@ -8,6 +8,8 @@ file that is not as the man page says; they raise nothing else.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ MOST_ARGUMENTS = 1 << 15
 """Bytes of a command line that are read. A process may move its own end of them anywhere
 (prctl(2), PR_SET_MM): without a limit it had us read all of its memory."""
 
+_MODULE = re.compile(r"-[bBdEiIOPqRsSuvx]*m(.*)", re.DOTALL)
+
 _MOST = 1 << 20
 """Bytes of any other file of a process that are read."""
 
@@ -37,6 +41,8 @@ class Stat:
     state: str
     """A letter; Z and X have ended."""
     parent: int
+    session: int
+    """The pid that its session was made by: of a login, a job of cron, a unit."""
     flags: int
     cpu_ticks: int
     """Processor time in user and system mode, of all threads together."""
@@ -103,6 +109,7 @@ def stat(pid: int, proc: Path = PROC) -> Stat:
             text.decoded(before.partition(b"(")[2]),
             fields[0].decode("ascii"),
             int(fields[1]),
+            int(fields[3]),
             int(fields[6]),
             int(fields[11]) + int(fields[12]),
             int(fields[19]),
@@ -134,6 +141,27 @@ def arguments(pid: int, proc: Path = PROC) -> list[str]:
     itself; empty for a kernel thread. At most ``MOST_ARGUMENTS`` bytes."""
     line = read(pid, "cmdline", proc, MOST_ARGUMENTS)
     return text.decoded(line.rstrip(b"\0")).split("\0")
+
+
+def program(words: Sequence[str]) -> str:
+    """What the arguments ``words`` say is run: the name of a file; of Python, its script or module.
+
+    Like the arguments it is the process's own word. Source: the command line of python(1).
+    """
+    name = words[0].rpartition("/")[2]
+    if "python" not in name:
+        return name
+    rest = iter(words[1:])
+    for word in rest:
+        if module := _MODULE.fullmatch(word):
+            return module[1] or next(rest, "")
+        if word == "-c":
+            break
+        if word in ("-W", "-X", "--check-hash-based-pycs"):
+            next(rest, "")
+        elif not word.startswith("-"):
+            return word.rpartition("/")[2]
+    return name
 
 
 def private_pages(pid: int, proc: Path = PROC) -> int:

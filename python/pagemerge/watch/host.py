@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
@@ -35,8 +36,12 @@ CAPABILITIES = {
 }
 """Those that matter here -> their numbers (linux/capability.h)."""
 
-DRIVERS = ("ksmtuned", "uksmd")
-"""Programs that are known to set kernel KSM's knobs, by their comm."""
+DRIVERS = ("ksmtuned", "uksmd", "momd", "virt-handler")
+"""Programs that are known to set kernel KSM's knobs, by the name of their file: those of Red Hat
+and Proxmox, of CachyOS, oVirt's Memory Overcommitment Manager, and KubeVirt's agent on a node."""
+
+UNITS = ("*ksm*.service", "momd.service", "mom-vdsm.service")
+"""Units that start such at boot."""
 
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
@@ -210,15 +215,19 @@ def _processes(proc: Path) -> Iterator[Driver]:
     with suppress(OSError):
         for pid in linux.pids(proc):
             with suppress(PagemergeError):
-                if (name := linux.name(pid, proc)) in DRIVERS:
+                name = linux.name(pid, proc)
+                if "python" in name:
+                    name = linux.program(linux.arguments(pid, proc))
+                if name in DRIVERS:
                     yield Driver(name, pid)
 
 
 def _units(etc: Path) -> Iterator[Driver]:
     """Units named for KSM that systemd starts at boot."""
-    links = (etc / "systemd" / "system").glob("*.wants/*ksm*.service")
+    links = (etc / "systemd" / "system").glob("*.wants/*.service")
     for name in sorted({decoded(os.fsencode(link.name)) for link in links}):
-        yield Driver(name, None)
+        if any(fnmatchcase(name, unit) for unit in UNITS):
+            yield Driver(name, None)
 
 
 def _nodes(path: Path) -> int | None:
