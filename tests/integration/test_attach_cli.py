@@ -32,11 +32,10 @@ def pagemerge(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
-def figures(*words: object, key: str = "processes") -> list[dict[str, Any]]:
+def figures(*words: object, key: str = "processes") -> Any:
     done = pagemerge(*words, "--json")
     assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)[key]
-    return rows
+    return json.loads(done.stdout)[key]
 
 
 @pytest.fixture
@@ -61,6 +60,18 @@ def test_attach_and_detach_by_pid(child: Child) -> None:
     said = pagemerge("detach", child.pid)
     assert said.returncode == 0
     assert "was so already" in said.stdout
+
+
+@pytest.mark.requires("root")
+def test_a_ksmd_that_looks_at_nothing_is_said_to(child: Child) -> None:
+    with ksm.borrowed() as kernel:
+        kernel.start(pages_to_scan=0)
+        done = pagemerge("attach", "--across-users", child.pid)
+        assert "looks at no page (pages_to_scan=0), so nothing is merged until" in done.stdout
+        assert figures("attach", "--across-users", child.pid, key="ksmd_runs") is False
+        kernel.start(pages_to_scan=100)
+        assert figures("attach", "--across-users", child.pid, key="ksmd_runs") is True
+        pagemerge("detach", child.pid)
 
 
 def test_a_dry_run_changes_nothing(child: Child) -> None:

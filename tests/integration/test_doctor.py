@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.lab import ksm as lab
 
 from pagemerge.cli.doctor import ask_ksm
 from pagemerge.merge.kernel import Ksm
 from pagemerge.merge.prctl import merge_any
+from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.host import look
 from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
-from tests.conftest import lacks_uffd
+from tests.conftest import Spawn, lacks_uffd
 
 
 def asked(**where: Any) -> tuple[dict[str, Any], int]:
@@ -41,6 +43,31 @@ def test_asking_leaves_nothing_behind() -> None:
     ask_ksm()
     assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
     assert not merge_any()
+
+
+@pytest.mark.requires("root", "kernel")
+def test_what_has_gone_is_no_profit(victim: Spawn) -> None:
+    """ksmd stands: its counters go on naming what ended with its process."""
+    pages = 4096
+    with lab.borrowed() as ksm:
+        both = [victim("sharer", "merge") for _ in "ab"]
+        for one in both:
+            one.ask("fill", seed=1, shared=pages, own=0)
+        scans = ksm.full_scans + 4
+        ksm.start(**lab.FLAT_OUT)
+        while ksm.full_scans < scans:
+            os.sched_yield()
+        ksm.write("run", 0)
+        counted = ksm.counters().pages_sharing or 0
+        said, _ = asked()
+        assert counted >= pages
+        now = said["kernel_ksm"]["merged_now_bytes"]
+        assert now == pytest.approx(counted * PAGE_SIZE, rel=0.03)
+        for one in both:
+            one.close()
+        said, _ = asked()
+        assert said["kernel_ksm"]["merged_now_bytes"] < now - pages * PAGE_SIZE * 0.99
+        assert said["kernel_ksm"]["counters"]["pages_sharing"] >= pages, "what this is about"
 
 
 @pytest.mark.requires("root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pagemerge.merge.kernel import Ksm, process_ksm
 from pagemerge.merge.prctl import merge_any
 from tests.building import VICTIMS, compile_victim
-from tests.commands import NOBODY, command, elsewhere
+from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd, require
 from tests.hubs import Hub
 
@@ -162,6 +163,31 @@ def test_an_ordinary_user_may_use_the_kernel_engine() -> None:
     words = ["run", "--engine", "kernel", "--", "cat", "/proc/self/ksm_stat"]
     done = command(*words, user=NOBODY)
     assert (done.returncode, "ksm_merge_any: yes" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.requires("kernel")
+@pytest.mark.parametrize(
+    ("knobs", "reason"),
+    [({"run": 0}, "ksmd is stopped"), ({"run": 1, "pages_to_scan": 0}, "pages_to_scan=0")],
+)
+def test_a_session_is_told_once_that_ksmd_stands(knobs: dict[str, int], reason: str) -> None:
+    """However many programs it starts; another session is told again."""
+    run = f"{shlex.join(PAGEMERGE)} run --engine kernel --"
+    first = f"{run} sleep 60 & until grep -q yes /proc/$!/ksm_stat; do :; done"
+    # The first is marked before it has become its program, and says what it has to say in between.
+    script = f"{first}; until [ $(cat /proc/$!/comm) = sleep ]; do :; done; {run} true; kill $!"
+    ksm = Ksm()
+    before = ksm.knobs()
+    # Not with our lock held: whoever drives ksmd may have it stand.
+    ksm.write(**knobs)
+    try:
+        for _ in range(2):
+            argv = ["setsid", "--wait", "sh", "-c", script]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+            assert done.stderr.count("nothing is merged yet") == 1, done.stderr
+            assert reason in done.stderr
+    finally:
+        ksm.put_back(before)
 
 
 @pytest.mark.requires("root")

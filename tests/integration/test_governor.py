@@ -145,6 +145,8 @@ def test_unique_memory_is_not_scanned(ksm: Ksm, victim: Spawn, tmp_path: Path) -
             "look at it",
         )
         assert daemon.stop() == 0
+    for declined in ("no process has mergeable memory", "not worth it"):
+        assert daemon.log().count(declined) == 1, "it says why it does nothing, and once"
     assert not [step for step in daemon.steps() if step.decision.knobs.run]
     assert ksm.counters().pages_scanned == scanned
 

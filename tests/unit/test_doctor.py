@@ -73,18 +73,27 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
         kernel__mm__transparent_hugepage__enabled="[always] madvise never\n",
         devices__system__node__has_memory="0-1,4\n",
     )
-    for pid, name in (("7", "ksmtuned"), ("8", "ksmd")):
+    for pid, name in (("7", "ksmtuned"), ("8", "ksmd"), ("10", "momd"), ("11", "virt-handler")):
         write(proc / pid, comm=f"{name}\n")
+    write(proc / "9", comm="python3\n", cmdline="/usr/bin/python3\0/usr/sbin/momd\0-d\0")
     wants = etc / "systemd" / "system" / "multi-user.target.wants"
     wants.mkdir(parents=True)
-    (wants / "ksmtuned.service").symlink_to("/nowhere")
+    for name in ("ksmtuned", "mom-vdsm", "momentum"):
+        (wants / f"{name}.service").symlink_to("/nowhere")
     found = host.look(proc=proc, sys=sys, etc=etc, cgroups=tmp_path)
     assert found.capabilities == ("CAP_SYS_PTRACE",)
     assert (found.seccomp_filters, found.user_namespace) == (2, True)
     assert (found.unprivileged_userfaultfd, found.max_map_count) == (1, 1000)
     assert (found.ptrace_scope, found.huge_pages) == (2, "always")
     assert (found.swap_bytes, found.numa_nodes) == (4096, 3)
-    assert found.drivers == (Driver("ksmtuned", 7), Driver("ksmtuned.service", None))
+    assert found.drivers == (
+        Driver("ksmtuned", 7),
+        Driver("momd", 9),
+        Driver("momd", 10),
+        Driver("virt-handler", 11),
+        Driver("ksmtuned.service", None),
+        Driver("mom-vdsm.service", None),
+    )
 
 
 def test_what_a_host_does_not_tell_is_none(tmp_path: Path) -> None:
@@ -134,6 +143,23 @@ def test_a_stopped_ksmd_is_no_engine_for_who_cannot_start_it() -> None:
     assert "echo 1" in findings.kernel_engine(STOPPED).lacks
 
 
+@pytest.mark.parametrize(
+    ("knobs", "reason", "cure"),
+    [
+        ({"pages_to_scan": 0}, "pages_to_scan=0", "echo 100 > /sys/kernel/mm/ksm/pages_to_scan"),
+        ({"sleep_millisecs": 2**32 - 1}, "sleeps 1,193 h", "echo 20 > "),
+    ],
+)
+def test_a_ksmd_that_runs_and_scans_nothing(knobs: dict[str, int], reason: str, cure: str) -> None:
+    stuck = replace(KSM, knobs=replace(KSM.knobs, **knobs))  # type: ignore[arg-type]
+    fact = facts(ROOT, stuck)["kernel KSM"]
+    assert (fact.state, reason in fact.says, cure in fact.cure) == (MISSING, True, True), fact
+    engine = findings.kernel_engine(stuck)
+    assert (engine.works, reason in engine.lacks, cure in engine.lacks) == (True, True, True)
+    assert not findings.kernel_engine(replace(stuck, why_not="needs root")).works
+    assert facts(ROOT, replace(stuck, driver=7))["kernel KSM"].state == OK
+
+
 def test_an_older_kernel_merges_what_is_marked() -> None:
     engine = findings.kernel_engine(replace(KSM, whole_programs="Linux 6.4"))
     assert engine.works
@@ -149,9 +175,13 @@ def test_each_fact_of_a_host_that_has_all() -> None:
     found = facts(ROOT, KSM)
     assert {fact.state for fact in found.values()} == {OK, NOTE}
     assert "100 pages every 20 ms" in found["kernel KSM"].says
-    assert found["merged by it"].says == (
-        "5 stable pages, mapped 70 times more than once each; a profit of 190 kB; 3 full scans"
+    counted = (
+        "as of ksmd's last visit to each page: 5 stable pages, mapped 70 times more than once "
+        "each, a profit of 190 kB; 3 full scans"
     )
+    assert found["merged by it"].says == counted
+    known = facts(ROOT, replace(KSM, merged_now_bytes=0))["merged by it"].says
+    assert known == f"0 bytes now, by page tables; {counted}"
     assert "seccomp" not in found and "memory limit" not in found
 
 

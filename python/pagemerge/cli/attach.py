@@ -57,6 +57,7 @@ class Attach:
         """Attach and print; 1 if one of the processes could not be attached."""
         from pagemerge.cli import selection
         from pagemerge.merge.attach import attach, users_merged
+        from pagemerge.merge.knobs import standstill
 
         ksm, targets = ready(args.target)
         if not args.across_users:
@@ -68,20 +69,21 @@ class Attach:
                 rows = [do(row, partial(mark, chosen.get(row.process.pid))) for row in rows]
             else:
                 rows = [do(row, attach) for row in rows]
-        runs = ksm.knobs().run == 1
+        stands = standstill(ksm.knobs())
         if args.json:
             told = {"selection": selection.figures(list(chosen.values()))} if args.select else {}
-            print(as_json({**figures(rows), **told, "ksmd_runs": runs}))
+            print(as_json({**figures(rows), **told, "ksmd_runs": stands is None}))
             return status(rows)
         if args.select:
             show_chosen(list(chosen.values()), tables.console())
         verb = "could then" if args.dry_run else "may now"
         good = number(sum(not row.error for row in rows), "process", "processes")
         print(f"ksmd {verb} merge the memory of {good}.")
-        if not runs:
+        if stands:
             print(
-                f"ksmd does not run ({ksm.root}/run is not 1), so nothing is merged until it does: "
-                "`pagemerge daemon --engine kernel` runs it while that pays."
+                f"{stands.reason}, so nothing is merged until that changes: `pagemerge daemon "
+                "--engine kernel` runs it while that pays, or write "
+                f"{stands.value} to {ksm.root}/{stands.knob}."
             )
         show(rows, tables.console())
         return status(rows)

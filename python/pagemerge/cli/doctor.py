@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pagemerge.merge.kernel import Ksm
     from pagemerge.watch.host import Host
 
 COLOURS = {OK: "green", MISSING: "bold red"}
@@ -66,7 +67,25 @@ def ask_ksm() -> KernelKsm:
     from pagemerge.merge.prctl import why_not
 
     ksm = Ksm()
-    return KernelKsm(ksm.knobs(), ksm.counters(), ksm.why_not(), why_not(), ksm.driver())
+    return KernelKsm(
+        ksm.knobs(), ksm.counters(), ksm.why_not(), why_not(), ksm.driver(), merged_now(ksm)
+    )
+
+
+def merged_now(ksm: Ksm) -> int | None:
+    """Bytes that kernel KSM has merged in the processes seen here; None for who is not told."""
+    import os
+
+    from pagemerge.find.merged import sharing_pages
+    from pagemerge.linux.proc import pids
+    from pagemerge.merge.kernel import is_mergeable
+    from pagemerge.model import PAGE_SIZE
+
+    if not os.access(ksm.proc / "kpageflags", os.R_OK, effective_ids=True):
+        return None
+    pages = sharing_pages(pid for pid in pids(ksm.proc) if is_mergeable(pid, ksm.proc))
+    # The counter of zero pages does not lag.
+    return None if pages is None else (pages + (ksm.counters().ksm_zero_pages or 0)) * PAGE_SIZE
 
 
 def ask_user_engine(host: Host) -> Engine:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pagemerge.cli.words import number, size
 from pagemerge.linux.text import plain
+from pagemerge.merge.kernel import ROOT
+from pagemerge.merge.knobs import RUN, Standstill, standstill
 from pagemerge.model import PAGE_SIZE, Knobs, KsmCounters
 from pagemerge.watch.host import Host
 
@@ -51,10 +53,13 @@ class KernelKsm:
     driver: int | None
     """The pagemerge that drives it now."""
 
+    merged_now_bytes: int | None = None
+    """What is merged now, by page tables; None where this user is not told."""
+
     @property
-    def runs(self) -> bool:
-        """ksmd scans, or somebody is there who lets it when that pays."""
-        return self.knobs.run == 1 or self.driver is not None
+    def stands(self) -> Standstill | None:
+        """Why ksmd merges nothing; None also if somebody is there who lets it when that pays."""
+        return None if self.driver is not None else standstill(self.knobs)
 
 
 def user_engine(host: Host, barrier: str, reason: str) -> Engine:
@@ -72,11 +77,10 @@ def user_engine(host: Host, barrier: str, reason: str) -> Engine:
 
 def kernel_engine(ksm: KernelKsm) -> Engine:
     """Whether kernel KSM works for this user."""
-    start = "ksmd is stopped; as root: pagemerge daemon --engine kernel, or echo 1 > "
-    start += "/sys/kernel/mm/ksm/run"
     if ksm.knobs.run is None:
         return Engine("kernel", False, "", str(ksm.why_not))
-    if ksm.why_not and not ksm.runs:
+    start = f"{it.reason}; {_start(it)}" if (it := ksm.stands) else ""
+    if ksm.why_not and start:
         return Engine("kernel", False, "", f"{start} (in a container: on its host)")
     if ksm.whole_programs:
         how = "only memory that programs mark themselves (MADV_MERGEABLE)"
@@ -85,7 +89,13 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
         how = "programs that you start (pagemerge run --engine kernel); its settings are root's"
         return Engine("kernel", True, how, "")
     how = "any program, by ksmd"
-    return Engine("kernel", True, how, "" if ksm.runs else start)
+    return Engine("kernel", True, how, start)
+
+
+def _start(stands: Standstill) -> str:
+    """How to have ksmd scan."""
+    write = f"echo {stands.value} > {ROOT}/{stands.knob}"
+    return f"as root: pagemerge daemon --engine kernel, or {write}"
 
 
 def answer(engines: list[Engine]) -> str:
@@ -117,7 +127,7 @@ def facts(host: Host, ksm: KernelKsm) -> list[Fact]:
 
 
 def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
-    knobs, counters = ksm.knobs, ksm.counters
+    knobs = ksm.knobs
     if knobs.run is None:
         return [Fact(MISSING, "kernel KSM", "is not there", str(ksm.why_not))]
     state = {
@@ -128,15 +138,13 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
     pace = f"{knobs.pages_to_scan} pages every {knobs.sleep_millisecs} ms"
     if knobs.advisor_mode == "scan-time":
         pace += f", set by its advisor (a scan in {knobs.advisor_target_scan_time} s)"
-    merged = "nothing"
-    if counters.pages_shared:
-        shared = number(counters.pages_shared, "stable page")
-        merged = f"{shared}, mapped {counters.pages_sharing or 0:,} times more than once each"
-    if counters.general_profit_bytes:
-        merged += f"; a profit of {size(counters.general_profit_bytes)}"
+    runs = f"ksmd {state.get(knobs.run, f'is in state {knobs.run}')} ({pace})"
+    stuck = ksm.stands if knobs.run == RUN else None
     found = [
-        Fact(OK, "kernel KSM", f"ksmd {state.get(knobs.run, f'is in state {knobs.run}')} ({pace})"),
-        Fact(NOTE, "merged by it", f"{merged}; {number(counters.full_scans or 0, 'full scan')}"),
+        Fact(MISSING, "kernel KSM", stuck.reason, _start(stuck))
+        if stuck
+        else Fact(OK, "kernel KSM", runs),
+        Fact(NOTE, "merged by it", _merged(ksm)),
         Fact(MISSING, "its settings", "cannot be changed", ksm.why_not)
         if ksm.why_not
         else Fact(OK, "its settings", "can be changed"),
@@ -145,6 +153,21 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
         lack = "cannot be marked (PR_SET_MEMORY_MERGE)"
         return [*found, Fact(MISSING, "whole programs", lack, ksm.whole_programs)]
     return [*found, Fact(OK, "whole programs", "can be marked (PR_SET_MEMORY_MERGE)")]
+
+
+def _merged(ksm: KernelKsm) -> str:
+    """What is merged: now, and by ksmd's own counters, which lag."""
+    counters = ksm.counters
+    told = "nothing"
+    if counters.pages_shared:
+        shared = number(counters.pages_shared, "stable page")
+        told = f"{shared}, mapped {counters.pages_sharing or 0:,} times more than once each"
+    if counters.general_profit_bytes:
+        told += f", a profit of {size(counters.general_profit_bytes)}"
+    told = f"as of ksmd's last visit to each page: {told}"
+    if ksm.merged_now_bytes is not None:
+        told = f"{size(ksm.merged_now_bytes)} now, by page tables; {told}"
+    return f"{told}; {number(counters.full_scans or 0, 'full scan')}"
 
 
 def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:

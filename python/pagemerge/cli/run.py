@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -107,7 +108,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     cannot.
     """
     from pagemerge.merge.kernel import Ksm
-    from pagemerge.merge.knobs import RUN
+    from pagemerge.merge.knobs import standstill
     from pagemerge.merge.prctl import set_merge_any
 
     if domain:
@@ -123,11 +124,31 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     else:
         os.environ.pop("LD_PRELOAD", None)
     ksm = Ksm()
-    if (state := ksm.knobs().run) is None:
+    knobs = ksm.knobs()
+    stands = standstill(knobs)
+    if not stands or ksm.driver() is not None or is_another_there():
+        return
+    if knobs.run is None:
         say(f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
-    elif state != RUN and ksm.driver() is None:
-        start = f"pagemerge daemon --engine kernel, or echo 1 > {ksm.root}/run"
-        say(f"ksmd is stopped, so nothing is merged yet; as root: {start}")
+    else:
+        write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
+        start = f"pagemerge daemon --engine kernel, or {write}"
+        say(f"{stands.reason}, so nothing is merged yet; as root: {start}")
+
+
+def is_another_there() -> bool:
+    """Does kernel KSM have an older program of this session? Then this user has been told."""
+    from pagemerge.linux.proc import pids, stat
+    from pagemerge.merge.kernel import process_ksm
+
+    own = stat(os.getpid())
+    for pid in pids():
+        with contextlib.suppress(PagemergeError):
+            other = stat(pid)
+            older = (other.start_time, pid) < (own.start_time, os.getpid())
+            if older and other.session == own.session and process_ksm(pid).merge_any:
+                return True
+    return False
 
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from typing import NamedTuple
 
 from pagemerge.errors import Unsupported, UsageError
 from pagemerge.model import Knobs
@@ -54,6 +55,32 @@ SINCE = {
 
 _HELD = ("merge_across_nodes", "max_page_sharing")
 """Knobs that lay out the tree of stable pages: EBUSY while there are any."""
+
+
+SLEEPS = 3_600_000
+"""Milliseconds between two batches from which on ksmd as good as stands."""
+
+
+class Standstill(NamedTuple):
+    """Why ksmd merges nothing at its settings, and one that would change that."""
+
+    reason: str
+    """For people; its subject is ksmd."""
+    knob: str
+    value: int
+
+
+def standstill(now: Knobs) -> Standstill | None:
+    """Why ksmd does not scan; None if it does, as far as its knobs tell."""
+    if now.run != RUN:
+        return Standstill("ksmd is stopped", "run", RUN)
+    if now.pages_to_scan == 0:
+        return Standstill("ksmd runs, but looks at no page (pages_to_scan=0)", "pages_to_scan", 100)
+    if (now.sleep_millisecs or 0) >= SLEEPS:
+        hours = f"{(now.sleep_millisecs or 0) / 3_600_000:,.0f} h"
+        told = f"ksmd runs, but sleeps {hours} after every {now.pages_to_scan} pages"
+        return Standstill(told, "sleep_millisecs", 20)
+    return None
 
 
 def checked(changes: Mapping[str, Value], now: Knobs, pages_shared: int | None) -> dict[str, Value]:
