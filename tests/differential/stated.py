@@ -82,9 +82,11 @@ def _zeros(said: str) -> dict[str, str]:
 
 def _has_more(words: Sequence[str], bare: str, merged: str) -> bool:
     """Has a child pages that it has not without the agent, and is all else the same?"""
-    one, other = _zeros(bare), _zeros(merged)
-    inside = "/" in bare.partition(" ")[0]
-    return inside and words[0] == "look" and one != other and one.items() <= other.items()
+    if "/" not in bare.partition(" ")[0]:
+        return False
+    if words[0].startswith("flags"):
+        return {*_by_page(bare).split()} < {*_by_page(merged).split()}
+    return words[0] == "look" and _zeros(bare).items() < _zeros(merged).items()
 
 
 UNLOCKED = ("DONTUNMAP", "lock")
