@@ -20,7 +20,8 @@ class Run:
     and other hypervisors do so. Nothing of the program has to change, and neither kernel KSM nor
     root is needed: equal pages of all programs of this user that were started so are kept once
     (--domain keeps some apart). See `pagemerge status` for what that saves. Programs that nothing
-    can be preloaded into (static, of musl, 32 bits, with rights of their own) are refused.
+    can be preloaded into (static, of musl, 32 bits, with rights of their own) are refused. If no
+    memory of it could be merged, one line on stderr says why when the program ends by itself.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with that of every other program on this host that is so marked: there is one trust domain.
@@ -56,6 +57,8 @@ class Run:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Become the program; returns only by an error (77: this host or user cannot)."""
+        from pagemerge.merge.note import take_away
+
         domain = domain_of(args)
         program = find(args.command[0])
         # Each refuses before it changes anything.
@@ -65,6 +68,7 @@ class Run:
         try:
             os.execv(program, args.command)
         except OSError as error:
+            take_away()
             raise PagemergeError(f"cannot run {program}: {why_it_fails(program, error)}") from error
 
 
@@ -80,7 +84,7 @@ def domain_of(args: argparse.Namespace) -> str:
 
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
-    from pagemerge.merge import preload
+    from pagemerge.merge import note, preload
     from pagemerge.merge.client import hub_command, socket_path
     from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
 
@@ -94,6 +98,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         # A range belongs to one engine at a time.
         set_merge_any(False)
         say("switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)")
+    note.leave(program, why_not() is None)
     path = str((args.socket or socket_path()).absolute())
     os.environ.update(
         PAGEMERGE_SOCKET=path,
