@@ -134,7 +134,6 @@ def _start() -> None:
     if _started_in == os.getpid():
         return
     from pagemerge.merge.client import hub_command, socket_path
-    from pagemerge.merge.note import take_away
 
     path = str(socket_path().absolute())
     domain = os.environ.get("PAGEMERGE_DOMAIN", "")
@@ -144,7 +143,10 @@ def _start() -> None:
         checked_name(domain)
     barrier = os.environ.get("PAGEMERGE_BARRIER", "auto")
     _core.start_agent(path, hub_command(path), barrier, domain)
-    take_away()
+    if "PAGEMERGE_NOTE" in os.environ:
+        from pagemerge.merge.note import take_away
+
+        take_away()
     _started_in = os.getpid()
 
 
