@@ -43,7 +43,7 @@ extern "C" fn start() {
         pagemerge_pages::room::set_aside();
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
-        note::expect();
+        let _ = note::expect();
         if has_hub() && has_own_malloc() {
             let _ = pagemerge_agent::start(config());
         }

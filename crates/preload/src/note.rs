@@ -25,7 +25,7 @@ const UNFIT: u8 = b'3';
 /// Bytes of a note, and more.
 const MOST: usize = 2048;
 
-struct Note {
+pub struct Note {
     /// The process that `run` was.
     process: i32,
     /// Device and inode of what was its standard error: the program may write a file of its own
@@ -34,25 +34,28 @@ struct Note {
     path: CString,
 }
 
-static NOTE: OnceLock<Note> = OnceLock::new();
+static NOTE: OnceLock<Option<Note>> = OnceLock::new();
 /// Is there no more to be told by this process?
 static SETTLED: AtomicBool = AtomicBool::new(false);
 
-/// Take `PAGEMERGE_NOTE`, which is `PID:DEVICE:INODE:PATH`, at the library's start.
-pub fn expect() {
+/// Look for a note: at the library's start, or when another library marks memory before that.
+pub fn expect() -> Option<&'static Note> {
+    NOTE.get_or_init(named).as_ref()
+}
+
+/// The note that `PAGEMERGE_NOTE` names, as `PID:DEVICE:INODE:PATH`.
+fn named() -> Option<Note> {
     let word = std::env::var_os("PAGEMERGE_NOTE").unwrap_or_default().into_vec();
     let mut parts = word.splitn(4, |&byte| byte == b':');
     let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
-    let (Some(process), Some(device), Some(inode)) = (number(), number(), number()) else { return };
-    let path = parts.next().and_then(|path| CString::new(path).ok());
-    if let (Ok(process), Some(path)) = (i32::try_from(process), path) {
-        let _ = NOTE.set(Note { process, stderr: (device, inode), path });
-    }
+    let (process, device, inode) = (number()?, number()?, number()?);
+    let path = CString::new(parts.next()?).ok()?;
+    Some(Note { process: i32::try_from(process).ok()?, stderr: (device, inode), path })
 }
 
 /// The program has marked `[start, end)`; `fits`: some of it can be merged.
 pub fn marked(start: usize, end: usize, fits: bool) {
-    let Some(note) = NOTE.get().filter(|_| !SETTLED.load(Ordering::Relaxed)) else { return };
+    let Some(note) = expect().filter(|_| !SETTLED.load(Ordering::Relaxed)) else { return };
     if fits {
         SETTLED.store(true, Ordering::Relaxed);
         let _ = unlink(&note.path);
@@ -66,7 +69,7 @@ pub fn marked(start: usize, end: usize, fits: bool) {
 
 /// This process ends.
 pub fn finish() {
-    let Some(note) = NOTE.get() else { return };
+    let Some(Some(note)) = NOTE.get() else { return };
     if getpid().as_raw_nonzero().get() != note.process || SETTLED.swap(true, Ordering::Relaxed) {
         return;
     }
