@@ -126,3 +126,11 @@ def test_the_cure_is_the_programs_own_switch(folder: Path, tmp_path: Path) -> No
     (line,) = told(folder, str(vm))
     assert "nothing of qemu-system-x86_64 was merged" in line
     assert "-machine mem-merge=on" in line
+
+
+def test_quiet_says_nothing(folder: Path) -> None:
+    """Nor does what a program starts by another ``pagemerge run``."""
+    folder.mkdir()
+    quiet = [*RUN[:-1], "--quiet", "--", *PYTHON, "pass"]
+    (line,) = told(folder, "sh", "-c", '"$@"; exit 0', "sh", *quiet)
+    assert "nothing of sh was merged" in line

@@ -52,6 +52,9 @@ class Run:
         parser.add_argument(
             "--socket", type=Path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
         )
+        parser.add_argument(
+            "--quiet", action="store_true", help="say nothing on stderr, except why it cannot start"
+        )
         parser.add_argument("command", nargs="+", metavar="CMD", help="the program, after --")
 
     @staticmethod
@@ -97,8 +100,13 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
     if merge_any():
         # A range belongs to one engine at a time.
         set_merge_any(False)
-        say("switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)")
-    note.leave(program, why_not() is None)
+        say(
+            args,
+            "switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)",
+        )
+    os.environ.pop(note.VARIABLE, None)
+    if not args.quiet:
+        note.leave(program, why_not() is None)
     path = str((args.socket or socket_path()).absolute())
     os.environ.update(
         PAGEMERGE_SOCKET=path,
@@ -134,10 +142,10 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
         os.environ.pop("LD_PRELOAD", None)
     ksm = Ksm()
     if (state := ksm.knobs().run) is None:
-        say(f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
+        say(args, f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
     elif state != RUN and ksm.driver() is None:
         start = f"pagemerge daemon --engine kernel, or echo 1 > {ksm.root}/run"
-        say(f"ksmd is stopped, so nothing is merged yet; as root: {start}")
+        say(args, f"ksmd is stopped, so nothing is merged yet; as root: {start}")
 
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
@@ -149,15 +157,19 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
             with_kernel_engine(args, program, domain)
         except (Unsupported, UsageError) as another:
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
-        say(f"kernel engine, one domain for the whole host, because the user engine cannot: {lack}")
+        say(
+            args,
+            f"kernel engine, one domain for the whole host, because the user engine cannot: {lack}",
+        )
     else:
         with_user_engine(args, program, domain)
-        say(f"user engine ({barrier}), which shares pages with programs of this user alone")
+        say(args, f"user engine ({barrier}), which shares pages with programs of this user alone")
 
 
-def say(line: str) -> None:
+def say(args: argparse.Namespace, line: str) -> None:
     """Tell people, on stderr: stdout is the program's."""
-    print(f"pagemerge run: {plain(line)}", file=sys.stderr)
+    if not args.quiet:
+        print(f"pagemerge run: {plain(line)}", file=sys.stderr)
 
 
 def find(command: str) -> str:

@@ -35,7 +35,6 @@ def leave(program: str, kernel: bool) -> None:
     ``kernel``: the kernel engine could merge its memory. Where no note can be left, nothing is
     told at the end.
     """
-    os.environ.pop(VARIABLE, None)
     try:
         folder, stderr = own_directory(), os.fstat(2)
         folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
