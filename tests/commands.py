@@ -19,8 +19,9 @@ _AS_USER = """
 import ctypes, json, locale, os, re, shutil, sys, traceback
 import pagemerge.cli.attach, pagemerge.cli.daemon, pagemerge.cli.detach, pagemerge.cli.doctor
 import pagemerge.cli.run, pagemerge.decide.trust, pagemerge.governor, pagemerge.merge.attach
-import pagemerge.find.merged, pagemerge.merge.knobs
-import pagemerge.merge.client, pagemerge.merge.kernel, pagemerge.merge.prctl
+import pagemerge.find.merged, pagemerge.merge.knobs, pagemerge.linux.program
+import pagemerge.merge.client, pagemerge.merge.kernel
+import pagemerge.merge.preload, pagemerge.merge.prctl
 import pagemerge.watch.host, pagemerge.watch.memory
 import rich.console, rich.table
 uid = int(sys.argv.pop(1))

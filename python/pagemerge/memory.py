@@ -143,6 +143,10 @@ def _start() -> None:
         checked_name(domain)
     barrier = os.environ.get("PAGEMERGE_BARRIER", "auto")
     _core.start_agent(path, hub_command(path), barrier, domain)
+    if "PAGEMERGE_NOTE" in os.environ:
+        from pagemerge.merge.note import take_away
+
+        take_away()
     _started_in = os.getpid()
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from benchmarks.lab import ksm
 
-from pagemerge.cli.run import LIBRARY
 from pagemerge.demo.dialog import Child
 from pagemerge.find.maps import eligible
 from pagemerge.linux.maps import mappings
 from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes, process_ksm
+from pagemerge.merge.preload import LIBRARY
 from tests.attaching import marked, merge_any
 from tests.commands import NOBODY
 from tests.conftest import Spawn

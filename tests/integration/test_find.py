@@ -22,6 +22,8 @@ from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
 from pagemerge.find import maps, process, reading, survey
 from pagemerge.model import PAGE_SIZE
 from tests.commands import NOBODY
+from tests.conftest import Spawn
+from tests.hubs import Hub
 
 VICTIM = Path(__file__).parent.parent / "victims" / "pages.py"
 MIB = 1 << 20
@@ -65,8 +67,9 @@ def scan(*words: object, user: int | None = None) -> subprocess.CompletedProcess
     command = [sys.executable, "-m", "pagemerge", "scan", *map(str, words)]
     if user is not None:
         script = (
-            "import json, locale, os, shutil, sys\n"
+            "import json, locale, os, shutil, sys, textwrap, traceback\n"
             "import pagemerge.cli.scan, pagemerge.find.process, pagemerge.find.survey\n"
+            "import rich.console, rich.table\n"
             f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
             "from pagemerge.cli import main\n"
             "sys.exit(main(sys.argv[1:]))"
@@ -129,8 +132,8 @@ def test_two_processes_with_equal_pages(start: Start) -> None:
     result = scan_json(*both)
     totals = Counter(result["totals"])
     totals.subtract({name: alone[name] for name in COUNTS})
-    # Interpreters differ by a few pages from run to run.
-    about = 150
+    # Interpreters differ by up to 170 pages from run to run.
+    about = 300
     assert totals["pages"] == pytest.approx(2 * 2150, abs=about)
     assert totals["zero_pages"] == pytest.approx(2 * 100, abs=about)
     assert totals["duplicate_pages_within"] == pytest.approx(2 * 49, abs=about)
@@ -195,6 +198,62 @@ def test_without_privilege_sharing_is_told_by_the_exclusive_bit(start: Start) ->
     victim = start("pages", 0, 10, 500, "fork", user=NOBODY)
     totals = scan_json(victim["pid"], victim["child"], user=NOBODY)["totals"]
     assert totals["already_shared_pages"] >= 510
+
+
+def test_what_pagemerge_has_merged_is_told_and_not_counted_again(hub: Hub, victim: Spawn) -> None:
+    """Whether its pages were touched since or not; what was written since is one's own again."""
+    pages = 3000
+    empty, *members = (victim("member", env=hub.env) for _ in range(3))
+    for one in members:
+        one.ask("fill", pages=pages, seed=7)
+        one.ask("intern")
+    before = scan_json(empty.pid)["totals"]
+    assert (before["merged_pages"], before["merged_saved_bytes"]) == (0, 0)
+    for _ in range(2):
+        found = scan_json(*(one.pid for one in members))
+        totals = found["totals"]
+        assert totals["merged_pages"] == 2 * pages
+        assert totals["merged_saved_bytes"] == pages * PAGE_SIZE
+        assert [row["merged_pages"] for row in found["processes"]] == [pages, pages]
+        assert totals["pages"] < 2 * before["pages"] + 1000
+        assert members[0].ask("check") == {"wrong": 0}  # reads, and so touches, every page
+    unique = "member.memory[:100] = np.random.default_rng().integers(2**60, size=(100, 512))"
+    members[0].ask("call", code=unique)
+    assert scan_json(members[0].pid)["totals"]["merged_pages"] == pages - 100
+    told = scan(*(one.pid for one in members)).stdout
+    assert "merged by pagemerge: 24.2 MB mapped, kept in 12.3 MB" in told
+    assert told.startswith("Merging would save ") and " more of " in told.split("\n")[0]
+
+
+def test_who_could_save_it(start: Start) -> None:
+    """The heap, which malloc gives and takes, is not the user engine's."""
+    totals = scan_json(start("pages", 4000, 0, 0)["pid"])["totals"]
+    engines = totals["saveable_bytes_by_engine_at_most"]
+    assert engines["kernel"] == totals["saveable_bytes"] > engines["user"] >= 4000 * PAGE_SIZE
+
+
+def test_one_that_is_not_there_does_not_refuse_the_rest(start: Start) -> None:
+    pid = start("pages", 10, 0, 0)["pid"]
+    done = scan("999999999", pid, "no-such-name")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "in 1 process:" in done.stdout
+    assert "no process has the pid 999999999" in done.stdout
+    assert "no process is named 'no-such-name'" in done.stdout
+    found = scan_json("999999999", pid)
+    assert [row["pid"] for row in found["processes"]] == [pid]
+    assert len(found["not_found"]) == 1
+
+
+@pytest.mark.requires("root")
+def test_refusals_are_summed_up(start: Start) -> None:
+    others = [start("pages", 1, 1, 1)["pid"] for _ in range(3)]
+    own = start("pages", 1, 1, 1, user=NOBODY)["pid"]
+    done = scan(own, *others, user=NOBODY)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.split("\n")]
+    assert ["-", "3", "processes", *"-----"] in rows
+    assert "3 processes may not be looked at: run as root" in done.stdout
+    assert not any(str(pid) in done.stdout for pid in others)
 
 
 def test_shared_memory_is_told_apart(start: Start) -> None:
@@ -281,7 +340,7 @@ def test_words_and_table(start: Start) -> None:
     done = scan(pid)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Merging would save 2")
-    assert "in 1 process." in done.stdout
+    assert "in 1 process:" in done.stdout
     assert str(pid) in done.stdout
     assert "\x1b" not in done.stdout, "no colour in a pipe"
     assert done.stderr == ""
@@ -295,6 +354,7 @@ def test_words_and_table(start: Start) -> None:
         (["999999999"], 1, "no process has the pid 999999999"),
         (["no-such-name"], 1, "ps -e"),
         (["--threads", "0", "1"], 2, "sensible"),
+        (["--top", "0", "1"], 2, "1 or more"),
     ],
 )
 def test_wrong_words(words: list[str], status: int, text: str) -> None:

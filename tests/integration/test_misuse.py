@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -247,8 +248,20 @@ def test_no_hub(hub_socket: Path, victim: Spawn) -> None:
     with pytest.raises(PagemergeError, match=r"HubError: no hub answers at .*pagemerge daemon"):
         member.ask("intern")
     assert member.ask("check") == {"wrong": 0}
-    with pytest.raises(HubError, match="pagemerge daemon"):
+    with pytest.raises(
+        HubError, match=r"no hub runs at .*merges nobody's memory.*pagemerge daemon"
+    ):
         fetch_status(hub_socket)
+
+
+def test_a_hub_that_hangs_up_is_not_taken_for_none(hub_socket: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, ThreadPoolExecutor() as beside:
+        server.bind(str(hub_socket))
+        server.listen()
+        asked = beside.submit(fetch_status, hub_socket)
+        server.accept()[0].close()
+        with pytest.raises(HubError, match="gives no answer"):
+            asked.result(10)
 
 
 def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tests.building import compile_victim
 from tests.conftest import lacks_uffd, require
 from tests.hubs import PATIENCE, Hub
+from tests.programs import I386, MUSL, elf, made
 
 PAGES, KINDS = 4096, 50
 RUN = [sys.executable, "-m", "pagemerge", "run"]
@@ -181,15 +182,36 @@ def test_a_program_that_is_not_there_is_wrong_usage() -> None:
     assert "no program 'no-such-program'" in done.stderr
 
 
-@pytest.mark.requires("cc")
-def test_a_static_program_is_refused_with_the_reason(tmp_path: Path) -> None:
-    source, made = tmp_path / "static.c", tmp_path / "static"
-    source.write_text("int main(void) { return 0; }")
-    if subprocess.run(["cc", "-static", "-o", str(made), str(source)], check=False).returncode:
-        pytest.skip("nothing can be linked statically here (libc.a)")
-    done = run("--barrier", "park", "--", str(made))
-    assert done.returncode == 77
-    assert "statically" in done.stderr
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the programs are for x86_64")
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [(elf(), "linked statically"), (elf(MUSL), "musl"), (elf(bits=32, machine=I386), "32-bit")],
+)
+@pytest.mark.parametrize("script", [False, True])
+def test_a_program_that_the_agent_cannot_get_into_is_refused(
+    tmp_path: Path, contents: bytes, reason: str, script: bool
+) -> None:
+    """Before it starts, with the reason and the cure."""
+    program = made(tmp_path / "program", contents)
+    if script:
+        program = made(tmp_path / "script", f"#!{program}\n")
+    done = run("--barrier", "park", "--", str(program))
+    assert (done.returncode, done.stdout) == (77, "")
+    assert reason in done.stderr
+    assert "--engine kernel" in done.stderr or "nor can Linux" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [("#!/no/where\n", "interpreter /no/where is missing"), ("echo\n", "no #!")],
+)
+def test_what_the_kernel_cannot_start_is_told_with_the_cause(
+    tmp_path: Path, text: str, cause: str
+) -> None:
+    done = run("--barrier", "park", "--", str(made(tmp_path / "program", text)))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert cause in done.stderr
 
 
 def test_without_a_barrier_it_says_how_to_get_one() -> None:

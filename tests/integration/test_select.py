@@ -130,7 +130,7 @@ def test_one_that_has_gone_is_a_note(victim: Spawn) -> None:
     assert words.notes(chosen) == [f"{gone.pid} gone: it has exited"]
     assert words.sentence(chosen).startswith("Marking ")
     assert json.loads(json.dumps(words.figures(chosen)))[0]["error"] == "it has exited"
-    assert words.processes(chosen).row_count == 1
+    assert words.processes(chosen, 200).row_count == 1
 
 
 @pytest.mark.requires("kernel")

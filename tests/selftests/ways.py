@@ -54,7 +54,7 @@ class Place:
         """``argv`` in that way."""
         if not way.companion:
             return list(argv)
-        run = [sys.executable, "-m", "pagemerge", "run", "--barrier", self.barrier]
+        run = [sys.executable, "-m", "pagemerge", "run", "--quiet", "--barrier", self.barrier]
         return [*run, "--socket", str(self.socket), "--", *self._beside(way, argv)]
 
     def control(self, way: Way, argv: Sequence[str]) -> list[str]:

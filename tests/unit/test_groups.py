@@ -81,7 +81,10 @@ def test_tally_of_two_processes() -> None:
         duplicate_pages_within=2,
         duplicate_pages_across=2,
         already_shared_pages=2,
-        saveable_pages=2 + 2 + 1,
+        saveable_zero_pages=2,
+        saveable_within_pages=1,
+        saveable_across_pages=2,
+        markable_pages=5,
     )
     assert counted.pages.tolist() == [5, 5]
     assert counted.duplicate_pages.tolist() == [3, 3]
@@ -117,3 +120,7 @@ def test_the_sum_in_the_docstring_holds(processes: list[list[int]], random: obje
         + totals.duplicate_pages_across
         - totals.already_shared_pages
     )
+    assert totals.saveable_zero_pages <= totals.zero_pages
+    assert 0 <= totals.saveable_within_pages <= totals.duplicate_pages_within
+    assert 0 <= totals.saveable_across_pages <= totals.duplicate_pages_across
+    assert totals.markable_pages == totals.saveable_pages, "of all pages, unless told which"

@@ -22,6 +22,7 @@ from pagemerge.cli.logs import INSIDE, Lines
 from pagemerge.decide.rules import Rule, rule_on
 from pagemerge.errors import PagemergeError
 from pagemerge.find.process import Process
+from pagemerge.find.stable import Stable
 from pagemerge.find.survey import Row, Survey
 from pagemerge.find.tally import Totals
 from pagemerge.linux.text import plain
@@ -71,7 +72,7 @@ def test_scan(width: int, chosen: list[str], error: str) -> None:
     sizes = {"pages": 250_000_000, "zero_pages": 9, "saveable_bytes": 999_000_000_000}
     rows = [Row(one, **sizes) for one in who]
     rows[-1] = replace(rows[-1], error=error)
-    result = Survey(rows, Totals(pages=7), {"device": 4096}, 9, 1.0, 1.0)
+    result = Survey(rows, Totals(pages=7), Stable(), {"device": 4096}, 9, 1.0, 1.0)
     made, out = console(width)
     scan.show(result, rows, made)
     told = about_processes(out.getvalue())

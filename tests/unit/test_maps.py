@@ -12,7 +12,7 @@ from pagemerge.errors import NoSuchProcess
 from pagemerge.find import maps, process
 
 MAPS = """\
-55f0c0a00000-55f0c0a02000 r--p 00000000 fe:00 247774                     /usr/bin/with space
+55f0c0a00000-55f0c0a02000 r--p 00003000 fe:00 247774                     /usr/bin/with space
 55f0c2000000-55f0c2021000 rw-p 00000000 00:00 0                          [heap]
 7f0000000000-7f0000400000 rw-p 00000000 00:00 0
 7f0001000000-7f0001400000 rw-p 00000000 00:0f 4711                       /anon_hugepage (deleted)
@@ -47,6 +47,7 @@ def proc(tmp_path: Path) -> Path:
 def test_rows(proc: Path) -> None:
     found = maps.mappings(42, proc)
     assert found[0].path == "/usr/bin/with space"
+    assert [mapping.offset for mapping in found[:2]] == [0x3000, 0]
     assert (found[2].start, found[2].end, found[2].path) == (0x7F0000000000, 0x7F0000400000, "")
     assert [mapping.slab for mapping in found].index(True) == 6
     assert all(mapping.path != "[vsyscall]" for mapping in found), "beyond pagemap"

@@ -15,6 +15,7 @@ mod smaps;
 
 pub use discard::discard;
 pub use remap::{remap, Remap};
+pub use smaps::is_shared;
 
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
@@ -80,11 +81,11 @@ pub fn replace(start: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer
 
 /// MADV_MERGEABLE: what of the range can be merged becomes regions, and the agent starts.
 ///
-/// As the kernel does, memory that cannot be merged is passed over in silence.
+/// As the kernel does, memory that cannot be merged is passed over in silence. Is some of it?
 ///
 /// # Errors
 /// `Os` if the agent's thread cannot be started.
-pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<()> {
+pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<bool> {
     let fit = {
         let mut state = lock();
         // Under the lock, though it reads for long: another thread may change what it reads.
@@ -124,10 +125,11 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
         fit
     };
     if fit.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     watch_forks(None);
-    start(config())
+    start(config())?;
+    Ok(true)
 }
 
 /// MADV_UNMERGEABLE: the range's pages are its own again, and stay so. `raw` is the real call.

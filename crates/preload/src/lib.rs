@@ -11,6 +11,7 @@
 
 mod calls;
 mod heap;
+mod note;
 
 use heap::Heap;
 use libc::{c_int, c_long};
@@ -27,6 +28,14 @@ static HEAP: Heap = Heap::new();
 #[link_section = ".init_array"]
 static AT_START: extern "C" fn() = start;
 
+#[used]
+#[link_section = ".fini_array"]
+static AT_END: extern "C" fn() = end;
+
+extern "C" fn end() {
+    note::finish();
+}
+
 /// With the library's start, so before the program's own handlers of forks can be registered: those
 /// run while we hold our locks, in parent and child.
 extern "C" fn start() {
@@ -34,6 +43,7 @@ extern "C" fn start() {
         pagemerge_pages::room::set_aside();
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
+        let _ = note::expect();
         if has_hub() && has_own_malloc() {
             let _ = pagemerge_agent::start(config());
         }

@@ -184,7 +184,7 @@ def show_chosen(chosen: list[Selection], console: Console) -> None:
 
     tables.show(console, selection.sentence(chosen))
     console.print()
-    console.print(selection.processes(chosen))
+    console.print(selection.processes(chosen, console.width))
     for line in selection.notes(chosen):
         tables.show(console, line)
     console.print()

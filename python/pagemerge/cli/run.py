@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
-
-LIBRARY = Path(__file__).parents[1] / "libpagemerge_preload.so"
-"""The agent as a library; it is part of the package."""
 
 
 class Run:
@@ -23,7 +20,9 @@ class Run:
     --engine user (the default) merges what the program marks with madvise(MADV_MERGEABLE); QEMU
     and other hypervisors do so. Nothing of the program has to change, and neither kernel KSM nor
     root is needed: equal pages of all programs of this user that were started so are kept once
-    (--domain keeps some apart). See `pagemerge status` for what that saves.
+    (--domain keeps some apart). See `pagemerge status` for what that saves. Programs that nothing
+    can be preloaded into (static, of musl, 32 bits, with rights of their own) are refused. If no
+    memory of it could be merged, one line on stderr says why when the program ends by itself.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with that of every other program on this host that is so marked: there is one trust domain.
@@ -54,11 +53,16 @@ class Run:
         parser.add_argument(
             "--socket", type=Path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
         )
+        parser.add_argument(
+            "--quiet", action="store_true", help="say nothing on stderr, except why it cannot start"
+        )
         parser.add_argument("command", nargs="+", metavar="CMD", help="the program, after --")
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Become the program; returns only by an error (77: this host or user cannot)."""
+        from pagemerge.merge.note import take_away
+
         domain = domain_of(args)
         program = find(args.command[0])
         # Each refuses before it changes anything.
@@ -68,7 +72,8 @@ class Run:
         try:
             os.execv(program, args.command)
         except OSError as error:
-            raise PagemergeError(f"cannot run {program}: {error.strerror}") from error
+            take_away()
+            raise PagemergeError(f"cannot run {program}: {why_it_fails(program, error)}") from error
 
 
 def domain_of(args: argparse.Namespace) -> str:
@@ -83,21 +88,33 @@ def domain_of(args: argparse.Namespace) -> str:
 
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
+    from pagemerge.merge import note, preload
     from pagemerge.merge.client import hub_command, socket_path
-    from pagemerge.merge.prctl import merge_any, set_merge_any
+    from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
 
-    barrier_for(args.barrier, program)
+    try:
+        barrier_for(args.barrier, program)
+    except Unsupported as lack:
+        another = why_not()
+        cure = f"nor can Linux: {another}" if another else "Linux can merge it: --engine kernel"
+        raise Unsupported(f"{lack}; {cure}") from None
     if merge_any():
         # A range belongs to one engine at a time.
         set_merge_any(False)
-        say("switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)")
+        say(
+            args,
+            "switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)",
+        )
+    os.environ.pop(note.VARIABLE, None)
+    if not args.quiet:
+        note.leave(program, why_not() is None)
     path = str((args.socket or socket_path()).absolute())
     os.environ.update(
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=args.barrier,
         PAGEMERGE_DOMAIN=domain,
         PAGEMERGE_HUB="\n".join(hub_command(path)),
-        LD_PRELOAD=":".join([str(LIBRARY), *preloads_of_others()]),
+        LD_PRELOAD=":".join([str(preload.LIBRARY), *preload.of_others()]),
     )
 
 
@@ -107,6 +124,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     Raises ``UsageError`` for what only the user engine can do, ``Unsupported`` if the kernel
     cannot.
     """
+    from pagemerge.merge import preload
     from pagemerge.merge.kernel import Ksm
     from pagemerge.merge.knobs import standstill
     from pagemerge.merge.prctl import set_merge_any
@@ -119,7 +137,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if args.engine == "kernel" and (args.barrier != "auto" or args.socket):
         raise UsageError("--barrier and --socket are the user engine's: leave them out")
     set_merge_any(True)
-    if others := preloads_of_others():
+    if others := preload.of_others():
         os.environ["LD_PRELOAD"] = ":".join(others)
     else:
         os.environ.pop("LD_PRELOAD", None)
@@ -129,11 +147,11 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if not stands or ksm.driver() is not None or is_another_there():
         return
     if knobs.run is None:
-        say(f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
+        say(args, f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
     else:
         write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
         start = f"pagemerge daemon --engine kernel, or {write}"
-        say(f"{stands.reason}, so nothing is merged yet; as root: {start}")
+        say(args, f"{stands.reason}, so nothing is merged yet; as root: {start}")
 
 
 def is_another_there() -> bool:
@@ -160,15 +178,19 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
             with_kernel_engine(args, program, domain)
         except (Unsupported, UsageError) as another:
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
-        say(f"kernel engine, one domain for the whole host, because the user engine cannot: {lack}")
+        say(
+            args,
+            f"kernel engine, one domain for the whole host, because the user engine cannot: {lack}",
+        )
     else:
         with_user_engine(args, program, domain)
-        say(f"user engine ({barrier}), which shares pages with programs of this user alone")
+        say(args, f"user engine ({barrier}), which shares pages with programs of this user alone")
 
 
-def say(line: str) -> None:
+def say(args: argparse.Namespace, line: str) -> None:
     """Tell people, on stderr: stdout is the program's."""
-    print(f"pagemerge run: {plain(line)}", file=sys.stderr)
+    if not args.quiet:
+        print(f"pagemerge run: {plain(line)}", file=sys.stderr)
 
 
 def find(command: str) -> str:
@@ -182,23 +204,13 @@ def find(command: str) -> str:
 def barrier_for(wanted: str, program: str) -> str:
     """The barrier that the user engine gets with a program.
 
-    Raises ``Unsupported`` if there is none, or the program is static or changes its user, so that
-    nothing is preloaded into it (ld.so(8)).
+    Raises ``Unsupported`` with the reason if there is none, or the agent cannot get into it.
     """
     from pagemerge import _core
+    from pagemerge.merge.preload import obstacle
 
-    if not LIBRARY.exists():
-        raise PagemergeError(f"{LIBRARY} is missing: pagemerge is not whole, install it again")
-    if Path(program).stat().st_mode & 0o6000:
-        raise Unsupported(
-            f"{program} changes its user or group: nothing is preloaded into such; kernel KSM can "
-            "merge its memory (--engine kernel)"
-        )
-    if _is_static(Path(program)):
-        raise Unsupported(
-            f"{program} is linked statically: nothing can be preloaded into it; kernel KSM can "
-            "merge its memory (--engine kernel)"
-        )
+    if reason := obstacle(Path(program)):
+        raise Unsupported(reason)
     barrier, reason = _core.probe_barrier(wanted)
     if _core.BARRIERS[barrier] == "intern":
         raise Unsupported(
@@ -208,30 +220,17 @@ def barrier_for(wanted: str, program: str) -> str:
     return _core.BARRIERS[barrier]
 
 
-def preloads_of_others() -> list[str]:
-    """What LD_PRELOAD names beside our own library, of whatever installation (ld.so(8))."""
-    words = re.split(r"[: ]+", os.environ.get("LD_PRELOAD", ""))
-    return [word for word in words if word and Path(word).name != LIBRARY.name]
+def why_it_fails(program: str, error: OSError) -> str:
+    """What the kernel's refusal to execute ``program`` comes from, and the cure."""
+    from pagemerge.linux.program import elf, interpreters
 
-
-def _is_static(program: Path) -> bool:
-    """Is it an ELF file without an interpreter (elf(5), PT_INTERP)? Scripts are not.
-
-    Nor is, as far as is known, what may be run but not read.
-    """
-    pt_interp = 3
-    if not os.access(program, os.R_OK):
-        return False
-    with program.open("rb") as file:
-        head = file.read(64)
-        if head[:5] != b"\x7fELF\x02":
-            return False
-        at, size, count = (
-            int.from_bytes(head[32:40], "little"),
-            int.from_bytes(head[54:56], "little"),
-            int.from_bytes(head[56:58], "little"),
-        )
-        file.seek(at)
-        table = file.read(size * count)
-    kinds = (int.from_bytes(table[row : row + 4], "little") for row in range(0, len(table), size))
-    return pt_interp not in kinds
+    *_, last = chain = interpreters(Path(program))
+    if error.errno == errno.ENOEXEC:
+        return "it is neither a program for this machine nor a script: its first line is no #!"
+    if error.errno != errno.ENOENT:
+        return str(error.strerror)
+    if len(chain) > 1 and not last.exists():
+        return f"its interpreter {last} is missing: correct the #! of {chain[-2]}"
+    if (found := elf(last)) and found.loader and not Path(found.loader).exists():
+        return f"its loader {found.loader} is missing: install the C library that it is made for"
+    return str(error.strerror)

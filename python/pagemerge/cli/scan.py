@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli import tables
-from pagemerge.cli.words import as_json
-from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.cli.words import as_json, number
+from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pagemerge.find.process import Process
+    from pagemerge.find.stable import Stable
     from pagemerge.find.survey import Row, Survey
+    from pagemerge.find.tally import Totals
 
 SORTS = ("gain", "name", "pid")
 
@@ -26,7 +31,8 @@ class Scan:
     content. Changes nothing, stops nobody, touches neither holes nor swapped pages. Pages count
     as duplicates inside a trust domain only: the processes of one user.
 
-    Other users' processes need root. The figures are those of the moment.
+    Other users' processes need root. The figures are those of the moment. What pagemerge has merged
+    already is told by the processes' mappings, and is not counted again.
     """
 
     @staticmethod
@@ -37,6 +43,7 @@ class Scan:
         add("--all", action="store_true", help="look at all processes")
         add("--json", action="store_true", help="print figures as JSON")
         add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")
+        add("--top", type=_top, metavar="N", help="show the first N processes only")
         add("--threads", type=_count, default=0, metavar="N", help="default: all processors")
 
     @staticmethod
@@ -52,15 +59,40 @@ class Scan:
         from pagemerge.find import process
         from pagemerge.find.survey import survey
 
-        chosen = process.everyone() if args.all else process.named(args.target)
+        chosen, missing = (process.everyone(), []) if args.all else _named(args.target)
         with looking() as progress:
             result = survey(chosen, args.threads, progress)
         rows = _ordered(result.rows, args.sort, drop_empty=args.all)
         if args.json:
-            print(as_json(figures(result, rows)))
+            print(as_json(figures(result, rows, args.top, missing)))
         elif any(not row.error for row in rows):
-            show(result, rows, tables.console())
+            show(result, rows, tables.console(), args.top, missing)
         return _status(result.rows)
+
+
+def _named(words: list[str]) -> tuple[list[Process], list[str]]:
+    """The processes that ``words`` name, each once, and what is to be said of words that name none.
+
+    Raises ``NoSuchProcess`` if all of them do.
+    """
+    from pagemerge.find.process import named
+
+    found: dict[int, Process] = {}
+    missing: list[NoSuchProcess] = []
+    for word in words:
+        try:
+            found.update((process.pid, process) for process in named([word]))
+        except NoSuchProcess as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    return list(found.values()), [str(error) for error in missing]
+
+
+def _top(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) < 10**9:
+        raise argparse.ArgumentTypeError("not a number of processes, 1 or more")
+    return int(text)
 
 
 def _count(text: str) -> int:
@@ -74,8 +106,10 @@ def _status(rows: list[Row]) -> int:
     """0, or the first error if there is nothing else."""
     if rows and all(row.error for row in rows):
         first = rows[0]
+        who = f"process {first.process.pid} ({first.process.name})"
+        several = f"any of {len(rows):,} processes, such as " if len(rows) > 1 else ""
         raise PagemergeError(
-            f"cannot look at process {first.process.pid} ({first.process.name}): {first.error}",
+            f"cannot look at {several}{who}: {first.error}",
             pid=first.process.pid,
         )
     return 0
@@ -92,9 +126,11 @@ def _ordered(rows: list[Row], sort: str, drop_empty: bool) -> list[Row]:
     return sorted(rows, key=lambda row: (-row.saveable_bytes, bool(row.error), row.process.pid))
 
 
-def figures(result: Survey, rows: list[Row]) -> dict[str, Any]:
+def figures(
+    result: Survey, rows: list[Row], top: int | None = None, missing: Sequence[str] = ()
+) -> dict[str, Any]:
     """The survey as JSON; keys name their units."""
-    totals = result.totals
+    totals, merged = result.totals, result.merged
     return {
         "totals": {
             "pages": totals.pages,
@@ -103,10 +139,23 @@ def figures(result: Survey, rows: list[Row]) -> dict[str, Any]:
             "duplicate_pages_across": totals.duplicate_pages_across,
             "already_shared_pages": totals.already_shared_pages,
             "saveable_bytes": totals.saveable_pages * PAGE_SIZE,
+            "saveable_bytes_by_kind": {
+                "zero": totals.saveable_zero_pages * PAGE_SIZE,
+                "within": totals.saveable_within_pages * PAGE_SIZE,
+                "across": totals.saveable_across_pages * PAGE_SIZE,
+            },
+            "saveable_bytes_by_engine_at_most": {
+                "kernel": totals.saveable_pages * PAGE_SIZE,
+                "user": totals.markable_pages * PAGE_SIZE,
+            },
+            "merged_pages": merged.pages,
+            "merged_saved_bytes": merged.saved_pages * PAGE_SIZE,
             "ineligible_bytes": sum(result.ineligible.values()),
             "ineligible_bytes_by_reason": result.ineligible,
         },
-        "processes": [_row_figures(row) for row in rows],
+        "processes": [_row_figures(row) for row in rows[:top]],
+        "processes_left_out": len(rows[top:]) if top else 0,
+        "not_found": list(missing),
         "page_size": PAGE_SIZE,
         "seconds": round(result.seconds, 6),
         "bytes_read": result.bytes_read,
@@ -123,6 +172,7 @@ def _row_figures(row: Row) -> dict[str, Any]:
         "zero_pages": row.zero_pages,
         "duplicate_pages": row.duplicate_pages,
         "saveable_bytes": row.saveable_bytes,
+        "merged_pages": row.merged_pages,
         "unreadable_pages": row.unreadable_pages,
         "ineligible_bytes": sum(row.ineligible.values()),
         "ineligible_bytes_by_reason": row.ineligible,
@@ -130,56 +180,117 @@ def _row_figures(row: Row) -> dict[str, Any]:
     }
 
 
-def show(result: Survey, rows: list[Row], console: Console) -> None:
+def show(
+    result: Survey,
+    rows: list[Row],
+    console: Console,
+    top: int | None = None,
+    missing: Sequence[str] = (),
+) -> None:
     """The answer in words, then how it comes about, then each process: a line, and below what else
     there is to say of some."""
     from rich.text import Text
 
-    from pagemerge.find.maps import REASONS
+    from pagemerge.find import maps
 
-    totals = result.totals
-    looked_at = [row for row in rows if not row.error]
+    totals, merged = result.totals, result.merged
+    looked_at = sum(not row.error for row in result.rows)
+    more = " more" if merged.pages else ""
     answer = Text("Merging would save ")
-    answer.append(_bytes(totals.saveable_pages * PAGE_SIZE), style="bold")
-    of = f" of {_bytes(totals.pages * PAGE_SIZE)} looked at, in {_processes(len(looked_at))}."
-    console.print(answer.append(of), soft_wrap=True)
-    for pages, meaning in (
-        (totals.zero_pages, "zero pages"),
-        (totals.duplicate_pages_within, "duplicates within a process"),
-        (totals.duplicate_pages_across, "duplicates across processes"),
-        (totals.already_shared_pages, "of these already in shared frames"),
-    ):
-        tables.show(console, f"  {_bytes(pages * PAGE_SIZE):>9}  {meaning}")
-    if result.ineligible:
+    answer.append(_pages(totals.saveable_pages) + more, style="bold")
+    of = f" of {_pages(totals.pages)} looked at, in {number(looked_at, 'process', 'processes')}:"
+    console.print(answer.append(of))
+    zero, within = totals.saveable_zero_pages, totals.saveable_within_pages
+    parts = [
+        (_pages(zero), "zero pages"),
+        (_pages(within), "duplicates within a process"),
+        (_pages(totals.saveable_across_pages), "duplicates across processes"),
+    ]
+    tables.items(console, parts)
+    if totals.saveable_pages:
+        tables.show(console, "Who could save that:")
+        tables.items(console, _engines(totals))
+    if before := _saved_before(totals, merged):
+        tables.show(console, "Saved before, and not counted above:")
+        tables.items(console, before)
+    reasons = sorted(result.ineligible.items(), key=lambda item: -item[1])
+    if reasons:
         tables.show(console, "Cannot be merged, as mapped by each process:")
-    for reason, size in sorted(result.ineligible.items(), key=lambda item: -item[1]):
-        if size:
-            tables.show(console, f"  {_bytes(size):>9}  {reason}: {REASONS[reason]}")
+        texts = [(_bytes(size), f"{why}: {maps.REASONS[why]}") for why, size in reasons if size]
+        tables.items(console, texts)
     console.print()
-    console.print(_table(rows))
-    for line in _notes(rows):
+    denied = [row for row in rows if row.denied]
+    denied = denied if len(denied) > 1 else []
+    listed = [row for row in rows if row not in denied]
+    console.print(_table(listed[:top], len(denied), console.width))
+    if top and (rest := listed[top:]):
+        saved = _bytes(sum(row.saveable_bytes for row in rest))
+        others = number(len(rest), "more process", "more processes")
+        tables.show(console, f"... and {others}, which would save {saved}")
+    for line in [*missing, *_notes(listed)]:
         tables.show(console, line)
+    if denied:
+        cure = "run as root" if os.geteuid() else denied[0].error
+        tables.show(
+            console, f"{number(len(denied), 'process', 'processes')} may not be looked at: {cure}"
+        )
 
 
-def _table(rows: list[Row]) -> Table:
-    sizes = ("LOOKED AT", "ZERO", "DUPLICATE", "SAVES")
-    table = tables.table(("NAME",), ("PID", "UID", *sizes), ("PID", "NAME", "UID", *sizes))
+def _engines(totals: Totals) -> list[tuple[str, str]]:
+    """What each engine could realise of it, and how it is asked."""
+    return [
+        (
+            _pages(totals.saveable_pages),
+            "the kernel engine, of any process (pagemerge attach, run --engine kernel)",
+        ),
+        (
+            _pages(totals.markable_pages),
+            "at most the user engine: of that, what programs mark as mergeable (pagemerge run), "
+            "and arrays of the Python API",
+        ),
+    ]
+
+
+def _saved_before(totals: Totals, merged: Stable) -> list[tuple[str, str]]:
+    """What shares its page with another already."""
+    found = []
+    if merged.pages:
+        kept = f"merged by pagemerge: {_pages(merged.pages)} mapped, kept in {_pages(merged.slots)}"
+        found.append((_pages(merged.saved_pages), kept))
+    if totals.already_shared_pages:
+        shared = "shared since a fork, or merged by Linux"
+        found.append((_pages(totals.already_shared_pages), shared))
+    return found
+
+
+def _table(rows: list[Row], denied: int, width: int) -> Table:
+    """A row a process, and one for all those that may not be looked at."""
+    sizes = ["LOOKED AT", "ZERO", "DUPLICATE", "SAVES"]
+    if any(row.merged_pages for row in rows):
+        sizes.append("MERGED")
+    shown = []
     for row in rows:
-        figures = [row.pages, row.zero_pages, row.duplicate_pages]
-        shown = [_bytes(pages * PAGE_SIZE) for pages in figures] + [_bytes(row.saveable_bytes)]
-        who = row.process
+        pages = [row.pages, row.zero_pages, row.duplicate_pages]
+        cells = [*map(_pages, pages), _bytes(row.saveable_bytes), _pages(row.merged_pages)]
         if row.error:
-            shown = ["-"] * len(sizes)
-        tables.add(table, str(who.pid), who.name, str(who.uid), *shown)
-    return table
+            cells = ["-"] * len(cells)
+        who = row.process
+        shown.append([str(who.pid), who.name, str(who.uid), *cells[: len(sizes)]])
+    if denied:
+        shown.append(["-", number(denied, "process", "processes"), *["-"] * (1 + len(sizes))])
+    columns, spare = ("PID", "NAME", "UID", *sizes), ("UID", "ZERO", "DUPLICATE")
+    return tables.fitted(shown, width, ("NAME",), ("PID", "UID", *sizes), columns, spare)
 
 
 def _notes(rows: list[Row]) -> list[str]:
     """What could not be looked at, and why: a line each; the same of several is said once."""
     said: dict[str, list[Row]] = {}
     for row in rows:
-        if told := row.error or _unreadable(row):
-            said.setdefault(told, []).append(row)
+        if row.error:
+            said.setdefault(row.error, []).append(row)
+    if partly := [row for row in rows if row.unreadable_pages]:
+        pages = sum(row.unreadable_pages for row in partly)
+        said[f"{number(pages, 'page')} could not be read: gone or changed meanwhile"] = partly
     found = []
     for told, about in said.items():
         first = about[0].process
@@ -188,12 +299,8 @@ def _notes(rows: list[Row]) -> list[str]:
     return found
 
 
-def _unreadable(row: Row) -> str:
-    return f"{row.unreadable_pages} pages could not be read" if row.unreadable_pages else ""
-
-
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number} processes"
+def _pages(pages: int) -> str:
+    return _bytes(pages * PAGE_SIZE)
 
 
 def _bytes(size: float) -> str:

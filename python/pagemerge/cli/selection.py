@@ -31,22 +31,23 @@ def sentence(selections: Sequence[Selection]) -> str:
     )
 
 
-def processes(selections: Sequence[Selection]) -> Table:
-    """One row a process, the one that gains most first."""
-    headings = ("looked at", "marked", "duplicates", "saves", "ranges", "new mappings")
-    table = tables.table(("pid", "name"), headings)
-    for one in sorted(selections, key=lambda one: -one.gain):
-        if not one.error:
-            tables.add(
-                table,
-                str(one.pid),
-                one.name,
-                *(size(pages * PAGE_SIZE) for pages in (one.looked, one.marked, one.duplicates)),
-                size(one.gain * PAGE_SIZE),
-                f"{len(one.start):,}",
-                f"{one.mappings:,}",
-            )
-    return table
+def processes(selections: Sequence[Selection], width: int) -> Table:
+    """One row a process, the one that gains most first, for a screen of ``width`` columns."""
+    figures = ("looked at", "marked", "duplicates", "saves", "ranges", "new mappings")
+    rows = [
+        [
+            str(one.pid),
+            one.name,
+            *(size(pages * PAGE_SIZE) for pages in (one.looked, one.marked, one.duplicates)),
+            size(one.gain * PAGE_SIZE),
+            f"{len(one.start):,}",
+            f"{one.mappings:,}",
+        ]
+        for one in sorted(selections, key=lambda one: -one.gain)
+        if not one.error
+    ]
+    order, spare = ("pid", "name", *figures), ("new mappings", "duplicates", "ranges")
+    return tables.fitted(rows, width, ("pid", "name"), figures, order, spare)
 
 
 def notes(selections: Sequence[Selection]) -> list[str]:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 UNBOUND = 200
 """Columns in a pipe, which has no width that a line would have to fit into."""
 
+GAP = 2
+"""Columns between two of a table's."""
+
+ROOM_FOR_TEXT = 12
+"""Columns that a column of text is given before another one is left out for it."""
+
 LEAST = 4
 """Columns that a cell keeps where there is little room."""
 
@@ -41,7 +47,7 @@ def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = (
     """
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     for name in order or (*texts, *figures):
         right = name in figures
         # rich narrows columns that may wrap, the widest first; their cells say that they do not.
@@ -49,6 +55,7 @@ def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = (
             cell(name),
             justify="right" if right else "left",
             overflow="ellipsis",
+            no_wrap=right,  # a figure that is cut is another one
             min_width=WHOLE.get(name.lower(), min(len(name), LEAST)),
         )
     return made
@@ -57,6 +64,51 @@ def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = (
 def add(table: Table, *cells: str) -> None:
     """Add a row."""
     table.add_row(*map(cell, cells))
+
+
+def fitted(
+    rows: Sequence[Sequence[str]],
+    width: int,
+    texts: Sequence[str],
+    figures: Sequence[str],
+    order: Sequence[str],
+    spare: Sequence[str],
+) -> Table:
+    """A table of ``rows``, whose cells are in ``order``, for a screen of ``width`` columns.
+
+    Where it is too wide, the columns ``spare`` are left out, the first of them first; then columns
+    of text give way.
+    """
+    from rich.cells import cell_len
+
+    def wide(name: str) -> int:
+        at = order.index(name)
+        most = max([cell_len(name), *(cell_len(plain(row[at])) for row in rows)])
+        return min(most, ROOM_FOR_TEXT) if name in texts else max(most, WHOLE.get(name.lower(), 0))
+
+    kept, left = list(order), list(spare)
+    while left and sum(wide(name) + GAP for name in kept) - GAP > width:
+        kept.remove(left.pop(0))
+    made = table(texts, figures, kept)
+    for row in rows:
+        add(made, *(row[order.index(name)] for name in kept))
+    return made
+
+
+def items(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
+    """Lines of a figure and what it means, which is folded beside the figure."""
+    from textwrap import fill
+
+    for figure, meaning in pairs:
+        start = f"{figure:>11}" + " " * GAP
+        folded = fill(
+            plain(meaning),
+            max(console.width, 2 * len(start)),
+            initial_indent=start,
+            subsequent_indent=" " * len(start),
+        )
+        for line in folded.split("\n"):
+            show(console, line)
 
 
 def cell(text: str) -> Text:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge import _core
-from pagemerge.errors import PagemergeError
+from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.find import maps, tally
 from pagemerge.find.process import Process, explain
+from pagemerge.find.stable import Stretch
 from pagemerge.linux.maps import Devices, Mapping, devices, marked
 from pagemerge.linux.maps import mappings as maps_of
 from pagemerge.linux.proc import ksm_stat
@@ -54,14 +55,25 @@ class Source:
     """u64[runs]."""
     ineligible: Counter[str] = field(default_factory=Counter)
     """A key of ``maps.REASONS`` -> bytes; counted by ``locate``, not by ``locate_for_ksmd``."""
+    stretches: list[Stretch] = field(default_factory=list)
+    """What it maps of our own slabs; found by ``locate``."""
     unreadable: int = 0
     error: str = ""
     """Why it could not be looked at, or not to the end."""
+    denied: bool = False
+    """That was for want of permission."""
 
     @property
     def total(self) -> int:
         """Pages."""
         return int(self.pages.sum())
+
+    @property
+    def markable(self) -> NDArray[np.bool_]:
+        """Which pages lie in anonymous mappings, and so could be the user engine's: bool[total]."""
+        known = np.array([not it.inode and it.path[:1] != "[" for it in self.mappings], np.bool_)
+        runs = np.repeat(known, self.runs)
+        return np.repeat(runs, self.pages.astype(np.int64))
 
 
 @dataclass(slots=True)
@@ -99,7 +111,7 @@ class Reader:
 
 
 def locate(process: Process) -> Source:
-    """All pages of ``process`` that can be merged or are; what cannot be is counted."""
+    """All pages of ``process`` that can be merged; what is merged, or cannot be, is counted."""
     return _locate(process, _mapping_runs)
 
 
@@ -144,7 +156,8 @@ def _locate(process: Process, runs_of: Callable[[Source, Mapping, Devices], Runs
         source.mappings = [mapping for mapping, number in there if number]
         source.runs = [number for _, number in there if number]
     except PagemergeError as error:
-        return Source(process, error=explain(error, process))
+        why = explain(error, process)
+        return Source(process, error=why, denied=isinstance(error, AccessDenied))
     return source
 
 
@@ -155,8 +168,10 @@ def _mapping_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
     if why:
         source.ineligible[why] += PAGE_SIZE * int(_runs(pid, start, end, False)[1].sum())
         return NOTHING
-    runs = _runs(pid, start, end, not mapping.slab)
-    if mapping.inode and not mapping.slab:
+    runs = _runs(pid, start, end, True)
+    if mapping.slab:
+        source.stretches.append(Stretch.of(mapping, *runs))
+    elif mapping.inode:
         unchanged = int(_runs(pid, start, end, False)[1].sum()) - int(runs[1].sum())
         source.ineligible[maps.FILE_PAGES] += PAGE_SIZE * max(unchanged, 0)
     return runs

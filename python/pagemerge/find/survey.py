@@ -2,7 +2,8 @@
 
 Figures are pages, and hold for one moment: memory that changes while it is read may be counted
 either way. Pages merge inside a trust domain only, here the effective uid unless all are taken
-together; so domains are counted apart and added up.
+together; so domains are counted apart and added up. Stable pages of our own slabs are counted
+apart; a page that equals one of them, and no other page, counts as unique.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pagemerge.find import tally
+import numpy as np
+
+from pagemerge.find import stable, tally
 from pagemerge.find.process import Process
 from pagemerge.find.reading import MEMORYLESS, Progress, Reader, Source, locate
+from pagemerge.find.stable import Stable
 from pagemerge.find.tally import Totals
 from pagemerge.model import PAGE_SIZE
+
+NOTHING_MARKABLE = np.empty(0, np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +39,16 @@ class Row:
     process or another, in the same physical page or not."""
     saveable_bytes: int = 0
     """Its part of what merging would save: every holder of a page counts the same."""
+    merged_pages: int = 0
+    """Stable pages of a hub that it maps; not among ``pages``."""
     unreadable_pages: int = 0
     """Were there a moment before, and could not be read."""
     ineligible: dict[str, int] = field(default_factory=dict)
     """A key of ``maps.REASONS`` -> bytes that are present and cannot be merged."""
     error: str = ""
     """Why it could not be looked at."""
+    denied: bool = False
+    """That was for want of permission."""
 
     @property
     def memoryless(self) -> bool:
@@ -53,6 +63,8 @@ class Survey:
     rows: list[Row]
     """In the order of the processes given."""
     totals: Totals
+    merged: Stable
+    """Of our own slabs."""
     ineligible: dict[str, int]
     """Summed over processes: memory shared by two of them counts twice."""
     bytes_read: int
@@ -80,15 +92,18 @@ def survey(
     sources = [locate(process) for process in processes]
     reader = Reader(threads, sum(source.total for source in sources), progress)
     rows: dict[int, Row] = {}
-    totals = Totals()
+    totals, merged = Totals(), Stable()
     for domain in [sources] if together else _domains(sources):
-        counted = tally.tally(*reader.read(domain))
+        markable = np.concatenate([source.markable for source in domain] or [NOTHING_MARKABLE])
+        counted = tally.tally(*reader.read(domain), markable)
         totals += counted.totals
+        merged += stable.count(it for source in domain for it in source.stretches)
         rows.update((s.process.pid, _row(s, counted, i)) for i, s in enumerate(domain))
     ineligible = sum((source.ineligible for source in sources), Counter[str]())
     return Survey(
         [rows[process.pid] for process in processes],
         totals,
+        merged,
         dict(ineligible),
         reader.bytes_read,
         reader.seconds,
@@ -103,13 +118,14 @@ def _domains(sources: list[Source]) -> Iterator[list[Source]]:
 
 def _row(source: Source, counted: tally.Tally, index: int) -> Row:
     if source.error:
-        return Row(source.process, error=source.error)
+        return Row(source.process, error=source.error, denied=source.denied)
     return Row(
         source.process,
         int(counted.pages[index]),
         int(counted.zero_pages[index]),
         int(counted.duplicate_pages[index]),
         int(counted.gain[index] * PAGE_SIZE),
+        stable.count(source.stretches).pages,
         source.unreadable,
         dict(source.ineligible),
     )

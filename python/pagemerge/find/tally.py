@@ -8,6 +8,8 @@ copies have been saved before. Per content other than zeros, then summed:
     c - 1  =  duplicates within (copies beyond the first in their process)
             + duplicates across (processes beyond the first)
     saveable  =  zeros + within + across - already shared
+
+What is saveable is split in the same way, by counting one page of each frame.
 """
 
 from __future__ import annotations
@@ -44,8 +46,19 @@ class Totals:
     """Of contents in several processes, one for each process beyond the first."""
     already_shared_pages: int = 0
     """Beyond the first in their physical frame, zeros too: nothing is left to save."""
-    saveable_pages: int = 0
-    """Physical frames that merging would free."""
+    saveable_zero_pages: int = 0
+    """Physical frames that merging would free, here of zeros."""
+    saveable_within_pages: int = 0
+    """The same of duplicates within a process."""
+    saveable_across_pages: int = 0
+    """The same of duplicates across processes."""
+    markable_pages: int = 0
+    """Of these three at most so many for the user engine: the rest is of no anonymous mapping."""
+
+    @property
+    def saveable_pages(self) -> int:
+        """Physical frames that merging would free, in all."""
+        return self.saveable_zero_pages + self.saveable_within_pages + self.saveable_across_pages
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -79,11 +92,14 @@ def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
     return np.where(shared & (digests != ABSENT), name, np.uint64(ABSENT))
 
 
-def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
+def tally(
+    digests: UInt64s, frames: UInt64s, offsets: Int64s, markable: NDArray[np.bool_] | None = None
+) -> Tally:
     """Count the pages of processes of one domain.
 
     ``digests`` and ``frames`` (from ``shared_frames``) are u64[n], process after process;
     process i has the pages from ``offsets[i]`` to ``offsets[i + 1]`` (int64[processes + 1]).
+    ``markable``, bool[n]: pages that the user engine could be given (default: all).
     """
     mapped_before = _mapped_before(frames)
     zero = digests == ZERO
@@ -92,10 +108,18 @@ def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
     owner = np.searchsorted(offsets, groups.members, side="right") - 1
     holders = _holders(owner, groups.starts)
     freed = _freed(groups, mapped_before)
+    # One page of each frame, and of these the processes that have one.
+    first = ~mapped_before[groups.members]
+    frames_of = _sums(first, groups.starts)
+    bounds = np.cumsum(np.append(0, frames_of[frames_of > 0]))
+    holders_of_frames = _holders(owner[first], bounds)
 
     processes = len(offsets) - 1
-    gain = _sums(zero & ~mapped_before, offsets).astype(np.float64)
-    gain += np.bincount(owner, weights=np.repeat(freed / copies, copies), minlength=processes)
+    saved_zero, part = zero & ~mapped_before, np.repeat(freed / copies, copies)
+    gain = _sums(saved_zero, offsets).astype(np.float64)
+    gain += np.bincount(owner, weights=part, minlength=processes)
+    if markable is None:
+        markable = np.ones(len(digests), np.bool_)
     looked_at = _sums(digests != ABSENT, offsets)
     totals = Totals(
         pages=int(looked_at.sum()),
@@ -103,7 +127,11 @@ def tally(digests: UInt64s, frames: UInt64s, offsets: Int64s) -> Tally:
         duplicate_pages_within=len(owner) - holders,
         duplicate_pages_across=holders - len(groups),
         already_shared_pages=int(mapped_before.sum()),
-        saveable_pages=int((zero & ~mapped_before).sum()) + int(freed.sum()),
+        saveable_zero_pages=int(saved_zero.sum()),
+        saveable_within_pages=int(first.sum()) - holders_of_frames,
+        saveable_across_pages=holders_of_frames - (len(bounds) - 1),
+        markable_pages=int((saved_zero & markable).sum())
+        + int(part[markable[groups.members]].sum() + 1e-6),
     )
     return Tally(
         totals,

@@ -20,10 +20,10 @@ from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number
 
 SLAB_PREFIX = "/memfd:pagemerge"
-"""Private mappings of our own slabs: their pages are merged already, and are looked at."""
+"""Private mappings of our own slabs: their pages are merged already, but for those written."""
 
 _LINE = re.compile(
-    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) [0-9a-f]+ "
+    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) "
     rb"([0-9a-f]{2,}:[0-9a-f]{2,}) ([0-9]{1,20}) *(.*)",
     re.DOTALL,
 )
@@ -46,6 +46,8 @@ class Mapping:
     """0 for anonymous memory."""
     path: str
     """File, ``[heap]``, ``[anon:name]`` or empty; print it through ``text.plain`` only."""
+    offset: int = 0
+    """Of the first byte in the file."""
 
     @property
     def shared(self) -> bool:
@@ -73,7 +75,7 @@ def parse(line: bytes) -> Mapping | None:
     found = _LINE.fullmatch(line)
     if found is None:
         return None
-    start, end, flags, device, inode, path = found.groups()
+    start, end, flags, offset, device, inode, path = found.groups()
     return Mapping(
         int(start, 16),
         int(end, 16),
@@ -81,6 +83,7 @@ def parse(line: bytes) -> Mapping | None:
         device.decode("ascii"),
         int(inode),
         decoded(path),
+        int(offset, 16),
     )
 
 
@@ -139,7 +142,7 @@ def smaps(
                 part[name] += kilobytes * 1024 if wanted else 0
         else:
             mapping = _LINE.fullmatch(line)
-            wanted = only is not None and mapping is not None and mapping[6] == only
+            wanted = only is not None and mapping is not None and mapping[7] == only
     return total, part
 
 

@@ -55,11 +55,16 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
             peer.sendall(wire.HEADER.pack(0, wire.Kind.STATUS, 0))
             length, kind, _ = wire.HEADER.unpack(_exactly(peer, wire.HEADER.size))
             body = _exactly(peer, min(length, wire.MOST_BODY))
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise HubError(
+            f"no hub runs at {path}, so the user engine merges nobody's memory. One starts with "
+            "the first program that marks memory under `pagemerge run`, or merges it from Python; "
+            "by hand: `pagemerge daemon`. What Linux merges: `pagemerge doctor`",
+            path=str(path),
+        ) from error
     except OSError as error:
         raise HubError(
-            f"no hub answers at {path} ({error.strerror or error}); it starts with the first "
-            "program that uses pagemerge, or by hand: pagemerge daemon",
-            path=str(path),
+            f"the hub at {path} gives no answer: {error.strerror or error}", path=str(path)
         ) from error
     if kind == wire.Kind.REFUSED:
         raise HubError(f"the hub at {path} refuses: {plain(body, 300)}", path=str(path))

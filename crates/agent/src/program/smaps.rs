@@ -105,6 +105,14 @@ pub fn slabs(from: usize, end: usize) -> Option<Vec<(Range<usize>, Keep)>> {
     Some(found.map(|it| (it.range, it.keep)).collect())
 }
 
+/// Is there shared memory in a range? Not if that cannot be found out.
+#[must_use]
+pub fn is_shared(from: usize, end: usize) -> bool {
+    let maps = read(c"/proc/self/maps").unwrap_or_default();
+    let mut lines = maps.split(|&byte| byte == b'\n').filter_map(Line::parse);
+    lines.any(|line| line.access[3] == b's' && line.range.start < end && line.range.end > from)
+}
+
 /// The private memory of a range, in order of address; None if that cannot be found out.
 pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
     let mut found = Vec::new();

@@ -82,7 +82,8 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
 /// one engine at a time. Its answer is that to MADV_UNMERGEABLE, which is looked at in the same way.
 fn mark(start: usize, end: usize) -> Answer {
     crate::watch_forks();
-    program::mark(start, end, config).map_err(|_| libc::EAGAIN)?;
+    let fits = program::mark(start, end, config).map_err(|_| libc::EAGAIN)?;
+    crate::note::marked(start, end, fits);
     // SAFETY: it changes nothing where ksmd does not merge.
     match unsafe { ask(start, end - start, libc::MADV_UNMERGEABLE) } {
         Err(libc::EINVAL) => Ok(0), // a kernel without KSM: we merge all the same

@@ -1,4 +1,5 @@
-//! Calls about the process as a whole that our presence would change: limits, and the last thread.
+//! Calls about the process as a whole: limits and the last thread, which our presence would change, and
+//! its end.
 
 use crate::{kernel, told_int};
 use libc::{c_int, c_long, c_void, pid_t};
@@ -127,6 +128,29 @@ pub unsafe extern "C-unwind" fn prlimit64(
 ) -> c_int {
     // SAFETY: by the caller.
     told_int(unsafe { limit(pid, resource as usize, new as usize, old as usize) })
+}
+
+/// _exit(2), as shells end; exit(3) runs the library's end, and does not come here.
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
+    crate::note::finish();
+    loop {
+        // SAFETY: the program's own call.
+        let _ = unsafe { kernel(libc::SYS_exit_group, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// _Exit(3), which is the same.
+///
+/// # Safety
+/// As the system call.
+#[no_mangle]
+pub unsafe extern "C-unwind" fn _Exit(status: c_int) -> ! {
+    // SAFETY: by the caller.
+    unsafe { _exit(status) }
 }
 
 /// pthread_exit(3): when the last thread of a program ends, libc ends the process. The agent's

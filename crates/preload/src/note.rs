@@ -1,0 +1,98 @@
+//! What people are told when a program of `pagemerge run` ends, and nothing of it could be merged.
+//!
+//! `run` writes a note, a small file, and becomes the program. The first of the program's processes
+//! that marks memory which can be merged takes the note away. Memory that cannot be is noted in its
+//! first byte. The process that `run` was ends as the last, as a rule: it takes the note that is still
+//! there and writes the line that fits. Others say nothing; nor does a program that has closed its
+//! standard error by then, or is killed.
+//!
+//! All calls are the kernel's own: `_exit` may be called in a signal handler, or with any lock held.
+
+use pagemerge_agent::program;
+use rustix::fs::{fstat, open, unlink, Mode, OFlags};
+use rustix::io::{pwrite, read, write};
+use rustix::process::getpid;
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+
+/// Why nothing was merged, by the first byte of the note: the line behind it that says so.
+const UNMARKED: u8 = b'1';
+const SHARED: u8 = b'2';
+const UNFIT: u8 = b'3';
+/// Bytes of a note, and more.
+const MOST: usize = 2048;
+
+pub struct Note {
+    /// The process that `run` was.
+    process: i32,
+    /// Device and inode of what was its standard error: the program may write a file of its own
+    /// there by now.
+    stderr: (u64, u64),
+    path: CString,
+}
+
+static NOTE: OnceLock<Option<Note>> = OnceLock::new();
+/// Is there no more to be told by this process?
+static SETTLED: AtomicBool = AtomicBool::new(false);
+
+/// Look for a note: at the library's start, or when another library marks memory before that.
+pub fn expect() -> Option<&'static Note> {
+    NOTE.get_or_init(named).as_ref()
+}
+
+/// The note that `PAGEMERGE_NOTE` names, as `PID:DEVICE:INODE:PATH`.
+fn named() -> Option<Note> {
+    let word = std::env::var_os("PAGEMERGE_NOTE").unwrap_or_default().into_vec();
+    let mut parts = word.splitn(4, |&byte| byte == b':');
+    let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
+    let (process, device, inode) = (number()?, number()?, number()?);
+    let path = CString::new(parts.next()?).ok()?;
+    Some(Note { process: i32::try_from(process).ok()?, stderr: (device, inode), path })
+}
+
+/// The program has marked `[start, end)`; `fits`: some of it can be merged.
+pub fn marked(start: usize, end: usize, fits: bool) {
+    let Some(note) = expect().filter(|_| !SETTLED.load(Ordering::Relaxed)) else { return };
+    if fits {
+        SETTLED.store(true, Ordering::Relaxed);
+        let _ = unlink(&note.path);
+        return;
+    }
+    if let Ok(file) = open(&note.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let why = if program::is_shared(start, end) { SHARED } else { UNFIT };
+        let _ = pwrite(&file, &[why], 0);
+    }
+}
+
+/// This process ends.
+pub fn finish() {
+    let Some(Some(note)) = NOTE.get() else { return };
+    if getpid().as_raw_nonzero().get() != note.process || SETTLED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let Ok(file) = open(&note.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return;
+    };
+    let mut text = [0_u8; MOST];
+    let Ok(len) = read(&file, &mut text[..]) else { return };
+    // Of two threads that end the process, one takes it away.
+    if unlink(&note.path).is_err() {
+        return;
+    }
+    // SAFETY: it is used for two calls, which fail if the program has closed it.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let same = |found: rustix::fs::Stat| (found.st_dev, found.st_ino) == note.stderr;
+    let line = match text[0] {
+        which @ (UNMARKED | SHARED | UNFIT) => usize::from(which - UNMARKED) + 1,
+        _ => return,
+    };
+    if let (true, Some(line)) = (
+        fstat(stderr).is_ok_and(same),
+        text[..len].split_inclusive(|&byte| byte == b'\n').nth(line),
+    ) {
+        let _ = write(stderr, line);
+    }
+}

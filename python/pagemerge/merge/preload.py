@@ -1,0 +1,58 @@
+"""The agent as a library to preload: what it is, and which programs it gets into."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pagemerge.errors import PagemergeError
+from pagemerge.linux import program as linux
+
+LIBRARY = Path(__file__).parents[1] / "libpagemerge_preload.so"
+"""The agent as a library; it is part of the package."""
+
+
+def of_others() -> list[str]:
+    """What LD_PRELOAD names beside our own library, of whatever installation (ld.so(8))."""
+    words = re.split(r"[: ]+", os.environ.get("LD_PRELOAD", ""))
+    return [word for word in words if word and Path(word).name != LIBRARY.name]
+
+
+def obstacle(program: Path) -> str:
+    """Why the agent cannot get into ``program``, or the hub not read it; empty if they can.
+
+    Of a script its interpreter counts. Of what is no ELF file nothing is known, so nothing is
+    said. Raises ``PagemergeError`` if our library is missing.
+    """
+    ours = linux.elf(LIBRARY)
+    if ours is None:
+        raise PagemergeError(f"{LIBRARY} is missing: pagemerge is not whole, install it again")
+    chain = linux.interpreters(program)
+    why = _obstacle(chain[-1], ours)
+    if not why:
+        return ""
+    return (
+        f"{program} {why}" if len(chain) == 1 else f"{program} is run by {chain[-1]}, which {why}"
+    )
+
+
+def _obstacle(path: Path, ours: linux.Elf) -> str:
+    if gained := linux.gains_rights(path):
+        return f"{gained}: ld.so preloads nothing into such programs, and no hub may read them"
+    if not os.access(path, os.R_OK, effective_ids=True) and path.exists():
+        return "may be run but not read: the kernel then lets no hub read its memory"
+    found = linux.elf(path)
+    if found is None:
+        return ""
+    if found.bits != ours.bits:
+        return f"is a {found.bits}-bit program, and the agent has {ours.bits} bits"
+    if found.machine != ours.machine:
+        return "is made for another kind of processor than the agent"
+    if not found.loader:
+        return "is linked statically: nothing can be preloaded into it"
+    if "ld-musl" in found.loader:
+        return "is linked against musl, and the agent needs glibc"
+    if linux.is_glibc(Path(found.loader)) is False:
+        return f"is linked against another C library than glibc (its loader is {found.loader})"
+    return ""
