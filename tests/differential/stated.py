@@ -121,6 +121,14 @@ STATED = (
         lambda words, bare, merged: words[0] == "mbind" and "errno 5" in bare,
     ),
     Stated(
+        "Linux 6.17 and later read maps without a lock of the whole: a mapping that is just "
+        "replaced may be missing",
+        lambda words, bare, merged: (
+            words[0] == "look" and _zeros(merged).items() < _zeros(bare).items()
+        ),
+        passes=True,
+    ),
+    Stated(
         "smaps is read in parts: a mapping that grows in between is told twice",
         lambda words, bare, merged: (
             words[0].startswith("flags")
