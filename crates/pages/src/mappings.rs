@@ -1,4 +1,4 @@
-//! Our own mappings, one question at a time (`PROCMAP_QUERY`, Linux 6.11).
+//! Mappings, our own as a rule, one question at a time (`PROCMAP_QUERY`, Linux 6.11).
 
 use crate::error::{Error, Result};
 use crate::slab;
@@ -29,6 +29,8 @@ struct Query {
 
 const PROCMAP_QUERY: ioctl::Opcode = opcode::read_write::<Query>(b'f', 17);
 const READ_AND_WRITE: u64 = 0x03;
+const ACCESS: u64 = 0x07;
+const CODE: u64 = 0x05;
 const SHARED: u64 = 0x08;
 
 /// What is mapped at an address.
@@ -65,10 +67,32 @@ impl Mappings {
     /// # Errors
     /// `Os` when descriptors run out.
     pub fn open() -> Result<Self> {
+        Self::at_path("/proc/self/maps")
+    }
+
+    /// Of process `pid`, as long as it executes no other program.
+    ///
+    /// # Errors
+    /// `Os` if it may not be looked at, or has gone.
+    pub fn of(pid: i32) -> Result<Self> {
+        Self::at_path(&format!("/proc/{pid}/maps"))
+    }
+
+    fn at_path(path: &str) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let maps = rustix::fs::open(c"/proc/self/maps", flags, Mode::empty())
+        let maps = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| Error::os("open of maps", errno.raw_os_error()))?;
         Ok(Self { maps })
+    }
+
+    /// Is there code at `address`, which the program can execute and not write?
+    ///
+    /// # Errors
+    /// ENOENT if there is nothing; ENOTTY before Linux 6.11.
+    pub fn is_code(&self, address: u64) -> rustix::io::Result<bool> {
+        let mut query = Query { address, ..Query::default() };
+        self.ask(&mut query)?;
+        Ok(query.access & ACCESS == CODE)
     }
 
     /// The mapping that holds `address`.

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pagemerge.cli import attach, tables
-from pagemerge.cli.words import as_json, number
+from pagemerge.cli.progress import looking
+from pagemerge.cli.words import as_json, number, size
+from pagemerge.model import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pagemerge.cli.attach import Row
 
 
 class Detach:
@@ -24,17 +30,57 @@ class Detach:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Detach and print; 1 if one of the processes could not be detached."""
-        from pagemerge.merge.attach import detach
-
         _, targets = attach.ready(args.target)
         rows = [attach.look(target) for target in targets]
+        separated: dict[int, int | None] = {}
         if not args.dry_run:
-            rows = [attach.do(row, detach) for row in rows]
+            rows, separated = separate(rows)
         if args.json:
-            print(as_json(attach.figures(rows)))
+            told = attach.figures(rows)
+            for row in told["processes"]:
+                pages = separated.get(row["pid"])
+                row["separated_bytes"] = None if pages is None else pages * PAGE_SIZE
+            print(as_json(told))
             return attach.status(rows)
         good = number(sum(not row.error for row in rows), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"
-        print(f"ksmd {verb} {good} alone.")
+        print(f"ksmd {verb} {good} alone{own(separated)}.")
         attach.show(rows, tables.console())
         return attach.status(rows)
+
+
+def separate(rows: list[Row]) -> tuple[list[Row], dict[int, int | None]]:
+    """``rows`` with what came of it, and how many pages of each process (pid) are its own again.
+
+    None where nobody can tell.
+    """
+    from functools import partial
+
+    from pagemerge.find.merged import merged_pages
+    from pagemerge.merge.attach import detach
+
+    pids = [row.process.pid for row in rows if not row.error]
+    before = {pid: merged_pages(pid) for pid in pids}
+    total, done = sum(end - start for row in rows for start, end in row.ranges), 0
+    with looking("separating") as progress:
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(done // PAGE_SIZE, total // PAGE_SIZE)
+
+        rows = [attach.do(row, partial(detach, progress=tell)) for row in rows]
+    separated: dict[int, int | None] = {}
+    for pid, pages in before.items():
+        left = merged_pages(pid)
+        separated[pid] = None if pages is None or left is None else max(pages - left, 0)
+    return rows, separated
+
+
+def own(separated: dict[int, int | None]) -> str:
+    """In words, how much has been separated; empty where nobody can tell."""
+    known = [pages for pages in separated.values() if pages is not None]
+    if not known:
+        return ""
+    pages = number(sum(known), "page")
+    return f": {pages} ({size(sum(known) * PAGE_SIZE)}) they had in common are their own now"

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def looking() -> Iterator[Progress]:
-    """A progress bar on standard error, if somebody looks at it."""
+def looking(what: str = "looking") -> Iterator[Progress]:
+    """A progress bar on standard error, if somebody looks at it: ``what`` is being done."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    columns = ("looking", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (what, BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("looking", total=None)
+        task = bar.add_task(what, total=None)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done * PAGE_SIZE, total=total * PAGE_SIZE)

@@ -8,7 +8,7 @@ what it maps later and for its children, too; on kernels before 6.4 range by ran
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,8 @@ MERGEABLE, UNMERGEABLE = 12, 13
 
 PIECE = 4 << 20
 """Bytes that are separated in one system call: a few milliseconds if all of them are merged."""
+TOLD = 64 << 20
+"""Bytes after which progress is told."""
 AT_ONCE = 1024
 """Merged pages that one prctl may separate. It keeps the whole process from mapping memory and
 from page faults meanwhile, some microseconds a page."""
@@ -72,20 +74,30 @@ def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = 
     return _advised(pid, name, ranges(), MERGEABLE)
 
 
-def detach(pid: int, name: str, ranges: Callable[[], Ranges]) -> Outcome:
+def detach(
+    pid: int,
+    name: str,
+    ranges: Callable[[], Ranges],
+    progress: Callable[[int], None] = lambda _bytes: None,
+) -> Outcome:
     """Undo ``attach``, and separate what was merged. Also undoes what the program marked itself.
 
-    ``ranges`` is asked for all of its memory that can be mergeable. Errors as ``attach``.
+    ``ranges`` is asked for all of its memory that can be mergeable, in order of address;
+    ``progress`` is told of bytes of them that were done since the last time. Errors as ``attach``.
     """
     pieces, before = None, merging_pages(pid)
+
+    def separate() -> Outcome:
+        return _advised(pid, name, cut(joined(ranges()), PIECE), UNMERGEABLE, progress)
+
     if (before or 0) > AT_ONCE:
-        pieces = _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+        pieces = separate()
     try:
         was_on, held = _core.inject_prctl(pid, False)
     except Unsupported:
-        return pieces or _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+        return pieces or separate()
     if not was_on and pieces is None and _has_marks(pid):
-        pieces = _advised(pid, name, cut(ranges(), PIECE), UNMERGEABLE)
+        pieces = separate()
     longest, count, refused = held, 0, 0
     if pieces is not None:
         held += pieces.held_seconds
@@ -105,6 +117,17 @@ def detach(pid: int, name: str, ranges: Callable[[], Ranges]) -> Outcome:
     )
 
 
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """``ranges``, in order of address, those side by side as one: one call does for both."""
+    found: list[tuple[int, int]] = []
+    for start, end in ranges:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
 def cut(ranges: Iterable[tuple[int, int]], piece: int) -> list[tuple[int, int]]:
     """``ranges`` in pieces of at most ``piece`` bytes, in the same order."""
     return [
@@ -112,6 +135,16 @@ def cut(ranges: Iterable[tuple[int, int]], piece: int) -> list[tuple[int, int]]:
         for first, end in ranges
         for start in range(first, end, piece)
     ]
+
+
+def batches(ranges: Ranges, most: int) -> Iterator[Ranges]:
+    """``ranges`` in order, so many at a time that they have ``most`` bytes, or few more."""
+    first, size = 0, 0
+    for at, (start, end) in enumerate(ranges, 1):
+        size += end - start
+        if size >= most or at == len(ranges):
+            yield ranges[first:at]
+            first, size = at, 0
 
 
 def merging_pages(pid: int, proc: Path = PROC) -> int | None:
@@ -140,10 +173,19 @@ def _has_marks(pid: int) -> bool:
     return process_ksm(pid).mergeable is not False
 
 
-def _advised(pid: int, name: str, ranges: Ranges, advice: int) -> Outcome:
-    before = merging_pages(pid)
-    starts = array("Q", (start for start, _ in ranges))
-    lengths = array("Q", (end - start for start, end in ranges))
-    told, held, longest = _core.inject_madvise(pid, starts, lengths, advice)
-    refused = sum(map(bool, memoryview(told).cast("i")))
+def _advised(
+    pid: int,
+    name: str,
+    ranges: Ranges,
+    advice: int,
+    progress: Callable[[int], None] = lambda _bytes: None,
+) -> Outcome:
+    before, refused, held, longest = merging_pages(pid), 0, 0.0, 0.0
+    for some in batches(ranges, TOLD):
+        starts = array("Q", (start for start, _ in some))
+        lengths = array("Q", (end - start for start, end in some))
+        told, seconds, most = _core.inject_madvise(pid, starts, lengths, advice)
+        refused += sum(map(bool, memoryview(told).cast("i")))
+        held, longest = held + seconds, max(longest, most)
+        progress(sum(lengths))
     return Outcome(pid, name, "madvise", False, held, longest, len(ranges), refused, before)

@@ -43,9 +43,10 @@ const CHOOSY: u32 = 16;
 /// Before the second try no pause, then ever longer ones.
 const PAUSE: Duration = Duration::from_micros(50);
 /// A thread is held for several calls in a row up to this long; then it runs for a while.
-const HOLD: Duration = Duration::from_millis(2);
-/// ... and this many times as long as it was held.
-const RUN: u32 = 4;
+const HOLD: Duration = Duration::from_millis(10);
+/// ... for this part of the time that it was held: the calls of other threads that map memory or
+/// take page faults wait for ours, so the sooner all is over the better.
+const RUN: f64 = 0.5;
 
 const PR_SET_MEMORY_MERGE: u64 = 67;
 const PR_GET_MEMORY_MERGE: u64 = 68;
@@ -97,7 +98,7 @@ pub fn prctl(pid: i32, on: bool) -> Result<Merging> {
     let get = Call { number: libc::SYS_prctl, arguments: [PR_GET_MEMORY_MERGE, 0, 0, 0, 0] };
     let set =
         Call { number: libc::SYS_prctl, arguments: [PR_SET_MEMORY_MERGE, u64::from(on), 0, 0, 0] };
-    let (before, held) = stopped(pid, move |tracee| {
+    let (before, held) = stopped(pid, &mut None, move |tracee| {
         let before = tracee.call(&get)?;
         if before < 0 || before == i64::from(on) {
             return Ok(before);
@@ -124,16 +125,16 @@ pub fn prctl(pid: i32, on: bool) -> Result<Merging> {
 /// `Refused` and why, `Os` with `ESRCH` or `EPERM`. What madvise itself says of a range is in the
 /// results; a range that is gone meanwhile is `ENOMEM`.
 pub fn madvise(pid: i32, ranges: &[(u64, u64)], advice: i32) -> Result<Advised> {
-    let mut all = Advised::default();
+    let (mut all, mut place) = (Advised::default(), None);
     let mut rest = ranges;
     while !rest.is_empty() {
-        let (results, held) = stopped(pid, |tracee| advise(tracee, rest, advice))?;
+        let (results, held) = stopped(pid, &mut place, |tracee| advise(tracee, rest, advice))?;
         rest = rest.get(results.len()..).unwrap_or_default();
         all.results.extend(results);
         all.held += held;
         all.longest = all.longest.max(held);
         if !rest.is_empty() {
-            std::thread::sleep(held * RUN);
+            std::thread::sleep(held.mul_f64(RUN));
         }
     }
     Ok(all)
@@ -162,13 +163,19 @@ fn advise(
     Ok(results)
 }
 
-/// Stop one thread of process `pid`, let `work` make it do calls, and let it go as it was.
+/// Stop one thread of process `pid`, let `work` make it do calls, and let it go as it was. `known`:
+/// where it has a system call instruction, as of the last time.
 fn stopped<T: Send>(
     pid: i32,
+    known: &mut Option<u64>,
     work: impl Fn(&mut Tracee) -> std::result::Result<T, Trouble> + Sync,
 ) -> Result<(T, Duration)> {
     refusals::check(pid)?;
-    let place = place::find(pid)?;
+    // To read the maps of a process that has tens of thousands takes tens of milliseconds.
+    let place = match known.filter(|&place| place::is_still(pid, place)) {
+        Some(place) => place,
+        None => *known.insert(place::find(pid)?),
+    };
     let mut last = String::from("has no thread left");
     for turn in 0..AGAIN {
         let mut again = false;

@@ -2,6 +2,7 @@
 
 use super::arch;
 use crate::error::{Error, Result};
+use crate::mappings::Mappings;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
@@ -39,6 +40,15 @@ pub fn find(pid: i32) -> Result<u64> {
     Err(Error::Refused { pid, why: why.into() })
 }
 
+/// Is there one at `place` still? Quick, but for kernels before 6.11, where nobody knows: false.
+pub fn is_still(pid: i32, place: u64) -> bool {
+    let mut bytes = [0; arch::INSTRUCTION.len()];
+    let read = |memory: fs::File| memory.read_exact_at(&mut bytes, place);
+    Mappings::of(pid).is_ok_and(|maps| maps.is_code(place).unwrap_or(false))
+        && fs::File::open(format!("/proc/{pid}/mem")).and_then(read).is_ok()
+        && bytes == arch::INSTRUCTION
+}
+
 /// Start, end and whether it is the vdso, if a line of maps is of executable memory that the
 /// program cannot write.
 fn executable(line: &str) -> Option<(u64, u64, bool)> {
@@ -70,5 +80,11 @@ mod tests {
             executable(line).is_some_and(|(start, end, vdso)| vdso && (start..end).contains(&place))
         };
         assert!(maps.lines().any(inside), "{place:#x}");
+        let own = std::process::id() as i32;
+        let old = Mappings::open().unwrap().is_code(place).is_err();
+        assert!(old || is_still(own, place));
+        assert!(!is_still(own, place + 1) && !is_still(own, 0));
+        let data = arch::INSTRUCTION.to_vec(); // no code
+        assert!(!is_still(own, data.as_ptr() as u64));
     }
 }
