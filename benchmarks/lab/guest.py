@@ -143,6 +143,10 @@ class Guest:
         if not self.is_ready(patience):
             raise self._trouble(f"is not ready after {patience:g} s")
 
+    def is_heard(self, word: str) -> bool:
+        """Has it said ``word`` once more? Does not wait."""
+        return self._next(word, 0.0)
+
     def resident_bytes(self) -> int:
         """Memory that QEMU has touched, merged or not."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_SIZE

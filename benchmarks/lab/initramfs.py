@@ -78,9 +78,15 @@ disk() {
     [ "$back" = "$block" ] && say right || say wrong: disk
 }
 
+# Say something all the time, from here on.
+tick() {
+    while usleep 10000; do say tick; done &
+    say right
+}
+
 while read -r word; do
     case "$word" in
-        check|change|disk) "$word" ;;
+        check|change|disk|tick) "$word" ;;
         off) poweroff -f ;;
     esac
 done
