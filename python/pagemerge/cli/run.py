@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class Run:
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](
             args, program, domain
         )
+        # Python ignores it, and the program would: `pagemerge run -- CMD | head` has to end CMD.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         try:
             os.execv(program, args.command)
         except OSError as error:
