@@ -65,6 +65,20 @@ def test_a_reader_that_has_gone_is_no_failure(words: list[str]) -> None:
     assert done.returncode in (0, 77)
 
 
+def test_a_pipe_that_does_not_block_gets_all() -> None:
+    code = "from pagemerge.cli import streams; streams.guard(); print('x' * 200_000)"
+    read, write = os.pipe()
+    os.set_blocking(write, False)  # and has room for less than that
+    with os.fdopen(read, "rb") as pipe:
+        argv = [sys.executable, "-c", code]
+        with subprocess.Popen(argv, stdout=write, stderr=subprocess.PIPE) as program:
+            os.close(write)
+            said = pipe.read()
+            assert program.stderr is not None
+            assert program.stderr.read() == b""
+    assert said == b"x" * 200_000 + b"\n"
+
+
 @pytest.mark.parametrize("shell", [">&-", "2>/dev/full", "2>&-"])
 def test_an_error_that_cannot_be_said_is_still_a_status(shell: str) -> None:
     assert ran(["scan", "--all", "nonsense"], shell).returncode == 2

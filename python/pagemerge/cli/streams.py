@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,11 +26,15 @@ class Sink(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write ``data``, or pretend to."""
-        if self.lost is None:
-            try:
-                return super().write(data)
-            except OSError as error:
-                self.lost = error
+        try:
+            while self.lost is None:
+                # None, whatever typeshed says: another process made the file non-blocking.
+                written: int | None = super().write(data)
+                if written is not None:
+                    return written
+                select.select([], [self], [])
+        except OSError as error:
+            self.lost = error
         return memoryview(data).nbytes
 
 
