@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint types rust python soak race fuzz differential selftests bench \
-	clean
+	package wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -20,7 +20,7 @@ export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-SOURCES := pyproject.toml Cargo.toml Cargo.lock \
+SOURCES := pyproject.toml Cargo.toml Cargo.lock packaging/backend.py \
 	$(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.c')
 
 help: ## this list
@@ -75,23 +75,34 @@ bench: build ## the benchmarks, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; \
 		$(BIN)/python "$$file" || [ $$? -eq 77 ] || exit 1; done
 
+package: build $(VENV)/.test ## pack the sources, install them by pip in a new environment, and try that
+	PAGEMERGE_PACKAGE=1 $(BIN)/python -m pytest tests/integration/test_package.py $(ARGS)
+
+wheel: $(VENV)/.run ## a wheel for every Linux with glibc 2.28 or newer, in dist (gets the Zig compiler)
+	@packaging/portable $(BIN)/python dist
+
 clean: ## remove everything that was built here, .venv too
-	rm -rf .venv target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find python tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/pagemerge/*.so
+
+# PYTHON=... makes a .venv of another Python anew.
+WHICH := import sys; print(sys.base_prefix, *sys.version_info[:3])
+ifneq ($(PYTHON),)
+ifneq ($(shell { $(PYTHON) -c '$(WHICH)'; } 2>&1),$(shell { $(BIN)/python -c '$(WHICH)'; } 2>&1))
+.PHONY: $(VENV)/.run
+endif
+endif
 
 # A new Python or a new list of packages: everything after it is redone.
 $(VENV)/.run: pyproject.toml bootstrap
 	@./bootstrap run
 	@touch $@
 
-$(VENV)/.test: pyproject.toml bootstrap | $(VENV)/.run
+$(VENV)/.test: pyproject.toml bootstrap $(VENV)/.run
 	@./bootstrap test
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.run
-	@# maturin takes a library it finds in the package's folder into the wheel as it is.
-	cargo build --release --quiet --package pagemerge-preload
-	cp target/release/libpagemerge_preload.so python/pagemerge/
-	$(BIN)/maturin develop --release --quiet
+	$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .
 	@touch $@

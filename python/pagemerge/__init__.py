@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from pagemerge._core import Memory
-from pagemerge.errors import PagemergeError
+from pagemerge.errors import (
+    AccessDenied,
+    HubError,
+    NoSuchProcess,
+    OutOfMemory,
+    PagemergeError,
+    ProtocolError,
+    Unsupported,
+    UsageError,
+)
 from pagemerge.memory import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
+    "HubError",
     "Memory",
+    "NoSuchProcess",
+    "OutOfMemory",
     "PagemergeError",
+    "ProtocolError",
+    "Unsupported",
+    "UsageError",
     "buffer",
     "copy",
     "empty",

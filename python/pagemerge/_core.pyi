@@ -157,7 +157,7 @@ def build_slab(
     after, as in ``Peer``, and no slab is made if one has changed.
 
     Returns its descriptor (the caller's to close), its id, and the digests u64[sum(pages)] of the
-    sealed bytes. Pages that could not be read are zero. ``PagemergeError`` when memory runs out.
+    sealed bytes. Pages that could not be read are zero. ``OutOfMemory`` when memory runs out.
     """
 
 def copy_slots(descriptors: _Words, slots: _Words, seed: int) -> tuple[int, int, bytes]:
@@ -199,7 +199,10 @@ def inject_madvise(
 
 @final
 class Memory:
-    """Mergeable memory: a writable buffer of bytes, zero at first, page-aligned."""
+    """Mergeable memory: a writable buffer of bytes, zero at first, page-aligned.
+
+    ``OutOfMemory`` names the size.
+    """
 
     def __new__(cls, nbytes: int) -> Memory: ...
     @property

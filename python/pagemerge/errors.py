@@ -47,6 +47,10 @@ class AccessDenied(PagemergeError, PermissionError):
     """The kernel refused: someone else's process, or a right that is missing."""
 
 
+class OutOfMemory(PagemergeError, MemoryError):
+    """The kernel has no memory, or no room for mappings, left for us."""
+
+
 class Unsupported(PagemergeError):
     """This host cannot do it (exit status 77); the message says what would have to change."""
 

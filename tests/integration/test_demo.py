@@ -67,11 +67,27 @@ def test_each_barrier(barrier: str) -> None:
     judge(figures)
 
 
-def test_wrong_usage() -> None:
-    argv = [sys.executable, "-m", "pagemerge", "demo", "--workers", "0"]
+def test_the_smallest_demo_works_and_its_headline_comes_first() -> None:
+    argv = [sys.executable, "-m", "pagemerge", "demo", "--workers", "2", "--size", "4"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Merging saved ")
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "least"),
+    [
+        ("--workers", "0", "at least 2 processes"),
+        ("--workers", "1", "at least 2 processes"),
+        ("--workers", "some", "at least 2 processes"),
+        ("--size", "3", "at least 4 MB"),
+    ],
+)
+def test_too_small_says_how_large(option: str, given: str, least: str) -> None:
+    argv = [sys.executable, "-m", "pagemerge", "demo", option, given]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
-    assert "0 is less than 1" in done.stderr
+    assert least in done.stderr
 
 
 @pytest.fixture

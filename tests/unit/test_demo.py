@@ -118,7 +118,7 @@ def test_a_good_outcome_has_no_faults() -> None:
     [
         ({"lost_writes": 3}, "3 writes were lost"),
         ({"changed_pages": 2}, "2 pages do not hold what was loaded"),
-        ({"saved_bytes": 360_000_000}, "less than 95% of the 380000000"),
+        ({"saved_bytes": 358_000_000}, "less than 95% of the 380000000"),
         ({"separated_after_write": False}, "did not give the writer a page of its own"),
         ({"asked_barrier": "park"}, "--barrier park was asked for, the workers ran under move"),
     ],
@@ -133,6 +133,7 @@ def test_it_is_told_in_words() -> None:
     with console.capture() as capture:
         show.told(OUTCOME, console)
     said = capture.get()
+    assert said.startswith("Merging saved 370 MB of 600 MB (62%) in 4 processes.\n")
     assert "Each of 4 workers loaded 128 MB of real files (numpy, the Python" in said
     assert "held by UFFDIO_MOVE while it is compared.\nWhy so: the workers have a full-mode" in said
     assert ["600", "MB", "230", "MB", "370", "MB", "380", "MB"] in [

@@ -152,7 +152,7 @@ pub fn start(config: Config) -> Result<()> {
 /// Map `bytes` bytes of mergeable memory, zeroed.
 ///
 /// # Errors
-/// `Usage` for no bytes, `Os` when memory runs out.
+/// `Usage` for no bytes, `Memory` when memory runs out.
 pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
     if bytes == 0 || bytes > isize::MAX as usize - PAGE {
         return Err(Error::Usage(format!("cannot make mergeable memory of {bytes} bytes")));
@@ -163,7 +163,10 @@ pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     let base =
         unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, access, MapFlags::PRIVATE) }
-            .map_err(|errno| Error::os("mmap", errno.raw_os_error()))?;
+            .map_err(|errno| match errno.raw_os_error() {
+                libc::ENOMEM => Error::Memory { bytes },
+                other => Error::os("mmap", other),
+            })?;
     // Single pages of a huge page can be shared, but not freed. EINVAL: no huge pages here.
     // SAFETY: advice about our own fresh mapping.
     let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };

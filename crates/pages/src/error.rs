@@ -16,6 +16,11 @@ pub enum Error {
         /// The address it was about, where it was about one.
         address: Option<u64>,
     },
+    /// There is no memory of this many bytes.
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// This kernel or this user cannot do it; the text says what would have to change.
     Unsupported(String),
     /// Something about this one process stands in the way; the text says what, and the cure.
@@ -109,6 +114,11 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Self::Memory { bytes } => write!(
+                f,
+                "there is no memory for {bytes} bytes: ask for less, or raise what limits this \
+                 process (ulimit -v) or the host (vm.overcommit_memory)"
+            ),
             Self::Refused { pid, why } | Self::Left { pid, why } => {
                 write!(f, "process {pid} {why}")
             }

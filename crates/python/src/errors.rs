@@ -11,10 +11,12 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
             let class = match *errno {
                 libc::ESRCH => "NoSuchProcess",
                 libc::EPERM | libc::EACCES => "AccessDenied",
+                libc::ENOMEM => "OutOfMemory",
                 _ => "PagemergeError",
             };
             (class, *pid, *address)
         }
+        Error::Memory { .. } => ("OutOfMemory", None, None),
         Error::Refused { pid, .. } => ("PagemergeError", Some(*pid), None),
         Error::Left { pid, .. } => ("AccessDenied", Some(*pid), None),
         Error::Unsupported(_) => ("Unsupported", None, None),

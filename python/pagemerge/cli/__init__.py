@@ -9,7 +9,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from types import TracebackType
 from typing import NoReturn, Protocol, cast
 
@@ -74,8 +73,21 @@ def overview() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (see ``Verb.run``)."""
-    _write_anything()
+    from pagemerge.cli import streams
+
+    streams.guard()
+    sys.excepthook = _tell_unexpected
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(words)
+    except SystemExit as end:  # argparse's, after help or an error; SIGTERM's
+        if isinstance(end.code, int) and (changed := streams.settle("pagemerge", end.code)):
+            raise SystemExit(changed) from None
+        raise
+    return streams.settle(f"pagemerge {words[0]}", status)
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] not in VERBS:
         overview().parse_args(words)  # prints help, version or the error, and exits
         return 2
@@ -97,18 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"pagemerge {name}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is wrong.
-        sys.stderr.close()
-        return 0
-
-
-def _write_anything() -> None:
-    """Text from outside must never make a print fail, whatever the locale can write."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    sys.excepthook = _tell_unexpected
 
 
 def _tell_unexpected(

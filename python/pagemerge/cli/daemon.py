@@ -10,11 +10,10 @@ import logging
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from pagemerge.cli import logs
+from pagemerge.cli import logs, streams
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, Unsupported, UsageError
 from pagemerge.linux.text import plain
@@ -96,9 +95,8 @@ def _serve(args: argparse.Namespace) -> int:
     except OSError as error:
         raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
     logging.shutdown()
-    sys.stdout.flush()
     # A reader that a client keeps waiting would keep us, too.
-    os._exit(0)
+    os._exit(streams.settle("pagemerge daemon", 0))
 
 
 def _govern(args: argparse.Namespace) -> int:
@@ -153,6 +151,8 @@ def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
             f"{row.new_slots:,} new stable pages filled from it",
             flush=True,
         )
+    if streams.abandoned():  # `| head`: there is nobody to go on for
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _return_memory() -> None:

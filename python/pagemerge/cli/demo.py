@@ -11,7 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import words
+from pagemerge.cli import tables, words
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
@@ -32,18 +32,18 @@ class Demo:
     merges behind the workers' backs; without it they merge what they loaded themselves.
 
     Exit status: 0, or 1 where contents differ, a write was lost, or less than 95% of what was
-    expected was saved.
+    expected was saved (the workers may take half a megabyte each for themselves meanwhile).
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add --workers, --size, --barrier and --json."""
         parser.add_argument(
-            "--workers", type=positive, default=4, metavar="N", help="processes (default: 4)"
+            "--workers", type=workers, default=4, metavar="N", help="processes (default: 4)"
         )
         parser.add_argument(
             "--size",
-            type=positive,
+            type=megabytes,
             default=128,
             metavar="MB",
             help="real data that each worker loads, in MB (default: 128)",
@@ -76,12 +76,10 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
     if as_json:
         print(words.as_json(asdict(outcome)))
         return
-    from rich.console import Console
-
     from pagemerge.cli.words import size
     from pagemerge.demo import show
 
-    show.told(outcome, Console(highlight=False))
+    show.told(outcome, tables.console())
     if outcome.loaded_bytes < asked_bytes - outcome.page_size:
         print(
             f"This machine has {size(outcome.loaded_bytes)} of different files to load; "
@@ -89,11 +87,24 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
         )
 
 
-def positive(text: str) -> int:
-    """A type for argparse: a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+def workers(text: str) -> int:
+    """A type for argparse: as many processes as it takes to have something in common."""
+    return at_least(2, text, "processes: one alone has nothing to share")
+
+
+def megabytes(text: str) -> int:
+    """A type for argparse: so many that they show among what an interpreter needs itself."""
+    return at_least(4, text, "MB: less cannot be told from what the processes need themselves")
+
+
+def at_least(least: int, text: str, of_what: str) -> int:
+    """A whole number, or an error that says how small it may be, and why."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is too few: at least {least} {of_what}")
     return number
 
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class Run:
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](
             args, program, domain
         )
+        # Python ignores it, and the program would: `pagemerge run -- CMD | head` has to end CMD.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         try:
             os.execv(program, args.command)
         except OSError as error:

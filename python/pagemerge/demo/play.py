@@ -25,6 +25,9 @@ LOOKS, MORE_LOOKS = 2, 8
 """Full scans that must pass without more gain: when there is about as much as was expected, and
 when there is less (a worker may have been busy, and the hub tries again after some looks)."""
 
+HOPE = 15.0
+"""Seconds that must pass as well when there is less: a busy host looks sooner than it merges."""
+
 WRITTEN = 64
 """Shared pages that one worker writes to at the end."""
 
@@ -165,8 +168,10 @@ def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
             best, reached, scans = gain, time.monotonic(), status.full_scans
             cpu = cpu_seconds(stage)
         tell("the hub merges in the background", min(1.0, gain / max(expected, 1)))
-        looks = LOOKS if best >= GOOD_ENOUGH * expected else MORE_LOOKS
-        return status.full_scans >= scans + looks
+        if best >= GOOD_ENOUGH * expected:
+            return status.full_scans >= scans + LOOKS
+        hopeless = time.monotonic() >= reached + HOPE
+        return hopeless and status.full_scans >= scans + MORE_LOOKS
 
     stage.until(settled, MERGING, "finish merging")
     return Merged(status, reached - began, cpu)

@@ -39,10 +39,20 @@ def progress() -> Iterator[Tell]:
 
 
 def told(outcome: Outcome, console: Console) -> None:
-    """Print ``outcome``: what was done, the accounts, the price, the proof."""
-    console.print(f"{loaded(outcome)}\n{way(outcome)}\n", markup=False)
+    """Print ``outcome``: what was saved, what was done, the accounts, the price, the proof."""
+    text = f"{headline(outcome)}\n\n{loaded(outcome)}\n{way(outcome)}\n"
+    console.print(text, markup=False, soft_wrap=True)
     console.print(table(outcome))
-    console.print(f"\n{price(outcome)}\n{proof(outcome)}", markup=False)
+    console.print(f"\n{price(outcome)}\n{proof(outcome)}", markup=False, soft_wrap=True)
+
+
+def headline(outcome: Outcome) -> str:
+    """What it is all about, in one line."""
+    part = outcome.saved_bytes / max(outcome.before_bytes, 1)
+    return (
+        f"Merging saved {size(outcome.saved_bytes)} of {size(outcome.before_bytes)} ({part:.0%}) "
+        f"in {number(outcome.workers, 'process', 'processes')}."
+    )
 
 
 def loaded(outcome: Outcome) -> str:

@@ -1,0 +1,97 @@
+"""The build back end (PEP 517, PEP 660): maturin's, and the library for ``pagemerge run`` with it.
+
+maturin builds one library, the binding. The package has a second one, which is preloaded into other
+programs and so cannot be the binding. It is built first and put into the package's folder; maturin
+takes it from there into the wheel (``include`` in pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+import maturin
+
+# Hooks to which nothing has to be added: a front end looks for them by name.
+get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
+get_requires_for_build_editable = maturin.get_requires_for_build_editable
+get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
+
+Options = Mapping[str, object] | None
+
+CRATE = "pagemerge-preload"
+LIBRARY = Path("python/pagemerge/libpagemerge_preload.so")
+
+
+def build_wheel(folder: str, options: Options = None, metadata: str | None = None) -> str:
+    """Build a wheel into ``folder``; returns its file name."""
+    _find_tools()
+    _build_library()
+    return str(maturin.build_wheel(folder, options, metadata))
+
+
+def build_editable(folder: str, options: Options = None, metadata: str | None = None) -> str:
+    """Build a wheel that points at this checkout into ``folder``; returns its file name."""
+    _find_tools()
+    _build_library()
+    return str(maturin.build_editable(folder, options, metadata))
+
+
+def build_sdist(folder: str, options: Options = None) -> str:
+    """Pack the sources into ``folder``; returns the archive's file name."""
+    _find_tools()
+    return str(maturin.build_sdist(folder, options))
+
+
+def prepare_metadata_for_build_wheel(folder: str, options: Options = None) -> str:
+    """Write the wheel's ``.dist-info`` into ``folder``; returns its name."""
+    _find_tools()
+    return str(maturin.prepare_metadata_for_build_wheel(folder, options))
+
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
+
+
+def _find_tools() -> None:
+    """Put cargo and maturin on PATH, for ourselves and for maturin's hooks.
+
+    Without cargo, puccinialin (which ``get_requires_for_build_wheel`` then asks for) gets one. A
+    build without isolation (``pip --no-build-isolation``) may not have its environment on PATH.
+    """
+    if not shutil.which("cargo"):
+        from puccinialin import setup_rust
+
+        os.environ.update(setup_rust())
+    if not shutil.which("maturin"):
+        scripts = sysconfig.get_path("scripts")
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), scripts])
+
+
+def _build_library() -> None:
+    """Build the library to preload, and put it into the package's folder."""
+    argv = ["cargo", "build", "--release", "--package", CRATE]
+    build = subprocess.run(
+        [*argv, "--message-format", "json-render-diagnostics"],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if build.returncode:
+        raise SystemExit(f"{' '.join(argv)} failed: see above")
+    # cargo says where it is: that depends on the caller's configuration and environment.
+    messages = map(json.loads, build.stdout.splitlines())
+    (built,) = (
+        name
+        for message in messages
+        if message["reason"] == "compiler-artifact"
+        for name in message["filenames"]
+        if Path(name).name == LIBRARY.name
+    )
+    # Under another name first: programs that run may have the old file mapped.
+    fresh = LIBRARY.with_suffix(".new")
+    shutil.copy(built, fresh)
+    fresh.replace(LIBRARY)
