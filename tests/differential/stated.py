@@ -184,6 +184,11 @@ STATED = (
         ends=True,
     ),
     Stated(
+        "what cannot be made anonymous just then, because a page may be pinned, is refused",
+        lambda words, bare, merged: re.search(r"errno 1[12]\b", merged) is not None,
+        passes=True,
+    ),
+    Stated(
         "a window is open just then: the agent's userfaultfd has registered the range, and the "
         "kernel asks whether any has",
         lambda words, bare, merged: words[0].startswith("uffd_"),
