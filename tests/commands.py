@@ -16,7 +16,8 @@ _OTHER_MOUNTS = ["unshare", "--mount", "sh", "-c"]
 
 # Who cannot read our modules has them imported before it becomes that user.
 _AS_USER = """
-import ctypes, json, locale, os, re, shutil, sys, traceback
+import ctypes, json, locale, os, re, select, shutil, sys, traceback
+import pagemerge.cli.streams
 import pagemerge.cli.attach, pagemerge.cli.daemon, pagemerge.cli.detach, pagemerge.cli.doctor
 import pagemerge.cli.run, pagemerge.decide.trust, pagemerge.governor, pagemerge.merge.attach
 import pagemerge.find.merged, pagemerge.merge.knobs, pagemerge.linux.program
