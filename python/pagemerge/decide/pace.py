@@ -6,6 +6,8 @@ not change sleeps longer and longer.
 
 from __future__ import annotations
 
+from enum import Enum
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,15 @@ MOST_SKIPPED = 63
 MOST_EMPTY = 3
 """``quiet`` of a block with nothing in it at the most: what comes there is new, and worth finding
 within eight cycles. Asking each time whether something has come was most of an idle hub's work."""
+
+
+class Gain(Enum):
+    """What a cycle has come to."""
+
+    NOTHING = 0
+    LITTLE = 1
+    """Not worth the cycle, and the next one soon after it."""
+    MUCH = 2
 
 
 def due(pages: Pages) -> list[tuple[int, int]]:
@@ -105,7 +116,7 @@ def rest(worked: float, took: float, share: float) -> float:
 def pause(last: float, yielded: bool, longest: float) -> float:
     """Seconds to wait for something new before the next cycle.
 
-    ``last``: the pause before; ``yielded``: whether anything was merged or is new.
+    ``last``: the pause before; ``yielded``: whether what was merged or is new is worth it.
     """
     shortest = min(0.05, longest)
     return shortest if yielded else min(max(last * 2, shortest), longest)
