@@ -26,9 +26,10 @@ from pagemerge.decide.trust import Domain
 from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.linux.fault import told
 from pagemerge.linux.text import plain
+from pagemerge.looking import check_separated, due, look, note
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
-from pagemerge.merge.user import Client, Region, breathe, plan_rows
+from pagemerge.merge.user import Client, breathe, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -236,59 +237,26 @@ class Hub:
             if client.adopting:
                 await client.adopt_mappings(members.store)
             if not client.has_barrier:
-                await self._check_separated(client)
+                await check_separated(client)
                 return False
-            # New ones first: there is most to find.
-            for region in sorted(client.regions.values(), key=lambda it: it.looked):
-                region.looked = True
-                for first, count in pace.due(region.pages):
-                    await self._look(members, client, region, first, count)
+            for asked in due(client):
+                async with self.turn(members.domain.uid):
+                    seen = await look(client, asked, members.store.seed)
+                members.pending += note(
+                    client, seen, self.settings.looks, self.clock, self.most_vain
+                )
             return fresh
         except Exception as error:
             pass_over(client, error)
         return False
 
-    async def _look(
-        self, members: Members, client: Client, region: Region, first: int, count: int
-    ) -> None:
-        """Look at some pages of a region."""
-        seen = np.empty(count, np.uint64)
-        start, merges = region.start + first * PAGE_SIZE, client.merges
-        async with self._turn(members.domain.uid):
-            await client.read(client.peer.look, start, members.store.seed, seen)
-        if client.merges != merges:
-            return  # pages merged meanwhile, on demand, would seem to be written
-        observed = stability.observe(
-            region.pages, first, seen, self.settings.looks, self.clock, self.most_vain
-        )
-        pace.settle(region.pages, first, observed.awake, observed.empty)
-        client.separations += observed.separated
-        members.pending += observed.stable
-
-    def _turn(self, uid: int, is_large: bool = False) -> asyncio.Semaphore:
+    def turn(self, uid: int, is_large: bool = False) -> asyncio.Semaphore:
         """To be held while memory of this user's is read; large requests leave room for small."""
         if (uid, is_large) not in self._turns:
             processors = len(os.sched_getaffinity(0))
             most = max(processors // 2, 1) if is_large else processors
             self._turns[uid, is_large] = asyncio.Semaphore(most)
         return self._turns[uid, is_large]
-
-    async def _check_separated(self, client: Client) -> None:
-        """A client without a barrier is looked at for statistics only: which pages it wrote."""
-        for region in client.regions.values():
-            slot = region.pages.slot
-            if not np.any(slot != NO_SLOT):
-                continue
-            end, merges = region.start + len(region) * PAGE_SIZE, client.merges
-            found = await client.read(client.peer.present_runs, region.start, end)
-            if client.merges != merges:
-                return  # pages merged meanwhile would seem to be written
-            starts, counts = (np.frombuffer(part, np.uint64) for part in found)
-            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-                first = (start - region.start) // PAGE_SIZE
-                part = slot[first : first + count]
-                client.separations += int(np.count_nonzero(part != NO_SLOT))
-                part[:] = NO_SLOT
 
     async def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
@@ -399,7 +367,7 @@ class Hub:
                 await client.refresh()
             seen = np.empty(pages, np.uint64)
             # One at a time of each client; large ones of one user take turns.
-            async with client.asking, self._turn(members.domain.uid, pages > SMALL):
+            async with client.asking, self.turn(members.domain.uid, pages > SMALL):
                 await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
             offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
             wanted, donors = np.unique(seen, return_index=True)

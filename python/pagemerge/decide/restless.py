@@ -4,14 +4,14 @@ A page that is merged and soon written again costs two moves, a fault of the pro
 and saves nothing. Digests cannot foresee it: the bytes may be the same at each look. So it is told
 from what became of the page before. Each time that a merge did not last, or could not be made, or
 that the page changed though it had stood as long as it had to, it has to stand twice as long the
-next time. A merge that has lasted for ``PAID`` seconds has paid for itself: all is forgotten.
+next time. A merge that has lasted (``PAID``) has paid for itself: all is forgotten.
 
 This takes no memory: the record of a look has room for it. ``Pages.standing`` u8: the low half
 counts what has gone by since the page began to stand as it does, the high half how often in a row
 that was in vain (``vain``). Of a page that is not merged, looks in a row are counted that saw the
 same; of one that has to stand for ``hold`` seconds, only looks between which the clock has passed a
 multiple of that, and one more of them. So it stands one to two times as long. Of a merged page
-multiples of ``PAID`` are counted. What is remembered of the clock is when a block was looked at.
+multiples of ``1 << PAID`` are counted. Of the clock it is remembered when a block was looked at.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-MOST_VAIN = 11
+FREE = 2
+"""How often standing may be in vain before a page has to stand longer: most pages that change once
+or twice have changed for good."""
+
+MOST_VAIN = FREE + 10
 """``vain`` counts up to here: 1024 seconds."""
 
-PAID = 7
-"""A merge has to last for 128 (1 << 7) seconds, twice in a row."""
+PAID = 5
+"""A merge has to last for 32 (1 << 5) seconds, twice in a row."""
 
 
 def counted(standing: U8) -> U8:
@@ -38,20 +42,19 @@ def counted(standing: U8) -> U8:
 
 
 def vain(standing: U8) -> U8:
-    """How often in a row standing was in vain. The first time is free: most pages that change once
-    have changed for good. From then on ``hold`` is 2, 4, ... 1024 seconds."""
+    """How often in a row standing was in vain. Beyond ``FREE`` the hold is 2, 4, ... 1024 s."""
     return standing >> np.uint8(4)
 
 
 def needed(standing: U8, looks: int) -> U8:
     """What has to be counted where ``looks`` are enough for other pages."""
-    more: U8 = np.minimum(np.uint8(looks) + (vain(standing) > 1), LOOKS).astype(np.uint8)
+    more: U8 = np.minimum(np.uint8(looks) + (vain(standing) > FREE), LOOKS).astype(np.uint8)
     return more
 
 
 def is_due(pages: Pages, indices: I64, now: int) -> Bools:
     """Whether a look at these pages counts: their hold has gone by since the one before."""
-    steps = np.maximum(vain(pages.standing[indices]), 1) - np.uint8(1)
+    steps = np.maximum(vain(pages.standing[indices]), FREE) - np.uint8(FREE)
     due: Bools = (passed(pages, indices, now) >> steps != 0) | (steps == 0)
     return due
 
@@ -78,7 +81,7 @@ def begin(pages: Pages, indices: I64) -> None:
 
 def most_vain(longest: float) -> int:
     """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds."""
-    return min(1 + int(np.log2(longest)), MOST_VAIN) if longest >= 2 else 1
+    return min(FREE + int(np.log2(max(longest, 1))), MOST_VAIN)
 
 
 def begin_anew(pages: Pages, indices: I64, most: int = MOST_VAIN) -> None:
