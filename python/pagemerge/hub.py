@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from pagemerge import _core
 from pagemerge.boundary import pass_over
 from pagemerge.config import Settings
 from pagemerge.decide import pace, plan, restless, stability
-from pagemerge.decide.pace import Gain
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.linux.fault import told
@@ -128,19 +128,19 @@ class Hub:
         while not members.is_over or pause == 0.0:
             members.wake = asyncio.Event()
             try:
-                gain = await self.cycle(members)
+                found = await self.cycle(members)
             except Exception as error:
                 # Not of one client, or it would have ended there: a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
-                gain = Gain.NOTHING
+                found = 0
             members.cycles += 1
             members.patience.recover()
             self.full_scans = max(self.full_scans, members.cycles)
             # A hub that waits as long as it may looks in any case; all else has to be worth it.
-            waits = gain is Gain.NOTHING and pause >= self.settings.longest_pause
-            rest = self.budget.rest(is_spare=gain is not Gain.MUCH and not waits)
+            waits = found == 0 and pause >= self.settings.longest_pause
+            rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
             await members.rest(rest)
-            pause = pace.pause(pause, self._goes_on(gain), self.settings.longest_pause)
+            pause = pace.pause(pause, self._weight(found), self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
@@ -150,12 +150,13 @@ class Hub:
         members.filler.close()
         self.domains.pop(members.domain, None)
 
-    def _goes_on(self, gain: Gain) -> bool:
-        """Does the next cycle follow at once?"""
-        return gain is Gain.MUCH or (gain is Gain.LITTLE and self.budget.has_spare)
+    def _weight(self, found: float) -> float:
+        """As many as were found, or infinite where there is time to go on for any."""
+        return inf if found and self.budget.has_spare else found
 
-    async def cycle(self, members: Members) -> Gain:
-        """Merge what the looks so far have found, and look at every client once.
+    async def cycle(self, members: Members) -> float:
+        """Merge what the looks so far have found, and look at every client once. Returns the pages
+        that were merged, or have become worth it; infinite where there are new regions.
 
         In this order the compare of a merge is the last look that a page needs: an unchanged page
         is read once, not twice. Who wants merging at first sight has it the other way round.
@@ -164,9 +165,8 @@ class Hub:
         merged = 0 if at_first_sight else await self._decide(members)
         before = members.pending
         fresh = await self._visit_all(members)
-        found = members.pending - before
-        gain = Gain.MUCH if fresh else members.gain(found)
-        if self._goes_on(gain):
+        found = inf if fresh else members.pending - before
+        if self._weight(found) > pace.FEW:
             for client in list(members.clients):
                 for number, region in enumerate(list(client.regions.values())):
                     pace.recall(region.pages)
@@ -174,7 +174,7 @@ class Hub:
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
-        return max(gain, members.gain(merged), key=lambda it: it.value)
+        return max(found, merged)
 
     async def _visit_all(self, members: Members) -> bool:
         """Look at all clients; true if one of them has new regions, a reason to look again soon.
@@ -213,8 +213,7 @@ class Hub:
         for client in clients:
             members.pending += client.missed
             client.missed = 0
-        enough = Gain.LITTLE if self.budget.has_spare else Gain.MUCH
-        if members.gain(members.pending).value < enough.value:
+        if not members.pending or not (self.budget.has_spare or members.is_worth_a_plan):
             return 0
         members.pending = 0
         for client in list(members.clients):

@@ -7,7 +7,6 @@ import time
 from dataclasses import InitVar, dataclass, field
 
 from pagemerge.decide import pace
-from pagemerge.decide.pace import Gain
 from pagemerge.decide.trust import Domain
 from pagemerge.filling import Filler
 from pagemerge.merge.patience import Patience
@@ -23,11 +22,9 @@ MOST_SPARE = 1.0
 """Processor seconds that may be saved up for work that yields little, and are there at the start:
 so a hub that has little to do does it at once."""
 
-FEW = 64
-"""Pages that are no reason to plan anew, and to look again at once; and one more for each ..."""
-
-FEW_OF = 4096
-"""... pages of the domain, which each plan goes through."""
+FEW, FEW_OF = 64, 256
+"""So many pages, and one for each so many of the domain, are no reason to plan anew: each plan goes
+through the whole domain, and those that lie close to each other are merged behind one barrier."""
 
 LOOK_UP = 0.5
 """Seconds of a rest after which a hub looks whether anybody is left."""
@@ -94,10 +91,10 @@ class Members:
     def __post_init__(self, quota: Quota | None) -> None:
         self.filler = Filler(quota)
 
-    def gain(self, pages: int) -> Gain:
-        """What so many pages are, beside a plan and a look at all of the domain."""
-        few = FEW + sum(client.claimed[1] for client in self.clients) // FEW_OF
-        return Gain.MUCH if pages > few else Gain.LITTLE if pages > 0 else Gain.NOTHING
+    @property
+    def is_worth_a_plan(self) -> bool:
+        """Are many pages pending?"""
+        return self.pending > FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
 
     def rouse(self, _: object = None) -> None:
         """Something has happened: the pause between two cycles ends. Fit to be a callback."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -285,9 +287,12 @@ class TestPace:
         assert pages.wait.tolist() == [40, 0]
 
     def test_pauses_grow_keep_the_budget_and_end_with_a_yield(self) -> None:
-        assert pace.pause(1.0, True, 2) == 0.05
-        assert pace.pause(1.0, False, 2) == 2
-        assert pace.pause(0.0, True, 0.001) == 0.001
+        assert pace.pause(1.0, inf, 2) == 0.05
+        assert pace.pause(1.0, 0, 2) == 2
+        assert pace.pause(0.3, 1, 2) == 0.6
+        assert pace.pause(1.0, 4 * pace.FEW, 2) == 0.25, "so that each finds about as many"
+        assert pace.pause(1.0, pace.FEW, 2) == 1.0
+        assert pace.pause(0.0, inf, 0.001) == 0.001
         assert pace.rest(1.0, 1.0, 0.25) == pytest.approx(3.0)
         assert pace.rest(1.0, 5.0, 0.25) == 0, "it waited for clients long enough"
         assert pace.rest(1.0, 0.5, 1.0) == pytest.approx(0.5), "two threads at work"

@@ -9,7 +9,6 @@ from typing import cast
 import pytest
 
 from pagemerge import members
-from pagemerge.decide.pace import Gain
 from pagemerge.decide.trust import Domain
 from pagemerge.members import Budget, Members
 from pagemerge.merge.user import Client
@@ -38,12 +37,14 @@ def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - began > 0.001
 
 
-def test_how_many_pages_are_much_depends_on_how_many_there_are() -> None:
+def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None:
     domain = Members(Domain(0))
-    assert domain.gain(0) is Gain.NOTHING
-    assert domain.gain(1) is Gain.LITTLE
-    assert domain.gain(members.FEW + 1) is Gain.MUCH
+    domain.pending = members.FEW
+    assert not domain.is_worth_a_plan
+    domain.pending += 1
+    assert domain.is_worth_a_plan
     large = SimpleNamespace(claimed=(1, 1000 * members.FEW_OF))
     domain.clients.append(cast(Client, large))
-    assert domain.gain(members.FEW + 1000) is Gain.LITTLE
-    assert domain.gain(members.FEW + 1001) is Gain.MUCH
+    assert not domain.is_worth_a_plan
+    domain.pending += 1000
+    assert domain.is_worth_a_plan
