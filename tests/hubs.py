@@ -16,8 +16,14 @@ from pagemerge.errors import HubError
 from pagemerge.merge.client import fetch_status
 from pagemerge.model import ClientStatus, Status
 
-FAST = "[hub]\nlooks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n"
-"""Merge at first sight, as fast as the hub can."""
+FAST = """[hub]
+looks = 1
+cpu_percent = 100
+idle_percent = 100
+longest_hold = 0
+longest_pause = 0.05
+"""
+"""Merge at first sight, as fast as the hub can, whatever was merged in vain before."""
 
 PATIENCE = 40.0
 """Seconds that anything may take on a busy host."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -48,6 +49,33 @@ class Worker:
             self.memory[part] = content(self.numbers[part])
         if self.engine == "kernel":
             self.mapping.madvise(mmap.MADV_MERGEABLE)
+        return {}
+
+    def rewrite(self, pages: int, roaming: bool, every: float) -> Answer:
+        """Go on writing ``pages`` pages each ``every`` seconds; ``rest`` ends it.
+
+        They get the contents of other pages, so that what is written is equal to what others hold
+        at once: always the same pages, or, ``roaming``, others each time.
+        """
+        chance = np.random.default_rng(1)
+        self.enough = threading.Event()
+
+        def write() -> None:
+            which = chance.permutation(len(self.numbers))[:pages]
+            while not self.enough.wait(every):
+                if roaming:
+                    which = chance.permutation(len(self.numbers))[:pages]
+                self.numbers[which] = chance.integers(0, 4, pages)
+                self.memory[which] = content(self.numbers[which])
+
+        self.writer = threading.Thread(target=write, daemon=True)
+        self.writer.start()
+        return {}
+
+    def rest(self) -> Answer:
+        """Write no more."""
+        self.enough.set()
+        self.writer.join()
         return {}
 
     def check(self) -> Answer:
@@ -121,7 +149,8 @@ def main() -> None:
     """Answer until the pipe is closed; ends with the benchmark in any case."""
     die_with_parent(int(sys.argv[1]))
     worker = Worker()
-    serve({verb: getattr(worker, verb) for verb in ("open", "fill", "check", "touch")})
+    verbs = ("open", "fill", "rewrite", "rest", "check", "touch")
+    serve({verb: getattr(worker, verb) for verb in verbs})
 
 
 if __name__ == "__main__":

@@ -120,8 +120,8 @@ class Peer:
     def close(self) -> None:
         """Let go of the process; whatever is asked afterwards raises ``HubError``."""
 
-    def look(self, start: int, seed: int, out: _Words) -> tuple[int, int]:
-        """As the function ``look``, of as many pages as ``out`` has elements."""
+    def look(self, starts: _Words, pages: _Words, seed: int, out: _Words) -> tuple[int, int]:
+        """As the function ``look``, of several runs of pages, one after the other in ``out``."""
 
     def digest_stretches(self, start: int, seed: int, out: _Words) -> tuple[int, int]:
         """Digests of stretches of 4096 bytes from ``start`` (any address) on, into ``out``.

@@ -116,6 +116,7 @@ class Filler:
             future.add_done_callback(_discard)
             self.close()
             members.patience.spent()
+            members.pending += len(pids)
             within = members.patience.seconds
             await find_stuck(clients, whose, addresses, members.store.seed, within)
             return slots, changed
@@ -124,6 +125,7 @@ class Filler:
         except (PagemergeError, OSError, MemoryError) as error:
             # A donor has left the domain, or there are no descriptors or no memory left.
             _dismiss(clients, error)
+            members.pending += len(pids)
             log.warning("passing over a slab: %s", told(error))
             return slots, changed
         try:
@@ -134,6 +136,7 @@ class Filler:
             if not isinstance(error, PagemergeError):
                 raise
             log.warning("passing over a slab: %s", error)
+            members.pending += len(pids)
             return slots, changed
         good = sealed == digests
         slots[fit[good]] = (places + np.arange(len(sealed)))[good]

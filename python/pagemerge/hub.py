@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,15 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.boundary import pass_over
 from pagemerge.config import Settings
-from pagemerge.decide import pace, plan, stability
+from pagemerge.decide import pace, plan, restless, stability
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.linux.fault import told
 from pagemerge.linux.text import plain
+from pagemerge.looking import check_separated, due, look, note
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
-from pagemerge.merge.user import Client, Region, breathe, plan_rows
+from pagemerge.merge.user import Client, breathe, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -78,7 +80,8 @@ class Hub:
         self.quota = Quota(self)
         self.full_scans = 0
         self.started = time.monotonic()
-        self.budget = Budget(settings.cpu_percent / 100)
+        self.most_vain = restless.most_vain(settings.longest_hold)
+        self.budget = Budget(settings.cpu_percent / 100, settings.idle_percent / 100)
         self._loops: set[asyncio.Task[None]] = set()
         # More at once than there are processors would only need more buffers. One user's readers
         # may be made to wait: they keep no turns from others.
@@ -86,6 +89,11 @@ class Hub:
         self._most_mappings = int(Path("/proc/sys/vm/max_map_count").read_bytes())
         self._gone: dict[int, Domain] = {}
         """Slabs that were dropped -> the domain that they were of, the oldest first."""
+
+    @property
+    def clock(self) -> int:
+        """Seconds since the start: the clock of what is remembered of pages."""
+        return int(time.monotonic() - self.started)
 
     def enter(self, domain: Domain) -> Members:
         """The members of a domain, which is served from now on until it is over."""
@@ -112,7 +120,7 @@ class Hub:
         return any(slab in it.store.slabs for key, it in self.domains.items() if key != domain)
 
     async def _serve(self, members: Members) -> None:
-        """Cycle until the domain is over; pauses grow while nothing changes.
+        """Cycle until the domain is over; pauses grow while little changes.
 
         Each domain has a loop of its own: nobody in one waits for somebody in another.
         """
@@ -120,17 +128,19 @@ class Hub:
         while not members.is_over or pause == 0.0:
             members.wake = asyncio.Event()
             try:
-                yielded = await self.cycle(members)
+                found = await self.cycle(members)
             except Exception as error:
                 # Not of one client, or it would have ended there: a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
-                yielded = False
+                found = 0
             members.cycles += 1
             members.patience.recover()
             self.full_scans = max(self.full_scans, members.cycles)
-            rest = self.budget.rest()
+            # A hub that waits as long as it may looks in any case; all else has to be worth it.
+            waits = found == 0 and pause >= self.settings.longest_pause
+            rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
             await members.rest(rest)
-            pause = pace.pause(pause, yielded, self.settings.longest_pause)
+            pause = pace.pause(pause, self._weight(found), self.settings.longest_pause)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
@@ -140,18 +150,23 @@ class Hub:
         members.filler.close()
         self.domains.pop(members.domain, None)
 
-    async def cycle(self, members: Members) -> bool:
-        """Merge what the looks so far have found, and look at every client once; true if that
-        yielded.
+    def _weight(self, found: float) -> float:
+        """As many as were found, or infinite where there is time to go on for any."""
+        return inf if found and self.budget.has_spare else found
+
+    async def cycle(self, members: Members) -> float:
+        """Merge what the looks so far have found, and look at every client once. Returns the pages
+        that were merged, or have become worth it; infinite where there are new regions.
 
         In this order the compare of a merge is the last look that a page needs: an unchanged page
         is read once, not twice. Who wants merging at first sight has it the other way round.
         """
         at_first_sight = self.settings.looks == 1
         merged = 0 if at_first_sight else await self._decide(members)
+        before = members.pending
         fresh = await self._visit_all(members)
-        members.again |= fresh
-        if fresh:
+        found = inf if fresh else members.pending - before
+        if self._weight(found) > pace.FEW:
             for client in list(members.clients):
                 for number, region in enumerate(list(client.regions.values())):
                     pace.recall(region.pages)
@@ -159,10 +174,10 @@ class Hub:
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
-        return merged > 0 or fresh
+        return max(found, merged)
 
     async def _visit_all(self, members: Members) -> bool:
-        """Look at all clients; true if one of them has something new to group.
+        """Look at all clients; true if one of them has new regions, a reason to look again soon.
 
         Whoever keeps us waiting is looked at as well, but nobody waits for it: its turn goes on
         beside the next cycles, and ends the pause between two of them. Who owes us an answer gets
@@ -193,11 +208,17 @@ class Hub:
         return fresh
 
     async def _decide(self, members: Members) -> int:
-        """Merge what is known to be worth it, if anything is new; returns the pages merged."""
-        if not members.again:
-            return 0
-        members.again = False
+        """Merge what is known to be worth it, if enough is new; returns the pages merged."""
         clients = [it for it in members.clients if it.is_ready and it.has_barrier]
+        for client in clients:
+            members.pending += client.missed
+            client.missed = 0
+        if not members.pending or not (self.budget.has_spare or members.is_worth_a_plan):
+            return 0
+        members.pending = 0
+        for client in list(members.clients):
+            if client.has_barrier and client not in clients:
+                client.missed = len((await self._candidates([client])).digest)
         found = await self._candidates(clients)
         layout = lay_out(members, found)
         if self.on_plan is not None:
@@ -207,7 +228,7 @@ class Hub:
         return await Stages(self, members, found, layout).run(clients)
 
     async def _visit(self, members: Members, client: Client) -> bool:
-        """Find: look at one client. True if there is something new to group."""
+        """Find: look at one client. True if it has new regions."""
         if not client.is_ready:
             return False
         try:
@@ -215,59 +236,26 @@ class Hub:
             if client.adopting:
                 await client.adopt_mappings(members.store)
             if not client.has_barrier:
-                await self._check_separated(client)
+                await check_separated(client)
                 return False
-            stable = 0
-            # New ones first: there is most to find.
-            for region in sorted(client.regions.values(), key=lambda it: it.looked):
-                region.looked = True
-                for first, count in pace.due(region.pages):
-                    stable += await self._look(members, client, region, first, count)
-            # New regions are nothing to group yet, but a reason to look again soon.
-            return stable > 0 or fresh
+            for asked in due(client):
+                async with self.turn(members.domain.uid):
+                    seen = await look(client, asked, members.store.seed)
+                members.pending += note(
+                    client, seen, self.settings.looks, self.clock, self.most_vain
+                )
+            return fresh
         except Exception as error:
             pass_over(client, error)
         return False
 
-    async def _look(
-        self, members: Members, client: Client, region: Region, first: int, count: int
-    ) -> int:
-        """Look at some pages of a region; returns how many are stable now."""
-        seen = np.empty(count, np.uint64)
-        start, merges = region.start + first * PAGE_SIZE, client.merges
-        async with self._turn(members.domain.uid):
-            await client.read(client.peer.look, start, members.store.seed, seen)
-        if client.merges != merges:
-            return 0  # pages merged meanwhile, on demand, would seem to be written
-        observed = stability.observe(region.pages, first, seen, self.settings.looks)
-        pace.settle(region.pages, first, observed.awake, observed.empty)
-        client.separations += observed.separated
-        return observed.stable
-
-    def _turn(self, uid: int, is_large: bool = False) -> asyncio.Semaphore:
+    def turn(self, uid: int, is_large: bool = False) -> asyncio.Semaphore:
         """To be held while memory of this user's is read; large requests leave room for small."""
         if (uid, is_large) not in self._turns:
             processors = len(os.sched_getaffinity(0))
             most = max(processors // 2, 1) if is_large else processors
             self._turns[uid, is_large] = asyncio.Semaphore(most)
         return self._turns[uid, is_large]
-
-    async def _check_separated(self, client: Client) -> None:
-        """A client without a barrier is looked at for statistics only: which pages it wrote."""
-        for region in client.regions.values():
-            slot = region.pages.slot
-            if not np.any(slot != NO_SLOT):
-                continue
-            end, merges = region.start + len(region) * PAGE_SIZE, client.merges
-            found = await client.read(client.peer.present_runs, region.start, end)
-            if client.merges != merges:
-                return  # pages merged meanwhile would seem to be written
-            starts, counts = (np.frombuffer(part, np.uint64) for part in found)
-            for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-                first = (start - region.start) // PAGE_SIZE
-                part = slot[first : first + count]
-                client.separations += int(np.count_nonzero(part != NO_SLOT))
-                part[:] = NO_SLOT
 
     async def _candidates(self, clients: list[Client]) -> Candidates:
         """All pages that are stable and not merged, in order of client and address."""
@@ -303,7 +291,7 @@ class Hub:
                 )
                 merged += self._note(client, body, address[pages], slot[pages])
         except Exception as error:
-            members.again = True
+            members.pending += len(address)
             pass_over(client, error)
         return merged
 
@@ -349,12 +337,17 @@ class Hub:
         refused = client.skipped["refused"]
         merged = client.note_merged(body, address, slot)
         # Refused for no lasting reason (threads that did not stop in time): once more, soon.
-        again = client.skipped["refused"] > refused and not client.note
+        is_refused = client.skipped["refused"] > refused
+        again = is_refused and not client.note
         for region, part, index in client.locate(address):
             good = merged[part]
             region.pages.digest[index[good]] = ABSENT
+            restless.begin(region.pages, index[good])
             pace.reward(region.pages, index if again else index[good])
-            stability.forget(region.pages, index[~good])
+            if is_refused:  # which is no page's own fault
+                restless.begin(region.pages, index[~good])
+            else:
+                restless.begin_anew(region.pages, index[~good], self.most_vain)
         return int(np.count_nonzero(merged))
 
     async def intern(
@@ -373,7 +366,7 @@ class Hub:
                 await client.refresh()
             seen = np.empty(pages, np.uint64)
             # One at a time of each client; large ones of one user take turns.
-            async with client.asking, self._turn(members.domain.uid, pages > SMALL):
+            async with client.asking, self.turn(members.domain.uid, pages > SMALL):
                 await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
             offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
             wanted, donors = np.unique(seen, return_index=True)
@@ -387,7 +380,7 @@ class Hub:
                 offset[donors] + np.uint64(source),
                 seen[donors],
             )
-            members.grown |= members.store.next_slot > there
+            members.grown += max(members.store.next_slot - there, 0)
             slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
@@ -412,5 +405,5 @@ class Hub:
         Others may hold the same pages for long, and had nobody to share them with until now.
         """
         self._note(client, body, *planned)
-        members.again |= members.grown
-        members.grown = False
+        members.pending += members.grown
+        members.grown = 0

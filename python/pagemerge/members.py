@@ -18,6 +18,14 @@ LATER = 0.01
 """Seconds that a greeting waits while the budget is overdrawn. Whoever has hung up by then, as
 those do that come and go all the time, costs no more."""
 
+MOST_SPARE = 1.0
+"""Processor seconds that may be saved up for work that yields little, and are there at the start:
+so a hub that has little to do does it at once."""
+
+FEW, FEW_OF = 64, 256
+"""So many pages, and one for each so many of the domain, are no reason to plan anew: each plan goes
+through the whole domain, and those that lie close to each other are merged behind one barrier."""
+
 LOOK_UP = 0.5
 """Seconds of a rest after which a hub looks whether anybody is left."""
 
@@ -25,7 +33,8 @@ LOOK_UP = 0.5
 class Budget:
     """The processor time that the loops of all domains together may take."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, idle_share: float) -> None:
+        self._idle_share, self._spare = idle_share, MOST_SPARE
         self._share, self._owed = share, 0.0
         self._worked, self._seen = time.process_time(), time.monotonic()
 
@@ -34,11 +43,22 @@ class Budget:
         """Is there work to rest for? Then whoever comes waits for a moment (``LATER``)."""
         return self._owed > 0
 
-    def rest(self) -> float:
-        """Seconds to rest for all work since the last time, what clients asked for too."""
+    @property
+    def has_spare(self) -> bool:
+        """May work be done that yields little?"""
+        return self._spare > 0
+
+    def rest(self, is_spare: bool) -> float:
+        """Seconds to rest for all work since the last time, what clients asked for too.
+
+        ``is_spare``: it was not worth it by what it yielded.
+        """
         worked, now = time.process_time(), time.monotonic()
         spent, passed = worked - self._worked, now - self._seen
         self._worked, self._seen = worked, now
+        self._spare = min(self._spare + self._idle_share * passed, MOST_SPARE)
+        if is_spare:
+            self._spare -= spent
         # What a time without work would have allowed is not saved up.
         self._owed = pace.rest(self._owed + spent, passed, self._share) * self._share
         return self._owed / self._share
@@ -61,15 +81,20 @@ class Members:
     """Slabs that plans under way may use, though nobody maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
     """Slabs that were to be emptied -> the cycle from which on that is tried again."""
-    again: bool = False
-    """Part of the last plan was not carried out: decide anew, whether or not something is new."""
-    grown: bool = False
-    """A request that is not reported yet has added to the store."""
-    short: bool = False
-    """A quota has kept new slots from being made: decide anew when there is room."""
+    pending: int = 0
+    """Pages for which no plan has been made since they became worth it, or whose plan failed."""
+    grown: int = 0
+    """Slots that requests have added which are not reported yet."""
+    short: int = 0
+    """Slots that a quota has kept from being made: they are pending when there is room."""
 
     def __post_init__(self, quota: Quota | None) -> None:
         self.filler = Filler(quota)
+
+    @property
+    def is_worth_a_plan(self) -> bool:
+        """Are many pages pending?"""
+        return self.pending > FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
 
     def rouse(self, _: object = None) -> None:
         """Something has happened: the pause between two cycles ends. Fit to be a callback."""

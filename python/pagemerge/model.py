@@ -20,6 +20,9 @@ ABSENT = 0
 ZERO = 1
 """The digest of a page of zeros."""
 
+LOOKS = 15
+"""The half of ``Pages.standing`` that counts looks, and the most it counts."""
+
 NO_SLOT = 0xFFFF_FFFF
 """A page that maps no slot."""
 ZERO_SLOT = 0xFFFF_FFFE
@@ -30,12 +33,13 @@ OWN_SLOT = 0xFFFF_FFFD
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pages:
-    """What is remembered of a region: 17 bytes a page and 3 a block, changed in place."""
+    """What is remembered of a region: 17 bytes a page and 5 a block, changed in place."""
 
     digest: npt.NDArray[np.uint64]
     """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
-    looks: npt.NDArray[np.uint8]
-    """u8[n]: looks in a row that saw it."""
+    standing: npt.NDArray[np.uint8]
+    """u8[n]: looks in a row that saw it (low half), and how often in a row it changed in spite of
+    that (high half); see ``decide.restless``."""
     slot: npt.NDArray[np.uint32]
     """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
     under: npt.NDArray[np.uint32]
@@ -47,6 +51,8 @@ class Pages:
     """u8[blocks]: cycles that the block is still passed over."""
     untouched: npt.NDArray[np.bool_]
     """bool[blocks]: no look has found anything there yet."""
+    looked: npt.NDArray[np.uint16]
+    """u16[blocks]: when it was looked at, in seconds on the hub's clock, of which 16 bits count."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,7 +46,7 @@ class Quota:
             for one, reason in _REASONS.items():
                 client.skipped[reason] += int(np.count_nonzero(mine == one))
         admitted: npt.NDArray[np.bool_] = verdict == Verdict.ADMITTED
-        members.short |= not admitted.all()
+        members.short += int(np.count_nonzero(~admitted))
         return admitted
 
     def forget(self, client: Client) -> None:
@@ -63,8 +63,8 @@ class Quota:
     def freed(self) -> None:
         """A store has become smaller: who had to wait may try again."""
         for members in self._hub.domains.values():
-            members.again |= members.short
-            members.short = False
+            members.pending += members.short
+            members.short = 0
 
     def _judge(self, members: Members, donors: U64) -> npt.NDArray[np.uint8]:
         uid, domains = members.domain.uid, self._hub.domains.values()

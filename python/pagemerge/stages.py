@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pagemerge import _core
 from pagemerge.boundary import pass_over
-from pagemerge.decide import plan, stability
+from pagemerge.decide import plan, restless
 from pagemerge.find.groups import duplicates
 from pagemerge.merge.user import Client
 from pagemerge.model import NO_SLOT, ZERO, Candidates, Layout
@@ -100,7 +100,7 @@ class Stages:
         try:
             kept = await self._hub.affordable(client, runs, slab, self._hub.settings.least_run)
         except Exception as error:
-            self._members.again = True
+            self._members.pending += len(mine)
             pass_over(client, error)
             return _Share(client, np.empty(0, np.int64), np.zeros(self._count, np.int64))
         client.skipped["over_budget"] = int(runs.pages.sum() - runs.pages[kept].sum())
@@ -146,13 +146,13 @@ class Stages:
             for region, _, index in client.locate(
                 found.address[anew[found.client[anew] == number]]
             ):
-                stability.forget(region.pages, index)
+                restless.begin_anew(region.pages, index, self._hub.most_vain)
 
     async def _merge(self, share: _Share, stage: int) -> int:
         """Have a client carry out its part of a stage; returns the pages merged."""
         pages = share.of(stage)
         if not share.client.is_ready:  # it owes us an answer of a stage before
-            self._members.again = True
+            self._members.pending += len(pages)
             return 0
         slot = self._layout.slot[pages]
         new = self._layout.new(slot)

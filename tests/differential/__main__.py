@@ -19,7 +19,13 @@ from tests.differential.campaign import Campaign, Result, drawn
 from tests.differential.program import load
 from tests.hubs import Hub
 
-CONFIG = "[hub]\nlooks = 1\ncpu_percent = 100\nlongest_pause = 0.02\n"
+CONFIG = """[hub]
+looks = 1
+cpu_percent = 100
+idle_percent = 100
+longest_hold = 0
+longest_pause = 0.02
+"""
 PAGEMERGE = [sys.executable, "-m", "pagemerge"]
 EVERY = 10.0
 """Seconds between two lines of progress."""

@@ -15,7 +15,6 @@ from tests.hubs import Hub
 from tests.stranger import Stranger
 
 SECONDS = 10.0
-UNBOUND = "[hub]\nlooks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n"
 
 
 def share(hub: Hub, victim: Spawn) -> float:
@@ -35,7 +34,7 @@ def share(hub: Hub, victim: Spawn) -> float:
 
 @pytest.mark.requires("uffd")
 def test_the_budget_holds(hub_socket: Path, victim: Spawn) -> None:
-    with Hub(hub_socket, UNBOUND, arguments=["--cpu", "10"]) as hub:
+    with Hub(hub_socket, arguments=["--cpu", "10"]) as hub:
         assert 0 < share(hub, victim) < 0.25
 
 

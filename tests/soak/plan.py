@@ -22,9 +22,12 @@ STORM = 0.5
 """Share of the time in which hubs are killed; the last one lives through the rest, so that its
 memory can be seen to grow."""
 
+TIRELESS = "idle_percent = 100\nlongest_hold = 0\n"
+"""Victims are to be merged again and again, whatever they do meanwhile."""
+
 SETTINGS = (
-    "looks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n",
-    "looks = 2\ncpu_percent = 100\nlongest_pause = 0.1\ndead_share = 0.2\n",
+    f"looks = 1\ncpu_percent = 100\nlongest_pause = 0.05\n{TIRELESS}",
+    f"looks = 2\ncpu_percent = 100\nlongest_pause = 0.1\ndead_share = 0.2\n{TIRELESS}",
     "looks = 1\ncpu_percent = 60\nlongest_pause = 0.3\nleast_run = 4\n",
 )
 """Of the hubs: the first is the one that lives long."""

@@ -91,6 +91,7 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
         good, bad = members.clients
         assert (good.is_ready, bad.is_ready) == (True, False)
         assert "makes the hub wait" in bad.note
+        assert members.pending == 2, "the good one's page is never tried again"
         forever.set()
         for client in members.clients:
             client.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide import pace, plan, stability
+from pagemerge.decide import pace, plan, restless, stability
 from pagemerge.decide.trust import Domain, may_join
 from pagemerge.model import (
     ABSENT,
@@ -20,17 +22,21 @@ from pagemerge.model import (
     Pages,
 )
 
+NOW = 1000
+"""On the hub's clock."""
+
 
 def pages_of(count: int) -> Pages:
     blocks = -(-count // BLOCK)
     return Pages(
         digest=np.zeros(count, np.uint64),
-        looks=np.zeros(count, np.uint8),
+        standing=np.zeros(count, np.uint8),
         slot=np.full(count, NO_SLOT, np.uint32),
         under=np.full(count, NO_SLOT, np.uint32),
         quiet=np.zeros(blocks, np.uint8),
         wait=np.zeros(blocks, np.uint8),
         untouched=np.ones(blocks, np.bool_),
+        looked=np.zeros(blocks, np.uint16),
     )
 
 
@@ -41,13 +47,13 @@ def u64(*values: int) -> np.ndarray:
 class TestStability:
     def test_a_look_makes_a_candidate_and_a_change_costs_another(self) -> None:
         pages = pages_of(4)
-        first = stability.observe(pages, 0, u64(7, 8, ZERO, ABSENT), 2)
+        first = stability.observe(pages, 0, u64(7, 8, ZERO, ABSENT), 2, NOW)
         assert (first.stable, first.volatile) == (3, 0)
         assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
-        second = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        second = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2, NOW)
         assert (second.stable, second.volatile) == (0, 1)
         assert stability.candidates(pages, 2).tolist() == [0, 2]
-        third = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2)
+        third = stability.observe(pages, 0, u64(7, 9, ZERO, ABSENT), 2, NOW)
         assert (third.stable, third.volatile) == (1, 0)
         assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
 
@@ -55,45 +61,148 @@ class TestStability:
         pages = pages_of(2)
         for digests in ((7, 8), (7, 9), (7, 9), (7, 9)):
             found = stability.candidates(pages, 4).tolist()
-            stability.observe(pages, 0, u64(*digests), 4)
+            stability.observe(pages, 0, u64(*digests), 4, NOW)
         assert found == [0]
         assert stability.candidates(pages, 4).tolist() == [0]
-        assert stability.observe(pages, 0, u64(7, 9), 4).stable == 1
+        assert stability.observe(pages, 0, u64(7, 9), 4, NOW).stable == 1
         assert stability.candidates(pages, 4).tolist() == [0, 1]
 
     def test_a_page_that_always_changes_is_never_a_candidate_again(self) -> None:
         pages = pages_of(1)
-        stability.observe(pages, 0, u64(7), 2)
+        stability.observe(pages, 0, u64(7), 2, NOW)
         for digest in range(8, 20):
-            assert stability.observe(pages, 0, u64(digest), 2).volatile == 1
+            assert stability.observe(pages, 0, u64(digest), 2, NOW).volatile == 1
             assert len(stability.candidates(pages, 2)) == 0
 
     def test_one_look_merges_at_first_sight(self) -> None:
         pages = pages_of(2)
         for digests in ((7, 8), (9, 8)):
-            stability.observe(pages, 0, u64(*digests), 1)
+            stability.observe(pages, 0, u64(*digests), 1, NOW)
             assert stability.candidates(pages, 1).tolist() == [0, 1]
 
     def test_a_merged_page_that_is_there_again_was_written(self) -> None:
         pages = pages_of(3)
         pages.slot[:] = [5, ZERO_SLOT, 6]
-        seen = stability.observe(pages, 0, u64(11, 12, ABSENT), 2)
+        seen = stability.observe(pages, 0, u64(11, 12, ABSENT), 2, NOW)
         assert seen.separated == 2
         assert pages.slot.tolist() == [NO_SLOT, NO_SLOT, 6]
 
     def test_a_page_that_went_away_must_prove_itself_again(self) -> None:
         pages = pages_of(1)
         for digest in (7, 7, ABSENT, 7):
-            stability.observe(pages, 0, u64(digest), 3)
+            stability.observe(pages, 0, u64(digest), 3, NOW)
         assert len(stability.candidates(pages, 3)) == 0
 
     def test_what_could_not_be_merged_is_looked_at_anew(self) -> None:
         pages = pages_of(1)
         for _ in range(3):
-            stability.observe(pages, 0, u64(7), 2)
-        stability.forget(pages, np.array([0]))
+            stability.observe(pages, 0, u64(7), 2, NOW)
+        restless.begin_anew(pages, np.array([0]))
         assert len(stability.candidates(pages, 2)) == 0
-        assert stability.observe(pages, 0, u64(7), 2).stable == 1
+        assert stability.observe(pages, 0, u64(7), 2, NOW).stable == 1
+
+
+class TestRestless:
+    """The clock begins somewhere, so what stands for so long stands up to twice as long."""
+
+    def merge(self, pages: Pages) -> None:
+        """As the hub notes it."""
+        pages.digest[:], pages.slot[:] = ABSENT, 5
+        restless.begin(pages, np.arange(len(pages.slot)))
+
+    def seconds_between_merges(self, lasts: int, until: int) -> list[int]:
+        """A page that always holds the same bytes, is looked at each second, merged as soon as may
+        be, and written ``lasts`` seconds after each merge."""
+        pages, merged = pages_of(1), [0]
+        self.merge(pages)
+        for now in range(1, until):
+            is_merged = pages.slot[0] != NO_SLOT and now - merged[-1] < lasts
+            stability.observe(pages, 0, u64(ABSENT if is_merged else 7), 2, now)
+            if len(stability.candidates(pages, 2)):
+                merged.append(now)
+                self.merge(pages)
+        return np.diff(merged).tolist()
+
+    def test_a_page_that_separates_again_and_again_waits_twice_as_long_each_time(self) -> None:
+        gaps = np.array(self.seconds_between_merges(1, 10_000))
+        holds = 1 << np.arange(1, 11)
+        assert gaps[: restless.FREE].tolist() == [1] * restless.FREE
+        held = gaps[restless.FREE :]
+        assert (held[:10] > holds).all()
+        assert (held[:10] <= 1 + 2 * holds).all()
+        assert (held[10:] <= 1 + 2 * holds[-1]).all(), "it is tried again for ever"
+
+    def test_a_merge_that_lasted_has_paid(self) -> None:
+        lasts = 3 << restless.PAID
+        assert set(self.seconds_between_merges(lasts, 5000)) == {lasts}
+
+    def test_the_first_changes_cost_no_time(self) -> None:
+        """Memory that has changed for good is merged soon."""
+        pages = pages_of(1)
+        for _ in range(restless.FREE):
+            self.merge(pages)
+            assert stability.observe(pages, 0, u64(7), 2, NOW).stable == 1
+        self.merge(pages)
+        assert stability.observe(pages, 0, u64(7), 2, NOW).stable == 0
+
+    def test_a_page_that_changes_now_and_then_must_stand_longer_than_that(self) -> None:
+        """However often it is looked at in between. And it is merged once it stands."""
+        pages, found = pages_of(1), []
+        for now in range(3000):
+            if stability.observe(pages, 0, u64(7 + min(now // 10, 200)), 2, now).stable:
+                found.append(now)
+        assert len([it for it in found if it < 2000]) < 8
+        assert 2000 <= found[-1] < 2064
+
+    def test_what_changes_at_each_look_does_not_wait_for_long_once_it_stands(self) -> None:
+        """A page that is being filled: how often it was looked at meanwhile is no measure."""
+        pages = pages_of(1)
+        for digest in range(7, 100):
+            stability.observe(pages, 0, u64(digest), 2, NOW)
+        assert any(stability.observe(pages, 0, u64(99), 2, NOW + it).stable for it in range(5))
+
+    def test_what_cannot_be_merged_is_tried_less_and_less(self) -> None:
+        pages, tried = pages_of(1), []
+        for now in range(3000):
+            if len(stability.candidates(pages, 2)):
+                tried.append(now)
+                restless.begin_anew(pages, np.array([0]))
+            stability.observe(pages, 0, u64(7), 2, now)
+        assert 10 < len(tried) < 15
+
+    def test_pages_beside_it_do_not_wait(self) -> None:
+        pages = pages_of(2 * BLOCK)
+        for now in range(100):
+            seen = np.full(2 * BLOCK, 9, np.uint64)
+            seen[3] = 10 + now % 2
+            stability.observe(pages, 0, seen, 2, now)
+        seen[4] = 10
+        stability.observe(pages, 0, seen, 2, 100)
+        assert stability.observe(pages, 0, seen, 2, 100).stable == 1
+
+    @pytest.mark.parametrize(("longest", "most"), [(0, 2), (1.9, 2), (2, 3), (63, 7), (1024, 12)])
+    def test_an_admin_may_bound_it(self, longest: float, most: int) -> None:
+        assert restless.most_vain(longest) == most
+        pages = pages_of(1)
+        for _ in range(20):
+            restless.begin_anew(pages, np.array([0]), most)
+        assert restless.vain(pages.standing).tolist() == [most]
+
+    @pytest.mark.parametrize("required", [1, 2, 3, 15, 16])
+    def test_what_stands_becomes_a_candidate_whatever_is_required(self, required: int) -> None:
+        pages = pages_of(1)
+        for _ in range(restless.FREE + 1):
+            restless.begin_anew(pages, np.array([0]))
+        for now in range(0, 40, 2):
+            stability.observe(pages, 0, u64(7), required, now)
+        assert stability.candidates(pages, required).tolist() == [0]
+
+    def test_the_clock_may_go_round(self) -> None:
+        pages, late = pages_of(1), (1 << 16) - 1
+        for _ in range(restless.FREE + 1):
+            restless.begin_anew(pages, np.array([0]))
+        found = [stability.observe(pages, 0, u64(7), 2, late + it).stable for it in range(6)]
+        assert sum(found) == 1
 
 
 class TestPace:
@@ -102,7 +211,7 @@ class TestPace:
         looked = []
         for cycle in range(400):
             for first, count in pace.due(pages):
-                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2)
+                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2, NOW)
                 pace.settle(pages, first, seen.awake, seen.empty)
                 looked.append(cycle)
         gaps = np.diff(looked)
@@ -116,7 +225,7 @@ class TestPace:
         looked = []
         for cycle in range(100):
             if pace.due(pages):
-                seen = stability.observe(pages, 0, nothing, 2)
+                seen = stability.observe(pages, 0, nothing, 2, NOW)
                 pace.settle(pages, 0, seen.awake, seen.empty)
                 looked.append(cycle)
         assert looked[:5] == [0, 1 + 1, 2 + 4, 6 + 8, 14 + 8]
@@ -124,7 +233,7 @@ class TestPace:
     def test_new_pages_wake_a_block(self) -> None:
         pages = pages_of(2 * BLOCK)
         pages.quiet[:] = 9
-        seen = stability.observe(pages, 0, np.full(BLOCK, 9, np.uint64), 2)
+        seen = stability.observe(pages, 0, np.full(BLOCK, 9, np.uint64), 2, NOW)
         pace.settle(pages, 0, seen.awake, seen.empty)
         assert pages.wait.tolist() == [0, 0]
 
@@ -133,7 +242,7 @@ class TestPace:
         seen = np.zeros(3 * BLOCK, np.uint64)
         seen[BLOCK : 2 * BLOCK] = 9
         for _ in range(4):
-            observed = stability.observe(pages, 0, seen, 2)
+            observed = stability.observe(pages, 0, seen, 2, NOW)
             pace.settle(pages, 0, observed.awake, observed.empty)
         assert pages.wait.tolist() == [7, 7, 7]
         pace.recall(pages)
@@ -142,14 +251,14 @@ class TestPace:
     def test_turns_that_have_drifted_apart_come_together(self) -> None:
         """A look for each group, not one for each block; and no block more than twice as often."""
         pages = pages_of(2 * pace.MOST_AT_ONCE * BLOCK)
-        pages.digest[:], pages.looks[:] = 9, 3
+        pages.digest[:], pages.standing[:] = 9, 3
         pages.quiet[:] = 16
         pages.wait[:] = np.random.default_rng(1).permutation(len(pages.wait)) % 64
         blocks = np.zeros(len(pages.wait), np.int64)
         looks = 0
         for cycle in range(640):
             for first, count in pace.due(pages):
-                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2)
+                seen = stability.observe(pages, first, np.full(count, 9, np.uint64), 2, NOW)
                 pace.settle(pages, first, seen.awake, seen.empty)
                 if cycle >= 320:
                     looks += 1
@@ -178,9 +287,12 @@ class TestPace:
         assert pages.wait.tolist() == [40, 0]
 
     def test_pauses_grow_keep_the_budget_and_end_with_a_yield(self) -> None:
-        assert pace.pause(1.0, True, 2) == 0.05
-        assert pace.pause(1.0, False, 2) == 2
-        assert pace.pause(0.0, True, 0.001) == 0.001
+        assert pace.pause(1.0, inf, 2) == 0.05
+        assert pace.pause(1.0, 0, 2) == 2
+        assert pace.pause(0.3, 1, 2) == 0.6
+        assert pace.pause(1.0, 4 * pace.FEW, 2) == 0.25, "so that each finds about as many"
+        assert pace.pause(1.0, pace.FEW, 2) == 1.0
+        assert pace.pause(0.0, inf, 0.001) == 0.001
         assert pace.rest(1.0, 1.0, 0.25) == pytest.approx(3.0)
         assert pace.rest(1.0, 5.0, 0.25) == 0, "it waited for clients long enough"
         assert pace.rest(1.0, 0.5, 1.0) == pytest.approx(0.5), "two threads at work"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pagemerge import _core
-from pagemerge.errors import ProtocolError
+from pagemerge.errors import ProtocolError, UsageError
 from pagemerge.merge.store import Slab, Store
 from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO
 
@@ -26,6 +26,19 @@ def pages() -> Iterator[np.ndarray]:
     aligned = raw[start : start + 8 * PAGE_SIZE].reshape(8, PAGE_SIZE)
     aligned[:] = np.array([1, 2, 3, 0, 1, 2, 3, 0], np.uint8)[:, None]
     yield aligned
+
+
+def test_a_client_is_looked_at_in_several_places_at_once(pages: np.ndarray) -> None:
+    peer, start = _core.Peer(os.getpid()), pages.ctypes.data
+    places = np.array([start + 4 * PAGE_SIZE, start, start + 3 * PAGE_SIZE], np.uint64)
+    counts, seen = np.array([2, 1, 1], np.uint64), np.empty(4, np.uint64)
+    assert peer.look(places, counts, 7, seen) == (4 * PAGE_SIZE, 0)
+    assert seen[0] == seen[2] != seen[1]
+    assert seen[3] == ZERO
+    with pytest.raises(UsageError, match="room for 4 of 3 pages"):
+        peer.look(places[:2], counts[:2], 7, seen)
+    with pytest.raises(UsageError, match="starts and pages must be equally long"):
+        peer.look(places[:2], counts, 7, seen)
 
 
 def build(store: Store, pages: np.ndarray) -> tuple[int, int, np.ndarray]:

@@ -176,6 +176,26 @@ pub fn look_at(
     Ok(total)
 }
 
+/// As [`look_at`], of several runs, one after the other in `out`.
+///
+/// # Errors
+/// As for [`look`]; [`Error::Usage`] unless `out` has one element for each page.
+pub fn look_at_runs(
+    target: &Target<'_>,
+    runs: &[Run],
+    seed: u64,
+    mut out: &mut [u64],
+) -> Result<Look> {
+    check(runs, out.len())?;
+    let mut total = Look::default();
+    for run in runs {
+        let (part, rest) = out.split_at_mut(run.pages as usize);
+        total.add(look_at(target, run.start, seed, part, 1)?);
+        out = rest;
+    }
+    Ok(total)
+}
+
 /// Copy all pages of `runs` of process `pid` into `into`, in that order. A page that is not there
 /// any more, or cannot be read, is filled with zeros and counted.
 ///

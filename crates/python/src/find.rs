@@ -181,7 +181,11 @@ pub fn figures(look: remote::Look) -> PyResult<(u64, u64)> {
 }
 
 /// A copy of the runs that two arrays describe; their sum is known to fit an address space.
-fn runs(py: Python<'_>, starts: &Bound<'_, PyAny>, pages: &Bound<'_, PyAny>) -> PyResult<Vec<Run>> {
+pub fn runs(
+    py: Python<'_>,
+    starts: &Bound<'_, PyAny>,
+    pages: &Bound<'_, PyAny>,
+) -> PyResult<Vec<Run>> {
     let starts = buffer::<u64>(starts, "starts")?;
     let pages = buffer::<u64>(pages, "pages")?;
     let (starts, pages) = (shared(py, &starts, "starts")?, shared(py, &pages, "pages")?);

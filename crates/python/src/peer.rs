@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors::raise;
-use crate::find::{buffer, detached, exclusive, figures};
+use crate::find::{buffer, detached, exclusive, figures, runs};
 
 /// Add the class of this file to `module`.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -70,14 +70,16 @@ impl Peer {
     fn look(
         &self,
         py: Python<'_>,
-        start: u64,
+        starts: &Bound<'_, PyAny>,
+        pages: &Bound<'_, PyAny>,
         seed: u64,
         out: &Bound<'_, PyAny>,
     ) -> PyResult<(u64, u64)> {
+        let runs = runs(py, starts, pages)?;
         let out = buffer::<u64>(out, "out")?;
         let out = exclusive(py, &out, "out")?;
         let inner = self.inner(py)?;
-        let look = || inner.visit(|target| remote::look_at(target, start, seed, out, 1));
+        let look = || inner.visit(|target| remote::look_at_runs(target, &runs, seed, out));
         figures(detached(py, look)?)
     }
 

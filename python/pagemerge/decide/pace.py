@@ -15,6 +15,12 @@ MOST_AT_ONCE = 32
 """Blocks of one look (64 MiB, some 8 ms of reading). Most find nothing to read: then it is the
 asking that costs."""
 
+FEW = 16
+"""Pages that a cycle has to find to be worth it."""
+
+SHORTEST = 0.05
+"""Seconds between two cycles at the least."""
+
 MOST_SKIPPED = 63
 """Cycles that a block is passed over at the most."""
 
@@ -102,10 +108,12 @@ def rest(worked: float, took: float, share: float) -> float:
     return max(worked / share - took, 0.0)
 
 
-def pause(last: float, yielded: bool, longest: float) -> float:
-    """Seconds to wait for something new before the next cycle.
+def pause(last: float, found: float, longest: float) -> float:
+    """Seconds to wait before the next cycle: so long that it finds ``FEW`` pages, if they come as
+    they did, but no more than twice as long as before.
 
-    ``last``: the pause before; ``yielded``: whether anything was merged or is new.
+    ``last``: the pause before; ``found``: pages that have become worth it meanwhile, or were
+    merged; infinite where the next cycle is to follow at once.
     """
-    shortest = min(0.05, longest)
-    return shortest if yielded else min(max(last * 2, shortest), longest)
+    most = 2 * last if found <= FEW / 2 else last * FEW / found
+    return min(max(most, SHORTEST), longest)

@@ -1,8 +1,8 @@
 """Which pages stay equal long enough to be worth it: pure functions on arrays.
 
-One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``looks``
-u8: how many looks in a row saw that digest; ``slot`` u32: what the page maps (``model.NO_SLOT``,
-``model.ZERO_SLOT``, or a slot's number).
+One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``standing``
+u8: how many looks in a row saw that digest, and what was in vain before (``restless``); ``slot``
+u32: what the page maps (``model.NO_SLOT``, ``model.ZERO_SLOT``, or a slot's number).
 
 The merge itself is a look, for it compares every byte, some time after the look that found the
 page. So of the looks that are required the last is left to it.
@@ -15,10 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.model import ABSENT, BLOCK, NO_SLOT, Pages
-
-MOST_LOOKS = 255
-"""Looks are counted up to here."""
+from pagemerge.decide import restless
+from pagemerge.model import ABSENT, BLOCK, LOOKS, NO_SLOT, Pages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,33 +35,47 @@ class Observed:
     """bool[blocks touched]: blocks with nothing to look at: untouched, given back, or merged."""
 
 
-def observe(pages: Pages, first: int, seen: npt.NDArray[np.uint64], required: int) -> Observed:
-    """Note a look at ``pages[first : first + len(seen)]`` in place.
+def observe(
+    pages: Pages,
+    first: int,
+    seen: npt.NDArray[np.uint64],
+    required: int,
+    now: int,
+    most_vain: int = restless.MOST_VAIN,
+) -> Observed:
+    """Note a look at ``pages[first : first + len(seen)]``, whole blocks, in place.
 
     A page that is present and anonymous though it was merged has been written: the hardware
     separated it. ``required`` looks, that of the merge among them, have to see the same; a page
-    that has changed does not count the look that saw it so, unless one is enough.
+    that has changed does not count the look that saw it so, unless one is enough. A page that
+    changes again and again has to stand longer (``restless``, also for ``most_vain``). ``now``:
+    seconds on the hub's clock.
     """
     part = slice(first, first + len(seen))
-    digest, looks, slot = pages.digest[part], pages.looks[part], pages.slot[part]
-    present = seen != ABSENT
-    came = _by_block(present & (digest == ABSENT))
-    separated = present & (slot != NO_SLOT)
-    slot[separated] = NO_SLOT
+    digest, slot, standing = pages.digest[part], pages.slot[part], pages.standing[part]
+    enough = before_merge(required)
+    present, known = seen != ABSENT, digest != ABSENT
+    came, written = present & ~known, present & (slot != NO_SLOT)
     same = present & (seen == digest)
-    changed = present & ~same & (digest != ABSENT)
-    looks[same & (looks < MOST_LOOKS)] += 1
-    looks[present & (digest == ABSENT)] = 1
-    looks[changed] = int(required == 1)
-    looks[~present] = 0
+    other = present & known & ~same
+    was_ready = restless.counted(standing) >= restless.needed(standing, enough)
+    restless.note_lasting(pages, first, ~present & (slot != NO_SLOT), now)
+    in_vain, again = written | other & was_ready, came | other & ~was_ready
+    restless.begin(pages, np.flatnonzero(again & ~written) + first)
+    restless.begin_anew(pages, np.flatnonzero(in_vain) + first, most_vain)
+    standing[~present & (slot == NO_SLOT)] &= np.uint8(LOOKS << 4)
+    slot[written] = NO_SLOT
     digest[:] = seen
-    stable = int(np.count_nonzero(present & (looks == before_merge(required))))
+    counts = np.flatnonzero(present if required == 1 else same | came) + first
+    restless.count(pages, counts[restless.is_due(pages, counts, now)])
+    pages.looked[first // BLOCK : -(-(first + len(seen)) // BLOCK)] = now & 0xFFFF
+    is_ready = restless.counted(standing) >= restless.needed(standing, enough)
     return Observed(
-        int(np.count_nonzero(separated)),
-        int(np.count_nonzero(changed)),
-        stable,
-        came,
-        ~_by_block(present),
+        separated=int(np.count_nonzero(written)),
+        volatile=int(np.count_nonzero(other)),
+        stable=int(np.count_nonzero(present & is_ready & ~(was_ready & same))),
+        awake=_by_block(came),
+        empty=~_by_block(present),
     )
 
 
@@ -74,13 +86,9 @@ def before_merge(required: int) -> int:
 
 def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
     """Indices of the pages that are worth comparing: stable, and not merged yet."""
-    stable = pages.looks >= before_merge(required)
+    enough = restless.needed(pages.standing, before_merge(required))
+    stable = restless.counted(pages.standing) >= enough
     return np.flatnonzero(stable & (pages.slot == NO_SLOT) & (pages.digest != ABSENT))
-
-
-def forget(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
-    """Let pages that could not be merged prove themselves anew."""
-    pages.looks[indices] = 0
 
 
 def _by_block(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

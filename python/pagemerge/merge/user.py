@@ -71,12 +71,13 @@ class Region:
             start,
             Pages(
                 digest=np.zeros(count, np.uint64),
-                looks=np.zeros(count, np.uint8),
+                standing=np.zeros(count, np.uint8),
                 slot=np.full(count, NO_SLOT, np.uint32),
                 under=np.full(count, NO_SLOT, np.uint32),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
                 untouched=np.ones(blocks, np.bool_),
+                looked=np.zeros(blocks, np.uint16),
             ),
         )
 
@@ -130,6 +131,8 @@ class Client:
     """The look at it that is under way, or whose result nobody has taken yet."""
     waits_since: float = inf
     """When the hub began to wait for it (time.monotonic)."""
+    missed: int = 0
+    """Pages of its that plans have left out because it kept the hub waiting."""
     tardy: bool = True
     """It has not answered yet, or was late: nobody waits for it until it has answered."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge._core import count
-from pagemerge.model import ABSENT, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
+from pagemerge.model import ABSENT, LOOKS, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
 
 VMA_BYTES = 287
 """What a mapping costs the kernel, measured with 60,000 single-page mappings of one slab."""
@@ -36,7 +36,7 @@ def tally(regions: Sequence[Pages], required: int) -> Tally:
         merged += int(np.count_nonzero(mapped))
         zero += int(np.count_nonzero(slot == ZERO_SLOT))
         seen = (pages.digest != ABSENT) & (slot == NO_SLOT)
-        stable = seen & (pages.looks >= required)
+        stable = seen & (pages.standing & LOOKS >= required)
         unshared += int(np.count_nonzero(stable))
         volatile += int(np.count_nonzero(seen)) - int(np.count_nonzero(stable))
         starts = mapped.copy()

@@ -1,0 +1,97 @@
+"""What the hub sees of a client's memory: it reads what is due, and notes what that says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.decide import pace, stability
+from pagemerge.merge.user import Client, Region
+from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE
+
+MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK
+"""Pages of the parts that are read at once. Where there are many small ones, asking whether the
+process is still what it was, and handing the work to a thread, would take longer than to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whole blocks of a region that are to be looked at, or were."""
+
+    region: Region
+    first: int
+    """Page of the region."""
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at some parts found."""
+
+    parts: list[Part]
+    digests: npt.NDArray[np.uint64]
+    """u64[pages of all parts]: of one after the other."""
+    merges: int
+    """Pages that the client had merged when the look began."""
+
+
+def due(client: Client) -> Iterator[list[Part]]:
+    """What is to be looked at in this cycle, in lots of about ``MOST_AT_ONCE`` pages."""
+    lot: list[Part] = []
+    pages = 0
+    # New regions first: there is most to find.
+    for region in sorted(client.regions.values(), key=lambda it: it.looked):
+        region.looked = True
+        for first, count in pace.due(region.pages):
+            if lot and pages + count > MOST_AT_ONCE:
+                yield lot
+                lot, pages = [], 0
+            lot.append(Part(region, first, count))
+            pages += count
+    if lot:
+        yield lot
+
+
+async def look(client: Client, parts: list[Part], seed: int) -> Seen:
+    """Read and digest what is there. Raises as ``Client.read``."""
+    starts = [part.region.start + part.first * PAGE_SIZE for part in parts]
+    pages = np.array([part.pages for part in parts], np.uint64)
+    seen = Seen(parts, np.empty(int(pages.sum()), np.uint64), client.merges)
+    await client.read(client.peer.look, np.array(starts, np.uint64), pages, seed, seen.digests)
+    return seen
+
+
+def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
+    """Take in what a look has found; returns how many pages have become candidates by it."""
+    if client.merges != seen.merges:
+        return 0  # pages merged meanwhile, on demand, would seem to be written
+    at = stable = 0
+    for part in seen.parts:
+        digests, pages = seen.digests[at : at + part.pages], part.region.pages
+        observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
+        pace.settle(pages, part.first, observed.awake, observed.empty)
+        client.separations += observed.separated
+        stable += observed.stable
+        at += part.pages
+    return stable
+
+
+async def check_separated(client: Client) -> None:
+    """A client without a barrier is looked at for statistics only: which pages it wrote."""
+    for region in client.regions.values():
+        slot = region.pages.slot
+        if not np.any(slot != NO_SLOT):
+            continue
+        end, merges = region.start + len(region) * PAGE_SIZE, client.merges
+        found = await client.read(client.peer.present_runs, region.start, end)
+        if client.merges != merges:
+            return  # pages merged meanwhile would seem to be written
+        starts, counts = (np.frombuffer(part, np.uint64) for part in found)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            first = (start - region.start) // PAGE_SIZE
+            part = slot[first : first + count]
+            client.separations += int(np.count_nonzero(part != NO_SLOT))
+            part[:] = NO_SLOT

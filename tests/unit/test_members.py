@@ -1,0 +1,50 @@
+"""What a domain does at once, and what it puts off: the hub's spare time."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from pagemerge import members
+from pagemerge.decide.trust import Domain
+from pagemerge.members import Budget, Members
+from pagemerge.merge.user import Client
+
+
+def work(seconds: float) -> None:
+    """Take processor time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(members, "MOST_SPARE", 0.02)
+    budget = Budget(share=1.0, idle_share=0.5)
+    work(0.05)
+    budget.rest(is_spare=False)
+    assert budget.has_spare, "what yields much costs no spare time"
+    work(0.05)
+    budget.rest(is_spare=True)
+    assert not budget.has_spare
+    began = time.monotonic()
+    while not budget.has_spare:
+        assert time.monotonic() < began + 10, "no time is saved up"
+        budget.rest(is_spare=False)
+    assert time.monotonic() - began > 0.001
+
+
+def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None:
+    domain = Members(Domain(0))
+    domain.pending = members.FEW
+    assert not domain.is_worth_a_plan
+    domain.pending += 1
+    assert domain.is_worth_a_plan
+    large = SimpleNamespace(claimed=(1, 1000 * members.FEW_OF))
+    domain.clients.append(cast(Client, large))
+    assert not domain.is_worth_a_plan
+    domain.pending += 1000
+    assert domain.is_worth_a_plan
