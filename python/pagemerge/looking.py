@@ -27,7 +27,7 @@ class Part:
     pages: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Seen:
     """What a look at some parts found."""
 

@@ -57,7 +57,7 @@ def markdown(seed: int, results: dict[str, Result], asked: int) -> str:
         )
     lines.append("")
     for result in results.values():
-        lines += [f"- {key}" for key in result.findings]
+        lines += [f"- `{key}`" for key in result.findings]
     return "\n".join(lines).rstrip() + "\n"
 
 
