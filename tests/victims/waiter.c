@@ -158,12 +158,13 @@ static void *futexes(void *argument)
 		long result = syscall(SYS_futex, &word, FUTEX_WAIT, seen, NULL);
 
 		counts->turns++;
-		if (result == -1 && errno == EAGAIN)
+		/* A wake may be for the change that was seen already: then nothing is to be said of it. */
+		if (result == -1 && errno == EAGAIN) {
 			counts->again++;
-		else if (result)
+			counts->wrong += __atomic_load_n(&word, __ATOMIC_SEQ_CST) == seen;
+		} else if (result) {
 			counts->wrong++;
-		if (__atomic_load_n(&word, __ATOMIC_SEQ_CST) == seen)
-			counts->wrong++;
+		}
 		long since = now();
 		result = syscall(SYS_futex, &still, FUTEX_WAIT, still, &time);
 		book(counts, result == -1 && errno == ETIMEDOUT ? 0 : result, 0, since);
