@@ -192,7 +192,9 @@ class TestRestless:
         stability.observe(pages, 0, seen, 2, 100)
         assert stability.observe(pages, 0, seen, 2, 100).stable == 1
 
-    @pytest.mark.parametrize(("longest", "most"), [(0, 4), (1.9, 4), (2, 5), (63, 9), (1024, 14)])
+    @pytest.mark.parametrize(
+        ("longest", "most"), [(0, 4), (3.9, 4), (4, 5), (63, 8), (1024, 13), (2048, 14)]
+    )
     def test_an_admin_may_bound_it(self, longest: float, most: int) -> None:
         assert restless.most_vain(longest) == most
         pages = pages_of(1)

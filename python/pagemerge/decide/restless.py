@@ -31,7 +31,7 @@ FREE = 4
 pages that change a few times have changed for good."""
 
 MOST_VAIN = FREE + 10
-"""``vain`` counts up to here: 1024 seconds."""
+"""``vain`` counts up to here: a hold of 1024 seconds."""
 
 PAID = 5
 """What has lasted for twice 32 (1 << 5) seconds, or almost, was not in vain."""
@@ -81,8 +81,9 @@ def begin(pages: Pages, indices: I64) -> None:
 
 
 def most_vain(longest: float) -> int:
-    """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds."""
-    return min(FREE + int(np.log2(max(longest, 1))), MOST_VAIN)
+    """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds, which is
+    up to twice its hold."""
+    return min(FREE + int(np.log2(max(longest / 2, 1))), MOST_VAIN)
 
 
 def begin_anew(pages: Pages, indices: I64, most: int = MOST_VAIN) -> None:
