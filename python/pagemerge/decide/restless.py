@@ -76,7 +76,7 @@ def count(pages: Pages, indices: I64) -> None:
 
 
 def begin(pages: Pages, indices: I64) -> None:
-    """From now on these pages stand as they do; nothing was in vain."""
+    """From now on these pages stand as they do; that is held against none of them."""
     pages.standing[indices] &= np.uint8(LOOKS << 4)
 
 
