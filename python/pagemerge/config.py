@@ -41,9 +41,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of that (without a limit: of the host's memory) that one process may fill."""
     user_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Share of that which all processes of one user may fill, where it is not the hub's own."""
-    longest_hold: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 1024
-    """Seconds that a page which is written again soon after each merge is left alone at the most;
-    how long grows from 2 seconds on with each time that it was. 0: try again at once."""
+    longest_hold: Annotated[float, msgspec.Meta(ge=0, le=2048)] = 1024
+    """Seconds for which a page that is written soon after each merge has to stay as it is before it
+    is merged again, at the most. They grow with each time from 2 on. 0: it is merged at once."""
     idle_percent: Percent = 0.1
     """Share of one core for what yields little: the few pages that change in programs that do
     nothing much. What is left of ``cpu_percent`` is for work that yields more."""

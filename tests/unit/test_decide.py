@@ -170,6 +170,18 @@ class TestRestless:
             stability.observe(pages, 0, u64(7), 2, now)
         assert 10 < len(tried) < 15
 
+    def test_a_page_that_stood_for_long_is_not_held_for_it(self) -> None:
+        """Though nothing was there to merge it with: what it holds now may be more common."""
+        pages, now = pages_of(1), 0
+        for content in range(7, 30):
+            for _ in range(100):
+                now += 1
+                seen = stability.observe(pages, 0, u64(content), 2, now)
+        assert restless.vain(pages.standing).tolist() == [0]
+        assert seen.stable == 0
+        stability.observe(pages, 0, u64(5), 2, now)
+        assert stability.observe(pages, 0, u64(5), 2, now).stable == 1
+
     def test_pages_beside_it_do_not_wait(self) -> None:
         pages = pages_of(2 * BLOCK)
         for now in range(100):
@@ -180,7 +192,9 @@ class TestRestless:
         stability.observe(pages, 0, seen, 2, 100)
         assert stability.observe(pages, 0, seen, 2, 100).stable == 1
 
-    @pytest.mark.parametrize(("longest", "most"), [(0, 2), (1.9, 2), (2, 3), (63, 7), (1024, 12)])
+    @pytest.mark.parametrize(
+        ("longest", "most"), [(0, 4), (3.9, 4), (4, 5), (63, 8), (1024, 13), (2048, 14)]
+    )
     def test_an_admin_may_bound_it(self, longest: float, most: int) -> None:
         assert restless.most_vain(longest) == most
         pages = pages_of(1)

@@ -10,8 +10,9 @@ This takes no memory: the record of a look has room for it. ``Pages.standing`` u
 counts what has gone by since the page began to stand as it does, the high half how often in a row
 that was in vain (``vain``). Of a page that is not merged, looks in a row are counted that saw the
 same; of one that has to stand for ``hold`` seconds, only looks between which the clock has passed a
-multiple of that, and one more of them. So it stands one to two times as long. Of a merged page
-multiples of ``1 << PAID`` are counted. Of the clock it is remembered when a block was looked at.
+multiple of that, and one more of them. So it stands one to two times as long. From then on, and of
+a merged page, multiples of ``1 << PAID`` are counted: what has lasted two of them was not in vain.
+Of the clock it is remembered when a block was looked at.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-FREE = 2
-"""How often standing may be in vain before a page has to stand longer: most pages that change once
-or twice have changed for good."""
+FREE = 4
+"""How often standing may be in vain before a page has to stand longer: that costs little, and most
+pages that change a few times have changed for good."""
 
 MOST_VAIN = FREE + 10
-"""``vain`` counts up to here: 1024 seconds."""
+"""``vain`` counts up to here: a hold of 1024 seconds."""
 
 PAID = 5
-"""A merge has to last for 32 (1 << 5) seconds, twice in a row."""
+"""What has lasted for twice 32 (1 << 5) seconds, or almost, was not in vain."""
 
 
 def counted(standing: U8) -> U8:
@@ -75,13 +76,14 @@ def count(pages: Pages, indices: I64) -> None:
 
 
 def begin(pages: Pages, indices: I64) -> None:
-    """From now on these pages stand as they do; nothing was in vain."""
+    """From now on these pages stand as they do; that is held against none of them."""
     pages.standing[indices] &= np.uint8(LOOKS << 4)
 
 
 def most_vain(longest: float) -> int:
-    """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds."""
-    return min(FREE + int(np.log2(max(longest, 1))), MOST_VAIN)
+    """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds, which is
+    up to twice its hold."""
+    return min(FREE + int(np.log2(max(longest / 2, 1))), MOST_VAIN)
 
 
 def begin_anew(pages: Pages, indices: I64, most: int = MOST_VAIN) -> None:
@@ -91,13 +93,20 @@ def begin_anew(pages: Pages, indices: I64, most: int = MOST_VAIN) -> None:
     pages.standing[indices] = (more << 4).astype(np.uint8)
 
 
-def note_lasting(pages: Pages, first: int, merged: Bools, now: int) -> None:
-    """Pages are merged still: bool[n], from page ``first`` on, which begins a block."""
+def has_lasted(standing: U8, looks: int) -> Bools:
+    """Which pages, not merged, have long been ready to be where ``looks`` are enough."""
+    lasted: Bools = counted(standing) >= needed(standing, looks) + np.uint8(2)
+    return lasted
+
+
+def note_lasting(pages: Pages, first: int, merged: Bools, ready: Bools, now: int) -> None:
+    """Pages from ``first`` on, which begins a block, are merged still, or unchanged and ready to be
+    merged: bool[n] both."""
     blocks = np.arange(first, first + len(merged), BLOCK)
     for block in blocks[passed(pages, blocks, now) >> PAID != 0].tolist():
-        part = merged[block - first : block - first + BLOCK]
-        indices = np.flatnonzero(part & (pages.standing[block : block + len(part)] > 0)) + block
-        # A page with a clean record has nothing to be forgotten.
-        count(pages, indices)
-        paid = counted(pages.standing[indices]) > 1
-        pages.standing[indices[paid]] = 0
+        part = slice(block - first, block - first + BLOCK)
+        known = pages.standing[block : block + len(merged[part])] > 0
+        # A merged page with a clean record has nothing to be forgotten.
+        count(pages, np.flatnonzero(ready[part] | merged[part] & known) + block)
+        paid = np.flatnonzero(merged[part] & known) + block
+        pages.standing[paid[counted(pages.standing[paid]) > 1]] = 0

@@ -59,15 +59,17 @@ def observe(
     same = present & (seen == digest)
     other = present & known & ~same
     was_ready = restless.counted(standing) >= restless.needed(standing, enough)
-    restless.note_lasting(pages, first, ~present & (slot != NO_SLOT), now)
-    in_vain, again = written | other & was_ready, came | other & ~was_ready
-    restless.begin(pages, np.flatnonzero(again & ~written) + first)
+    in_vain = written | other & was_ready & ~restless.has_lasted(standing, enough)
+    merged = ~present & (slot != NO_SLOT)
+    restless.note_lasting(pages, first, merged, same & was_ready, now)
+    restless.begin(pages, np.flatnonzero((came | other) & ~in_vain) + first)
     restless.begin_anew(pages, np.flatnonzero(in_vain) + first, most_vain)
     standing[~present & (slot == NO_SLOT)] &= np.uint8(LOOKS << 4)
     slot[written] = NO_SLOT
     digest[:] = seen
-    counts = np.flatnonzero(present if required == 1 else same | came) + first
-    restless.count(pages, counts[restless.is_due(pages, counts, now)])
+    waits = (present if required == 1 else same | came) & ~(same & was_ready)
+    waiting = np.flatnonzero(waits) + first
+    restless.count(pages, waiting[restless.is_due(pages, waiting, now)])
     pages.looked[first // BLOCK : -(-(first + len(seen)) // BLOCK)] = now & 0xFFFF
     is_ready = restless.counted(standing) >= restless.needed(standing, enough)
     return Observed(
