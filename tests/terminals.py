@@ -15,9 +15,11 @@ class Terminal:
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None) -> None:
         self._master, slave = os.openpty()
+        # The tests may run under nohup(1).
+        before = ["setsid", "--ctty", "env", "--default-signal=HUP"]
         try:
             self.process = subprocess.Popen(
-                ["setsid", "--ctty", *argv], stdin=slave, stdout=slave, stderr=slave, env=env
+                [*before, *argv], stdin=slave, stdout=slave, stderr=slave, env=env
             )
         finally:
             os.close(slave)
