@@ -42,9 +42,9 @@ def slabbed(member: Child) -> int:
 
 
 def skipped(hub: Hub, member: Child) -> dict[str, int]:
+    """What the hub says it passed over; nothing of who has not joined yet."""
     row = hub.client(member.pid)
-    assert row is not None
-    return row.skipped
+    return row.skipped if row is not None else {}
 
 
 def test_each_process_has_its_share_and_the_store_an_end(
