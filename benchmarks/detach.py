@@ -62,7 +62,7 @@ def until_merged(pids: Iterable[int], kernel: ksm.Ksm) -> int:
                 raise PagemergeError("ksmd has not come by twice")
             time.sleep(0.05)
         before, pages = pages, sum(merged_pages(pid) or 0 for pid in pids)
-    kernel.write("run", 0)
+    kernel.write("run", ksm.STOP)
     return pages
 
 
@@ -101,7 +101,7 @@ def measure(memory_mib: int, kernel: ksm.Ksm) -> dict[str, float]:
         while time.monotonic() < end:
             ears.listen()
             time.sleep(0.002)
-        before, ears.longest = ears.longest, 0.0
+        before = ears.longest
         pages = sum(merged_pages(pid) or 0 for pid in pids)
         ears, began = Ears(guests), time.perf_counter()
         argv = [sys.executable, "-m", "pagemerge", "detach", "--json", *map(str, pids)]

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from tests.differential.pair import Said
 from tests.differential.program import ADVICE, MARKS, Program, sites
+from tests.differential.said import pages_of
 from tests.differential.stated import stated
 
 SEVERAL = " (several mappings)"
@@ -141,7 +142,7 @@ def _kind(line: str, one: str, other: str) -> tuple[str, str]:
         return "flags", " ".join(sorted(changed))
     if line.lstrip(">").split(" ")[0] not in ("look", "write"):
         return "result", f"{_result(other)} for {_result(one)}"
-    a, b = _pages(one), _pages(other)
+    a, b = pages_of(one), pages_of(other)
     pages = sorted((a.keys() | b.keys()), key=str)
     for page in pages:  # permissions first: what cannot be read has no bytes
         if a.get(page, ("none", ""))[0] != b.get(page, ("none", ""))[0]:
@@ -159,17 +160,6 @@ def _result(said: str) -> str:
 def _content(said: str) -> str:
     """A page's bytes in a word."""
     return {"0": "zeros", "SEGV": "SEGV", "BUS": "BUS"}.get(said, "bytes")
-
-
-def _pages(said: str) -> dict[str, tuple[str, str]]:
-    """Page -> permissions and contents, of what ``look`` says."""
-    found = {}
-    for token in said.split(" "):
-        if match := re.fullmatch(r"((?:s\d:)?)(\d+):(\S+?f?):([^:*]+)\*(\d+)", token):
-            slot, first, access, content, pages = match.groups()
-            for page in range(int(first), int(first) + int(pages)):
-                found[f"{slot}{page}"] = (access, content)
-    return found
 
 
 def _flags(said: str) -> dict[int, set[str]]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tests.differential.said import pages_of
+
 IGNORED_FLAGS = {
     "mg": "the agent answers MADV_MERGEABLE in the kernel's place, so ksmd does not merge it too",
     "nh": "mergeable memory has no huge pages: single pages of them could not be freed",
@@ -68,16 +70,17 @@ def _is_locked(words: Sequence[str], bare: str, merged: str) -> bool:
         return called and re.search(r"errno (12|14|22)\b", f"{bare} {merged}") is not None
     one, other = _zeros(bare), _zeros(merged)
     differ = [(one[it], other[it]) for it in one if it in other and one[it] != other[it]]
-    return one.keys() == other.keys() and all("0" in (a[-1], b[-1]) for a, b in differ)
+    return one.keys() == other.keys() and all(
+        a[0] == b[0] and "0" in (a[1], b[1]) for a, b in differ
+    )
 
 
-def _zeros(said: str) -> dict[str, str]:
-    """Page -> contents, of what ``look`` says; a page that is missing counts as zero."""
-    found = {}
-    for slot, first, what, count in re.findall(r"((?:s\d:)?)(\d+):(\S+)\*(\d+)", said):
-        for page in range(int(first), int(first) + int(count)):
-            found[f"{slot}{page}"] = re.sub(":BUS$", ":0", what)
-    return found
+def _zeros(said: str) -> dict[str, tuple[str, str]]:
+    """As ``pages_of``; a page that is missing counts as zero."""
+    return {
+        page: (access, "0" if content == "BUS" else content)
+        for page, (access, content) in pages_of(said).items()
+    }
 
 
 def _has_more(words: Sequence[str], bare: str, merged: str) -> bool:
