@@ -70,9 +70,10 @@ def separate(rows: list[Row]) -> tuple[list[Row], dict[int, int | None]]:
             progress(done // PAGE_SIZE, total // PAGE_SIZE)
 
         rows = [attach.do(row, partial(detach, progress=tell)) for row in rows]
+    failed = {row.process.pid for row in rows if row.error}  # it has ended, say
     separated: dict[int, int | None] = {}
     for pid, pages in before.items():
-        left = merged_pages(pid)
+        left = None if pid in failed else merged_pages(pid)
         separated[pid] = None if pages is None or left is None else max(pages - left, 0)
     return rows, separated
 
