@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_millis(500);
 /// Not so one that waits for a processor, on a busy host: that comes.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So long a stop is waited for without giving the processor away for longer than others want it.
-const EAGER: Duration = Duration::from_millis(1);
+/// So long a stop is waited for without sleeping.
+const EAGER: Duration = Duration::from_micros(50);
+/// How long a sleep lasts at most, if the kernel does not end it with SIGCHLD: whoever ignores that
+/// gets none.
 const NAP: Duration = Duration::from_micros(100);
 
 /// How often it is tried to trace a thread before that counts as forbidden.
@@ -349,7 +351,7 @@ impl Tracee {
             if now < eager {
                 rustix::thread::sched_yield();
             } else {
-                std::thread::sleep(NAP);
+                nap();
             }
         }
     }
@@ -378,6 +380,19 @@ impl Tracee {
     fn lost(&mut self) -> Trouble {
         self.gone = true;
         Trouble::Again("has ended meanwhile".into())
+    }
+}
+
+/// Sleep until a tracee stops, or for `NAP`. All signals are blocked here (`mod.rs`), and whatever is
+/// sent to this process is for it alone.
+fn nap() {
+    let timeout = libc::timespec { tv_sec: 0, tv_nsec: NAP.subsec_nanos().into() };
+    // SAFETY: the set is ours, and filled in before it is read; no information is asked for.
+    unsafe {
+        let mut stopped = std::mem::zeroed();
+        libc::sigemptyset(&mut stopped);
+        libc::sigaddset(&mut stopped, libc::SIGCHLD);
+        libc::sigtimedwait(&stopped, std::ptr::null_mut(), &timeout);
     }
 }
 
