@@ -6,6 +6,7 @@ and ranges raise ``UsageError``; for another process ``NoSuchProcess`` and ``Acc
 its ``pid``.
 """
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -187,12 +188,27 @@ def inject_prctl(pid: int, on: bool) -> tuple[bool, float]:
 
 def inject_madvise(
     pid: int, starts: _Words, lengths: _Words, advice: int
-) -> tuple[bytes, float, float]:
+) -> tuple[bytes, int, float, float]:
     """Have process ``pid`` call madvise on ranges, addresses and bytes (u64[r] each).
 
     ``advice`` is MADV_MERGEABLE (12) or MADV_UNMERGEABLE (13). Returns 0 or an error number for
-    each range (i32[r], native-endian), the seconds that a thread was held, and those of the longest
-    stop: it runs on in between. Errors as ``inject_prctl``.
+    each range (i32[r], native-endian), how often a thread was stopped, the seconds that it was held
+    in all, and those of the longest stop: it runs on in between. Errors as ``inject_prctl``.
+    """
+
+def inject_separate(
+    pid: int, starts: _Words, ends: _Words, across: bool, tell: Callable[[int], object]
+) -> tuple[int, int, int, float, float]:
+    """Have process ``pid`` call madvise(MADV_UNMERGEABLE) on ranges, in order of address.
+
+    ``starts``, ``ends``: addresses (u64[r] each). The ranges are cut and put together so that a
+    stop is short and few are needed. ``across``: calls may name what lies between ranges, too;
+    that they answer ENOMEM then does not count, for it only says that there are holes.
+
+    ``tell`` is called after each stop with the bytes of the ranges that it was about; what it
+    raises, or a signal's handler, ends the work, and is raised. Returns the stops, the calls, those
+    of them that were refused, the seconds that a thread was held in all, and in the longest stop.
+    Errors as ``inject_prctl``; what was separated until then stays so.
     """
 
 # the agent: crates/python/src/agent.rs

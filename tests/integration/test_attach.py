@@ -108,10 +108,11 @@ def test_ranges_are_marked_one_by_one(programs: dict[str, Path], tmp_path: Path)
         chosen = private[::2]
         starts = array("Q", [4096, *(one.start for one in chosen)])
         lengths = array("Q", [4096, *(one.end - one.start for one in chosen)])
-        told, held, longest = _core.inject_madvise(victim.pid, starts, lengths, 12)
+        told, stops, held, longest = _core.inject_madvise(victim.pid, starts, lengths, 12)
         results = memoryview(told).cast("i").tolist()
         assert results[0] == 12, "ENOMEM: nothing is mapped there"
         assert set(results[1:]) == {0}
+        assert stops > 0
         assert 0 < longest <= held
         assert marked(victim.pid) == {(one.start, one.end) for one in chosen}
         _core.inject_madvise(victim.pid, starts, lengths, 13)

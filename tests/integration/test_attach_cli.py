@@ -19,7 +19,7 @@ from pagemerge.linux.maps import mappings
 from pagemerge.merge.attach import attach
 from pagemerge.merge.kernel import ksm_bytes, process_ksm
 from pagemerge.merge.preload import LIBRARY
-from tests.attaching import build, marked, merge_any, start
+from tests.attaching import marked, merge_any
 from tests.commands import NOBODY
 from tests.conftest import Spawn
 
@@ -155,31 +155,6 @@ def test_what_is_attached_is_merged_and_what_is_detached_is_not(
     # In pieces, because it is much; each is a short stop.
     assert row["ranges"] > 0 and not row["refused_ranges"]
     assert (ksm_bytes(other.pid) or 0) >= PAGES * 4096, "the other keeps the stable pages"
-
-
-@pytest.mark.requires("cc")
-def test_detach_stops_seldom_and_for_short(kernel: ksm.Ksm, tmp_path: Path) -> None:
-    """10,000 mappings side by side are no 10,000 stops, and the program goes on in between."""
-    pages = 20_000
-    victim = start(build("beats", tmp_path))
-    try:
-        kernel.start(**ksm.FLAT_OUT)
-        deadline = time.monotonic() + 60
-        while merging(victim.pid) < pages:
-            assert time.monotonic() < deadline, f"{merging(victim.pid)} pages are merged"
-            time.sleep(0.02)
-        kernel.write("run", 0)
-        (row,) = figures("detach", victim.pid)
-        assert not row["error"] and not row["refused_ranges"]
-        assert row["ranges"] < 100
-        assert row["longest_hold_seconds"] < 0.5
-        assert row["separated_bytes"] >= pages * 4096
-        said, _ = victim.communicate("", timeout=60)
-        assert json.loads(said)["wrong"] == 0
-        assert json.loads(said)["gap_us"] < 1_000_000
-    finally:
-        victim.kill()
-        victim.communicate()
 
 
 def merging(pid: int) -> int:

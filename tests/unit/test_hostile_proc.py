@@ -54,7 +54,7 @@ READERS: dict[str, Reader] = {
     "mounts": lambda root, sys: maps.devices(PID, root),
     "smaps": lambda root, sys: memory.footprint(PID, proc=root),
     "smaps_rollup": lambda root, sys: memory.resident(PID, proc=root),
-    "ksm in smaps": lambda root, sys: kernel.ksm_bytes(PID, root),
+    "ksm in smaps_rollup": lambda root, sys: kernel.ksm_bytes(PID, root),
     "cpu": lambda root, sys: memory.cpu_seconds(PID, proc=root),
     "available": lambda root, sys: memory.available_bytes(proc=root),
     "total": lambda root, sys: memory.total_bytes(proc=root),

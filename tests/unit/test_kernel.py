@@ -194,12 +194,12 @@ def test_a_process_of_older_kernels(tmp_path: Path) -> None:
 
 
 def test_smaps_and_vmstat(tmp_path: Path) -> None:
-    smaps = "1000-2000 rw-p 00000000 00:00 0\nRss:  8 kB\nKSM:  {} kB\nVmFlags: rd mg\n"
-    process(tmp_path, smaps=smaps.format(4) + smaps.format(8))
+    rollup = "1000-2000 ---p 00000000 00:00 0  [rollup]\nRss:  8 kB\n"
+    process(tmp_path, smaps_rollup=rollup + "KSM:  12 kB\n")
     (tmp_path / "vmstat").write_text("pgfault 12\ncow_ksm 34\n")
     assert kernel.ksm_bytes(7, tmp_path) == 12 * 1024
     assert kernel.cow_ksm(tmp_path) == 34
-    (tmp_path / "7" / "smaps").write_text("1000-2000 rw-p 00000000 00:00 0\nRss:  8 kB\n")
+    (tmp_path / "7" / "smaps_rollup").write_text(rollup)
     (tmp_path / "vmstat").write_text("pgfault 12\n")
     assert kernel.ksm_bytes(7, tmp_path) is None
     assert kernel.cow_ksm(tmp_path) is None

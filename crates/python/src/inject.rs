@@ -13,7 +13,8 @@ const ADVICE: [i32; 2] = [libc::MADV_MERGEABLE, libc::MADV_UNMERGEABLE];
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(inject_check, module)?)?;
     module.add_function(wrap_pyfunction!(inject_prctl, module)?)?;
-    module.add_function(wrap_pyfunction!(inject_madvise, module)?)
+    module.add_function(wrap_pyfunction!(inject_madvise, module)?)?;
+    module.add_function(wrap_pyfunction!(inject_separate, module)?)
 }
 
 #[pyfunction]
@@ -34,7 +35,7 @@ fn inject_madvise<'py>(
     starts: &Bound<'_, PyAny>,
     lengths: &Bound<'_, PyAny>,
     advice: i32,
-) -> PyResult<(Bound<'py, PyBytes>, f64, f64)> {
+) -> PyResult<(Bound<'py, PyBytes>, u64, f64, f64)> {
     let starts = buffer::<u64>(starts, "starts")?;
     let lengths = buffer::<u64>(lengths, "lengths")?;
     let (starts, lengths) = (shared(py, &starts, "starts")?, shared(py, &lengths, "lengths")?);
@@ -46,5 +47,43 @@ fn inject_madvise<'py>(
     let done = detached(py, || pagemerge_pages::inject::madvise(pid, &ranges, advice))?;
     let results: Vec<u8> = done.results.iter().flat_map(|result| result.to_ne_bytes()).collect();
     let (held, longest) = (done.held.as_secs_f64(), done.longest.as_secs_f64());
-    Ok((PyBytes::new(py, &results), held, longest))
+    Ok((PyBytes::new(py, &results), done.stops, held, longest))
+}
+
+#[pyfunction]
+fn inject_separate(
+    py: Python<'_>,
+    pid: i32,
+    starts: &Bound<'_, PyAny>,
+    ends: &Bound<'_, PyAny>,
+    across: bool,
+    tell: Py<PyAny>,
+) -> PyResult<(u64, u64, u64, f64, f64)> {
+    let starts = buffer::<u64>(starts, "starts")?;
+    let ends = buffer::<u64>(ends, "ends")?;
+    let (starts, ends) = (shared(py, &starts, "starts")?, shared(py, &ends, "ends")?);
+    let ranges: Vec<(u64, u64)> = starts.iter().copied().zip(ends.iter().copied()).collect();
+    let ascending = ranges.windows(2).all(|two| two[0].1 <= two[1].0);
+    if starts.len() != ends.len() || !ascending || ranges.iter().any(|(start, end)| start >= end) {
+        let text = "starts and ends must be equally long, of ranges in order of address";
+        return Err(raise(py, &Error::Usage(text.into())));
+    }
+    let mut interrupted = None;
+    let mut told = |bytes: u64| {
+        let heard = Python::attach(|py| {
+            py.check_signals()?;
+            tell.call1(py, (bytes,)).map(drop)
+        });
+        interrupted = heard.err();
+        interrupted.is_none()
+    };
+    let work = || pagemerge_pages::inject::separate(pid, &ranges, across, &mut told);
+    let done = detached(py, work)?;
+    interrupted.map_or_else(
+        || {
+            let (held, longest) = (done.held.as_secs_f64(), done.longest.as_secs_f64());
+            Ok((done.stops, done.calls, done.refused, held, longest))
+        },
+        Err,
+    )
 }

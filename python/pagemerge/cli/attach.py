@@ -99,6 +99,11 @@ class Row:
     error: str = ""
     outcome: Outcome | None = None
 
+    @property
+    def eligible_bytes(self) -> int:
+        """How much of it can be merged."""
+        return sum(end - start for start, end in self.ranges)
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that ``attach`` and ``detach`` have in common."""
@@ -222,7 +227,7 @@ def figures(rows: Iterable[Row]) -> dict[str, Any]:
                 "pid": row.process.pid,
                 "name": row.process.name,
                 "uid": row.process.uid,
-                "eligible_bytes": sum(end - start for start, end in row.ranges),
+                "eligible_bytes": row.eligible_bytes,
                 "error": row.error or None,
                 **(asdict(row.outcome) if row.outcome else {}),
             }
@@ -272,4 +277,6 @@ def note(row: Row) -> str:
     if row.outcome.refused_ranges:
         of = number(row.outcome.ranges, "range")
         return f"{row.outcome.refused_ranges} of {of} refused by the kernel"
+    if row.outcome.still_mergeable:
+        return "has marked more of its memory as mergeable meanwhile: detach it once more"
     return ""

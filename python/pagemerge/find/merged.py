@@ -8,7 +8,7 @@ Documentation/admin-guide/mm/pagemap.rst of Linux (pagemap, kpageflags).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ UInt64s = NDArray[np.uint64]
 
 KSM = np.uint64(1 << 21)
 """KPF_KSM, a bit of a frame's flags."""
-NOTHING = np.uint64(0)
 WINDOW = 512
 """Frames whose flags are read at once: frames of one process often lie near each other."""
 AT_ONCE = 1 << 20
@@ -52,18 +51,6 @@ def sharing_pages(pids: Iterable[int], proc: Path = PROC) -> int | None:
     return int((mapped[several] - 1)[flags & KSM != 0].sum())
 
 
-def merged_pages(pid: int, proc: Path = PROC) -> int | None:
-    """Pages of process ``pid`` that are stable pages of ksmd; None as ``sharing_pages``, or if it
-    has gone or cannot be looked at."""
-    try:
-        frames, mapped = np.unique(np.concatenate([*_frames(pid)]), return_counts=True)
-        if len(frames) and frames[0] == 0:
-            return None
-        return int(mapped[_flags(frames, proc) & KSM != 0].sum())
-    except (PagemergeError, OSError, ValueError):
-        return None
-
-
 def present(pid: int) -> tuple[UInt64s, UInt64s]:
     """Runs of anonymous pages that can be merged or are: addresses and pages, u64[r] each.
 
@@ -85,20 +72,17 @@ def present(pid: int) -> tuple[UInt64s, UInt64s]:
 
 def _shared(pid: int) -> list[UInt64s]:
     """The frames of a process that are mapped more than once, by itself or by others."""
-    try:
-        return list(_frames(pid, EXCLUSIVE))
-    except PagemergeError:
-        return []
-
-
-def _frames(pid: int, without: np.uint64 = NOTHING) -> Iterator[UInt64s]:
-    """The frames of a process, less those whose entry has a bit of ``without``."""
     starts, pages = present(pid)
     cuts = np.searchsorted(np.cumsum(pages), np.arange(AT_ONCE, int(pages.sum()), AT_ONCE))
+    found: list[UInt64s] = []
     for some, many in zip(np.split(starts, cuts), np.split(pages, cuts), strict=True):
         entries = np.empty(int(many.sum()), np.uint64)
-        _core.pagemap(pid, some, many, entries)
-        yield entries[entries & (PRESENT | without) == PRESENT] & FRAME
+        try:
+            _core.pagemap(pid, some, many, entries)
+        except PagemergeError:
+            return []
+        found.append(entries[entries & (PRESENT | EXCLUSIVE) == PRESENT] & FRAME)
+    return found
 
 
 def _flags(frames: UInt64s, proc: Path) -> UInt64s:

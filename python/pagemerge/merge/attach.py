@@ -7,8 +7,9 @@ what it maps later and for its children, too; on kernels before 6.4 range by ran
 
 from __future__ import annotations
 
+import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,22 +17,14 @@ from typing import Literal
 from pagemerge import _core
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux.proc import PROC, pids
-from pagemerge.merge.kernel import process_ksm
+from pagemerge.merge.kernel import ksm_bytes, process_ksm
 
 How = Literal["prctl", "madvise"]
 Ranges = Sequence[tuple[int, int]]
 """Start and end address of each."""
 
-MERGEABLE, UNMERGEABLE = 12, 13
+MERGEABLE = 12
 """madvise(2), include/uapi/asm-generic/mman-common.h of Linux."""
-
-PIECE = 4 << 20
-"""Bytes that are separated in one system call: a few milliseconds if all of them are merged."""
-TOLD = 64 << 20
-"""Bytes after which progress is told."""
-AT_ONCE = 1024
-"""Merged pages that one prctl may separate. It keeps the whole process from mapping memory and
-from page faults meanwhile, some microseconds a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +41,22 @@ class Outcome:
     longest_hold_seconds: float
     """... and at once."""
     ranges: int
-    """Ranges that were marked or unmarked one by one."""
+    """Ranges that were marked one by one, or pieces that were separated."""
     refused_ranges: int
-    """... of which so many could not be: unmapped meanwhile, or too many mappings."""
+    """... of which so many could not be: unmapped meanwhile, too many mappings, or no memory."""
     merged_pages_before: int | None
     """Pages of it that mapped a stable page of ksmd before, as of ksmd's last scan; None where the
     kernel does not tell. Afterwards nobody knows yet: ksmd counts when it comes by."""
+    stops: int = 1
+    """How often one of its threads was stopped."""
+    seconds: float = 0.0
+    """How long all of it took."""
+    separated_bytes: int | None = None
+    """Memory that was merged, and is its own again; None where the kernel does not tell (before
+    Linux 6.7), and for ``attach``."""
+    still_mergeable: bool = False
+    """Some of its memory can be merged after all: it has marked more meanwhile, or something was
+    refused. False where the kernel does not tell, and for ``attach``."""
 
 
 def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = None) -> Outcome:
@@ -63,88 +66,97 @@ def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = 
     ``PagemergeError`` with the reason if the process cannot be stopped and made to ask;
     ``NoSuchProcess``; ``AccessDenied``; ``Unsupported`` for a ``prctl`` that this kernel lacks.
     """
+    before, began = merging_pages(pid), time.monotonic()
     if how != "madvise":
-        before = merging_pages(pid)
         try:
             already, held = _core.inject_prctl(pid, True)
-            return Outcome(pid, name, "prctl", already, held, held, 0, 0, before)
+            took = time.monotonic() - began
+            return Outcome(pid, name, "prctl", already, held, held, 0, 0, before, seconds=took)
         except Unsupported:
             if how is not None:
                 raise
-    return _advised(pid, name, ranges(), MERGEABLE)
+    chosen = ranges()
+    starts = array("Q", (start for start, _ in chosen))
+    lengths = array("Q", (end - start for start, end in chosen))
+    told, stops, held, longest = _core.inject_madvise(pid, starts, lengths, MERGEABLE)
+    refused, took = sum(map(bool, memoryview(told).cast("i"))), time.monotonic() - began
+    return Outcome(
+        pid, name, "madvise", False, held, longest, len(chosen), refused, before, stops, took
+    )
 
 
 def detach(
     pid: int,
     name: str,
     ranges: Callable[[], Ranges],
-    progress: Callable[[int], None] = lambda _bytes: None,
+    progress: Callable[[int], object] = lambda _bytes: None,
 ) -> Outcome:
     """Undo ``attach``, and separate what was merged. Also undoes what the program marked itself.
 
     ``ranges`` is asked for all of its memory that can be mergeable, in order of address;
-    ``progress`` is told of bytes of them that were done since the last time. Errors as ``attach``.
+    ``progress`` is told of bytes of them that were done since the last time, and what it raises
+    ends the work. Errors as ``attach``; what was separated until then stays so.
     """
-    pieces, before = None, merging_pages(pid)
-
-    def separate() -> Outcome:
-        return _advised(pid, name, cut(joined(ranges()), PIECE), UNMERGEABLE, progress)
-
-    if (before or 0) > AT_ONCE:
-        pieces = separate()
+    before, began = merging_pages(pid), time.monotonic()
+    merged, tells = ksm_bytes(pid), process_ksm(pid).mergeable is not None
+    done = _Separated()
+    if _is_marked(pid):
+        done.add(pid, ranges(), progress, across=tells)
+    # Last, because it separates all that is left in one call. Not first, though memory that is
+    # mapped meanwhile is mergeable until then: that is not much.
     try:
         was_on, held = _core.inject_prctl(pid, False)
+        done.held += held
+        done.longest = max(done.longest, held)
+        done.stops += 1
     except Unsupported:
-        return pieces or separate()
-    if not was_on and pieces is None and _has_marks(pid):
-        pieces = separate()
-    longest, count, refused = held, 0, 0
-    if pieces is not None:
-        held += pieces.held_seconds
-        longest = max(longest, pieces.longest_hold_seconds)
-        count, refused = pieces.ranges, pieces.refused_ranges
-    nothing = not was_on and pieces is None
+        was_on = False
+    if tells and done.calls:
+        done.refused = 0  # unless the kernel says that something is left
+        if _is_marked(pid):
+            done.add(pid, ranges(), lambda _bytes: None, across=False)
+    left = ksm_bytes(pid)
+    nothing = not was_on and not done.calls
     return Outcome(
         pid,
         name,
         "prctl" if was_on or nothing else "madvise",
         nothing,
-        held,
-        longest,
-        count,
-        refused,
+        done.held,
+        done.longest,
+        done.calls,
+        done.refused,
         before,
+        done.stops,
+        time.monotonic() - began,
+        None if merged is None or left is None else max(merged - left, 0),
+        tells and _is_marked(pid),
     )
 
 
-def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """``ranges``, in order of address, those side by side as one: one call does for both."""
-    found: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((start, end))
-    return found
+@dataclass(slots=True)
+class _Separated:
+    """What separating has taken so far: as ``Outcome`` has it."""
 
+    stops: int = 0
+    calls: int = 0
+    refused: int = 0
+    held: float = 0.0
+    longest: float = 0.0
 
-def cut(ranges: Iterable[tuple[int, int]], piece: int) -> list[tuple[int, int]]:
-    """``ranges`` in pieces of at most ``piece`` bytes, in the same order."""
-    return [
-        (start, min(start + piece, end))
-        for first, end in ranges
-        for start in range(first, end, piece)
-    ]
-
-
-def batches(ranges: Ranges, most: int) -> Iterator[Ranges]:
-    """``ranges`` in order, so many at a time that they have ``most`` bytes, or few more."""
-    first, size = 0, 0
-    for at, (start, end) in enumerate(ranges, 1):
-        size += end - start
-        if size >= most or at == len(ranges):
-            yield ranges[first:at]
-            first, size = at, 0
+    def add(
+        self, pid: int, ranges: Ranges, progress: Callable[[int], object], *, across: bool
+    ) -> None:
+        """Separate ``ranges`` of a process; ``across``: see ``_core.inject_separate``."""
+        starts = array("Q", (start for start, _ in ranges))
+        ends = array("Q", (end for _, end in ranges))
+        told = _core.inject_separate(pid, starts, ends, across, progress)
+        stops, calls, refused, held, longest = told
+        self.stops += stops
+        self.calls += calls
+        self.refused += refused
+        self.held += held
+        self.longest = max(self.longest, longest)
 
 
 def merging_pages(pid: int, proc: Path = PROC) -> int | None:
@@ -168,24 +180,6 @@ def users_merged(proc: Path = PROC) -> set[int]:
     return users
 
 
-def _has_marks(pid: int) -> bool:
-    """Has anything in it been marked range by range? Where the kernel does not tell: yes."""
+def _is_marked(pid: int) -> bool:
+    """Can any of its memory be merged? Where the kernel does not tell: yes."""
     return process_ksm(pid).mergeable is not False
-
-
-def _advised(
-    pid: int,
-    name: str,
-    ranges: Ranges,
-    advice: int,
-    progress: Callable[[int], None] = lambda _bytes: None,
-) -> Outcome:
-    before, refused, held, longest = merging_pages(pid), 0, 0.0, 0.0
-    for some in batches(ranges, TOLD):
-        starts = array("Q", (start for start, _ in some))
-        lengths = array("Q", (end - start for start, end in some))
-        told, seconds, most = _core.inject_madvise(pid, starts, lengths, advice)
-        refused += sum(map(bool, memoryview(told).cast("i")))
-        held, longest = held + seconds, max(longest, most)
-        progress(sum(lengths))
-    return Outcome(pid, name, "madvise", False, held, longest, len(ranges), refused, before)

@@ -253,12 +253,12 @@ def is_mergeable(pid: int, proc: Path = PROC) -> bool:
 
 
 def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """Bytes of process ``pid`` that map stable pages, each in full: the KSM lines of smaps.
+    """Bytes of process ``pid`` that map stable pages, each in full: the KSM line of smaps_rollup.
 
-    It walks all page tables of the process under its mm lock: ask once, never poll. None before
-    Linux 6.7. Raises ``NoSuchProcess`` or ``AccessDenied``.
+    The kernel walks all page tables of the process under its mm lock: ask once, never poll. None
+    before Linux 6.7. Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    return smaps(pid, (b"KSM",), proc=proc)[0].get(b"KSM")
+    return smaps(pid, (b"KSM",), proc=proc, file="smaps_rollup")[0].get(b"KSM")
 
 
 def cow_ksm(proc: Path = PROC) -> int | None:

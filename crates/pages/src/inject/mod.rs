@@ -25,12 +25,14 @@ mod aside;
 mod candidates;
 mod place;
 mod refusals;
+mod separate;
 mod sequences;
 mod tracee;
 
 use crate::error::{Error, Result};
 use aside::aside;
 use candidates::Candidate;
+pub use separate::{separate, Separated};
 use std::time::{Duration, Instant};
 use tracee::{Tracee, Trouble};
 
@@ -72,6 +74,8 @@ pub struct Merging {
 pub struct Advised {
     /// 0 or an error number, one a range.
     pub results: Vec<i32>,
+    /// Stops of a thread.
+    pub stops: u64,
     /// How long a thread was held, all stops together.
     pub held: Duration,
     /// The longest stop.
@@ -131,6 +135,7 @@ pub fn madvise(pid: i32, ranges: &[(u64, u64)], advice: i32) -> Result<Advised> 
         let (results, held) = stopped(pid, &mut place, |tracee| advise(tracee, rest, advice))?;
         rest = rest.get(results.len()..).unwrap_or_default();
         all.results.extend(results);
+        all.stops += 1;
         all.held += held;
         all.longest = all.longest.max(held);
         if !rest.is_empty() {
