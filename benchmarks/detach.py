@@ -2,9 +2,9 @@
 
 Three guests (QEMU, all of their memory in common but for a part) are merged by ksmd, say "tick"
 each 10 ms or so, and are detached. Measured: the longest time between two ticks of each, before and
-meanwhile; the seconds of the whole command, and those in which it stopped threads; and what the
-kernel alone needs to separate as many pages: a process that asks for it itself, by madvise
-(MADV_UNMERGEABLE). A table for people, then one line of JSON.
+meanwhile; the seconds of the command, of its work, and those in which it held threads; and what the
+kernel alone needs to separate as many pages, three of each content: a process that asks for it
+itself, by madvise (MADV_UNMERGEABLE). A table for people, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import mmap
 import os
+import random
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from contextlib import ExitStack
 from lab import guest, ksm
 
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.find.merged import merged_pages
+from pagemerge.merge.kernel import ksm_bytes
 from pagemerge.model import PAGE_SIZE
 
 MERGEABLE, UNMERGEABLE = 12, 13
@@ -61,7 +62,7 @@ def until_merged(pids: Iterable[int], kernel: ksm.Ksm) -> int:
             if time.monotonic() > deadline:
                 raise PagemergeError("ksmd has not come by twice")
             time.sleep(0.05)
-        before, pages = pages, sum(merged_pages(pid) or 0 for pid in pids)
+        before, pages = pages, sum((ksm_bytes(pid) or 0) // PAGE_SIZE for pid in pids)
     kernel.write("run", ksm.STOP)
     return pages
 
@@ -71,11 +72,13 @@ def alone(pages: int, kernel: ksm.Ksm) -> float:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        memory = mmap.mmap(-1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE)
+        third = pages // 3 * PAGE_SIZE
+        memory = mmap.mmap(-1, 3 * third, flags=mmap.MAP_PRIVATE)
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-        contents = [bytes([1 + number]) * PAGE_SIZE for number in range(200)]
-        for page in range(pages):
-            memory[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = contents[page % 200]
+        for _ in range(3):
+            contents = random.Random(1)
+            for _ in range(third >> 12):
+                memory.write(contents.randbytes(PAGE_SIZE))
         memory.madvise(MERGEABLE)
         until_merged([os.getpid()], kernel)
         began = time.perf_counter()
@@ -101,8 +104,8 @@ def measure(memory_mib: int, kernel: ksm.Ksm) -> dict[str, float]:
         while time.monotonic() < end:
             ears.listen()
             time.sleep(0.002)
-        before = ears.longest
-        pages = sum(merged_pages(pid) or 0 for pid in pids)
+        before, ears.longest = ears.longest, 0.0
+        pages = sum((ksm_bytes(pid) or 0) // PAGE_SIZE for pid in pids)
         ears, began = Ears(guests), time.perf_counter()
         argv = [sys.executable, "-m", "pagemerge", "detach", "--json", *map(str, pids)]
         command = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -113,13 +116,15 @@ def measure(memory_mib: int, kernel: ksm.Ksm) -> dict[str, float]:
         ears.listen()
         assert command.stdout is not None
         rows = json.loads(command.stdout.read())["processes"]
-        left = sum(merged_pages(pid) or 0 for pid in pids)
+        left = sum((ksm_bytes(pid) or 0) // PAGE_SIZE for pid in pids)
     return {
         "pages": pages,
         "pages_left": left,
         "longest_gap_before": before,
         "longest_gap": ears.longest,
         "seconds": seconds,
+        "separating_seconds": sum(row["seconds"] for row in rows),
+        "stops": sum(row["stops"] for row in rows),
         "held_seconds": sum(row["held_seconds"] for row in rows),
         "longest_hold_seconds": max(row["longest_hold_seconds"] for row in rows),
         "kernel_alone_seconds": alone(pages, kernel),
@@ -138,7 +143,7 @@ def main() -> int:
         print(f"detach: {lack}", file=sys.stderr)
         return 77
     for name, value in found.items():
-        shown = f"{value:,.0f}" if name.startswith("pages") else f"{value:.3f} s"
+        shown = f"{value:,.0f}" if name.startswith(("pages", "stops")) else f"{value:.3f} s"
         print(f"{name.replace('_', ' '):24}{shown:>12}")
     print(json.dumps(found))
     return 0
