@@ -98,7 +98,7 @@ def detach(
     ends the work. Errors as ``attach``; what was separated until then stays so.
     """
     before, began = merging_pages(pid), time.monotonic()
-    merged, tells = ksm_bytes(pid), process_ksm(pid).mergeable is not None
+    merged, tells = _merged_bytes(pid), process_ksm(pid).mergeable is not None
     done = _Separated()
     if _is_marked(pid):
         done.add(pid, ranges(), progress, across=tells)
@@ -115,7 +115,7 @@ def detach(
         done.refused = 0  # unless the kernel says that something is left
         if _is_marked(pid):
             done.add(pid, ranges(), lambda _bytes: None, across=False)
-    left = ksm_bytes(pid)
+    left = _merged_bytes(pid)
     nothing = not was_on and not done.calls
     return Outcome(
         pid,
@@ -178,6 +178,14 @@ def users_merged(proc: Path = PROC) -> set[int]:
         except (PagemergeError, OSError):
             continue
     return users
+
+
+def _merged_bytes(pid: int) -> int | None:
+    """Memory of it that is merged just now; None where the kernel does not tell."""
+    try:
+        return ksm_bytes(pid)
+    except PagemergeError:
+        return None
 
 
 def _is_marked(pid: int) -> bool:
