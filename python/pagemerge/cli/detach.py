@@ -39,7 +39,7 @@ class Detach:
             return attach.status(rows)
         good = number(sum(not row.error for row in rows), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"
-        print(f"ksmd {verb} {good} alone{own(rows)}.")
+        print(f"ksmd {verb} {good} alone{told(rows)}.")
         attach.show(rows, tables.console())
         return attach.status(rows)
 
@@ -52,11 +52,12 @@ def separate(rows: list[Row]) -> list[Row]:
         return [attach.do(row, partial(detach, progress=tell)) for row in rows]
 
 
-def own(rows: list[Row]) -> str:
-    """In words, how much has been separated, and how long that took; empty if nobody can tell."""
+def told(rows: list[Row]) -> str:
+    """How much has been separated, and how long that took; empty if nothing was, or nobody can
+    tell."""
     done = [row.outcome for row in rows if row.outcome]
-    known = [one.separated_bytes for one in done if one.separated_bytes is not None]
-    if not known:
+    separated = sum(one.separated_bytes or 0 for one in done)
+    if not separated:
         return ""
     took = attach.held(sum(one.seconds for one in done))
-    return f": {size(sum(known))} that were merged are their own again, after {took}"
+    return f": {size(separated)} of merged memory separated in {took}"

@@ -33,7 +33,7 @@ def separating(total: int) -> Iterator[Callable[[int], None]]:
     """Progress of work on ``total`` bytes; is to be told of those that were done since the last
     time. Where standard error is no terminal it is a line a second, and one at the end."""
     done = 0
-    with _bar("separating") if sys.stderr.isatty() else _lines("separating") as update:
+    with _bar("separating", total) if sys.stderr.isatty() else _lines("separating") as update:
 
         def tell(count: int) -> None:
             nonlocal done
@@ -44,14 +44,15 @@ def separating(total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Draws a bar, which is gone at the end; bytes done, and in all."""
+def _bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Draws a bar, which is gone at the end; ``total`` bytes, if it is known at the start. To be
+    told of the bytes that are done, and of all."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     columns = (what, BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(what, total=total)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
