@@ -54,9 +54,9 @@ class Outcome:
     separated_bytes: int | None = None
     """Memory that was merged, and is its own again; None where the kernel does not tell (before
     Linux 6.7), and for ``attach``."""
-    still_mergeable: bool = False
+    still_mergeable: bool | None = None
     """Some of its memory can be merged after all: it has marked more meanwhile, or something was
-    refused. False where the kernel does not tell, and for ``attach``."""
+    refused. None where the kernel does not tell, and for ``attach``."""
 
 
 def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = None) -> Outcome:
@@ -130,7 +130,7 @@ def detach(
         done.stops,
         time.monotonic() - began,
         None if merged is None or left is None else max(merged - left, 0),
-        tells and _is_marked(pid),
+        _is_marked(pid) if tells else None,
     )
 
 
