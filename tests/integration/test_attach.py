@@ -319,6 +319,30 @@ def test_one_that_is_traced_is_left_to_its_tracer(
         assert victim.finish()["wrong"] == 0
 
 
+TRACED_FOR_A_WHILE = """
+import ctypes, os, sys, time
+for thread in os.listdir(f"/proc/{sys.argv[1]}/task"):
+    if thread != sys.argv[1]:
+        assert ctypes.CDLL(None).ptrace(0x4206, int(thread), None, None) == 0
+print("ready", flush=True)
+time.sleep(0.3)
+"""
+
+
+def test_who_traces_its_threads_for_a_while_is_waited_for(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Another pagemerge, which makes one of them separate pages, for example."""
+    with Victim(programs["waiter"], "threads", tmp_path) as victim:
+        argv = [sys.executable, "-c", TRACED_FOR_A_WHILE, str(victim.pid)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as tracer:
+            assert tracer.stdout is not None
+            assert tracer.stdout.readline() == "ready\n"
+            _core.inject_prctl(victim.pid, True)
+        assert merge_any(victim.pid)
+        assert victim.finish()["wrong"] == 0
+
+
 CONFINED = """
 import ctypes, sys
 class Filter(ctypes.Structure):

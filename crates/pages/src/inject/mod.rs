@@ -38,12 +38,14 @@ use tracee::{Tracee, Trouble};
 
 /// No more threads than this are tried, the one that notices least first.
 const TRIES: usize = 4;
-/// How often a thread is tried again that was at a bad moment.
-const AGAIN: u32 = 32;
-/// ... of which it may be passed over so often because it would notice more than a moment before.
+/// So long a thread is tried again that was at a bad moment: another pagemerge that makes it work
+/// holds it for some milliseconds, and on a busy host for longer.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So often it may be passed over because it would notice more than a moment before.
 const CHOOSY: u32 = 16;
-/// Before the second try no pause, then ever longer ones.
+/// Before the second try no pause, then ever longer ones, up to the longest.
 const PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 /// A thread is held for several calls in a row up to this long; then it runs for a while.
 const HOLD: Duration = Duration::from_millis(10);
 /// ... for this part of the time that it was held: the calls of other threads that map memory or
@@ -182,7 +184,8 @@ fn stopped<T: Send>(
         None => *known.insert(place::find(pid)?),
     };
     let mut last = String::from("has no thread left");
-    for turn in 0..AGAIN {
+    let until = Instant::now() + AGAIN;
+    for turn in 0.. {
         let mut again = false;
         for candidate in candidates::of(pid)?.iter().take(TRIES) {
             if turn < CHOOSY && !candidate.is_still(pid) {
@@ -201,10 +204,10 @@ fn stopped<T: Send>(
                 }
             }
         }
-        if !again {
+        if !again || Instant::now() > until {
             break;
         }
-        std::thread::sleep(PAUSE * turn);
+        std::thread::sleep((PAUSE * turn).min(LONGEST_PAUSE));
     }
     Err(Error::Refused { pid, why: last })
 }

@@ -10,7 +10,7 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 const ELFCLASS64: u8 = 2;
 
 /// How often it is asked whether somebody traces the process, and the time in between.
-const LOOKS: u32 = 50;
+const LOOKS: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Refuse what cannot be made to do a system call, or what must not.
