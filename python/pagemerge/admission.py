@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import time
 from dataclasses import dataclass, field
 
 from pagemerge.merge.closing import Closer
 from pagemerge.merge.link import Link
-from pagemerge.model import PAGE_SIZE
+from pagemerge.model import PAGE_BYTES, PAGE_SIZE
+from pagemerge.turns import Turns, Viewers
 
 MOST_SILENT = 64
 """Connections of one user that are neither clients nor asking for counters."""
@@ -24,9 +24,6 @@ SILENCE = 10.0
 
 MOST_UNFINISHED = 32 << 20
 """Bytes of frames of one user that have not arrived whole."""
-
-SHARE = 0.1
-"""Part of the loop's time for peers that say or ask more than agents do, all of them together."""
 
 MOST_UNREAD = 32 << 20
 """Bytes of frames to one user that its processes have not read."""
@@ -49,24 +46,6 @@ DESCRIPTORS = 4
 
 
 @dataclass(slots=True)
-class Turns:
-    """Of one user, in the hub's loop, for one kind of work."""
-
-    _free: float = 0.0
-    """When the next one comes (time.monotonic)."""
-
-    def turn(self, seconds: float, users: int) -> float:
-        """Work of so many seconds is asked for: how many seconds it has to wait.
-
-        Of the loop's time, ``SHARE`` is for such work, and each of ``users`` gets an equal part.
-        """
-        now = time.monotonic()
-        when = max(self._free, now)
-        self._free = when + seconds * max(users, 1) / SHARE
-        return when - now
-
-
-@dataclass(slots=True)
 class Account:
     """Of one user."""
 
@@ -79,10 +58,8 @@ class Account:
     """Bytes that its processes have not read."""
     regions: int = 0
     pages: int = 0
-    cost_of_answer: float = 0.001
-    """Seconds that it took the last time to tell it the counters."""
     frames: Turns = field(default_factory=Turns)
-    answers: Turns = field(default_factory=Turns)
+    viewers: Viewers = field(default_factory=Viewers)
     closer: Closer = field(default_factory=Closer)
 
     @property
@@ -92,8 +69,9 @@ class Account:
 
     @property
     def is_over(self) -> bool:
-        """Is nothing of it left?"""
-        return not (self.links or self.closer.held)
+        """Is nothing of it left, and has it had to wait for what it has taken of the loop?"""
+        owes = self.frames.wait or self.viewers.turns.wait
+        return not (self.links or self.closer.held or owes)
 
     def leaves_unread(self, count: int) -> None:
         """So many bytes more, or less, of frames to it are unread."""
@@ -137,6 +115,6 @@ class Admission:
 def most_memory(user_share: float) -> int:
     """Bytes that one user can make a hub hold, its slabs included; ``user_share``: the setting."""
     host = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
-    records = OVERCOMMITTED * host // PAGE_SIZE * 17 + MOST_REGIONS * 1024
+    records = OVERCOMMITTED * host // PAGE_SIZE * PAGE_BYTES + MOST_REGIONS * 1024
     # A slab may be filled for each builder before the share is asked again.
     return MOST_UNFINISHED + MOST_UNREAD + records + int(host * user_share) + MOST_FIXED

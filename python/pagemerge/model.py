@@ -30,10 +30,14 @@ ZERO_SLOT = 0xFFFF_FFFE
 OWN_SLOT = 0xFFFF_FFFD
 """In a plan: a page that shall leave the slab under it. Slot numbers are smaller than this."""
 
+PAGE_BYTES, BLOCK_BYTES = 17, 5
+"""What a hub remembers of a page and of a block: ``Pages``."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pages:
-    """What is remembered of a region: 17 bytes a page and 5 a block, changed in place."""
+    """What is remembered of a region: ``PAGE_BYTES`` a page and ``BLOCK_BYTES`` a block, changed in
+    place."""
 
     digest: npt.NDArray[np.uint64]
     """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""

@@ -4,76 +4,103 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import fields
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pagemerge._core import count
 from pagemerge.decide.stability import before_merge
 from pagemerge.decide.trust import Domain
+from pagemerge.members import Members
 from pagemerge.merge.user import Client
-from pagemerge.model import PAGE_SIZE, ClientStatus, Pages, Status
+from pagemerge.model import BLOCK_BYTES, PAGE_BYTES, PAGE_SIZE, ClientStatus, Status
 from pagemerge.watch import counters
 
 if TYPE_CHECKING:
     from pagemerge.hub import Hub
 
+Steps = Generator[None, None, None]
+"""Work in steps of a millisecond or so: clients may have any number of regions, and the hub has
+others to serve in between. What is counted may change meanwhile, page by page."""
 
-def status(hub: Hub, uid: int) -> Status:
-    """The counters that a viewer of ``uid`` may see: its own domains; root sees all."""
-    settings = hub.settings
+
+def status(hub: Hub, uid: int) -> Generator[None, None, Status]:
+    """The counters that a viewer of ``uid`` may see, its own domains or root all, in steps."""
     clients: list[ClientStatus] = []
-    total = dict.fromkeys(("shared", "sharing", "unshared", "volatile", "zero", "runs"), 0)
-    store = metadata = 0
-    for domain, members in hub.domains.items():
+    total = counters.Tally()
+    shared = store = metadata = 0
+    for domain, members in list(hub.domains.items()):
         if uid not in (0, domain.uid):
             continue
-        maps = [region.pages.slot for it in members.clients for region in it.regions.values()]
-        mapped = counters.sharers(maps, members.store.next_slot)
-        total["shared"] += int(np.count_nonzero(mapped))
-        total["sharing"] += int(mapped.sum()) - int(np.count_nonzero(mapped))
+        found = Count(domain, members, before_merge(hub.settings.looks))
+        yield from found.steps()
+        clients += found.rows
+        total += found.total
+        shared += int(np.count_nonzero(found.sharers))
         store += members.store.bytes
-        metadata += members.store.metadata_bytes
-        for client in members.clients:
-            row, tally = _row(client, domain, before_merge(settings.looks))
-            clients.append(row)
-            for key in ("unshared", "volatile", "zero", "runs"):
-                total[key] += getattr(tally, key)
-            metadata += sum(_bytes(region.pages) for region in client.regions.values())
-    idle_slots = store - total["shared"] * PAGE_SIZE
-    saved = (total["sharing"] + total["zero"]) * PAGE_SIZE
+        metadata += members.store.metadata_bytes + found.metadata
+    sharing = total.merged - shared
+    saved = (sharing + total.zero) * PAGE_SIZE
+    idle_slots = store - shared * PAGE_SIZE
     return Status(
         engine="user",
         hub_pid=os.getpid(),
-        pages_shared=total["shared"],
-        pages_sharing=total["sharing"],
-        zero_pages=total["zero"],
-        pages_unshared=total["unshared"],
-        pages_volatile=total["volatile"],
+        pages_shared=shared,
+        pages_sharing=sharing,
+        zero_pages=total.zero,
+        pages_unshared=total.unshared,
+        pages_volatile=total.volatile,
         full_scans=hub.full_scans,
         store_bytes=store,
         metadata_bytes=metadata,
-        general_profit_bytes=saved - idle_slots - metadata - total["runs"] * counters.VMA_BYTES,
+        general_profit_bytes=saved - idle_slots - metadata - total.runs * counters.VMA_BYTES,
         cpu_seconds=time.process_time(),
         seconds=time.monotonic() - hub.started,
         clients=tuple(clients),
     )
 
 
-def _bytes(pages: Pages) -> int:
-    return sum(getattr(pages, field.name).nbytes for field in fields(pages))
+class Count:
+    """The counts of one domain."""
+
+    def __init__(self, domain: Domain, members: Members, looks: int) -> None:
+        self._domain, self._clients, self._looks = domain, list(members.clients), looks
+        self.rows: list[ClientStatus] = []
+        self.total = counters.Tally()
+        self.metadata = 0
+        """Bytes that the hub remembers of its pages."""
+        self.sharers = np.zeros(members.store.next_slot, np.uint32)
+        """u32[slots]: pages that map each."""
+
+    def steps(self) -> Steps:
+        """Count all clients."""
+        for client in self._clients:
+            yield from self._client(client)
+
+    def _client(self, client: Client) -> Steps:
+        regions = [region.pages for region in client.regions.values()]
+        tally = counters.Tally()
+        for lot in counters.lots(regions):
+            tally += counters.tally(lot, self._looks)
+            count(lot.slot, self.sharers)
+            yield
+        self.total += tally
+        blocks = sum(len(pages.quiet) for pages in regions)
+        self.metadata += tally.pages * PAGE_BYTES + blocks * BLOCK_BYTES
+        self.rows.append(_row(client, self._domain, len(regions), tally))
+        yield
 
 
-def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, counters.Tally]:
-    tally = counters.tally([region.pages for region in client.regions.values()], looks)
-    row = ClientStatus(
+def _row(client: Client, domain: Domain, regions: int, tally: counters.Tally) -> ClientStatus:
+    return ClientStatus(
         pid=client.pid,
         name=client.name,
         uid=client.uid,
         domain=str(domain),
         barrier=client.barrier,
-        regions=len(client.regions),
-        bytes=sum(map(len, client.regions.values())) * PAGE_SIZE,
+        regions=regions,
+        bytes=tally.pages * PAGE_SIZE,
         merged_pages=tally.merged,
         zero_pages=tally.zero,
         mappings=tally.runs,
@@ -82,4 +109,3 @@ def _row(client: Client, domain: Domain, looks: int) -> tuple[ClientStatus, coun
         merges=client.merges,
         separations=client.separations,
     )
-    return row, tally

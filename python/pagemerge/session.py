@@ -6,15 +6,13 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from pagemerge import _core, report
+from pagemerge import _core
 from pagemerge.admission import (
     MOST_REGIONS,
     MOST_UNFINISHED,
@@ -74,7 +72,10 @@ class Session:
         client, members = self.client, self.members
         self.service.has_spoken(self.link)
         if kind == wire.Kind.STATUS:
-            self._ask(sequence)
+            if client is None:
+                self._deadline.cancel()
+            self.link.pause()
+            self.service.spawn(self.link, self._answer(sequence))
         elif kind == wire.Kind.HELLO and client is None and not self._greeting:
             self._greeting = True
             self.link.pause()
@@ -103,25 +104,19 @@ class Session:
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
-    def _ask(self, sequence: int) -> None:
-        """A viewer asks, and is answered when its user's turn has come."""
-        if self.client is None:
-            self._deadline.cancel()
-        self.link.pause()
-        wait = self.account.answers.turn(self.account.cost_of_answer, len(self.service.admission))
-        asyncio.get_running_loop().call_later(wait, self._tell, sequence)
-
     def _turn(self, seconds: float) -> float:
-        return self.account.frames.turn(seconds, len(self.service.admission))
+        """Its frames have taken so long: how many seconds it has to wait."""
+        wait = self.account.frames.wait
+        self.account.frames.spend(seconds, len(self.service.admission))
+        return wait
 
-    def _tell(self, sequence: int) -> None:
-        """Answer a viewer."""
+    async def _answer(self, sequence: int) -> None:
+        """Tell a viewer the counters."""
+        service, viewers = self.service, self.account.viewers
+        counters = await viewers.answer(service.hub, self.caller.uid, len(service.admission))
         if not self.link.open:
             return
-        began = time.monotonic()
-        answer = msgspec.json.encode(report.status(self.service.hub, self.caller.uid))
-        self.account.cost_of_answer = time.monotonic() - began
-        self.link.send(wire.Kind.COUNTERS, sequence, answer)
+        self.link.send(wire.Kind.COUNTERS, sequence, counters)
         if self.client is None:
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(SILENCE, self._give_up)

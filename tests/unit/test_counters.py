@@ -1,0 +1,128 @@
+"""Counting what regions map, in lots; and whose turn it is to be told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagemerge import turns
+from pagemerge.merge.user import Region
+from pagemerge.model import (
+    ABSENT,
+    BLOCK,
+    BLOCK_BYTES,
+    NO_SLOT,
+    OWN_SLOT,
+    PAGE_BYTES,
+    ZERO_SLOT,
+    Pages,
+)
+from pagemerge.watch import counters
+
+LOOKS = 2
+KINDS = st.sampled_from([0, 1, 2, 3, 7, 8, NO_SLOT, ZERO_SLOT, OWN_SLOT])
+PAGE = st.tuples(KINDS, st.integers(0, 1), st.integers(0, 3))
+REGIONS = st.lists(st.lists(PAGE, min_size=1, max_size=20), max_size=12)
+
+
+def region(rows: list[tuple[int, int, int]]) -> Pages:
+    pages = Region.of(0, len(rows)).pages
+    pages.slot[:], pages.digest[:], pages.standing[:] = zip(*rows, strict=True)
+    return pages
+
+
+def plainly(regions: list[list[tuple[int, int, int]]]) -> counters.Tally:
+    """Page by page, as ``Tally`` says."""
+    merged = zero = unshared = volatile = runs = 0
+    for rows in regions:
+        before = None
+        for slot, digest, looks in rows:
+            mapped = slot not in (NO_SLOT, ZERO_SLOT, OWN_SLOT)
+            merged += mapped
+            zero += slot == ZERO_SLOT
+            if slot == NO_SLOT and digest != ABSENT:
+                unshared += looks >= LOOKS
+                volatile += looks < LOOKS
+            runs += mapped and slot - 1 != before
+            before = slot if mapped else None
+    return counters.Tally(sum(map(len, regions)), merged, zero, unshared, volatile, runs)
+
+
+@given(REGIONS, st.integers(1, 9), st.integers(1, 4))
+def test_lots_count_as_pages_one_by_one(
+    rows: list[list[tuple[int, int, int]]], pages: int, regions: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(counters, "MOST_PAGES", pages)
+        patched.setattr(counters, "MOST_REGIONS", regions)
+        found = counters.Tally()
+        for lot in counters.lots(map(region, rows)):
+            assert len(lot.slot) == len(lot.before) == len(lot.digest) == len(lot.standing)
+            assert len(lot.slot) <= 2 * pages
+            found += counters.tally(lot, LOOKS)
+    assert found == plainly(rows)
+
+
+def test_many_small_regions_take_hardly_longer_than_one_large_one() -> None:
+    small = [Region.of(0, 1).pages for _ in range(20_000)]
+    began = time.process_time()
+    found = sum((counters.tally(it, LOOKS) for it in counters.lots(small)), counters.Tally())
+    assert found.pages == 20_000
+    assert time.process_time() - began < 0.2, "0.4 s if each is counted by itself"
+
+
+def test_what_is_remembered_of_a_page_and_of_a_block() -> None:
+    for count in (1, BLOCK, 3 * BLOCK):
+        pages = Region.of(0, count).pages
+        size = sum(getattr(pages, field.name).nbytes for field in fields(pages))
+        assert size == count * PAGE_BYTES + len(pages.quiet) * BLOCK_BYTES
+
+
+def test_what_many_ask_is_worked_out_once_and_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def status(_hub: Any, uid: int) -> Generator[None, None, dict[str, int]]:
+        begun.append(uid)
+        time.sleep(0.02)
+        yield
+        return {"turn": len(begun)}
+
+    async def ask() -> None:
+        monkeypatch.setattr(turns.report, "status", status)
+        viewers, hub, other = turns.Viewers(), Any, asyncio.Event()
+        asyncio.get_running_loop().call_soon(other.set)
+        first = [asyncio.create_task(viewers.answer(hub, 1, 2)) for _ in range(100)]
+        assert set(await asyncio.gather(*first)) == {b'{"turn":1}'}
+        assert other.is_set(), "others have their turn in between"
+        assert 0.3 < viewers.turns.wait < 1.5, "0.02 s of a twentieth of the loop's time"
+        began = time.monotonic()
+        assert await viewers.answer(hub, 1, 2) == b'{"turn":2}', "not what was so before"
+        assert time.monotonic() - began > 0.3
+
+    asyncio.run(ask())
+    assert begun == [1, 1]
+
+
+def test_an_answer_that_fails_fails_for_all_and_the_next_one_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def status(_hub: Any, _uid: int) -> Generator[None, None, None]:
+        yield
+        raise ZeroDivisionError
+
+    async def ask() -> None:
+        monkeypatch.setattr(turns.report, "status", status)
+        viewers = turns.Viewers()
+        for _ in range(2):
+            asked = [asyncio.create_task(viewers.answer(Any, 1, 1)) for _ in range(3)]
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(it) for it in found] == [ZeroDivisionError] * 3
+
+    asyncio.run(ask())
