@@ -187,7 +187,7 @@ def _start() -> None:
     global _started_in
     if _started_in == os.getpid():
         return
-    from pagemerge.merge.client import hub_command, socket_path
+    from pagemerge.merge.client import barrier, hub_command, socket_path
 
     path = str(socket_path().absolute())
     domain = os.environ.get("PAGEMERGE_DOMAIN", "")
@@ -195,8 +195,7 @@ def _start() -> None:
         from pagemerge.decide.trust import checked_name
 
         checked_name(domain)
-    barrier = os.environ.get("PAGEMERGE_BARRIER", "auto")
-    _core.start_agent(path, hub_command(path), barrier, domain)
+    _core.start_agent(path, hub_command(path), barrier(), domain)
     if "PAGEMERGE_NOTE" in os.environ:
         from pagemerge.merge.note import take_away
 

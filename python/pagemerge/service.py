@@ -173,7 +173,8 @@ def only_one(path: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise HubError(f"a hub is running at {path} already", path=str(path)) from None
+        why = "`pagemerge status` shows it; end it first, or give this one another --socket"
+        raise HubError(f"a hub is running at {path} already: {why}", path=str(path)) from None
     try:
         yield
     finally:

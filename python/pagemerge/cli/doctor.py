@@ -91,8 +91,9 @@ def merged_now(ksm: Ksm) -> int | None:
 def ask_user_engine(host: Host) -> Engine:
     """What the agent would get in a program of this user's."""
     from pagemerge import _core
+    from pagemerge.merge import client
 
-    barrier, reason = _core.probe_barrier("auto")
+    barrier, reason = _core.probe_barrier(client.barrier())
     return user_engine(host, _core.BARRIERS[barrier], reason)
 
 

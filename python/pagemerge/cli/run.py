@@ -42,8 +42,8 @@ class Run:
         parser.add_argument(
             "--barrier",
             choices=["auto", "move", "write-protect", "park"],
-            default="auto",
-            help="user engine: how writers are kept out for the moment of a merge",
+            help="user engine: how writers are kept out for the moment of a merge "
+            "(PAGEMERGE_BARRIER; auto)",
         )
         parser.add_argument(
             "--domain",
@@ -91,12 +91,12 @@ def domain_of(args: argparse.Namespace) -> str:
 
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
-    from pagemerge.merge import note, preload
-    from pagemerge.merge.client import hub_command, socket_path
+    from pagemerge.merge import client, note, preload
     from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
 
+    wanted = args.barrier or client.barrier()
     try:
-        barrier_for(args.barrier, program)
+        barrier_for(wanted, program)
     except Unsupported as lack:
         another = why_not()
         cure = f"nor can Linux: {another}" if another else "Linux can merge it: --engine kernel"
@@ -111,12 +111,12 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
     os.environ.pop(note.VARIABLE, None)
     if not args.quiet:
         note.leave(program, why_not() is None)
-    path = str((args.socket or socket_path()).absolute())
+    path = str((args.socket or client.socket_path()).absolute())
     os.environ.update(
         PAGEMERGE_SOCKET=path,
-        PAGEMERGE_BARRIER=args.barrier,
+        PAGEMERGE_BARRIER=wanted,
         PAGEMERGE_DOMAIN=domain,
-        PAGEMERGE_HUB="\n".join(hub_command(path)),
+        PAGEMERGE_HUB="\n".join(client.hub_command(path)),
         LD_PRELOAD=":".join([str(preload.LIBRARY), *preload.of_others()]),
     )
 
@@ -137,7 +137,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
             "kernel KSM knows one domain, the whole host: leave --domain and PAGEMERGE_DOMAIN out, "
             "or use --engine user"
         )
-    if args.engine == "kernel" and (args.barrier != "auto" or args.socket):
+    if args.engine == "kernel" and (args.barrier not in (None, "auto") or args.socket):
         raise UsageError("--barrier and --socket are the user engine's: leave them out")
     set_merge_any(True)
     if others := preload.of_others():
@@ -174,8 +174,10 @@ def is_another_there() -> bool:
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
     """The user engine, which shares with this user alone, where it can work; else the kernel's."""
+    from pagemerge.merge import client
+
     try:
-        barrier = barrier_for(args.barrier, program)
+        barrier = barrier_for(args.barrier or client.barrier(), program)
     except Unsupported as lack:
         try:
             with_kernel_engine(args, program, domain)

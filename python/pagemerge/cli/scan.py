@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli import tables
 from pagemerge.cli.words import as_json, number
+from pagemerge.cli.words import size as rounded
 from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
@@ -216,7 +217,7 @@ def show(
     reasons = sorted(result.ineligible.items(), key=lambda item: -item[1])
     if reasons:
         tables.show(console, "Cannot be merged, as mapped by each process:")
-        texts = [(_bytes(size), f"{why}: {maps.REASONS[why]}") for why, size in reasons if size]
+        texts = [(_size(it), f"{why}: {maps.REASONS[why]}") for why, it in reasons if it]
         tables.items(console, texts)
     console.print()
     denied = [row for row in rows if row.denied]
@@ -224,7 +225,7 @@ def show(
     listed = [row for row in rows if row not in denied]
     console.print(_table(listed[:top], len(denied), console.width))
     if top and (rest := listed[top:]):
-        saved = _bytes(sum(row.saveable_bytes for row in rest))
+        saved = _size(sum(row.saveable_bytes for row in rest))
         others = number(len(rest), "more process", "more processes")
         tables.show(console, f"... and {others}, which would save {saved}")
     for line in [*missing, *_notes(listed)]:
@@ -271,7 +272,7 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
     shown = []
     for row in rows:
         pages = [row.pages, row.zero_pages, row.duplicate_pages]
-        cells = [*map(_pages, pages), _bytes(row.saveable_bytes), _pages(row.merged_pages)]
+        cells = [*map(_pages, pages), _size(row.saveable_bytes), _pages(row.merged_pages)]
         if row.error:
             cells = ["-"] * len(cells)
         who = row.process
@@ -300,14 +301,9 @@ def _notes(rows: list[Row]) -> list[str]:
 
 
 def _pages(pages: int) -> str:
-    return _bytes(pages * PAGE_SIZE)
+    return _size(pages * PAGE_SIZE)
 
 
-def _bytes(size: float) -> str:
-    """``size`` in decimal units with three digits, as in ``1.23 GB``."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
-            break
-        size /= 1000
-    digits = 0 if unit == "B" else 2 if size < 9.995 else 1 if size < 99.95 else 0
-    return f"{size:.{digits}f} {unit}"
+def _size(count: float) -> str:
+    """Three digits, because people add them up."""
+    return rounded(count, fine=True)

@@ -7,16 +7,19 @@ import json
 from pagemerge.linux.text import plain
 
 
-def size(count: float) -> str:
-    """Bytes in the unit that fits, three digits or so: ``190 MB``; powers of 1000, as units say."""
+def size(count: float, *, fine: bool = False) -> str:
+    """Bytes in the unit that fits: ``190 MB``, ``1.2 GB``; powers of 1000, as units say.
+
+    ``fine``: always three digits (``1.23 GB``), for figures that people add up.
+    """
     sign = "-" if count < 0 else ""
     count = abs(count)
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
+        if count < 999.5 or unit == "TB":
             break
         count /= 1000
-    exact = unit == "bytes" or count >= 100
-    return f"{sign}{count:.0f} {unit}" if exact else f"{sign}{count:.1f} {unit}"
+    digits = 0 if unit == "bytes" or count >= 99.95 else 2 if fine and count < 9.995 else 1
+    return f"{sign}{count:.{digits}f} {unit}"
 
 
 def number(count: int, noun: str, plural: str = "") -> str:

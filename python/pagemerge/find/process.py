@@ -12,6 +12,10 @@ from pagemerge.linux import proc as linux
 from pagemerge.linux.proc import PROC
 from pagemerge.linux.text import decoded
 
+TO_READ = {"CAP_DAC_READ_SEARCH": 1 << 2 | 1 << 1, "CAP_SYS_PTRACE": 1 << 19}
+"""What root needs to read any process -> the bits that will do (capabilities(7)): for files that
+are not its own, CAP_DAC_OVERRIDE, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -58,13 +62,22 @@ def explain(error: PagemergeError, process: Process) -> str:
     if not isinstance(error, AccessDenied):
         return str(error)
     if os.geteuid() == 0:
-        return "the kernel denies it even to this root: CAP_SYS_PTRACE is missing (a container?)"
+        return f"the kernel denies it even to this root: {_lack()}"
     if process.uid != os.geteuid():
         return f"it belongs to uid {process.uid}: run as that user or as root"
     return (
         "the kernel does not let others of its user look at it (set-id or undumpable program, or "
         "kernel.yama.ptrace_scope, see ptrace(2)): run as root"
     )
+
+
+def _lack() -> str:
+    """Why root may not look at a process: what to read one takes (proc(5), ptrace(2))."""
+    held = linux.status(os.getpid()).capabilities
+    lacks = [name for name, bits in TO_READ.items() if not held & bits]
+    if lacks:
+        return f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing (a container?)"
+    return "a security module forbids it, or it is of a user namespace outside this one"
 
 
 def _has_ended(pid: int) -> bool:

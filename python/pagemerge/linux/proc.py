@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pagemerge.errors import NoSuchProcess, malformed, of_process
 from pagemerge.linux import text
-from pagemerge.linux.values import number, pairs
+from pagemerge.linux.values import hexadecimal, number, pairs
 
 PROC = Path("/proc")
 
@@ -71,6 +71,8 @@ class Status:
     name: str
     uid: int
     """Effective."""
+    capabilities: int
+    """In effect: bit by number, capabilities(7)."""
 
 
 def pids(proc: Path = PROC) -> list[int]:
@@ -127,7 +129,8 @@ def status(pid: int, proc: Path = PROC) -> Status:
     if process is None or uid is None:
         raise malformed(pid, f"{proc}/{pid}/status")
     written = found.get(b"Name", b"").removeprefix(b"\t")  # the name itself may begin with blanks
-    return Status(process, text.decoded(_unescaped(written)), uid)
+    held = hexadecimal(found.get(b"CapEff")) or 0
+    return Status(process, text.decoded(_unescaped(written)), uid, held)
 
 
 def name(pid: int, proc: Path = PROC, thread: int | None = None) -> str:

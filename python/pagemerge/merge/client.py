@@ -28,6 +28,11 @@ def own_directory() -> Path:
     return Path("/run/pagemerge") if uid == 0 else Path(f"/tmp/pagemerge-{uid}")
 
 
+def barrier() -> str:
+    """The barrier that this user wants: PAGEMERGE_BARRIER, else ``auto``."""
+    return os.environ.get("PAGEMERGE_BARRIER") or "auto"
+
+
 def hub_command(path: str) -> list[str]:
     """The command that starts a hub at ``path`` which ends with its last client.
 
