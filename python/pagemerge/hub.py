@@ -238,12 +238,12 @@ class Hub:
             if not client.has_barrier:
                 await check_separated(client)
                 return False
-            for asked in due(client):
+            async for asked in due(client):
                 async with self.turn(members.domain.uid):
                     seen = await look(client, asked, members.store.seed)
-                members.pending += note(
-                    client, seen, self.settings.looks, self.clock, self.most_vain
-                )
+                looks, vain = self.settings.looks, self.most_vain
+                found = await note(client, seen, looks, self.clock, vain)
+                members.pending += found  # read after the wait: others add to it meanwhile
             return fresh
         except Exception as error:
             pass_over(client, error)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge.decide import pace, stability
-from pagemerge.merge.user import Client, Region
+from pagemerge.merge.user import Client, Region, breathe
 from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE
 
 MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK
@@ -38,12 +38,14 @@ class Seen:
     """Pages that the client had merged when the look began."""
 
 
-def due(client: Client) -> Iterator[list[Part]]:
+async def due(client: Client) -> AsyncIterator[list[Part]]:
     """What is to be looked at in this cycle, in lots of about ``MOST_AT_ONCE`` pages."""
     lot: list[Part] = []
     pages = 0
     # New regions first: there is most to find.
-    for region in sorted(client.regions.values(), key=lambda it: it.looked):
+    ordered = sorted(client.regions.values(), key=lambda it: it.looked)
+    for number, region in enumerate(ordered):
+        await breathe(number)
         region.looked = True
         for first, count in pace.due(region.pages):
             if lot and pages + count > MOST_AT_ONCE:
@@ -64,12 +66,13 @@ async def look(client: Client, parts: list[Part], seed: int) -> Seen:
     return seen
 
 
-def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
+async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
     """Take in what a look has found; returns how many pages have become candidates by it."""
-    if client.merges != seen.merges:
-        return 0  # pages merged meanwhile, on demand, would seem to be written
     at = stable = 0
-    for part in seen.parts:
+    for number, part in enumerate(seen.parts):
+        await breathe(number)
+        if client.merges != seen.merges:
+            break  # pages merged meanwhile, on demand, would seem to be written
         digests, pages = seen.digests[at : at + part.pages], part.region.pages
         observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
         pace.settle(pages, part.first, observed.awake, observed.empty)

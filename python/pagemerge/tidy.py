@@ -12,6 +12,7 @@ from pagemerge import _core
 from pagemerge.decide import compact
 from pagemerge.errors import PagemergeError
 from pagemerge.merge import wire
+from pagemerge.merge.user import breathe
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.counters import sharers
 
@@ -106,10 +107,12 @@ async def _compact(hub: Hub, members: Members) -> None:
         members.born.add(slab)
     moved = 0
     for client in clients:
-        for region in list(client.regions.values()):
+        for number, region in enumerate(list(client.regions.values())):
+            await breathe(number)
             index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
-            address = (index * PAGE_SIZE + region.start).astype(np.uint64)
-            moved += await hub.carry_out(members, client, address, slot)
+            if len(index):
+                address = (index * PAGE_SIZE + region.start).astype(np.uint64)
+                moved += await hub.carry_out(members, client, address, slot)
     if moved and made:
         store.retire(it.slab for it in dying)
         store.publish(made, digests)

@@ -126,3 +126,15 @@ def test_an_answer_that_fails_fails_for_all_and_the_next_one_is_begun(
             assert [type(it) for it in found] == [ZeroDivisionError] * 3
 
     asyncio.run(ask())
+
+
+@given(REGIONS, st.integers(1, 9), st.integers(1, 4))
+def test_sharers_are_counted_whatever_the_regions_sizes(
+    rows: list[list[tuple[int, int, int]]], pages: int, regions: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(counters, "MOST_PAGES", pages)
+        patched.setattr(counters, "MOST_REGIONS", regions)
+        found = counters.sharers([region(it).slot for it in rows], 8)
+    told = [slot for it in rows for slot, _, _ in it]
+    assert found.tolist() == [told.count(slot) for slot in range(8)]

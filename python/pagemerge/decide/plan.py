@@ -143,15 +143,21 @@ def stages(address: U64, stage: I64, last: int) -> I64:
     return stage
 
 
+MOST_RUNS = 1024
+"""Runs of a part: what a report of it says is noted region by region, some 0.1 ms each, and others
+wait meanwhile."""
+
+
 def parts(pages: npt.NDArray[np.uint32], most: int) -> list[tuple[slice, slice]]:
     """Split runs, one element each, into parts of about ``most`` pages: (its runs, its pages).
 
-    A run is never split, so a part may be longer by less than its last run.
+    A run is never split, so a part may be longer by less than its last run; it has ``MOST_RUNS`` at
+    the most.
     """
     ends = np.cumsum(pages, dtype=np.int64)
     found, run, page = [], 0, 0
     while run < len(ends):
-        after = min(int(np.searchsorted(ends, page + most)) + 1, len(ends))
+        after = min(int(np.searchsorted(ends, page + most)) + 1, len(ends), run + MOST_RUNS)
         found.append((slice(run, after), slice(page, int(ends[after - 1]))))
         run, page = after, int(ends[after - 1])
     return found

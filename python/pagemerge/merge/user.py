@@ -127,6 +127,8 @@ class Client:
     """Of its user."""
     claimed: tuple[int, int] = (0, 0)
     """Its part of its user's claims: regions and pages."""
+    _located: tuple[dict[int, Region], list[Region], U64] | None = None
+    """For ``locate``: the regions, in a list, and their starts."""
     turn: asyncio.Task[bool] | None = None
     """The look at it that is under way, or whose result nobody has taken yet."""
     waits_since: float = inf
@@ -316,8 +318,11 @@ class Client:
 
     def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
         """Split ascending addresses by region: the region, the part, and the indices in it."""
-        regions = list(self.regions.values())
-        starts = np.array([region.start for region in regions], np.uint64)
+        if self._located is None or self._located[0] is not self.regions:
+            found = list(self.regions.values())
+            places = np.array([region.start for region in found], np.uint64)
+            self._located = self.regions, found, places
+        _, regions, starts = self._located
         which = np.searchsorted(starts, address, side="right") - 1
         cuts = np.flatnonzero(np.diff(which)) + 1
         for first, end in zip([0, *cuts], [*cuts, len(address)], strict=True):

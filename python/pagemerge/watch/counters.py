@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,10 @@ def tally(lot: Lot, required: int) -> Tally:
 def sharers(maps: Iterable[npt.NDArray[np.uint32]], slots: int) -> npt.NDArray[np.uint32]:
     """How many pages map each slot: u32[slots]. ``maps``: ``slot`` (or ``under``) of regions."""
     counts = np.zeros(slots, np.uint32)
-    for slot in maps:
-        count(slot, counts)
+    left = iter(maps)
+    while some := list(islice(left, MOST_REGIONS)):
+        large = [it for it in some if len(it) >= MOST_PAGES]
+        small = [it for it in some if len(it) < MOST_PAGES]
+        for slot in [*large, np.concatenate(small)] if small else large:
+            count(slot, counts)
     return counts
