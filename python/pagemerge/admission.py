@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from pagemerge.merge.closing import Closer
 from pagemerge.merge.link import Link
+from pagemerge.merge.turns import Turns
 from pagemerge.model import PAGE_BYTES, PAGE_SIZE
-from pagemerge.turns import Turns, Viewers
+from pagemerge.viewers import Viewers
 
 MOST_SILENT = 64
 """Connections of one user that are neither clients nor asking for counters."""

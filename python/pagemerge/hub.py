@@ -21,15 +21,16 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.boundary import pass_over
 from pagemerge.config import Settings
-from pagemerge.decide import pace, plan, restless, stability
+from pagemerge.decide import pace, plan, restless
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import PagemergeError, ProtocolError
 from pagemerge.linux.fault import told
 from pagemerge.linux.text import plain
-from pagemerge.looking import check_separated, due, look, note
+from pagemerge.looking import candidates, check_separated, due, look, note
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
-from pagemerge.merge.user import Client, breathe, plan_rows
+from pagemerge.merge.turns import breathe
+from pagemerge.merge.user import Client, plan_rows
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -37,7 +38,6 @@ from pagemerge.model import (
     PAGE_SIZE,
     ZERO,
     ZERO_SLOT,
-    Candidates,
     Planned,
     Runs,
 )
@@ -168,9 +168,9 @@ class Hub:
         found = inf if fresh else members.pending - before
         if self._weight(found) > pace.FEW:
             for client in list(members.clients):
-                for number, region in enumerate(list(client.regions.values())):
+                for region in list(client.regions.values()):
+                    await breathe()
                     pace.recall(region.pages)
-                    await breathe(number)
         if at_first_sight:
             merged = await self._decide(members)
         await tidy(self, members)
@@ -218,8 +218,8 @@ class Hub:
         members.pending = 0
         for client in list(members.clients):
             if client.has_barrier and client not in clients:
-                client.missed = len((await self._candidates([client])).digest)
-        found = await self._candidates(clients)
+                client.missed = len((await candidates([client], self.settings.looks)).digest)
+        found = await candidates(clients, self.settings.looks)
         layout = lay_out(members, found)
         if self.on_plan is not None:
             pids = [client.pid for client in clients]
@@ -256,27 +256,6 @@ class Hub:
             most = max(processors // 2, 1) if is_large else processors
             self._turns[uid, is_large] = asyncio.Semaphore(most)
         return self._turns[uid, is_large]
-
-    async def _candidates(self, clients: list[Client]) -> Candidates:
-        """All pages that are stable and not merged, in order of client and address."""
-        ready = []
-        for number, client in enumerate(clients):
-            for count, region in enumerate(list(client.regions.values())):
-                index = stability.candidates(region.pages, self.settings.looks)
-                ready.append((number, region, index))
-                await breathe(count)
-        total = sum(len(index) for _, _, index in ready)
-        found = Candidates(
-            np.empty(total, np.uint32), np.empty(total, np.uint64), np.empty(total, np.uint64)
-        )
-        at = 0
-        while ready:  # each part is let go of at once: this is the hub's largest moment
-            number, region, index = ready.pop(0)
-            part = slice(at, at := at + len(index))
-            found.client[part] = number
-            found.address[part] = index * PAGE_SIZE + region.start
-            found.digest[part] = region.pages.digest[index]
-        return found
 
     async def carry_out(self, members: Members, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots, pages in order of address; returns how many pages it did."""

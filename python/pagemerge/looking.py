@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.decide import pace, stability
-from pagemerge.merge.user import Client, Region, breathe
-from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE
+from pagemerge.merge.turns import breathe
+from pagemerge.merge.user import Client, Region
+from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Candidates
 
 MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK
 """Pages of the parts that are read at once. Where there are many small ones, asking whether the
@@ -43,9 +45,8 @@ async def due(client: Client) -> AsyncIterator[list[Part]]:
     lot: list[Part] = []
     pages = 0
     # New regions first: there is most to find.
-    ordered = sorted(client.regions.values(), key=lambda it: it.looked)
-    for number, region in enumerate(ordered):
-        await breathe(number)
+    for region in sorted(client.regions.values(), key=lambda it: it.looked):
+        await breathe()
         region.looked = True
         for first, count in pace.due(region.pages):
             if lot and pages + count > MOST_AT_ONCE:
@@ -69,8 +70,8 @@ async def look(client: Client, parts: list[Part], seed: int) -> Seen:
 async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
     """Take in what a look has found; returns how many pages have become candidates by it."""
     at = stable = 0
-    for number, part in enumerate(seen.parts):
-        await breathe(number)
+    for part in seen.parts:
+        await breathe()
         if client.merges != seen.merges:
             break  # pages merged meanwhile, on demand, would seem to be written
         digests, pages = seen.digests[at : at + part.pages], part.region.pages
@@ -80,6 +81,32 @@ async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: in
         stable += observed.stable
         at += part.pages
     return stable
+
+
+async def candidates(clients: list[Client], looks: int) -> Candidates:
+    """All pages that are stable and not merged, in order of client and address."""
+    ready = deque[tuple[int, int, npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]()
+    for number, client in enumerate(clients):
+        for region in list(client.regions.values()):
+            await breathe()
+            index = stability.candidates(region.pages, looks)
+            if len(index):
+                # The digests at once, because they may change before the next breath is over.
+                digests = region.pages.digest[index]
+                ready.append((number, region.start, index.astype(np.uint32), digests))
+    total = sum(len(index) for _, _, index, _ in ready)
+    found = Candidates(
+        np.empty(total, np.uint32), np.empty(total, np.uint64), np.empty(total, np.uint64)
+    )
+    at = 0
+    while ready:  # each part is let go of at once: this is the hub's largest moment
+        await breathe()
+        number, start, where, digests = ready.popleft()
+        part = slice(at, at := at + len(where))
+        found.client[part] = number
+        found.address[part] = where.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
+        found.digest[part] = digests
+    return found
 
 
 async def check_separated(client: Client) -> None:

@@ -12,7 +12,7 @@ from pagemerge import _core
 from pagemerge.decide import compact
 from pagemerge.errors import PagemergeError
 from pagemerge.merge import wire
-from pagemerge.merge.user import breathe
+from pagemerge.merge.turns import breathe
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.counters import sharers
 
@@ -107,8 +107,8 @@ async def _compact(hub: Hub, members: Members) -> None:
         members.born.add(slab)
     moved = 0
     for client in clients:
-        for number, region in enumerate(list(client.regions.values())):
-            await breathe(number)
+        for region in list(client.regions.values()):
+            await breathe()
             index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
             if len(index):
                 address = (index * PAGE_SIZE + region.start).astype(np.uint64)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge import turns
+from pagemerge import viewers
 from pagemerge.merge.user import Region
 from pagemerge.model import (
     ABSENT,
@@ -95,15 +95,15 @@ def test_what_many_ask_is_worked_out_once_and_charged(monkeypatch: pytest.Monkey
         return {"turn": len(begun)}
 
     async def ask() -> None:
-        monkeypatch.setattr(turns.report, "status", status)
-        viewers, hub, other = turns.Viewers(), Any, asyncio.Event()
+        monkeypatch.setattr(viewers.report, "status", status)
+        these, hub, other = viewers.Viewers(), Any, asyncio.Event()
         asyncio.get_running_loop().call_soon(other.set)
-        first = [asyncio.create_task(viewers.answer(hub, 1, 2)) for _ in range(100)]
+        first = [asyncio.create_task(these.answer(hub, 1, 2)) for _ in range(100)]
         assert set(await asyncio.gather(*first)) == {b'{"turn":1}'}
         assert other.is_set(), "others have their turn in between"
-        assert 0.3 < viewers.turns.wait < 1.5, "0.02 s of a twentieth of the loop's time"
+        assert 0.3 < these.turns.wait < 1.5, "0.02 s of a twentieth of the loop's time"
         began = time.monotonic()
-        assert await viewers.answer(hub, 1, 2) == b'{"turn":2}', "not what was so before"
+        assert await these.answer(hub, 1, 2) == b'{"turn":2}', "not what was so before"
         assert time.monotonic() - began > 0.3
 
     asyncio.run(ask())
@@ -118,10 +118,10 @@ def test_an_answer_that_fails_fails_for_all_and_the_next_one_is_begun(
         raise ZeroDivisionError
 
     async def ask() -> None:
-        monkeypatch.setattr(turns.report, "status", status)
-        viewers = turns.Viewers()
+        monkeypatch.setattr(viewers.report, "status", status)
+        these = viewers.Viewers()
         for _ in range(2):
-            asked = [asyncio.create_task(viewers.answer(Any, 1, 1)) for _ in range(3)]
+            asked = [asyncio.create_task(these.answer(Any, 1, 1)) for _ in range(3)]
             found = await asyncio.gather(*asked, return_exceptions=True)
             assert [type(it) for it in found] == [ZeroDivisionError] * 3
 

@@ -27,6 +27,9 @@ VERBS: dict[str, str] = {
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
 
+WIDEST = 96
+"""Columns of a help text at the most."""
+
 
 class Verb(Protocol):
     """What each ``cli/<verb>.py`` offers: a class named like the verb, capitalised."""
@@ -92,12 +95,10 @@ def _run(words: list[str]) -> int:
         overview().parse_args(words)  # prints help, version or the error, and exits
         return 2
     name, rest = words[0], words[1:]
-    from inspect import cleandoc
-
     verb = load(name)
     parser = Parser(
         prog=f"pagemerge {name}",
-        description=cleandoc(verb.__doc__ or ""),
+        description=_folded(verb.__doc__ or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb.arguments(parser)
@@ -109,6 +110,17 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"pagemerge {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _folded(text: str) -> str:
+    """Paragraphs of a docstring, as wide as the terminal (COLUMNS) but no wider than is easy to
+    read."""
+    from inspect import cleandoc
+    from shutil import get_terminal_size
+    from textwrap import fill
+
+    width = min(get_terminal_size().columns - 2, WIDEST)  # as argparse has it
+    return "\n\n".join(fill(part, max(width, 20)) for part in cleandoc(text).split("\n\n"))
 
 
 def _tell_unexpected(

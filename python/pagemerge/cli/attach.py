@@ -74,18 +74,20 @@ class Attach:
             told = {"selection": selection.figures(list(chosen.values()))} if args.select else {}
             print(as_json({**figures(rows), **told, "ksmd_runs": stands is None}))
             return status(rows)
+        console = tables.console()
         if args.select:
-            show_chosen(list(chosen.values()), tables.console())
+            show_chosen(list(chosen.values()), console, done=not args.dry_run)
         verb = "could then" if args.dry_run else "may now"
         good = number(sum(not row.error for row in rows), "process", "processes")
-        print(f"ksmd {verb} merge the memory of {good}.")
+        tables.show(console, f"ksmd {verb} merge the memory of {good}.")
         if stands:
-            print(
+            tables.show(
+                console,
                 f"{stands.reason}, so nothing is merged until that changes: `pagemerge daemon "
                 "--engine kernel` runs it while that pays, or write "
-                f"{stands.value} to {ksm.root}/{stands.knob}."
+                f"{stands.value} to {ksm.root}/{stands.knob}.",
             )
-        show(rows, tables.console())
+        show(rows, console)
         return status(rows)
 
 
@@ -98,6 +100,8 @@ class Row:
     """What of it can be merged, when it was looked at."""
     error: str = ""
     outcome: Outcome | None = None
+    remark: str = ""
+    """What else is to be said of it."""
 
     @property
     def eligible_bytes(self) -> int:
@@ -108,7 +112,7 @@ class Row:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that ``attach`` and ``detach`` have in common."""
     add = parser.add_argument
-    add("target", nargs="+", metavar="PID|NAME", help="processes, by pid or name")
+    add("target", nargs="+", metavar="PID|NAME", help="pids, or names of processes or programs")
     add("--json", action="store_true", help="print what was done as JSON")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
@@ -183,11 +187,11 @@ def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges])
     return attach(pid, name, lambda: chosen.ranges, "madvise")
 
 
-def show_chosen(chosen: list[Selection], console: Console) -> None:
-    """What the finder has found worth marking."""
+def show_chosen(chosen: list[Selection], console: Console, *, done: bool) -> None:
+    """What the finder has found worth marking; ``done``: it is marked now."""
     from pagemerge.cli import selection
 
-    tables.show(console, selection.sentence(chosen))
+    tables.show(console, selection.sentence(chosen, done=done))
     console.print()
     console.print(selection.processes(chosen, console.width))
     for line in selection.notes(chosen):
@@ -236,21 +240,30 @@ def figures(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
-def show(rows: Iterable[Row], console: Console) -> None:
+def merged_before(done: Outcome) -> str:
+    """What it had merged already, as of ksmd's last scan."""
+    pages = done.merged_pages_before
+    return "-" if pages is None else number(pages, "page")
+
+
+def show(
+    rows: Iterable[Row],
+    console: Console,
+    heading: str = "MERGED BEFORE",
+    figure: Callable[[Outcome], str] = merged_before,
+) -> None:
     """One line a process; below, what else there is to say of some."""
     rows = list(rows)
     table = tables.table(
         ("NAME", "HOW"),
-        ("PID", "UID", "HELD", "MERGED BEFORE"),
-        ("PID", "NAME", "UID", "HOW", "HELD", "MERGED BEFORE"),
+        ("PID", "UID", "HELD", heading),
+        ("PID", "NAME", "UID", "HOW", "HELD", heading),
     )
     for row in rows:
         who, done = row.process, row.outcome
         cells = ["-"] * 3
         if done is not None:
-            pages = done.merged_pages_before
-            merged = "-" if pages is None else number(pages, "page")
-            cells = [done.how, held(done.held_seconds), merged]
+            cells = [done.how, held(done.held_seconds), figure(done)]
         tables.add(table, str(who.pid), who.name, str(who.uid), *cells)
     console.print()
     console.print(table)
@@ -271,7 +284,7 @@ def note(row: Row) -> str:
     if row.error:
         return row.error
     if row.outcome is None:
-        return ""
+        return row.remark
     if row.outcome.already:
         return "was so already"
     if row.outcome.refused_ranges:

@@ -10,10 +10,12 @@ import logging
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from pagemerge.cli import logs, streams
+from pagemerge.cli.words import number
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, Unsupported, UsageError
 from pagemerge.linux.text import plain
@@ -87,6 +89,8 @@ def _serve(args: argparse.Namespace) -> int:
     path = (args.socket or socket_path()).absolute()
     try:
         with only_one(path):
+            if not args.until_idle:
+                _tell_start(args, f"a hub serves at {path}")
             asyncio.run(
                 Service(
                     Hub(settings, _print_plan if args.dry_run else None), path, args.until_idle
@@ -122,12 +126,20 @@ def _govern(args: argparse.Namespace) -> int:
             governor.enrolment = Enrolment(
                 opting, lambda: beside.pids, marks=marks, dry_run=args.dry_run
             )
-        for number in endings():
-            signal.signal(number, lambda _number, _frame: governor.ended.set())
+        for ending in endings():
+            signal.signal(ending, lambda _ending, _frame: governor.ended.set())
         if not args.dry_run:
             stack.enter_context(borrowed(ksm))
+        does = "ksmd is left as it is" if args.dry_run else "ksmd runs while that pays"
+        _tell_start(args, f"{does}; {number(len(rules), 'rule')} for whom it merges")
         governor.run()
     return 0
+
+
+def _tell_start(args: argparse.Namespace, what: str) -> None:
+    """On stderr, so that whoever looks at a terminal or a log sees that it works."""
+    more = "" if args.verbose or args.dry_run else "; --verbose tells more"
+    print(f"pagemerge daemon: {plain(what)}{more}", file=sys.stderr, flush=True)
 
 
 def _opened(path: Path) -> BinaryIO:

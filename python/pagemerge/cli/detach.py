@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pagemerge.cli.words import as_json, number, size
 
 if TYPE_CHECKING:
     from pagemerge.cli.attach import Row
+    from pagemerge.merge.attach import Outcome
 
 
 class Detach:
@@ -32,16 +34,25 @@ class Detach:
         """Detach and print; 1 if one of the processes could not be detached."""
         _, targets = attach.ready(args.target)
         rows = [attach.look(target) for target in targets]
-        if not args.dry_run:
-            rows = separate(rows)
+        rows = [remarked(row) for row in rows] if args.dry_run else separate(rows)
         if args.json:
             print(as_json(attach.figures(rows)))
             return attach.status(rows)
         good = number(sum(not row.error for row in rows), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"
-        print(f"ksmd {verb} {good} alone{told(rows)}.")
-        attach.show(rows, tables.console())
+        console = tables.console()
+        tables.show(console, f"ksmd {verb} {good} alone{told(rows)}.")
+        attach.show(rows, console, "SEPARATED", separated)
         return attach.status(rows)
+
+
+def remarked(row: Row) -> Row:
+    """``row``, and whether there is anything to undo."""
+    from pagemerge.merge.kernel import is_mergeable
+
+    if row.error or is_mergeable(row.process.pid):
+        return row
+    return replace(row, remark="is not mergeable: there is nothing to undo")
 
 
 def separate(rows: list[Row]) -> list[Row]:
@@ -52,12 +63,17 @@ def separate(rows: list[Row]) -> list[Row]:
         return [attach.do(row, partial(detach, progress=tell)) for row in rows]
 
 
+def separated(done: Outcome) -> str:
+    """What was merged, and is its own again."""
+    return "-" if done.separated_bytes is None else size(done.separated_bytes)
+
+
 def told(rows: list[Row]) -> str:
     """How much has been separated, and how long that took; empty if nothing was, or nobody can
     tell."""
     done = [row.outcome for row in rows if row.outcome]
-    separated = sum(one.separated_bytes or 0 for one in done)
-    if not separated:
+    total = sum(one.separated_bytes or 0 for one in done)
+    if not total:
         return ""
     took = attach.held(sum(one.seconds for one in done))
-    return f": {size(separated)} of merged memory separated in {took}"
+    return f": {size(total)} of merged memory separated in {took}"

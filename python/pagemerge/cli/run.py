@@ -23,7 +23,8 @@ class Run:
     root is needed: equal pages of all programs of this user that were started so are kept once
     (--domain keeps some apart). See `pagemerge status` for what that saves. Programs that nothing
     can be preloaded into (static, of musl, 32 bits, with rights of their own) are refused. If no
-    memory of it could be merged, one line on stderr says why when the program ends by itself.
+    memory of it could be merged, one line says why when the program ends by itself, on stderr if
+    it has left that open.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with that of every other program on this host that is so marked: there is one trust domain.

@@ -40,7 +40,7 @@ class Scan:
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the arguments of the verb to ``parser``."""
         add = parser.add_argument
-        add("target", nargs="*", metavar="PID|NAME", help="processes to look at, by pid or name")
+        add("target", nargs="*", metavar="PID|NAME", help="pids, or names of processes or programs")
         add("--all", action="store_true", help="look at all processes")
         add("--json", action="store_true", help="print figures as JSON")
         add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")

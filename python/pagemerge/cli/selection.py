@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pagemerge.model import Selection
 
 
-def sentence(selections: Sequence[Selection]) -> str:
-    """What marking gains, and what it has ksmd look at."""
+def sentence(selections: Sequence[Selection], *, done: bool) -> str:
+    """What marking gains, and what it has ksmd look at; ``done``: it is marked now."""
     chosen = [one for one in selections if len(one.start)]
     looked = sum(one.looked for one in selections)
     if not chosen:
@@ -24,11 +24,12 @@ def sentence(selections: Sequence[Selection]) -> str:
     ranges = sum(len(one.start) for one in chosen)
     marked = sum(one.marked for one in chosen)
     gain = sum(one.gain for one in chosen)
-    return (
-        f"Marking {number(ranges, 'range')} of {number(len(chosen), 'process', 'processes')} "
-        f"would save {size(gain * PAGE_SIZE)}; ksmd would look at {size(marked * PAGE_SIZE)}, "
-        f"{marked / looked:.0%} of the {size(looked * PAGE_SIZE)} that there are."
-    )
+    what = f"{number(ranges, 'range')} of {number(len(chosen), 'process', 'processes')}"
+    saves, looks = size(gain * PAGE_SIZE), size(marked * PAGE_SIZE)
+    share = f"{marked / looked:.0%} of the {size(looked * PAGE_SIZE)} that there are"
+    if done:
+        return f"Marked {what}, to save {saves}; ksmd looks at {looks}, {share}."
+    return f"Marking {what} would save {saves}; ksmd would look at {looks}, {share}."
 
 
 def processes(selections: Sequence[Selection], width: int) -> Table:

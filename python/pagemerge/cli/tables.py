@@ -119,7 +119,7 @@ def cell(text: str) -> Text:
 
 
 def show(console: Console, text: str, style: str = "") -> None:
-    """One line of plain text, however wide: a terminal folds it."""
+    """Plain text: a line in a pipe, however wide; on a terminal folded between words."""
     from rich.text import Text
 
-    console.print(Text(plain(text), style=style), soft_wrap=True)
+    console.print(Text(plain(text), style=style), soft_wrap=not console.is_terminal)

@@ -23,6 +23,7 @@ from pagemerge.merge import wire
 from pagemerge.merge.link import Link
 from pagemerge.merge.patience import Claims, Patience, Unlimited
 from pagemerge.merge.store import Slab, Store
+from pagemerge.merge.turns import breathe
 from pagemerge.model import BLOCK, NO_SLOT, OWN_SLOT, PAGE_SIZE, Pages
 
 U32 = npt.NDArray[np.uint32]
@@ -114,6 +115,7 @@ class Client:
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for the one merge at birth that is being prepared."""
     unanswered: set[asyncio.Future[bytes]] = field(default_factory=set)
@@ -214,6 +216,11 @@ class Client:
 
     async def refresh(self) -> bool:
         """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
+        # One at a time: what is noted of a region that two make anew would be lost with one.
+        async with self._refreshing:
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
@@ -222,8 +229,8 @@ class Client:
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
-        for number, row in enumerate(rows):
-            await breathe(number)
+        for row in rows:
+            await breathe()
             known = self.regions.get(int(row["id"]))
             same = known is not None and known.start == row["start"] and len(known) == row["pages"]
             if known is None or not same:
@@ -374,12 +381,6 @@ class Client:
         self._claim(0, 0)
         self.reader.shutdown(wait=False)
         self.peer.close()
-
-
-async def breathe(number: int) -> None:
-    """In a loop over regions, of which a client may have thousands: let others have a turn."""
-    if number % 64 == 63:
-        await asyncio.sleep(0)
 
 
 async def find_stuck(

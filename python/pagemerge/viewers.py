@@ -1,4 +1,4 @@
-"""Whose turn it is in a hub's loop, where peers ask for more than agents do."""
+"""Who asks a hub for its counters."""
 
 from __future__ import annotations
 
@@ -10,29 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pagemerge import report
+from pagemerge.merge.turns import Turns, breathe
 
 if TYPE_CHECKING:
     from pagemerge.hub import Hub
-
-SHARE = 0.1
-"""Part of the loop's time for such work, of all users together."""
-
-
-@dataclass(slots=True)
-class Turns:
-    """Of one user, for one kind of work."""
-
-    _free: float = 0.0
-    """When the next one comes (time.monotonic)."""
-
-    @property
-    def wait(self) -> float:
-        """Seconds until the next one comes."""
-        return max(self._free - time.monotonic(), 0.0)
-
-    def spend(self, seconds: float, users: int) -> None:
-        """So long it has taken. Each of ``users`` gets an equal part of ``SHARE``."""
-        self._free = max(self._free, time.monotonic()) + seconds * max(users, 1) / SHARE
 
 
 @dataclass(slots=True)
@@ -71,6 +52,6 @@ class Viewers:
                         return msgspec.json.encode(end.value)
                     finally:
                         spent += time.monotonic() - began
-                    await asyncio.sleep(0)
+                    await breathe()
             finally:
                 self.turns.spend(spent, users)

@@ -1,0 +1,63 @@
+"""Long work in the hub's loop: one slice of it in each round, whoever's it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from pagemerge.merge import turns
+
+
+async def work(items: int, seconds: float) -> int:
+    """Some of it."""
+    for _ in range(items):
+        await turns.breathe()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+    return items
+
+
+def test_others_wait_for_one_slice_and_not_for_all() -> None:
+    """Fifty at work, and one who comes by once in each round of the loop."""
+
+    async def main() -> None:
+        busy = [asyncio.create_task(work(10, 0.0005)) for _ in range(50)]
+        waits = []
+        while not all(it.done() for it in busy):
+            began = time.perf_counter()
+            await asyncio.sleep(0)
+            waits.append(time.perf_counter() - began)
+        assert sum(it.result() for it in busy) == 500
+        waits.sort()
+        assert waits[len(waits) * 9 // 10] < 10 * turns.SLICE, "25 ms if each has a slice"
+        assert len(waits) > 200, "250 ms, in slices"
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_keeps_nobody_waiting() -> None:
+    async def main() -> None:
+        tasks = [asyncio.create_task(work(3, 0.001)) for _ in range(9)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert found[1::2] == [3] * 4
+        assert all(isinstance(it, asyncio.CancelledError) for it in found[::2])
+        assert await work(3, 0.001) == 3
+
+    asyncio.run(main())
+
+
+def test_a_second_loop_has_turns_of_its_own() -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(_fails())
+
+
+async def _fails() -> None:
+    await turns.breathe()
+    raise ZeroDivisionError
