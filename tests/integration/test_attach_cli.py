@@ -187,6 +187,13 @@ def test_only_what_is_seen_to_be_duplicated_is_marked(victim: Spawn) -> None:
     assert not any(process_ksm(pid).mergeable for pid in pids)
 
 
+def test_detach_says_if_there_is_nothing_to_undo(victim: Spawn) -> None:
+    pid = victim("sharer", "plain").pid
+    said = pagemerge("detach", "--dry-run", pid)
+    assert said.returncode == 0
+    assert f"{pid} python: is not mergeable: there is nothing to undo" in said.stdout
+
+
 def vm_flags(pid: int) -> dict[int, list[str]]:
     """Start of each mapping -> its VmFlags in smaps."""
     found: dict[int, list[str]] = {}

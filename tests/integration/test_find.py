@@ -364,6 +364,26 @@ def test_wrong_words(words: list[str], status: int, text: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lay down")
+@pytest.mark.parametrize(
+    ("dropped", "lacks"),
+    [
+        ("-sys_ptrace", "CAP_SYS_PTRACE is missing"),
+        ("-dac_override,-dac_read_search", "CAP_DAC_READ_SEARCH is missing"),
+        (
+            "-sys_ptrace,-dac_override,-dac_read_search",
+            "CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE are",
+        ),
+    ],
+)
+def test_root_is_told_which_capability_it_lacks(dropped: str, lacks: str, start: Start) -> None:
+    pid = start("pages", 1, 1, 1, user=NOBODY)["pid"]
+    argv = ["setpriv", f"--bounding-set={dropped}", sys.executable, "-m", "pagemerge"]
+    done = subprocess.run([*argv, "scan", str(pid)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert lacks in done.stderr
+
+
 def test_all_of_them(start: Start) -> None:
     pid = start("pages", 1, 1, 1)["pid"]
     result = scan_json("--all", "--sort", "pid")

@@ -85,7 +85,9 @@ def test_killed_again_and_again_under_load(victim: Spawn, hub_socket: Path) -> N
                     status is not None
                     and status.hub_pid not in hubs
                     and len(status.clients) == 4
-                    and status.pages_sharing >= PAGES
+                    # What one reader had merged by a hub that died, and the other by the next one
+                    # before it was handed what the first one has, is kept twice.
+                    and status.pages_sharing >= PAGES - 64 * death
                 )
 
             until(is_up, "take over and adopt what its clients map")

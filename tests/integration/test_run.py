@@ -223,6 +223,19 @@ def test_without_a_barrier_it_says_how_to_get_one() -> None:
     assert "--barrier park" in done.stderr
 
 
+def test_the_barrier_may_be_asked_for_in_the_environment() -> None:
+    said = {}
+    for name in ("park", "nonsense"):
+        argv = [*RUN, "--engine", "auto", "--", "true"]
+        env = {**os.environ, "PAGEMERGE_BARRIER": name}
+        done = subprocess.run(
+            argv, capture_output=True, text=True, env=env, timeout=30, check=False
+        )
+        said[name] = done.returncode, done.stderr
+    assert said["park"][0] == 0 and "user engine (park)" in said["park"][1]
+    assert said["nonsense"][0] == 2 and 'no barrier is called "nonsense"' in said["nonsense"][1]
+
+
 def test_a_preload_of_the_users_own_stays(program: Path) -> None:
     done = run("--barrier", "park", "--", "sh", "-c", "echo $LD_PRELOAD", LD_PRELOAD="libc.so.6")
     assert done.stdout.strip().endswith("libpagemerge_preload.so:libc.so.6")

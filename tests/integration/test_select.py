@@ -128,7 +128,7 @@ def test_one_that_has_gone_is_a_note(victim: Spawn) -> None:
         process.named([str(gone.pid)])
     chosen = select([gone, *found(one["pid"])])
     assert words.notes(chosen) == [f"{gone.pid} gone: it has exited"]
-    assert words.sentence(chosen).startswith("Marking ")
+    assert words.sentence(chosen, done=False).startswith("Marking ")
     assert json.loads(json.dumps(words.figures(chosen)))[0]["error"] == "it has exited"
     assert words.processes(chosen, 200).row_count == 1
 

@@ -26,7 +26,20 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert left.value.code == 0
     said = capsys.readouterr().out
     assert f"usage: pagemerge {verb}" in said
-    assert (cli.load(verb).__doc__ or "").splitlines()[0] in said
+    assert (cli.load(verb).__doc__ or "").splitlines()[0] in " ".join(said.split())
+
+
+def test_help_is_folded_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (60, 80, 300):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit):
+            cli.main(["run", "--help"])
+        _, _, told = capsys.readouterr().out.partition("\n\n")  # the usage names long choices
+        lines = told.split("\n")
+        assert all(len(line) <= columns for line in lines)
+        assert max(map(len, lines)) > min(columns, 96) * 0.8
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_select(width: int, chosen: list[str], error: str) -> None:
     who = processes(chosen)
     found = [chosen_of(one, "") for one in who]
     made, out = console(width)
-    attach.show_chosen([*found, chosen_of(who[0], error)], made)
+    attach.show_chosen([*found, chosen_of(who[0], error)], made, done=False)
     told = about_processes(out.getvalue())
     assert len(told) == 2 * len(who) + 1
     json.loads(words.as_json(selection.figures(found)))

@@ -202,11 +202,15 @@ def test_a_wide_gap_is_bridged_only_where_it_is_worth_it() -> None:
 def test_the_words_of_a_dry_run() -> None:
     chosen = choose(evidence("u" * 1000 + "D" * 1000, "uuu"))
     short = choose(evidence("u" * 100 + "D" + "u" * 100), most=1)
-    assert words.sentence([chosen, short]) == (
+    assert words.sentence([chosen, short], done=False) == (
         "Marking 1 range of 1 process would save 2.0 MB; ksmd would look at 4.1 MB, "
         "45% of the 9.0 MB that there are."
     )
-    assert words.sentence([short]) == "Nothing is worth marking in the 823 kB looked at."
+    assert words.sentence([chosen, short], done=True) == (
+        "Marked 1 range of 1 process, to save 2.0 MB; ksmd looks at 4.1 MB, "
+        "45% of the 9.0 MB that there are."
+    )
+    assert words.sentence([short], done=True) == "Nothing is worth marking in the 823 kB looked at."
     (note,) = words.notes([chosen, short])
     assert note.startswith("1 victim: 4.1 kB of duplicates are left out")
     assert "vm.max_map_count" in note
