@@ -79,7 +79,7 @@ def test_killed_again_and_again_under_load(victim: Spawn, hub_socket: Path) -> N
         hubs = set()
         for death in range(DEATHS):
 
-            def is_up() -> bool:
+            def is_up(death: int = death) -> bool:
                 status = asked(hub_socket)
                 return (
                     status is not None
