@@ -342,7 +342,7 @@ class Hub:
             raise ProtocolError("a request to merge that no agent makes")
         try:
             if region not in client.regions:
-                await client.refresh()
+                await client.refresh(awaited=True)
             seen = np.empty(pages, np.uint64)
             # One at a time of each client; large ones of one user take turns.
             async with client.asking, self.turn(members.domain.uid, pages > SMALL):

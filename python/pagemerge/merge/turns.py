@@ -70,16 +70,20 @@ class _Turnstile:
             self.loop.call_soon(self._pass)
 
 
-_stiles: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile] = WeakKeyDictionary()
+_stiles: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Turnstile, _Turnstile]] = (
+    WeakKeyDictionary()
+)
 
 
-async def breathe() -> None:
+async def breathe(*, awaited: bool = False) -> None:
     """In a loop over something of which peers may have any number: let others have a turn.
 
     Before the first one, too. What was true before the call may have changed after it.
+    ``awaited``: a program waits for this work. It has a queue of its own, which is served beside
+    the other, so that it does not wait for all that is done in the background.
     """
     loop = asyncio.get_running_loop()
-    stile = _stiles.get(loop)
-    if stile is None:
-        stile = _stiles[loop] = _Turnstile(loop)
-    await stile.breathe()
+    stiles = _stiles.get(loop)
+    if stiles is None:
+        stiles = _stiles[loop] = _Turnstile(loop), _Turnstile(loop)
+    await stiles[awaited].breathe()

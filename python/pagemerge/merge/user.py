@@ -51,6 +51,9 @@ MOST_REGIONS = 1 << 16
 _MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
 """Pages of one client: address space is free, the hub's records of it are not."""
 
+FEW = 64
+"""Regions that are no reason to let others have a turn: most clients have no more."""
+
 
 @dataclass(slots=True, eq=False)
 class Region:
@@ -214,13 +217,16 @@ class Client:
         if not self.link.open:
             raise HubError(f"process {self.pid} has hung up", pid=self.pid)
 
-    async def refresh(self) -> bool:
-        """Ask for the regions; true if there are new ones. Raises ``HubError`` without answer."""
+    async def refresh(self, *, awaited: bool = False) -> bool:
+        """Ask for the regions; true if there are new ones. ``awaited``: see ``breathe``.
+
+        Raises ``HubError`` without answer.
+        """
         # One at a time: what is noted of a region that two make anew would be lost with one.
         async with self._refreshing:
-            return await self._refresh()
+            return await self._refresh(awaited)
 
-    async def _refresh(self) -> bool:
+    async def _refresh(self, awaited: bool) -> bool:
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
@@ -229,8 +235,9 @@ class Client:
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
-        for row in rows:
-            await breathe()
+        for number, row in enumerate(rows, 1):
+            if number % FEW == 0:
+                await breathe(awaited=awaited)
             known = self.regions.get(int(row["id"]))
             same = known is not None and known.start == row["start"] and len(known) == row["pages"]
             if known is None or not same:
