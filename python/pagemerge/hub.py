@@ -30,7 +30,7 @@ from pagemerge.looking import candidates, check_separated, due, look, note
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
 from pagemerge.merge.turns import breathe
-from pagemerge.merge.user import Client, plan_rows
+from pagemerge.merge.user import Client
 from pagemerge.model import (
     ABSENT,
     NO_SLOT,
@@ -301,7 +301,7 @@ class Hub:
         client.skipped["over_budget"] += int(runs.pages.sum() - pages.sum())
         used = np.unique(slab[first])
         client.give(members.store.slabs[int(it)] for it in used if int(it) in members.store.slabs)
-        rows = plan_rows(address[first], slab[first], place[first], pages)
+        rows = wire.runs(address[first], slab[first], place[first], pages)
         chosen = plan.pages_of(runs, kept)
         return address[chosen], slot[chosen], rows
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.decide import pace, stability
+from pagemerge.merge.regions import Region
 from pagemerge.merge.turns import breathe
-from pagemerge.merge.user import Client, Region
+from pagemerge.merge.user import Client
 from pagemerge.model import BLOCK, NO_SLOT, PAGE_SIZE, Candidates
 
 MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK

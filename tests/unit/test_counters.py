@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemerge import viewers
-from pagemerge.merge.user import Region
+from pagemerge.merge.regions import Region
 from pagemerge.model import (
     ABSENT,
     BLOCK,

@@ -20,7 +20,8 @@ from pagemerge.errors import HubError, PagemergeError
 from pagemerge.hub import Hub
 from pagemerge.members import Members
 from pagemerge.merge.link import Link
-from pagemerge.merge.user import Client, Region
+from pagemerge.merge.regions import Region
+from pagemerge.merge.user import Client
 
 
 def test_what_we_lack_widens_no_domain() -> None:

@@ -22,9 +22,10 @@ from pagemerge.linux import text
 from pagemerge.merge import wire
 from pagemerge.merge.link import Link
 from pagemerge.merge.patience import Claims, Patience, Unlimited
+from pagemerge.merge.regions import Region, checked
 from pagemerge.merge.store import Slab, Store
 from pagemerge.merge.turns import breathe
-from pagemerge.model import BLOCK, NO_SLOT, OWN_SLOT, PAGE_SIZE, Pages
+from pagemerge.model import NO_SLOT, OWN_SLOT, PAGE_SIZE
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -53,37 +54,6 @@ _MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
 
 FEW = 64
 """Regions that are no reason to let others have a turn: most clients have no more."""
-
-
-@dataclass(slots=True, eq=False)
-class Region:
-    """A mergeable range of a client."""
-
-    start: int
-    pages: Pages
-    looked: bool = False
-    """Has it been looked at before?"""
-
-    def __len__(self) -> int:
-        return len(self.pages.digest)
-
-    @classmethod
-    def of(cls, start: int, count: int) -> Region:
-        """A region nothing is known of yet."""
-        blocks = -(-count // BLOCK)
-        return cls(
-            start,
-            Pages(
-                digest=np.zeros(count, np.uint64),
-                standing=np.zeros(count, np.uint8),
-                slot=np.full(count, NO_SLOT, np.uint32),
-                under=np.full(count, NO_SLOT, np.uint32),
-                quiet=np.zeros(blocks, np.uint8),
-                wait=np.zeros(blocks, np.uint8),
-                untouched=np.ones(blocks, np.bool_),
-                looked=np.zeros(blocks, np.uint16),
-            ),
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -230,7 +200,7 @@ class Client:
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
-        if _checked(rows) > await self.read(self.peer.pages):
+        if checked(rows) > await self.read(self.peer.pages):
             raise ProtocolError("it claims more memory than it has")
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
@@ -420,34 +390,9 @@ def _forgive(future: asyncio.Future[T]) -> None:
         future.exception()
 
 
-def plan_rows(
-    address: U64, slab: U64, place: U32, pages: npt.NDArray[np.int64]
-) -> npt.NDArray[np.void]:
-    """What a ``MERGE`` carries: one element a run in each array."""
-    rows = np.empty(len(address), wire.RUN)
-    rows["address"], rows["slab"], rows["slot"], rows["pages"] = address, slab, place, pages
-    return rows
-
-
 def mappings_left(peer: _core.Peer, most: int) -> int:
     """How many more mappings a process may get: its limit, less what it has, less an eighth.
 
     ``most`` is vm.max_map_count. Raises as ``Peer.check``.
     """
     return max(most - most // 8 - peer.maps().count(b"\n"), 0)
-
-
-def _checked(rows: npt.NDArray[np.void]) -> int:
-    """The pages of the regions that a client claims, in order of address.
-
-    Raises ``ProtocolError`` if they cannot be.
-    """
-    start, pages = rows["start"], rows["pages"]
-    most = np.uint64(1 << 56)
-    if np.any(start % PAGE_SIZE) or np.any(start >= most) or np.any(pages >= most // PAGE_SIZE):
-        raise ProtocolError("it claims regions where no memory can be")
-    if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
-        raise ProtocolError("it claims regions that overlap, or are empty")
-    if len(np.unique(rows["id"])) < len(rows):
-        raise ProtocolError("it claims two regions of one name")
-    return int(sum(pages.tolist()))

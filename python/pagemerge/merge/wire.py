@@ -58,6 +58,18 @@ def rows(body: bytes, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
     return np.frombuffer(body, dtype)
 
 
+def runs(
+    address: npt.NDArray[np.uint64],
+    slab: npt.NDArray[np.uint64],
+    slot: npt.NDArray[np.uint32],
+    pages: npt.NDArray[np.int64],
+) -> npt.NDArray[np.void]:
+    """What a ``MERGE`` carries: one element a run in each array; ``slot`` within its slab."""
+    found = np.empty(len(address), RUN)
+    found["address"], found["slab"], found["slot"], found["pages"] = address, slab, slot, pages
+    return found
+
+
 def unpack(body: bytes, form: struct.Struct) -> tuple[int, ...]:
     """The integers at the start of a body. Raises ``ProtocolError`` if it is too short."""
     if len(body) < form.size:
