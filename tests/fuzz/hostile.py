@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import random
 import resource
@@ -22,6 +23,9 @@ from tests.fuzz.changes import change
 from tests.fuzz.descriptors import forged
 from tests.fuzz.endless import EndlessFile
 from tests.fuzz.talk import Talk
+
+STUCK = 40.0
+"""Seconds after its time at which a process says on stderr where it is."""
 
 
 class Hostile:
@@ -42,6 +46,7 @@ class Hostile:
 
     def torment(self, seconds: float, only: str = "") -> Answer:
         """Talk, and act in between; ``only``: nothing but this act."""
+        faulthandler.dump_traceback_later(seconds + STUCK)
         end, before = time.monotonic() + seconds, self.talk.connections
         messages, acts = 0, Counter[str]()
         while time.monotonic() < end:
@@ -56,6 +61,7 @@ class Hostile:
             except (OSError, TimeoutError):  # the hub has hung up, or has too much of us
                 acts[f"{name} was refused"] += 1
             acts[name] += 1
+        faulthandler.cancel_dump_traceback_later()
         connections = self.talk.connections - before
         return {"messages": messages, "acts": acts, "connections": connections}
 
