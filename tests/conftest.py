@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -105,6 +106,9 @@ REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it runs in the background ignore them, and so would all programs here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     names = ", ".join(PROBES)
     config.addinivalue_line("markers", f"requires(*names): what the host must offer: {names}")
     if unknown := REQUIRED - PROBES.keys():

@@ -10,7 +10,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -137,9 +136,11 @@ def _govern(args: argparse.Namespace) -> int:
 
 
 def _tell_start(args: argparse.Namespace, what: str) -> None:
-    """On stderr, so that whoever looks at a terminal or a log sees that it works."""
+    """Log it whatever is logged else: whoever looks at a terminal or a log sees that it works."""
     more = "" if args.verbose or args.dry_run else "; --verbose tells more"
-    print(f"pagemerge daemon: {plain(what)}{more}", file=sys.stderr, flush=True)
+    log = logging.getLogger("pagemerge.daemon")
+    log.setLevel(logging.INFO)
+    log.info("%s%s", what, more)
 
 
 def _opened(path: Path) -> BinaryIO:
