@@ -173,7 +173,10 @@ def only_one(path: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        why = "`pagemerge status` shows it; end it first, or give this one another --socket"
+        why = (
+            "`pagemerge status` shows it, and one that programs have started ends with the last of "
+            "them; or give this one another --socket"
+        )
         raise HubError(f"a hub is running at {path} already: {why}", path=str(path)) from None
     try:
         yield

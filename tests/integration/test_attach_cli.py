@@ -187,6 +187,14 @@ def test_only_what_is_seen_to_be_duplicated_is_marked(victim: Spawn) -> None:
     assert not any(process_ksm(pid).mergeable for pid in pids)
 
 
+def test_of_none_that_can_be_attached_nothing_is_promised() -> None:
+    for more in ((), ("--select",)):
+        said = pagemerge("attach", "--across-users", *more, 2)
+        assert said.returncode == 1
+        assert said.stdout.startswith("None of them can be attached.\n")
+        assert "thread of the kernel" in said.stdout and "worth" not in said.stdout
+
+
 def test_detach_says_if_there_is_nothing_to_undo(victim: Spawn) -> None:
     pid = victim("sharer", "plain").pid
     said = pagemerge("detach", "--dry-run", pid)

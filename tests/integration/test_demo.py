@@ -52,6 +52,14 @@ def test_auto_takes_what_the_host_allows() -> None:
     judge(demo())
 
 
+def test_the_environment_names_a_barrier_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGEMERGE_BARRIER", "park")
+    assert demo()["barrier"] == "park"
+    monkeypatch.setenv("PAGEMERGE_BARRIER", "nonsense")
+    with pytest.raises(AssertionError, match=r'(?s)exit status 2.*no barrier is called "nonsense"'):
+        demo()
+
+
 @pytest.mark.parametrize(
     "barrier",
     [

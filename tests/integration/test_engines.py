@@ -191,6 +191,24 @@ def test_a_session_is_told_once_that_ksmd_stands(knobs: dict[str, int], reason: 
         ksm.put_back(before)
 
 
+@pytest.mark.requires("kernel", "root")
+def test_an_attached_program_does_not_keep_it_from_being_told() -> None:
+    mine = shlex.join(PAGEMERGE)
+    script = (
+        "sleep 60 & until [ $(cat /proc/$!/comm) = sleep ]; do :; done; "
+        f"{mine} attach --across-users $! >/dev/null && {mine} run --engine kernel -- true; kill $!"
+    )
+    ksm = Ksm()
+    before = ksm.knobs()
+    ksm.write(run=0)
+    try:
+        argv = ["setsid", "--wait", "sh", "-c", script]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        ksm.put_back(before)
+    assert done.stderr.count("nothing is merged yet") == 1, done.stderr
+
+
 @pytest.mark.requires("root")
 def test_where_ksmd_is_not_to_be_seen_it_says_so() -> None:
     """In a container that shows no /sys/kernel/mm/ksm the program is marked all the same."""

@@ -75,6 +75,10 @@ class Attach:
             print(as_json({**figures(rows), **told, "ksmd_runs": stands is None}))
             return status(rows)
         console = tables.console()
+        if all(row.error for row in rows):
+            tables.show(console, "None of them can be attached.")
+            show(rows, console)
+            return status(rows)
         if args.select:
             show_chosen(list(chosen.values()), console, done=not args.dry_run)
         verb = "could then" if args.dry_run else "may now"
@@ -263,7 +267,7 @@ def show(
         who, done = row.process, row.outcome
         cells = ["-"] * 3
         if done is not None:
-            cells = [done.how, held(done.held_seconds), figure(done)]
+            cells = [done.how, held(done.longest_hold_seconds), figure(done)]
         tables.add(table, str(who.pid), who.name, str(who.uid), *cells)
     console.print()
     console.print(table)

@@ -96,7 +96,9 @@ def _serve(args: argparse.Namespace) -> int:
                 ).run()
             )
     except OSError as error:
-        raise HubError(f"cannot serve at {path}: {error}", path=str(path)) from error
+        why = error.strerror or error
+        cure = "give it a --socket in a folder of your own"
+        raise HubError(f"cannot serve at {path}: {why}; {cure}", path=str(path)) from error
     logging.shutdown()
     # A reader that a client keeps waiting would keep us, too.
     os._exit(streams.settle("pagemerge daemon", 0))

@@ -51,18 +51,22 @@ class Demo:
         parser.add_argument(
             "--barrier",
             choices=BARRIERS,
-            default="auto",
-            help="how pages are kept still while they are merged (default: what the host allows)",
+            help="how pages are kept still while they are merged (PAGEMERGE_BARRIER; what the host "
+            "allows)",
         )
         parser.add_argument("--json", action="store_true", help="print all figures as JSON")
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Play it, print what came of it, and judge."""
+        from pagemerge import _core
         from pagemerge.demo.play import Settings, play
         from pagemerge.demo.show import progress
+        from pagemerge.merge import client
 
-        settings = Settings(args.workers, args.size * 1_000_000, args.barrier)
+        barrier = args.barrier or client.barrier()
+        _core.probe_barrier(barrier)  # which says so if there is none of that name
+        settings = Settings(args.workers, args.size * 1_000_000, barrier)
         with sigterm_unwinds(), progress() as tell:
             outcome = play(settings, tell)
         report(outcome, as_json=args.json, asked_bytes=settings.loaded_bytes)

@@ -14,6 +14,9 @@ from pathlib import Path
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
 
+STARTED = ("PAGEMERGE_ENGINE", "kernel")
+"""In the environment of programs that were started for kernel KSM."""
+
 
 class Run:
     """Start CMD so that its memory is merged.
@@ -141,6 +144,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if args.engine == "kernel" and (args.barrier not in (None, "auto") or args.socket):
         raise UsageError("--barrier and --socket are the user engine's: leave them out")
     set_merge_any(True)
+    os.environ[STARTED[0]] = STARTED[1]
     if others := preload.of_others():
         os.environ["LD_PRELOAD"] = ":".join(others)
     else:
@@ -159,8 +163,8 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
 
 
 def is_another_there() -> bool:
-    """Does kernel KSM have an older program of this session? Then this user has been told."""
-    from pagemerge.linux.proc import pids, stat
+    """Has an older program of this session been started so? Then this user has been told."""
+    from pagemerge.linux.proc import pids, read, stat
     from pagemerge.merge.kernel import process_ksm
 
     own = stat(os.getpid())
@@ -168,7 +172,9 @@ def is_another_there() -> bool:
         with contextlib.suppress(PagemergeError):
             other = stat(pid)
             older = (other.start_time, pid) < (own.start_time, os.getpid())
-            if older and other.session == own.session and process_ksm(pid).merge_any:
+            beside = older and other.session == own.session and process_ksm(pid).merge_any
+            # Not one that was attached: nobody has told of ksmd there, or what was true then.
+            if beside and "=".join(STARTED).encode() in read(pid, "environ").split(b"\0"):
                 return True
     return False
 

@@ -41,9 +41,10 @@ def progress() -> Iterator[Tell]:
 def told(outcome: Outcome, console: Console) -> None:
     """Print ``outcome``: what was saved, what was done, the accounts, the price, the proof."""
     text = f"{headline(outcome)}\n\n{loaded(outcome)}\n{way(outcome)}\n"
-    console.print(text, markup=False, soft_wrap=True)
+    wide = not console.is_terminal
+    console.print(text, markup=False, soft_wrap=wide)
     console.print(table(outcome))
-    console.print(f"\n{price(outcome)}\n{proof(outcome)}", markup=False, soft_wrap=True)
+    console.print(f"\n{price(outcome)}\n{proof(outcome)}", markup=False, soft_wrap=wide)
 
 
 def headline(outcome: Outcome) -> str:
