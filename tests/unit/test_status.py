@@ -42,10 +42,10 @@ STATUS = Status(
 )
 
 
-def drawn(given: Status) -> list[str]:
-    console = Console(width=120, force_terminal=False)
+def drawn(given: Status, width: int = 120) -> list[str]:
+    console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        console.print(status.clients(given))
+        console.print(status.clients(given, width))
     return capture.get().splitlines()
 
 
@@ -71,6 +71,13 @@ def test_the_table_is_sorted_by_gain() -> None:
     assert heading.split()[:4] == ["pid", "name", "domain", "barrier"]
     assert [row.split()[0] for row in rows] == ["43", "42", "44"]
     assert "128 MB" in rows[0]
+
+
+def test_on_a_narrow_screen_domains_can_be_told_apart() -> None:
+    for domain in ("uid 1000, tenant-7", "uid 1000, tenant-8"):
+        heading, row = drawn(replace(STATUS, clients=(replace(CLIENT, domain=domain),)), 80)
+        assert domain in row and len(row.rstrip()) <= 80
+        assert "merged" in heading and "barrier" not in heading
 
 
 def test_a_clients_name_cannot_steer_the_terminal() -> None:

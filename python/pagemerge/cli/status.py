@@ -55,7 +55,7 @@ def show(status: model.Status, console: Console) -> None:
     """The sentence, a line a client, and what is held back."""
     tables.show(console, sentence(status))
     if status.clients:
-        console.print(clients(status))
+        console.print(clients(status, console.width))
     for note in notes(status):
         tables.show(console, note)
 
@@ -75,15 +75,12 @@ def sentence(status: model.Status) -> str:
     return f"{kept}: {gain} for {who}, {cost}."
 
 
-def clients(status: model.Status) -> Table:
-    """One row a client, the one that gains most first."""
-    table = tables.table(
-        ("pid", "name", "domain", "barrier"),
-        ("regions", "mergeable", "merged", "zero", "mappings"),
-    )
-    for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages)):
-        tables.add(
-            table,
+def clients(status: model.Status, width: int) -> Table:
+    """One row a client, the one that gains most first, for a screen of ``width`` columns."""
+    texts = ("pid", "name", "domain", "barrier")
+    figures = ("regions", "mergeable", "merged", "zero", "mappings")
+    rows = [
+        [
             str(one.pid),
             one.name,
             one.domain,
@@ -93,8 +90,12 @@ def clients(status: model.Status) -> Table:
             size(one.merged_pages * model.PAGE_SIZE),
             size(one.zero_pages * model.PAGE_SIZE),
             f"{one.mappings:,}",
-        )
-    return table
+        ]
+        for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages))
+    ]
+    # What tells one client from another stays longest.
+    spare = ("regions", "mappings", "barrier")
+    return tables.fitted(rows, width, texts, figures, (*texts, *figures), spare)
 
 
 def notes(status: model.Status) -> list[str]:

@@ -25,6 +25,9 @@ GAP = 2
 ROOM_FOR_TEXT = 12
 """Columns that a column of text is given before another one is left out for it."""
 
+LONGER = {"domain": 24}
+"""More than that, for text that tells rows apart by its end."""
+
 LEAST = 4
 """Columns that a cell keeps where there is little room."""
 
@@ -84,7 +87,8 @@ def fitted(
     def wide(name: str) -> int:
         at = order.index(name)
         most = max([cell_len(name), *(cell_len(plain(row[at])) for row in rows)])
-        return min(most, ROOM_FOR_TEXT) if name in texts else max(most, WHOLE.get(name.lower(), 0))
+        room = LONGER.get(name.lower(), ROOM_FOR_TEXT)
+        return min(most, room) if name in texts else max(most, WHOLE.get(name.lower(), 0))
 
     kept, left = list(order), list(spare)
     while left and sum(wide(name) + GAP for name in kept) - GAP > width:
