@@ -77,7 +77,7 @@ def test_on_a_narrow_screen_domains_can_be_told_apart() -> None:
     for domain in ("uid 1000, tenant-7", "uid 1000, tenant-8"):
         heading, row = drawn(replace(STATUS, clients=(replace(CLIENT, domain=domain),)), 80)
         assert domain in row and len(row.rstrip()) <= 80
-        assert "merged" in heading and "barrier" not in heading
+        assert "merged" in heading and "regions" not in heading
 
 
 def test_a_clients_name_cannot_steer_the_terminal() -> None:

@@ -88,7 +88,7 @@ def fitted(
         at = order.index(name)
         most = max([cell_len(name), *(cell_len(plain(row[at])) for row in rows)])
         room = LONGER.get(name.lower(), ROOM_FOR_TEXT)
-        return min(most, room) if name in texts else max(most, WHOLE.get(name.lower(), 0))
+        return max(min(most, room) if name in texts else most, WHOLE.get(name.lower(), 0))
 
     kept, left = list(order), list(spare)
     while left and sum(wide(name) + GAP for name in kept) - GAP > width:
