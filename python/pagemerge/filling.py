@@ -52,12 +52,14 @@ class Filler:
         whose: U64,
         addresses: U64,
         digests: U64,
+        within: float | None = None,
     ) -> tuple[U32, Bools]:
         """Have slots for pages of clients; those that the store lacks are filled.
 
         ``whose``: the number in ``clients`` of each page's owner; ``digests`` is what the pages
         should be, each of them once; at most a slab of them. Returns the slot of each page, or
-        ``NO_SLOT``, and which pages changed before they were copied.
+        ``NO_SLOT``, and which pages changed before they were copied. ``within``: seconds to wait
+        for a slab, else as many as the domain has patience for.
         """
         await self._wait_for_others(members, digests)
         slots, changed = members.store.find(digests), np.zeros(len(digests), np.bool_)
@@ -68,7 +70,7 @@ class Filler:
         self.under_way.append(filling)
         try:
             _, changed[new] = await self._fill(
-                members, clients, whose[new], addresses[new], digests[new]
+                members, clients, whose[new], addresses[new], digests[new], within
             )
         finally:
             self.under_way.remove(filling)
@@ -97,6 +99,7 @@ class Filler:
         whose: U64,
         addresses: U64,
         digests: U64,
+        within: float | None,
     ) -> tuple[U32, Bools]:
         """Fill new slots, in order. Returns as ``provide``."""
         pids = np.array([client.pid for client in clients], np.uint64)[whose]
@@ -110,15 +113,15 @@ class Filler:
             return slots, changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
         future = self._build(members, clients, whose, addresses)
-        await asyncio.wait({future}, timeout=members.patience.seconds)
+        await asyncio.wait({future}, timeout=within or members.patience.seconds)
         if not future.done():
             # A donor makes us wait. Its slab comes to nothing; the thread is given up.
             future.add_done_callback(_discard)
             self.close()
             members.patience.spent()
             members.pending += len(pids)
-            within = members.patience.seconds
-            await find_stuck(clients, whose, addresses, members.store.seed, within)
+            seconds = within or members.patience.seconds
+            await find_stuck(clients, whose, addresses, members.store.seed, seconds)
             return slots, changed
         try:
             descriptor, slab, sealed = future.result()

@@ -29,6 +29,7 @@ from pagemerge.linux.text import plain
 from pagemerge.looking import candidates, check_separated, due, look, note
 from pagemerge.members import Budget, Members
 from pagemerge.merge import wire
+from pagemerge.merge.patience import Patience
 from pagemerge.merge.turns import breathe
 from pagemerge.merge.user import Client
 from pagemerge.model import (
@@ -286,13 +287,19 @@ class Hub:
         members.wake.set()
 
     async def _send_slabs(
-        self, members: Members, client: Client, address: U64, slot: U32, least: int
+        self,
+        members: Members,
+        client: Client,
+        address: U64,
+        slot: U32,
+        least: int,
+        within: float | None = None,
     ) -> tuple[U64, U32, npt.NDArray[np.void]]:
         """Give a client the slabs of a plan; returns its pages, their slots, and its runs."""
         slab, place = members.store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
-        kept = await self.affordable(client, runs, slab, least)
+        kept = await self.affordable(client, runs, slab, least, within)
         # Counting took a while: a slab that nobody mapped any more may be gone.
         there = [0, _core.WIRE_OWN, *members.store.slabs]
         kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
@@ -305,10 +312,13 @@ class Hub:
         chosen = plan.pages_of(runs, kept)
         return address[chosen], slot[chosen], rows
 
-    async def affordable(self, client: Client, runs: Runs, slab: U64, least: int) -> I64:
+    async def affordable(
+        self, client: Client, runs: Runs, slab: U64, least: int, within: float | None = None
+    ) -> I64:
         """Which runs a client has mappings for, the longest first. Raises as ``Client.read``."""
         costs = slab[runs.first] != 0
-        budget = await client.budget(int(np.count_nonzero(costs)), self._most_mappings)
+        wanted = int(np.count_nonzero(costs))
+        budget = await client.budget(wanted, self._most_mappings, within)
         return plan.within_budget(runs, costs, budget, least)
 
     def _note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
@@ -358,13 +368,14 @@ class Hub:
                 np.zeros(len(donors), np.uint64),
                 offset[donors] + np.uint64(source),
                 seen[donors],
+                within=Patience.LONGEST,  # nobody else waits, however short of patience they are
             )
             members.grown += max(members.store.next_slot - there, 0)
             slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
             mine = np.flatnonzero(slot != NO_SLOT)
             address = offset[mine] + np.uint64(target)
             address, slot, runs = await self._send_slabs(
-                members, client, address, slot[mine], least=1
+                members, client, address, slot[mine], least=1, within=Patience.LONGEST
             )
             client.births[sequence] = (address, slot)
             client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +60,29 @@ def test_counting_mappings_may_last_for_ever(
             await ticking(client.budget(1, 1000))
         assert not client.is_ready
         forever.set()
+        client.close()
+
+    asyncio.run(run())
+
+
+def test_whoever_waits_alone_does_not_need_the_patience_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Members of its domain that were late do not have an honest one's own request fail."""
+
+    def slow(*_: object) -> int:
+        time.sleep(3 * Patience.SHORTEST)
+        return 7
+
+    monkeypatch.setattr(user, "mappings_left", slow)
+
+    async def run() -> None:
+        client = client_of(os.getpid())
+        client.patience.spent()
+        assert await client.budget(1, 1000, Patience.LONGEST) == 7
+        client.recount = 0.0
+        with pytest.raises(HubError, match="makes the hub wait"):
+            await client.budget(1, 1000)
         client.close()
 
     asyncio.run(run())

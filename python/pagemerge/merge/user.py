@@ -271,8 +271,10 @@ class Client:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
-    async def budget(self, wanted: int, most: int) -> int:
+    async def budget(self, wanted: int, most: int, within: float | None = None) -> int:
         """How many mappings a plan that wants ``wanted`` may add; ``most``: vm.max_map_count.
+
+        ``within``: seconds that counting may take, else as many as the domain has patience for.
 
         Counting them means reading all of /proc/PID/maps. The eighth that is kept for the program
         covers what it maps by itself in between. Raises as ``read``.
@@ -280,7 +282,7 @@ class Client:
         now = time.monotonic()
         if wanted > self.room // 4 or now > self.recount:
             work = partial(mappings_left, self.peer, most)
-            self.room = await self.read_within(self.patience.seconds, work)
+            self.room = await self.read_within(within or self.patience.seconds, work)
             took = time.monotonic() - now
             self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
         return self.room
