@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pagemerge.decide import pace, plan, restless, stability
 from pagemerge.decide.trust import Domain, may_join
+from pagemerge.merge.regions import Region
 from pagemerge.model import (
     ABSENT,
     BLOCK,
@@ -27,17 +28,7 @@ NOW = 1000
 
 
 def pages_of(count: int) -> Pages:
-    blocks = -(-count // BLOCK)
-    return Pages(
-        digest=np.zeros(count, np.uint64),
-        standing=np.zeros(count, np.uint8),
-        slot=np.full(count, NO_SLOT, np.uint32),
-        under=np.full(count, NO_SLOT, np.uint32),
-        quiet=np.zeros(blocks, np.uint8),
-        wait=np.zeros(blocks, np.uint8),
-        untouched=np.ones(blocks, np.bool_),
-        looked=np.zeros(blocks, np.uint16),
-    )
+    return Region.of(0, count).pages
 
 
 def u64(*values: int) -> np.ndarray:

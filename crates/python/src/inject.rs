@@ -36,14 +36,10 @@ fn inject_madvise<'py>(
     lengths: &Bound<'_, PyAny>,
     advice: i32,
 ) -> PyResult<(Bound<'py, PyBytes>, u64, f64, f64)> {
-    let starts = buffer::<u64>(starts, "starts")?;
-    let lengths = buffer::<u64>(lengths, "lengths")?;
-    let (starts, lengths) = (shared(py, &starts, "starts")?, shared(py, &lengths, "lengths")?);
-    if starts.len() != lengths.len() || !ADVICE.contains(&advice) {
-        let text = "starts and lengths must be equally long, advice 12 or 13";
-        return Err(raise(py, &Error::Usage(text.into())));
+    let ranges = pairs(py, starts, lengths, "lengths")?;
+    if !ADVICE.contains(&advice) {
+        return Err(raise(py, &Error::Usage("advice must be 12 or 13".into())));
     }
-    let ranges: Vec<(u64, u64)> = starts.iter().copied().zip(lengths.iter().copied()).collect();
     let done = detached(py, || pagemerge_pages::inject::madvise(pid, &ranges, advice))?;
     let results: Vec<u8> = done.results.iter().flat_map(|result| result.to_ne_bytes()).collect();
     let (held, longest) = (done.held.as_secs_f64(), done.longest.as_secs_f64());
@@ -59,13 +55,10 @@ fn inject_separate(
     across: bool,
     tell: Py<PyAny>,
 ) -> PyResult<(u64, u64, u64, f64, f64)> {
-    let starts = buffer::<u64>(starts, "starts")?;
-    let ends = buffer::<u64>(ends, "ends")?;
-    let (starts, ends) = (shared(py, &starts, "starts")?, shared(py, &ends, "ends")?);
-    let ranges: Vec<(u64, u64)> = starts.iter().copied().zip(ends.iter().copied()).collect();
+    let ranges = pairs(py, starts, ends, "ends")?;
     let ascending = ranges.windows(2).all(|two| two[0].1 <= two[1].0);
-    if starts.len() != ends.len() || !ascending || ranges.iter().any(|(start, end)| start >= end) {
-        let text = "starts and ends must be equally long, of ranges in order of address";
+    if !ascending || ranges.iter().any(|(start, end)| start >= end) {
+        let text = "starts and ends must be of ranges in order of address";
         return Err(raise(py, &Error::Usage(text.into())));
     }
     let mut interrupted = None;
@@ -86,4 +79,20 @@ fn inject_separate(
         },
         Err,
     )
+}
+
+/// A copy of what two arrays of one length say of ranges: their starts, and `others`.
+fn pairs(
+    py: Python<'_>,
+    starts: &Bound<'_, PyAny>,
+    others: &Bound<'_, PyAny>,
+    name: &str,
+) -> PyResult<Vec<(u64, u64)>> {
+    let (starts, others) = (buffer::<u64>(starts, "starts")?, buffer::<u64>(others, name)?);
+    let (starts, others) = (shared(py, &starts, "starts")?, shared(py, &others, name)?);
+    if starts.len() != others.len() {
+        let text = format!("starts and {name} must be equally long");
+        return Err(raise(py, &Error::Usage(text)));
+    }
+    Ok(starts.iter().copied().zip(others.iter().copied()).collect())
 }
