@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.linux.fault import told
+from pagemerge.merge.turns import work_in
 from pagemerge.merge.user import Client, find_stuck
 from pagemerge.model import NO_SLOT, PAGE_SIZE
 from pagemerge.quota import Quota
@@ -112,8 +114,7 @@ class Filler:
         if len(fit) == 0:
             return slots, changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
-        future = self._build(members, clients, whose, addresses)
-        await asyncio.wait({future}, timeout=within or members.patience.seconds)
+        future = await self._build(members, clients, whose, addresses, within)
         if not future.done():
             # A donor makes us wait. Its slab comes to nothing; the thread is given up.
             future.add_done_callback(_discard)
@@ -147,9 +148,14 @@ class Filler:
         members.born.add(slab)
         return slots, changed
 
-    def _build(
-        self, members: Members, clients: Sequence[Client], whose: U64, addresses: U64
-    ) -> asyncio.Future[tuple[int, int, U64]]:
+    async def _build(
+        self,
+        members: Members,
+        clients: Sequence[Client],
+        whose: U64,
+        addresses: U64,
+        within: float | None,
+    ) -> Future[tuple[int, int, U64]]:
         cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(whose) != 0)) + 1
         heads = np.concatenate(([0], cuts))
         counts = np.diff(np.append(heads, len(addresses))).astype(np.uint64)
@@ -158,9 +164,8 @@ class Filler:
         number = np.searchsorted(donors, whose[heads]).astype(np.uint64)
         if self._builder is None:
             self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-        return asyncio.get_running_loop().run_in_executor(
-            self._builder, members.store.build, peers, number, addresses[heads], counts
-        )
+        build = partial(members.store.build, peers, number, addresses[heads], counts)
+        return await work_in(self._builder, build, within or members.patience.seconds)
 
 
 def _check_members(members: Members, clients: Sequence[Client], whose: U64) -> None:
@@ -180,7 +185,7 @@ def _dismiss(clients: Sequence[Client], error: BaseException) -> None:
                 client.link.close(str(error))
 
 
-def _discard(future: asyncio.Future[tuple[int, int, U64]]) -> None:
+def _discard(future: Future[tuple[int, int, U64]]) -> None:
     """A slab that was given up is ready after all."""
     if not future.cancelled() and future.exception() is None:
         os.close(future.result()[0])

@@ -34,7 +34,7 @@ def forever(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def client_of(pid: int) -> Client:
-    link: Any = SimpleNamespace(open=True)
+    link: Any = SimpleNamespace(open=True, owes=False)
     return Client(pid, os.geteuid(), "victim", _core.Peer(pid), link, "move")
 
 

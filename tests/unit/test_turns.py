@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pagemerge.merge import turns
 
 
-async def work(items: int, seconds: float) -> int:
+async def work(items: int, seconds: float, awaited: bool = False) -> int:
     """Some of it."""
     for _ in range(items):
-        await turns.breathe()
+        await turns.breathe(awaited=awaited)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             pass
@@ -34,6 +36,42 @@ def test_others_wait_for_one_slice_and_not_for_all() -> None:
         waits.sort()
         assert waits[len(waits) * 9 // 10] < 10 * turns.SLICE, "25 ms if each has a slice"
         assert len(waits) > 200, "250 ms, in slices"
+
+    asyncio.run(main())
+
+
+def test_what_a_program_waits_for_does_not_wait_for_all_else() -> None:
+    """Every other slice is its own, however many are at work in the background."""
+
+    async def main() -> None:
+        busy = [asyncio.create_task(work(20, turns.SLICE)) for _ in range(50)]
+        await asyncio.sleep(0)
+        began = time.perf_counter()
+        await work(10, turns.SLICE, awaited=True)
+        took = time.perf_counter() - began
+        assert took < 100 * turns.SLICE, "500 of them if it took its place behind the others"
+        for task in busy:
+            task.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_is_waited_for_and_one_that_is_not() -> None:
+    forever = threading.Event()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            done = await turns.work_in(pool, lambda: 7, 10)
+            assert done.result() == 7
+            late = await turns.work_in(pool, forever.wait, 0.05)
+            assert not late.done()
+            forever.set()
+            assert late.result(10)
+            failed = await turns.work_in(pool, lambda: 1 // 0, 10)
+            with pytest.raises(ZeroDivisionError):
+                failed.result()
+        with pytest.raises(RuntimeError):
+            await turns.work_in(pool, forever.wait, 0.05)
 
     asyncio.run(main())
 

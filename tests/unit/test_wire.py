@@ -100,6 +100,24 @@ def test_an_answer_finds_its_question() -> None:
     run(test)
 
 
+def test_an_answer_that_nobody_waits_for_any_more() -> None:
+    async def test(ends: Ends) -> None:
+        late: list[bytes] = []
+        future = ends.link.ask(18, late=late.append)
+        future.set_exception(TimeoutError())
+        with pytest.raises(TimeoutError):
+            await future
+        assert ends.link.owes
+        sequence = wire.HEADER.unpack_from(ends.peer.recv(1000))[2]
+        ends.peer.send(frame(2, sequence, b"at last"))
+        while ends.link.owes:
+            await asyncio.sleep(0.01)
+        assert late == [b"at last"]
+        assert ends.link.open
+
+    run(test)
+
+
 def test_a_question_ends_with_the_connection() -> None:
     async def test(ends: Ends) -> None:
         future = ends.link.ask(18)

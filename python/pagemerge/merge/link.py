@@ -31,6 +31,9 @@ PERIOD, ALLOWED = 0.1, 0.003
 LONGEST_TURN = 0.1
 """Seconds that it waits for one: its user's others must not keep an honest one for long."""
 
+Late = Callable[[bytes], object]
+"""Called with the body of an answer that nobody waits for any more."""
+
 Handler = Callable[[int, int, bytes], None]
 """Called with kind, sequence number and body of each frame that answers no ``ask``."""
 
@@ -73,7 +76,7 @@ class Link:
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
         self.unread = 0
         """Bytes that were sent and that the peer has no room for yet."""
-        self._asked: dict[int, asyncio.Future[bytes]] = {}
+        self._asked: dict[int, tuple[asyncio.Future[bytes], Late | None]] = {}
         self._sequence = 0
         self.open = True
         self._loop.add_reader(self._number, self._readable)
@@ -100,12 +103,20 @@ class Link:
         self.unread += count
         self._leaves_unread(count)
 
-    def ask(self, kind: int, body: bytes = b"") -> asyncio.Future[bytes]:
-        """Send a frame and return the future body of its answer (``HubError`` if it ends)."""
+    @property
+    def owes(self) -> bool:
+        """Is there a question that the peer has not answered?"""
+        return bool(self._asked)
+
+    def ask(self, kind: int, body: bytes = b"", late: Late | None = None) -> asyncio.Future[bytes]:
+        """Send a frame and return the future body of its answer (``HubError`` if the link ends).
+
+        An answer that finds the future done goes to ``late``.
+        """
         self._sequence += 2  # even numbers are the hub's
         future: asyncio.Future[bytes] = self._loop.create_future()
         if self.open:
-            self._asked[self._sequence] = future
+            self._asked[self._sequence] = future, late
             self.send(kind, self._sequence, body)
         else:
             future.set_exception(HubError("the client has gone"))
@@ -157,7 +168,7 @@ class Link:
         self._note_unread(-self.unread)
         self._may_receive(-len(self._received))
         self._received.clear()
-        for future in self._asked.values():
+        for future, _ in self._asked.values():
             if not future.done():
                 future.set_exception(HubError("the client has gone"))
                 future.exception()  # whoever waited may have given up: no warning then
@@ -239,11 +250,11 @@ class Link:
             body = bytes(self._received[wire.HEADER.size : size])
             del self._received[:size]
             self._may_receive(-size)
-            future = self._asked.pop(sequence, None) if sequence % 2 == 0 else None
-            if future is None:
+            asked = self._asked.pop(sequence, None) if sequence % 2 == 0 else None
+            if asked is None:
                 self._on_frame(kind, sequence, body)
-            elif not future.done():
-                future.set_result(body)
+            else:
+                _answer(*asked, body)
             if self._loop.time() - began > SLICE:
                 break
         took = self._loop.time() - began
@@ -252,6 +263,13 @@ class Link:
             wait = 0.0 if self._spent < ALLOWED else min(self._turn(took), LONGEST_TURN)
             self.pause()
             self._loop.call_later(wait, self.resume)
+
+
+def _answer(future: asyncio.Future[bytes], late: Late | None, body: bytes) -> None:
+    if not future.done():
+        future.set_result(body)
+    elif late is not None:
+        late(body)
 
 
 def listen(path: str) -> socket.socket:

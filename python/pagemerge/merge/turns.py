@@ -6,10 +6,16 @@ It serves everybody: what one peer has it do must not be felt by the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
 
 SHARE = 0.1
 """Part of the loop's time for what peers say or ask beyond what agents do, all users together."""
@@ -44,46 +50,76 @@ class _Turnstile:
     """
 
     loop: asyncio.AbstractEventLoop
-    _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    _queues: tuple[deque[asyncio.Future[None]], ...] = field(
+        default_factory=lambda: (deque(), deque())
+    )
+    """Of what is done in the background, and of what a program waits for: by turns."""
+    _last: bool = False
     _working: asyncio.Task[object] | None = None
     """Whose slice it is, and since when."""
     _since: float = 0.0
 
-    async def breathe(self) -> None:
+    async def breathe(self, awaited: bool) -> None:
         """Go on, or wait for the next slice."""
         task = asyncio.current_task(self.loop)
         if task is self._working and self.loop.time() - self._since < SLICE:
             return
         turn = self.loop.create_future()
-        self._waiting.append(turn)
-        if len(self._waiting) == 1:
+        if not any(self._queues):
             self.loop.call_soon(self._pass)
+        self._queues[awaited].append(turn)
         await turn
         self._working, self._since = task, self.loop.time()
 
     def _pass(self) -> None:
-        """Let the first one in, and the next one a round later."""
-        turn = self._waiting.popleft()
+        """Let one in, and the next one a round later."""
+        self._last = not self._last if self._queues[not self._last] else self._last
+        turn = self._queues[self._last].popleft()
         if not turn.done():  # it may have been cancelled
             turn.set_result(None)
-        if self._waiting:
+        if any(self._queues):
             self.loop.call_soon(self._pass)
 
 
-_stiles: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Turnstile, _Turnstile]] = (
-    WeakKeyDictionary()
-)
+_stiles: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile] = WeakKeyDictionary()
 
 
 async def breathe(*, awaited: bool = False) -> None:
     """In a loop over something of which peers may have any number: let others have a turn.
 
     Before the first one, too. What was true before the call may have changed after it.
-    ``awaited``: a program waits for this work. It has a queue of its own, which is served beside
-    the other, so that it does not wait for all that is done in the background.
+    ``awaited``: a program waits for this work, which does not wait for all that is done in the
+    background.
     """
     loop = asyncio.get_running_loop()
-    stiles = _stiles.get(loop)
-    if stiles is None:
-        stiles = _stiles[loop] = _Turnstile(loop), _Turnstile(loop)
-    await stiles[awaited].breathe()
+    if loop not in _stiles:
+        _stiles[loop] = _Turnstile(loop)
+    await _stiles[loop].breathe(awaited)
+
+
+async def work_in(executor: Executor, work: Callable[[], T], seconds: float) -> Future[T]:
+    """Have a thread do some work, and wait for it, but no longer than so many seconds.
+
+    Returns the future, which need not be done. What a request waits for is counted in rounds of
+    the loop, and a busy one's take milliseconds: this is one round less than run_in_executor and
+    asyncio.wait take. Raises ``RuntimeError`` if no thread can be started.
+    """
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def end() -> None:
+        if not over.done():
+            over.set_result(None)
+
+    def tell(_: Future[T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(end)
+
+    future = executor.submit(work)
+    future.add_done_callback(tell)
+    timer = loop.call_later(seconds, end)
+    try:
+        await over
+    finally:
+        timer.cancel()
+    return future

@@ -7,11 +7,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from pagemerge.merge.link import Link
 from pagemerge.merge.patience import Claims, Patience, Unlimited
 from pagemerge.merge.regions import Region, checked
 from pagemerge.merge.store import Slab, Store
-from pagemerge.merge.turns import breathe
+from pagemerge.merge.turns import breathe, work_in
 from pagemerge.model import NO_SLOT, OWN_SLOT, PAGE_SIZE
 
 U32 = npt.NDArray[np.uint32]
@@ -88,11 +88,12 @@ class Client:
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
+    _size: int = 0
+    """Pages of its address space when it last claimed more than before."""
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for the one merge at birth that is being prepared."""
-    unanswered: set[asyncio.Future[bytes]] = field(default_factory=set)
-    stuck: asyncio.Future[object] | None = None
+    stuck: Future[Any] | None = None
     patience: Patience = field(default_factory=Patience)
     """Of its domain."""
     claims: Claims = field(default_factory=Unlimited)
@@ -127,7 +128,7 @@ class Client:
     def is_ready(self) -> bool:
         """Has it answered everything, and can it be read?"""
         stuck = self.stuck is not None and not self.stuck.done()
-        return self.link.open and not stuck and all(it.done() for it in self.unanswered)
+        return self.link.open and not stuck and not self.link.owes
 
     @property
     def is_known(self) -> bool:
@@ -159,17 +160,15 @@ class Client:
         self.check_open()
         if self.stuck is not None and not self.stuck.done():
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
-        loop = asyncio.get_running_loop()
+        self.waits_since = time.monotonic()
         try:
-            future = loop.run_in_executor(self.reader, work)
+            future = await work_in(self.reader, work, seconds)
         except RuntimeError as error:  # no thread can be started: RLIMIT_NPROC, or pids.max
             raise HubError(f"process {self.pid}: no reader: {error}", pid=self.pid) from None
-        future.add_done_callback(_forgive)
-        self.waits_since = time.monotonic()
-        await asyncio.wait({future}, timeout=seconds)
-        self.waits_since = inf
+        finally:
+            self.waits_since = inf
         if not future.done():
-            self.stuck = future  # type: ignore[assignment]
+            self.stuck = future
             self.note = "reading its memory makes the hub wait"
             self.tardy = True
             self.patience.spent()
@@ -200,8 +199,11 @@ class Client:
         body = await self.ask(wire.Kind.LOOK)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
-        if checked(rows) > await self.read(self.peer.pages):
-            raise ProtocolError("it claims more memory than it has")
+        claimed = checked(rows)
+        if claimed > self._size:
+            self._size = await self.read(self.peer.pages)
+            if claimed > self._size:
+                raise ProtocolError("it claims more memory than it has")
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
@@ -250,19 +252,20 @@ class Client:
 
         ``late`` is called with the answer if it comes after ``within`` seconds.
         """
-        answer = self.link.ask(kind, body)
-        self.unanswered = {it for it in self.unanswered if not it.done()} | {answer}
+        answer = self.link.ask(kind, body, late)
+        timer = asyncio.get_running_loop().call_later(within, _expire, answer)
         self.waits_since = time.monotonic()
-        await asyncio.wait({answer}, timeout=within)
-        self.waits_since = inf
-        if not answer.done():
+        try:
+            said = await answer
+        except TimeoutError:
             self.tardy = True
             self.patience.spent()
-            if late is not None:
-                answer.add_done_callback(partial(_answered, late))
-            raise HubError(f"process {self.pid} does not answer", pid=self.pid)
+            raise HubError(f"process {self.pid} does not answer", pid=self.pid) from None
+        finally:
+            timer.cancel()
+            self.waits_since = inf
         self.tardy = False
-        return answer.result()
+        return said
 
     def give(self, slabs: Iterable[Slab]) -> None:
         """Send the descriptors of slabs that it does not have yet."""
@@ -381,15 +384,9 @@ async def find_stuck(
     await asyncio.gather(*map(read, donors), return_exceptions=True)
 
 
-def _answered(late: Callable[[bytes], object], future: asyncio.Future[bytes]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        late(future.result())
-
-
-def _forgive(future: asyncio.Future[T]) -> None:
-    """Nobody may be waiting for it any more: its exception is no reason for a warning then."""
-    if not future.cancelled():
-        future.exception()
+def _expire(answer: asyncio.Future[bytes]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def mappings_left(peer: _core.Peer, most: int) -> int:
