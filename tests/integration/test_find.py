@@ -156,7 +156,9 @@ def test_looking_leaves_shared_pages_shared(start: Start) -> None:
     family = victim["pid"], victim["child"]
     before = [entries(pid, victim["pages"], 520) for pid in family]
     assert not np.any(before[0] & np.uint64(1 << 56)), "not exclusive"
-    totals = scan_json(*family)["totals"]
+    found = scan_json(*family)
+    totals = found["totals"]
+    assert all(row["shared_pages"] >= 520 for row in found["processes"])
     assert totals["already_shared_pages"] >= 520
     assert totals["saveable_bytes"] / PAGE_SIZE < totals["pages"] - 520
     out = np.zeros(520, np.uint64)

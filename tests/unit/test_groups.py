@@ -88,6 +88,7 @@ def test_tally_of_two_processes() -> None:
     )
     assert counted.pages.tolist() == [5, 5]
     assert counted.duplicate_pages.tolist() == [3, 3]
+    assert counted.shared_pages.tolist() == [1, 3]
     assert counted.gain.sum() == pytest.approx(counted.totals.saveable_pages)
 
 

@@ -32,10 +32,11 @@ TOTALS = Totals(
 ROWS = [
     Row(
         Process(4_194_303 - at, "a-long-name-123", 4_294_967_294),
-        BIG,
-        BIG,
-        BIG,
-        999_000_000_000,
+        pages=BIG,
+        zero_pages=BIG,
+        duplicate_pages=BIG,
+        shared_pages=BIG,
+        saveable_bytes=999_000_000_000,
         merged_pages=BIG,
     )
     for at in range(12)
@@ -63,9 +64,8 @@ def test_nothing_is_cut_or_too_wide(width: int) -> None:
     assert len(rows) == len(ROWS)
     for row in rows:
         assert "…" not in row.replace("a-long-name-123", "").partition("…")[2], "figures are whole"
-        assert (
-            row.count("1.02 TB") == sum(it in heading for it in ("ZERO", "DUPLICATE", "MERGED")) + 1
-        )
+        sizes = sum(it in heading for it in ("ZERO", "DUPLICATE", "SHARED", "MERGED"))
+        assert row.count("1.02 TB") == sizes + 1
         assert "999 GB" in row
     assert {"PID", "NAME", "SAVES", "MERGED"} <= set(heading)
     assert ("UID" in heading) == (width > 80)

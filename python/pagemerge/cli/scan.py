@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli import tables
@@ -172,6 +172,7 @@ def _row_figures(row: Row) -> dict[str, Any]:
         "pages": row.pages,
         "zero_pages": row.zero_pages,
         "duplicate_pages": row.duplicate_pages,
+        "shared_pages": row.shared_pages,
         "saveable_bytes": row.saveable_bytes,
         "merged_pages": row.merged_pages,
         "unreadable_pages": row.unreadable_pages,
@@ -267,20 +268,27 @@ def _saved_before(totals: Totals, merged: Stable) -> list[tuple[str, str]]:
 
 def _table(rows: list[Row], denied: int, width: int) -> Table:
     """A row a process, and one for all those that may not be looked at."""
-    sizes = ["LOOKED AT", "ZERO", "DUPLICATE", "SAVES"]
-    if any(row.merged_pages for row in rows):
-        sizes.append("MERGED")
+    figures: dict[str, Callable[[Row], str]] = {
+        "LOOKED AT": lambda row: _pages(row.pages),
+        "ZERO": lambda row: _pages(row.zero_pages),
+        "DUPLICATE": lambda row: _pages(row.duplicate_pages),
+        "SHARED": lambda row: _pages(row.shared_pages),
+        "SAVES": lambda row: _size(row.saveable_bytes),
+        "MERGED": lambda row: _pages(row.merged_pages),
+    }
+    if not any(row.shared_pages for row in rows):
+        del figures["SHARED"]
+    if not any(row.merged_pages for row in rows):
+        del figures["MERGED"]
+    sizes = list(figures)
     shown = []
     for row in rows:
-        pages = [row.pages, row.zero_pages, row.duplicate_pages]
-        cells = [*map(_pages, pages), _size(row.saveable_bytes), _pages(row.merged_pages)]
-        if row.error:
-            cells = ["-"] * len(cells)
+        cells = ["-" if row.error else told(row) for told in figures.values()]
         who = row.process
-        shown.append([str(who.pid), who.name, str(who.uid), *cells[: len(sizes)]])
+        shown.append([str(who.pid), who.name, str(who.uid), *cells])
     if denied:
         shown.append(["-", number(denied, "process", "processes"), *["-"] * (1 + len(sizes))])
-    columns, spare = ("PID", "NAME", "UID", *sizes), ("UID", "ZERO", "DUPLICATE")
+    columns, spare = ("PID", "NAME", "UID", *sizes), ("UID", "ZERO", "DUPLICATE", "SHARED")
     return tables.fitted(shown, width, ("NAME",), ("PID", "UID", *sizes), columns, spare)
 
 

@@ -37,6 +37,9 @@ class Row:
     duplicate_pages: int = 0
     """Of these, not zero, with their content at least once more in the trust domain: in this
     process or another, in the same physical page or not."""
+    shared_pages: int = 0
+    """Of all its pages, those in one physical page with another page that was looked at: since a
+    fork, or merged by Linux."""
     saveable_bytes: int = 0
     """Its part of what merging would save: every holder of a page counts the same."""
     merged_pages: int = 0
@@ -124,6 +127,7 @@ def _row(source: Source, counted: tally.Tally, index: int) -> Row:
         int(counted.pages[index]),
         int(counted.zero_pages[index]),
         int(counted.duplicate_pages[index]),
+        int(counted.shared_pages[index]),
         int(counted.gain[index] * PAGE_SIZE),
         stable.count(source.stretches).pages,
         source.unreadable,

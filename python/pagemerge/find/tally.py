@@ -73,6 +73,8 @@ class Tally:
     zero_pages: Int64s
     duplicate_pages: Int64s
     """Copies of contents that occur at least twice, zeros left out."""
+    shared_pages: Int64s
+    """Pages in a frame of several pages: merging saves nothing of all but one of them."""
     gain: NDArray[np.float64]
     """Frames that merging would free, dealt out evenly among the copies; sums to the total."""
 
@@ -101,7 +103,8 @@ def tally(
     process i has the pages from ``offsets[i]`` to ``offsets[i + 1]`` (int64[processes + 1]).
     ``markable``, bool[n]: pages that the user engine could be given (default: all).
     """
-    mapped_before = _mapped_before(frames)
+    shared = duplicates(frames)
+    mapped_before = _mapped_before(frames, shared)
     zero = digests == ZERO
     groups = duplicates(digests)
     copies = np.diff(groups.starts)
@@ -138,6 +141,7 @@ def tally(
         looked_at,
         _sums(zero, offsets),
         np.bincount(owner, minlength=processes).astype(np.int64),
+        np.diff(np.searchsorted(np.sort(shared.members), offsets)),
         gain,
     )
 
@@ -148,7 +152,7 @@ def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.flo
     0 for a page of which nothing is gained: its content is unique, or all its copies lie in one
     frame already. Zero pages need no partner; with ``zero_pages`` false they gain nothing.
     """
-    mapped_before = _mapped_before(frames)
+    mapped_before = _mapped_before(frames, duplicates(frames))
     groups = duplicates(digests)
     copies = np.diff(groups.starts)
     gain = np.zeros(len(digests), np.float32)
@@ -166,10 +170,12 @@ def _freed(groups: Groups, mapped_before: NDArray[np.bool_]) -> Int64s:
     return freed
 
 
-def _mapped_before(frames: UInt64s) -> NDArray[np.bool_]:
-    """Which pages lie in a frame that an earlier page of the array has too: bool[n]."""
+def _mapped_before(frames: UInt64s, same: Groups) -> NDArray[np.bool_]:
+    """Which pages lie in a frame that an earlier page of the array has too: bool[n].
+
+    ``same``: the pages grouped by frame.
+    """
     result = np.zeros(len(frames), np.bool_)
-    same = duplicates(frames)
     result[same.members] = True
     result[same.members[same.starts[:-1]]] = False
     return result
