@@ -113,6 +113,7 @@ def test_an_ordinary_user_is_told_what_is_missing(verb: str, child: Child) -> No
     said = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == 77, said.stderr
     assert "needs root" in said.stderr
+    assert "--engine user" not in said.stderr, "which reaches no program that runs already"
     assert not merge_any(child.pid)
 
 

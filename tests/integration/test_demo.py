@@ -75,6 +75,25 @@ def test_each_barrier(barrier: str) -> None:
     judge(figures)
 
 
+AS_NOBODY = """
+import os, sys
+from pagemerge import _core, cli
+import pagemerge.cli.demo, pagemerge.demo.play, pagemerge.demo.show
+os.setgroups([])
+os.setresuid(65534, 65534, 65534)
+sys.exit(cli.main(["demo", "--barrier", "move"]))
+"""
+
+
+@pytest.mark.requires("root")
+def test_no_other_barrier_is_played_than_the_one_asked_for() -> None:
+    argv = [sys.executable, "-c", AS_NOBODY]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 77, done.stderr
+    assert "does not allow that barrier" in done.stderr and "without --barrier" in done.stderr
+    assert done.stdout == ""
+
+
 def test_the_smallest_demo_works_and_its_headline_comes_first() -> None:
     argv = [sys.executable, "-m", "pagemerge", "demo", "--workers", "2", "--size", "4"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)

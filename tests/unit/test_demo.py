@@ -139,6 +139,6 @@ def test_it_is_told_in_words() -> None:
     assert ["600", "MB", "230", "MB", "370", "MB", "380", "MB"] in [
         line.split()[-8:] for line in said.splitlines()
     ]
-    assert "30,000 stable pages for 120,000 mappings" in said
+    assert "30,000 stable pages in place of 120,000" in said
     assert "of 123,456 page writes meanwhile 0 were lost" in said
     assert "memory cgroup" not in said

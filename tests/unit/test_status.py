@@ -51,7 +51,7 @@ def drawn(given: Status, width: int = 120) -> list[str]:
 
 def test_the_sentence_has_gain_and_price() -> None:
     assert status.sentence(STATUS) == (
-        "The hub keeps 12,345 stable pages for 61,234 mappings: "
+        "The hub keeps 12,345 stable pages in place of 61,234: "
         "190 MB saved for 3 clients, at 0.4% of a core over 100 s."
     )
 
@@ -61,7 +61,7 @@ def test_the_sentence_when_there_is_nothing_yet() -> None:
         STATUS, pages_shared=0, pages_sharing=0, general_profit_bytes=-4096, seconds=0.0, clients=()
     )
     assert status.sentence(empty) == (
-        "The hub keeps 0 stable pages for 0 mappings: "
+        "The hub keeps 0 stable pages in place of 0: "
         "4.1 kB more than it saves for 0 clients, at 0.0% of a core over 0.00 s."
     )
 

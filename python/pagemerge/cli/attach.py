@@ -37,6 +37,9 @@ class Attach:
     marked then. --dry-run shows what would be.
 
     ksmd's own settings are left alone. Undo with `pagemerge detach`. Needs root.
+
+    Exit status: 0, 1 if one of the processes could not be attached (the others are), 77 if kernel
+    KSM cannot be used here.
     """
 
     @staticmethod
@@ -130,7 +133,7 @@ def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
     from pagemerge.merge.kernel import Ksm
 
     ksm = Ksm()
-    if reason := ksm.why_not():
+    if reason := ksm.lack():  # our own engine is no way to reach a program that runs already
         raise Unsupported(reason)
     return ksm, named(words)
 

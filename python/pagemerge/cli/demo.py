@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pagemerge.cli import tables, words
+from pagemerge.errors import Unsupported
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Demo:
     merges behind the workers' backs; without it they merge what they loaded themselves.
 
     Exit status: 0, or 1 where contents differ, a write was lost, or less than 95% of what was
-    expected was saved (the workers may take half a megabyte each for themselves meanwhile).
+    expected was saved (the workers may take half a megabyte each for themselves meanwhile); 77 if
+    this host does not allow the barrier asked for.
     """
 
     @staticmethod
@@ -59,13 +61,12 @@ class Demo:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Play it, print what came of it, and judge."""
-        from pagemerge import _core
         from pagemerge.demo.play import Settings, play
         from pagemerge.demo.show import progress
         from pagemerge.merge import client
 
         barrier = args.barrier or client.barrier()
-        _core.probe_barrier(barrier)  # which says so if there is none of that name
+        refuse_another(barrier)
         settings = Settings(args.workers, args.size * 1_000_000, barrier)
         with sigterm_unwinds(), progress() as tell:
             outcome = play(settings, tell)
@@ -73,6 +74,18 @@ class Demo:
         for fault in outcome.faults():
             print(f"pagemerge demo: {plain(str(fault))}", file=sys.stderr)
         return 1 if outcome.faults() else 0
+
+
+def refuse_another(barrier: str) -> None:
+    """Raise ``Unsupported`` if workers would get another barrier than the one asked for."""
+    from pagemerge import _core
+
+    given, reason = _core.probe_barrier(barrier)
+    if barrier != "auto" and _core.BARRIERS[given] != barrier:
+        raise Unsupported(
+            f"this host does not allow that barrier: {reason}; without --barrier the demo takes "
+            "what there is"
+        )
 
 
 def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:

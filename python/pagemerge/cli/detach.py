@@ -22,6 +22,9 @@ class Detach:
     Takes as much memory as merging had saved. What a program has marked as mergeable itself (QEMU
     does) is separated, too. Children that it has started since it was attached are processes of
     their own: name them as well. Needs root.
+
+    Exit status: 0, 1 if one of the processes could not be detached (the others are), 77 if kernel
+    KSM cannot be used here.
     """
 
     @staticmethod

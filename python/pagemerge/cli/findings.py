@@ -81,7 +81,8 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
         return Engine("kernel", False, "", str(ksm.why_not))
     start = f"{it.reason}; {_start(it)}" if (it := ksm.stands) else ""
     if ksm.why_not and start:
-        return Engine("kernel", False, "", f"{start} (in a container: on its host)")
+        how = "merges nothing until ksmd runs"
+        return Engine("kernel", False, how, f"{start} (in a container: on its host)")
     if ksm.whole_programs:
         how = "only memory that programs mark themselves (MADV_MERGEABLE)"
         return Engine("kernel", True, how, ksm.whole_programs)

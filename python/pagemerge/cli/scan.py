@@ -34,6 +34,8 @@ class Scan:
 
     Other users' processes need root. The figures are those of the moment. What pagemerge has merged
     already is told by the processes' mappings, and is not counted again.
+
+    Exit status: 0 if one of the processes could be looked at, else 1.
     """
 
     @staticmethod

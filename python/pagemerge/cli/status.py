@@ -62,9 +62,8 @@ def show(status: model.Status, console: Console) -> None:
 
 def sentence(status: model.Status) -> str:
     """The gain and the price in one sentence."""
-    mappings = status.pages_shared + status.pages_sharing
-    kept = f"The hub keeps {number(status.pages_shared, 'stable page')}"
-    kept += f" for {number(mappings, 'mapping')}"
+    merged = status.pages_shared + status.pages_sharing
+    kept = f"The hub keeps {number(status.pages_shared, 'stable page')} in place of {merged:,}"
     if status.zero_pages:
         kept += f", and gave back {number(status.zero_pages, 'zero page')}"
     profit = status.general_profit_bytes

@@ -98,11 +98,11 @@ def table(outcome: Outcome) -> Table:
 
 def price(outcome: Outcome) -> str:
     """Time, processor time, and the pages it bought."""
-    mappings = outcome.pages_shared + outcome.pages_sharing
+    merged = outcome.pages_shared + outcome.pages_sharing
     return (
         f"It took {duration(outcome.merge_seconds)}, and {duration(outcome.cpu_seconds)} of "
-        f"processor time: {number(outcome.pages_shared, 'stable page')} for "
-        f"{number(mappings, 'mapping')}, and {number(outcome.zero_pages, 'zero page')} given back."
+        f"processor time: {number(outcome.pages_shared, 'stable page')} in "
+        f"place of {merged:,}, and {number(outcome.zero_pages, 'zero page')} given back."
     )
 
 

@@ -56,21 +56,26 @@ class Ksm:
         self._ksmd: int | None = None
 
     def why_not(self) -> str | None:
+        """Why kernel KSM cannot be driven from here, the cure, and what needs none; None if it
+        can."""
+        return None if (lack := self.lack()) is None else f"{lack}; {INSTEAD}"
+
+    def lack(self) -> str | None:
         """Why kernel KSM cannot be driven from here, and the cure; None if it can."""
         run = self.root / "run"
         if not run.exists():
             return (
                 f"this Linux has no KSM ({self.root} is not there): it takes a kernel with "
-                f"CONFIG_KSM; {INSTEAD}"
+                "CONFIG_KSM"
             )
         if os.statvfs(self.root).f_flag & os.ST_RDONLY:
             return (
                 f"{self.root} is read-only here, as in a container: drive kernel KSM from the "
-                f"host, or mount /sys writable into the container; {INSTEAD}"
+                "host, or mount /sys writable into the container"
             )
         if not os.access(run, os.W_OK, effective_ids=True):
             who = "this is not root of the host" if os.geteuid() == 0 else "it needs root"
-            return f"{run} is not writable: {who}; {INSTEAD}"
+            return f"{run} is not writable: {who}"
         return None
 
     def knobs(self) -> Knobs:
