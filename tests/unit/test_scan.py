@@ -71,6 +71,11 @@ def test_nothing_is_cut_or_too_wide(width: int) -> None:
     assert ("UID" in heading) == (width > 80)
 
 
+def test_a_screen_that_is_too_narrow_for_all_is_no_error() -> None:
+    plain = [Row(Process(7, "name", 0), pages=5, saveable_bytes=4096)]
+    assert any("4.10 kB" in line for line in shown(replace(SURVEY, rows=plain), 30))
+
+
 def test_the_parts_make_the_sum() -> None:
     lines = shown(SURVEY)
     assert lines[0] == "Merging would save 6.14 MB more of 1.02 TB looked at, in 12 processes:"

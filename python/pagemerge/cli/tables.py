@@ -79,8 +79,8 @@ def fitted(
 ) -> Table:
     """A table of ``rows``, whose cells are in ``order``, for a screen of ``width`` columns.
 
-    Where it is too wide, the columns ``spare`` are left out, the first of them first; then columns
-    of text give way.
+    Where it is too wide, the columns ``spare`` (as far as there are any) are left out, the first of
+    them first; then columns of text give way.
     """
     from rich.cells import cell_len
 
@@ -90,7 +90,7 @@ def fitted(
         room = LONGER.get(name.lower(), ROOM_FOR_TEXT)
         return max(min(most, room) if name in texts else most, WHOLE.get(name.lower(), 0))
 
-    kept, left = list(order), list(spare)
+    kept, left = list(order), [name for name in spare if name in order]
     while left and sum(wide(name) + GAP for name in kept) - GAP > width:
         kept.remove(left.pop(0))
     made = table(texts, figures, kept)

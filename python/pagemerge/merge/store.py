@@ -21,6 +21,12 @@ from pagemerge.model import NO_SLOT, PAGE_SIZE, ZERO
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 
+LARGE = 1 << 16
+"""Digests that fit into a processor's cache."""
+
+AT_ONCE = 1 << 18
+"""Digests that are sorted at once before they are looked up: it takes memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slab:
@@ -84,8 +90,10 @@ class Store:
         inside = np.flatnonzero(at < len(self._digests))
         known[inside] = self._digests[at[inside]] == new[inside]
         at, slots = at[~known], (useful[first[~known]] + slab.base).astype(np.uint32)
-        self._digests = np.insert(self._digests, at, new[~known])
-        self._slots = np.insert(self._slots, at, slots)
+        self._digests, self._slots = (
+            np.insert(self._digests, at, new[~known]),
+            np.insert(self._slots, at, slots),
+        )
 
     def build(
         self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64
@@ -105,8 +113,11 @@ class Store:
         if len(self._digests) == 0:
             return np.full(len(digests), NO_SLOT, np.uint32)
         at = np.empty(len(digests), np.int64)
-        order = np.argsort(digests)  # neighbours are found in the processor's cache
-        at[order] = np.searchsorted(self._digests, digests[order])
+        for first in range(0, len(digests), AT_ONCE):
+            some = digests[first : first + AT_ONCE]
+            # In a large index neighbours are found in the processor's cache.
+            order = np.argsort(some) if len(self._digests) > LARGE else slice(None)
+            at[first : first + AT_ONCE][order] = np.searchsorted(self._digests, some[order])
         at[at == len(self._digests)] = 0
         return np.where(self._digests[at] == digests, self._slots[at], np.uint32(NO_SLOT))
 

@@ -89,7 +89,7 @@ class Client:
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
     _size: int = 0
-    """Pages of its address space when it last claimed more than before."""
+    """Pages of its address space when the hub last asked."""
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for the one merge at birth that is being prepared."""
@@ -200,10 +200,12 @@ class Client:
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
         claimed = checked(rows)
-        if claimed > self._size:
+        # The read also tells whether the process is there still. A request is read in any case.
+        if claimed > self._size or not awaited:
             self._size = await self.read(self.peer.pages)
-            if claimed > self._size:
-                raise ProtocolError("it claims more memory than it has")
+        if claimed > self._size:
+            raise ProtocolError("it claims more memory than it has")
+        self.check_open()  # it may have hung up in the same breath, and claims for nobody stay
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
@@ -253,19 +255,24 @@ class Client:
         ``late`` is called with the answer if it comes after ``within`` seconds.
         """
         answer = self.link.ask(kind, body, late)
-        timer = asyncio.get_running_loop().call_later(within, _expire, answer)
+        timer = asyncio.get_running_loop().call_later(within, self._give_up, answer)
         self.waits_since = time.monotonic()
         try:
             said = await answer
         except TimeoutError:
-            self.tardy = True
-            self.patience.spent()
             raise HubError(f"process {self.pid} does not answer", pid=self.pid) from None
         finally:
             timer.cancel()
             self.waits_since = inf
         self.tardy = False
         return said
+
+    def _give_up(self, answer: asyncio.Future[bytes]) -> None:
+        """It is late. Before ``late`` can be called, and not when the waiting task comes round."""
+        if not answer.done():
+            self.tardy = True
+            self.patience.spent()
+            answer.set_exception(TimeoutError())
 
     def give(self, slabs: Iterable[Slab]) -> None:
         """Send the descriptors of slabs that it does not have yet."""
@@ -382,11 +389,6 @@ async def find_stuck(
 
     donors = np.unique(whose).tolist()
     await asyncio.gather(*map(read, donors), return_exceptions=True)
-
-
-def _expire(answer: asyncio.Future[bytes]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
 
 
 def mappings_left(peer: _core.Peer, most: int) -> int:

@@ -1,0 +1,119 @@
+"""What a client answers when the hub asks for its regions, and what the hub keeps of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pagemerge import _core
+from pagemerge.errors import AccessDenied, HubError, ProtocolError
+from pagemerge.merge import wire
+from pagemerge.merge.link import Link
+from pagemerge.merge.patience import Unlimited
+from pagemerge.merge.user import Client
+
+
+class Ends:
+    """A client of the hub's, and the peer that speaks for it."""
+
+    def __init__(self, pid: int) -> None:
+        ours, self.peer = socket.socketpair()
+        ours.setblocking(False)
+        self.account = Unlimited()
+        self.link = Link(ours, self._frame, self._end)
+        self.client = Client(pid, os.getuid(), "x", _core.Peer(pid), self.link, claims=self.account)
+
+    def _frame(self, *_: object) -> None:
+        raise ProtocolError("out of turn")
+
+    def _end(self, _: str) -> None:
+        self.client.close()
+
+    def question(self) -> int:
+        """The number of the question that the hub has asked."""
+        number: int = wire.HEADER.unpack_from(self.peer.recv(100))[2]
+        return number
+
+    async def refresh(self, regions: bytes, behind: bytes = b"") -> object:
+        """What comes of a refresh that is answered so, with more in the same breath."""
+        asked = asyncio.ensure_future(self.client.refresh())
+        await asyncio.sleep(0.01)
+        head = wire.HEADER.pack(len(regions), wire.Kind.REGIONS, self.question())
+        self.peer.send(head + regions + behind)
+        return (await asyncio.gather(asked, return_exceptions=True))[0]
+
+
+def run(test: Callable[[Ends], Awaitable[None]], pid: int | None = None) -> None:
+    async def main() -> None:
+        ends = Ends(pid or os.getpid())
+        with ends.peer:
+            await test(ends)
+            ends.link.close("the test is over")
+
+    asyncio.run(main())
+
+
+ROW = wire.REGION.itemsize
+REGION = (1).to_bytes(8, "little") + (1 << 30).to_bytes(8, "little") + (10).to_bytes(8, "little")
+
+
+def test_who_answers_and_hangs_up_in_one_breath_claims_nothing() -> None:
+    async def test(ends: Ends) -> None:
+        assert len(REGION) == ROW
+        assert await ends.refresh(REGION) is True
+        assert (ends.account.regions, ends.account.pages) == (1, 10)
+        nonsense = wire.HEADER.pack(0, 77, 0)
+        assert isinstance(await ends.refresh(REGION, nonsense), HubError)
+        assert not ends.link.open
+        assert (ends.account.regions, ends.account.pages) == (0, 0)
+
+    run(test)
+
+
+def test_a_process_that_has_ended_is_no_client_whoever_answers_for_it() -> None:
+    """A parent may have kept its socket."""
+    for regions in (b"", REGION):
+        child = subprocess.Popen(["sleep", "60"])
+
+        async def test(
+            ends: Ends, regions: bytes = regions, child: subprocess.Popen[bytes] = child
+        ) -> None:
+            assert await ends.refresh(regions) is (regions != b"")
+            child.kill()
+            child.wait()
+            assert isinstance(await ends.refresh(regions), AccessDenied)
+            assert not ends.link.open
+
+        run(test, child.pid)
+
+
+def test_an_answer_that_comes_just_too_late_heals_what_its_lateness_did() -> None:
+    """It arrives after the deadline, and before the task that waited has come round."""
+
+    async def test(ends: Ends) -> None:
+        said: list[Any] = []
+
+        def late(body: bytes) -> None:
+            said.append((body, ends.client.tardy))
+            ends.client.tardy = False
+
+        ends.link.pause()
+        asked = asyncio.ensure_future(ends.client.ask(wire.Kind.LOOK, b"", 0.1, late))
+        await asyncio.sleep(0.02)
+        # It has come, and the frames of this peer wait for their turn.
+        ends.link._received += wire.HEADER.pack(1, wire.Kind.REGIONS, ends.question()) + b"x"
+        asyncio.get_running_loop().call_later(0.075, ends.link.resume)
+        time.sleep(0.12)  # a long round: both timers are due in the next one
+        found = await asyncio.gather(asked, return_exceptions=True)
+        assert isinstance(found[0], HubError)
+        while ends.link.owes:
+            await asyncio.sleep(0.01)
+        assert said == [(b"x", True)]
+        assert not ends.client.tardy
+
+    run(test)
