@@ -92,6 +92,14 @@ def test_who_merges_is_told_nothing(hub: Hub, folder: Path, code: str) -> None:
     assert told(folder, *PYTHON, code, **hub.env) == []
 
 
+def test_who_finds_no_hub_is_told(folder: Path) -> None:
+    """Not who has ended before that is known: a hub takes a moment to start."""
+    wait = PRIVATE + "import time; time.sleep(4)"
+    (line,) = told(folder, *PYTHON, wait, PAGEMERGE_SOCKET="/nonexistent/x")
+    assert "no hub answers at /nonexistent/x" in line and "pagemerge daemon --socket" in line
+    assert told(folder, *PYTHON, PRIVATE, PAGEMERGE_SOCKET="/nonexistent/x") == []
+
+
 def test_no_line_goes_into_a_file_of_the_programs(folder: Path, tmp_path: Path) -> None:
     """It may have put any file where its standard error was."""
     code = "import os, sys; os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), 2)"

@@ -294,6 +294,15 @@ fn separate(start: usize, len: usize) -> Result<()> {
     )
 }
 
+/// Set when no hub has answered for two seconds, until one lets us join.
+static HUBLESS: AtomicBool = AtomicBool::new(false);
+
+/// Does memory wait to be merged, and is there no hub? May be asked with any lock held.
+#[must_use]
+pub fn is_hubless() -> bool {
+    HUBLESS.load(Ordering::Relaxed)
+}
+
 /// What this process has to do with merging.
 #[must_use]
 pub fn summary() -> Summary {

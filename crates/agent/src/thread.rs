@@ -4,7 +4,7 @@ mod births;
 
 use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
-use crate::{lock, own, spawn, Config};
+use crate::{lock, own, spawn, Config, HUBLESS};
 use births::{Current, CHUNK};
 use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
 use pagemerge_pages::{slab, Error, Result};
@@ -191,6 +191,9 @@ impl Agent<'_> {
                 if self.tries % 400 == 0 {
                     self.tries = 0; // it may have ended as soon as it was started: once more
                 }
+                if self.tries == 200 {
+                    HUBLESS.store(true, Ordering::Relaxed);
+                }
                 self.next_try = Instant::now() + pause;
                 let path = self.config.socket.display();
                 self.trouble = Error::Hub(format!(
@@ -309,6 +312,7 @@ impl Agent<'_> {
                     return Err(Error::Protocol("the hub is of another version".into()));
                 }
                 self.dismissed = 0;
+                HUBLESS.store(false, Ordering::Relaxed);
                 Ok(())
             }
             kind::LOOK => self.tell_regions(frame.sequence),

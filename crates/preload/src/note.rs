@@ -2,13 +2,14 @@
 //!
 //! `run` writes a note, a small file, and becomes the program. The first of the program's processes
 //! that marks memory which can be merged takes the note away. Memory that cannot be is noted in its
-//! first byte. The process that `run` was ends as the last, as a rule: it takes the note that is still
-//! there and writes the line that fits. Others say nothing; nor does a program that has closed its
+//! first byte; so is memory of the process that `run` was, which knows at its end only whether it ever
+//! found a hub. That process ends as the last, as a rule: it takes the note that is still there and
+//! writes the line that fits. Others say nothing; nor does a program that has closed its
 //! standard error by then, or is killed.
 //!
 //! All calls are the kernel's own: `_exit` may be called in a signal handler, or with any lock held.
 
-use pagemerge_agent::program;
+use pagemerge_agent::{is_hubless, program};
 use rustix::fs::{fstat, open, unlink, Mode, OFlags};
 use rustix::io::{pwrite, read, write};
 use rustix::process::getpid;
@@ -22,6 +23,7 @@ use std::sync::OnceLock;
 const UNMARKED: u8 = b'1';
 const SHARED: u8 = b'2';
 const UNFIT: u8 = b'3';
+const HUBLESS: u8 = b'4';
 /// Bytes of a note, and more.
 const MOST: usize = 2048;
 
@@ -37,6 +39,8 @@ pub struct Note {
 static NOTE: OnceLock<Option<Note>> = OnceLock::new();
 /// Is there no more to be told by this process?
 static SETTLED: AtomicBool = AtomicBool::new(false);
+/// Has the process that `run` was marked memory that can be merged?
+static MERGES: AtomicBool = AtomicBool::new(false);
 
 /// Look for a note: at the library's start, or when another library marks memory before that.
 pub fn expect() -> Option<&'static Note> {
@@ -56,13 +60,21 @@ fn named() -> Option<Note> {
 /// The program has marked `[start, end)`; `fits`: some of it can be merged.
 pub fn marked(start: usize, end: usize, fits: bool) {
     let Some(note) = expect().filter(|_| !SETTLED.load(Ordering::Relaxed)) else { return };
-    if fits {
+    let ours = getpid().as_raw_nonzero().get() == note.process;
+    if fits && !ours {
         SETTLED.store(true, Ordering::Relaxed);
         let _ = unlink(&note.path);
         return;
     }
+    if ours && MERGES.fetch_or(fits, Ordering::Relaxed) {
+        return; // nothing worse can be told
+    }
     if let Ok(file) = open(&note.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let why = if program::is_shared(start, end) { SHARED } else { UNFIT };
+        let why = match (fits, program::is_shared(start, end)) {
+            (true, _) => HUBLESS,
+            (false, true) => SHARED,
+            (false, false) => UNFIT,
+        };
         let _ = pwrite(&file, &[why], 0);
     }
 }
@@ -79,14 +91,14 @@ pub fn finish() {
     let mut text = [0_u8; MOST];
     let Ok(len) = read(&file, &mut text[..]) else { return };
     // Of two threads that end the process, one takes it away.
-    if unlink(&note.path).is_err() {
+    if unlink(&note.path).is_err() || (text[0] == HUBLESS && !is_hubless()) {
         return;
     }
     // SAFETY: it is used for two calls, which fail if the program has closed it.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
     let same = |found: rustix::fs::Stat| (found.st_dev, found.st_ino) == note.stderr;
     let line = match text[0] {
-        which @ (UNMARKED | SHARED | UNFIT) => usize::from(which - UNMARKED) + 1,
+        which @ (UNMARKED | SHARED | UNFIT | HUBLESS) => usize::from(which - UNMARKED) + 1,
         _ => return,
     };
     if let (true, Some(line)) = (

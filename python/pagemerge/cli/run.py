@@ -113,9 +113,9 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
             "switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)",
         )
     os.environ.pop(note.VARIABLE, None)
-    if not args.quiet:
-        note.leave(program, why_not() is None)
     path = str((args.socket or client.socket_path()).absolute())
+    if not args.quiet:
+        note.leave(program, why_not() is None, path)
     os.environ.update(
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=wanted,

@@ -29,11 +29,11 @@ SWITCHES = {
 """How a program's name begins -> what has it mark its memory, and what makes that private."""
 
 
-def leave(program: str, kernel: bool) -> None:
+def leave(program: str, kernel: bool, socket: str) -> None:
     """Leave a note for this process, which is to become ``program``; the environment names it.
 
-    ``kernel``: the kernel engine could merge its memory. Where no note can be left, nothing is
-    told at the end.
+    ``kernel``: the kernel engine could merge its memory; ``socket``: where its hub is. Where no
+    note can be left, nothing is told at the end.
     """
     try:
         folder, stderr = own_directory(), os.fstat(2)
@@ -43,7 +43,9 @@ def leave(program: str, kernel: bool) -> None:
             return
         _clear(folder)
         note = folder / f"run-{os.getpid()}"
-        note.write_bytes(_FIRST + "".join(f"{line}\n" for line in _lines(program, kernel)).encode())
+        note.write_bytes(
+            _FIRST + "".join(f"{line}\n" for line in _lines(program, kernel, socket)).encode()
+        )
     except OSError:
         return
     os.environ[VARIABLE] = f"{os.getpid()}:{stderr.st_dev}:{stderr.st_ino}:{note}"
@@ -64,8 +66,8 @@ def _clear(folder: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _lines(program: str, kernel: bool) -> tuple[str, str, str]:
-    """Nothing was marked; only shared memory was; only memory of another kind was."""
+def _lines(program: str, kernel: bool, socket: str) -> tuple[str, str, str, str]:
+    """Nothing was marked; only shared memory was; only memory of another kind was; no hub came."""
     name = plain(Path(program).name, _MOST_NAME)
     who = f"pagemerge run: nothing of {name} was merged: "
     mark, private = next(
@@ -79,4 +81,6 @@ def _lines(program: str, kernel: bool) -> tuple[str, str, str]:
         f"{private and f' ({private})'}",
         f"{who}it marked memory only that this engine leaves alone, such as malloc's"
         f"{engine and ': try ' + engine}",
+        f"{who}no hub answers at {plain(socket)}, nor could one be started there: "
+        "`pagemerge daemon --socket` with that path tells why",
     )
