@@ -93,7 +93,7 @@ def test_the_parts_make_the_sum() -> None:
 def test_it_says_which_engine_could() -> None:
     lines = shown(SURVEY)
     kernel, user = lines[lines.index("Who could save that:") + 1 :][:2]
-    assert kernel.startswith("    6.14 MB  the kernel engine, of any process")
+    assert kernel.startswith("    6.14 MB  the kernel engine, of each user by itself")
     assert user.startswith("    4.92 MB  at most the user engine") and "pagemerge run" in user
     nothing = replace(SURVEY, totals=Totals(pages=7))
     assert "Who could save that:" not in shown(nothing)

@@ -38,8 +38,8 @@ class Attach:
 
     ksmd's own settings are left alone. Undo with `pagemerge detach`. Needs root.
 
-    Exit status: 0, 1 if one of the processes could not be attached (the others are), 77 if kernel
-    KSM cannot be used here.
+    Exit status: 0, 1 if one of the processes could not be attached (the others are) or a name fits
+    none (nothing is done then), 77 if kernel KSM cannot be used here.
     """
 
     @staticmethod

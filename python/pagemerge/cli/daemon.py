@@ -30,6 +30,9 @@ class Daemon:
     With --engine kernel, govern kernel KSM instead (needs root): ksmd runs, fast, when something
     new can be merged that is worth its processor time, and stands still otherwise. Every knob is
     put back at the end; what was merged stays merged.
+
+    Exit status: 0 when told to end (SIGTERM, SIGINT), 1 if another one is there already, 2 for
+    wrong usage or settings, 77 if kernel KSM cannot be driven here.
     """
 
     @staticmethod

@@ -23,8 +23,8 @@ class Detach:
     does) is separated, too. Children that it has started since it was attached are processes of
     their own: name them as well. Needs root.
 
-    Exit status: 0, 1 if one of the processes could not be detached (the others are), 77 if kernel
-    KSM cannot be used here.
+    Exit status: 0, 1 if one of the processes could not be detached (the others are) or a name fits
+    none (nothing is done then), 77 if kernel KSM cannot be used here.
     """
 
     @staticmethod
@@ -40,6 +40,10 @@ class Detach:
         rows = [remarked(row) for row in rows] if args.dry_run else separate(rows)
         if args.json:
             print(as_json(attach.figures(rows)))
+            return attach.status(rows)
+        if all(row.error for row in rows):
+            tables.show(tables.console(), "None of them can be detached.")
+            attach.show(rows, tables.console(), "SEPARATED", separated)
             return attach.status(rows)
         good = number(sum(not row.error for row in rows), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"

@@ -35,11 +35,18 @@ class Run:
 
     --engine auto takes the user engine where it can work for this program, else the kernel, and
     says which. It is not the default, because the kernel's trust domain is wider.
+
+    Exit status: the program's own. Where it does not start: 2 for wrong usage (no such program,
+    too), 1 if the kernel refuses it, 77 if this host or this program cannot have the engine.
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""
+        parser.usage = (
+            "%(prog)s [-h] [--engine {user,kernel,auto}] [--barrier BARRIER]\n"
+            "                     [--domain NAME] [--socket SOCKET] [--quiet] -- CMD [ARG ...]"
+        )
         parser.add_argument(
             "--engine", choices=["user", "kernel", "auto"], default="user", help="who merges"
         )
@@ -103,7 +110,8 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         barrier_for(wanted, program)
     except Unsupported as lack:
         another = why_not()
-        cure = f"nor can Linux: {another}" if another else "Linux can merge it: --engine kernel"
+        once = ", once root lets ksmd run" if ksmd_stands() else ""
+        cure = f"nor can Linux: {another}" if another else f"Linux can{once}: --engine kernel"
         raise Unsupported(f"{lack}; {cure}") from None
     if merge_any():
         # A range belongs to one engine at a time.
@@ -162,6 +170,15 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
         say(args, f"{stands.reason}, so nothing is merged yet; as root: {start}")
 
 
+def ksmd_stands() -> bool:
+    """Does ksmd merge nothing, and is nobody there who has it run when that pays?"""
+    from pagemerge.merge.kernel import Ksm
+    from pagemerge.merge.knobs import standstill
+
+    ksm = Ksm()
+    return standstill(ksm.knobs()) is not None and ksm.driver() is None
+
+
 def is_another_there() -> bool:
     """Has an older program of this session been started so? Then this user has been told."""
     from pagemerge.linux.proc import pids, read, stat
@@ -209,6 +226,10 @@ def find(command: str) -> str:
     """The path of a program. Raises ``UsageError`` if there is none of that name."""
     program = shutil.which(command)
     if program is None:
+        if Path(command).is_dir():
+            raise UsageError(f"{command!r} is a folder, not a program")
+        if os.path.dirname(command) and Path(command).exists():  # noqa: PTH120 - as which does
+            raise UsageError(f"{command!r} is not executable: chmod +x, or name its interpreter")
         raise UsageError(f"no program {command!r}: give its path, or one that PATH finds")
     return program
 

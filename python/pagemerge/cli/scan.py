@@ -245,8 +245,8 @@ def _engines(totals: Totals) -> list[tuple[str, str]]:
     return [
         (
             _pages(totals.saveable_pages),
-            "the kernel engine, of any process that the user engine does not merge (pagemerge "
-            "attach, run --engine kernel)",
+            "the kernel engine, of each user by itself, and of any process that the user engine "
+            "does not merge (pagemerge attach, run --engine kernel)",
         ),
         (
             _pages(totals.markable_pages),
