@@ -12,18 +12,19 @@
 mod discard;
 mod remap;
 mod smaps;
+mod userfault;
 
 pub use discard::discard;
 pub use remap::{remap, Remap};
 pub use smaps::is_shared;
+pub use userfault::{reclaim, taken};
 
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
 use crate::{errand, start, Config};
 use pagemerge_pages::keep::{Keep, LOCKS_FUTURE};
-use pagemerge_pages::mask::Mask;
-use pagemerge_pages::window::{Backing, FEW};
-use pagemerge_pages::{exclusive, Result, PAGE};
+use pagemerge_pages::window::Backing;
+use pagemerge_pages::{Result, PAGE};
 use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -174,17 +175,6 @@ pub fn restored(
         }
     }
     answer
-}
-
-/// Pages that a fork of ours has shared for a moment (`pages::pinned`) are the program's alone again,
-/// as UFFDIO_MOVE wants it.
-pub fn reclaim(range: &Range<usize>) {
-    for start in range.clone().step_by(FEW * PAGE) {
-        let pages = ((range.end - start) / PAGE).min(FEW);
-        let mut all = Mask::NONE;
-        all.insert(0, pages);
-        exclusive::reclaim(start, pages, &all);
-    }
 }
 
 /// mprotect: `raw` is the real call. Merged mappings get the new protection, and memory that

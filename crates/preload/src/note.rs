@@ -70,10 +70,10 @@ pub fn marked(start: usize, end: usize, fits: bool) {
         return; // nothing worse can be told
     }
     if let Ok(file) = open(&note.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        let why = match (fits, program::is_shared(start, end)) {
-            (true, _) => HUBLESS,
-            (false, true) => SHARED,
-            (false, false) => UNFIT,
+        let why = match fits {
+            true => HUBLESS,
+            false if program::is_shared(start, end) => SHARED,
+            false => UNFIT,
         };
         let _ = pwrite(&file, &[why], 0);
     }

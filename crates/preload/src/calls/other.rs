@@ -9,8 +9,6 @@ use pagemerge_pages::PAGE;
 use std::ops::Range;
 use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
 
 const PR_SET_VMA: c_int = 0x5356_4d41;
 const PR_SET_MEMORY_MERGE: c_int = 67;
@@ -18,9 +16,6 @@ const PR_GET_MEMORY_MERGE: c_int = 68;
 /// Of a userfaultfd of the program's own: struct uffdio_register, struct uffdio_move.
 const UFFDIO_REGISTER: c_ulong = 0xC020_AA00;
 const UFFDIO_MOVE: c_ulong = 0xC028_AA05;
-/// How often a busy page is tried, and what lies between: 20 ms, and more.
-const PINNED: u32 = 200;
-const PAUSE: Duration = Duration::from_micros(100);
 /// mseal(2), Linux 6.10.
 pub const SYS_MSEAL: c_long = 462;
 
@@ -89,22 +84,14 @@ pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
         UFFDIO_MOVE => argument.checked_add(8).and_then(peek::<16>).map(words),
         _ => return raw(),
     };
-    let leave = request as c_ulong == UFFDIO_REGISTER;
     match range.and_then(|[start, len]| Some((start..program::end_of(start, len)?, len))) {
         Some((range, len)) if program::concerns(range.start, len) => guarded(|| {
-            program::restored(from_ref(&range), libc::ENOMEM, leave, || {
+            if request as c_ulong == UFFDIO_MOVE {
+                return program::taken(&range, raw);
+            }
+            program::restored(from_ref(&range), libc::ENOMEM, true, || {
                 program::reclaim(&range);
-                // A hub that reads a page pins it for that moment (process_vm_readv), which the
-                // program need not know. Other pins last, and are its own.
-                (0..PINNED)
-                    .map(|_| raw())
-                    .inspect(|answer| {
-                        if *answer == Err(libc::EBUSY) {
-                            sleep(PAUSE);
-                        }
-                    })
-                    .find(|answer| *answer != Err(libc::EBUSY))
-                    .unwrap_or(Err(libc::EBUSY))
+                raw()
             })
         }),
         _ => raw(),

@@ -1,0 +1,49 @@
+//! A userfaultfd of the program's own: it registers memory that may be merged, and moves pages out of
+//! it.
+
+use super::{restore, Answer};
+use crate::gate::lock;
+use pagemerge_pages::mask::Mask;
+use pagemerge_pages::window::FEW;
+use pagemerge_pages::{exclusive, PAGE};
+use std::ops::Range;
+use std::time::Duration;
+
+/// How often a busy page is tried again, and what lies between: 20 ms, and more.
+const PINNED: u32 = 200;
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Pages that a fork of ours has shared for a moment (`pages::pinned`) are the program's alone again,
+/// as UFFDIO_MOVE wants it.
+pub fn reclaim(range: &Range<usize>) {
+    for start in range.clone().step_by(FEW * PAGE) {
+        let pages = ((range.end - start) / PAGE).min(FEW);
+        let mut all = Mask::NONE;
+        all.insert(0, pages);
+        exclusive::reclaim(start, pages, &all);
+    }
+}
+
+/// UFFDIO_MOVE of the program's own, out of merged memory; `raw` is the real call. Pages go, and all
+/// mappings stay as they are.
+///
+/// # Errors
+/// ENOMEM if the memory cannot be restored now; the error number of `raw`.
+pub fn taken(range: &Range<usize>, raw: impl Fn() -> Answer) -> Answer {
+    let mut state = lock();
+    if !restore(&mut state, range.start, range.end) {
+        return Err(libc::ENOMEM);
+    }
+    reclaim(range);
+    // A hub that reads a page pins it for that moment (process_vm_readv), which the program need
+    // not know. Other pins last, and are its own.
+    let mut answer = raw();
+    for _ in 0..PINNED {
+        if answer != Err(libc::EBUSY) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        answer = raw();
+    }
+    answer
+}
