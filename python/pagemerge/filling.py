@@ -114,7 +114,8 @@ class Filler:
         if len(fit) == 0:
             return slots, changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
-        future = await self._build(members, clients, whose, addresses, within)
+        seconds = within or members.patience.seconds
+        future = await self._build(members, clients, whose, addresses, seconds)
         if not future.done():
             # A donor makes us wait. Its slab comes to nothing; the thread is given up.
             future.add_done_callback(_discard)
@@ -154,7 +155,7 @@ class Filler:
         clients: Sequence[Client],
         whose: U64,
         addresses: U64,
-        within: float | None,
+        seconds: float,
     ) -> Future[tuple[int, int, U64]]:
         cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(whose) != 0)) + 1
         heads = np.concatenate(([0], cuts))
@@ -165,7 +166,7 @@ class Filler:
         if self._builder is None:
             self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
         build = partial(members.store.build, peers, number, addresses[heads], counts)
-        return await work_in(self._builder, build, within or members.patience.seconds)
+        return await work_in(self._builder, build, seconds)
 
 
 def _check_members(members: Members, clients: Sequence[Client], whose: U64) -> None:

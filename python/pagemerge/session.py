@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +26,7 @@ from pagemerge.members import LATER, Members
 from pagemerge.merge import wire
 from pagemerge.merge.closing import has_seals
 from pagemerge.merge.link import MOST_BODY, MOST_GREETING, Link
+from pagemerge.merge.turns import work_in
 from pagemerge.merge.user import DEADLINE, Client
 from pagemerge.model import PAGE_SIZE
 
@@ -169,13 +169,15 @@ class Session:
 
     async def _greet(self, reader: ThreadPoolExecutor) -> _core.Peer:
         """Look at the process, in a thread that it may keep waiting."""
-        loop = asyncio.get_running_loop()
         # A socket of our own: the connection may end meanwhile, and its number be another's.
         peer = self._peer.dup()
-        work = loop.run_in_executor(reader, partial(greet, peer, self.caller))
-        work.add_done_callback(partial(_forget, peer))
-        done, _ = await asyncio.wait({work}, timeout=DEADLINE)
-        if not done:
+
+        def look() -> _core.Peer:
+            with peer:
+                return greet(peer, self.caller)
+
+        work = await work_in(reader, look, DEADLINE)
+        if not work.done():
             raise HubError(f"looking at process {self.caller.pid} makes the hub wait")
         return work.result()
 
@@ -217,8 +219,7 @@ class Session:
         if new:
             if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(members, client, pages):
                 return False  # its pages stay merged as they are; nobody new shares them
-            work = partial(_core.open_slab, descriptor, members.store.seed)
-            slab, sealed = await client.read(work)
+            slab, sealed = await client.read(_core.open_slab, descriptor, members.store.seed)
             digests = np.frombuffer(sealed, np.uint64)
             if hub.is_foreign(members.domain, slab):
                 return False  # somebody else was quicker
@@ -252,13 +253,6 @@ class Session:
             log.info("process %d does not join: %s", self.caller.pid, why)
         else:
             log.debug("a viewer leaves: %s", why)
-
-
-def _forget(peer: socket.socket, done: asyncio.Future[_core.Peer]) -> None:
-    """A look at a process is over; nobody may be waiting for it any more."""
-    peer.close()
-    if not done.cancelled():
-        done.exception()
 
 
 def _name(pid: int) -> str:

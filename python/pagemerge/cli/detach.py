@@ -41,14 +41,13 @@ class Detach:
         if args.json:
             print(as_json(attach.figures(rows)))
             return attach.status(rows)
-        if all(row.error for row in rows):
-            tables.show(tables.console(), "None of them can be detached.")
-            attach.show(rows, tables.console(), "SEPARATED", separated)
-            return attach.status(rows)
-        good = number(sum(not row.error for row in rows), "process", "processes")
-        verb = "would leave" if args.dry_run else "leaves"
         console = tables.console()
-        tables.show(console, f"ksmd {verb} {good} alone{told(rows)}.")
+        if all(row.error for row in rows):
+            tables.show(console, "None of them can be detached.")
+        else:
+            good = number(sum(not row.error for row in rows), "process", "processes")
+            verb = "would leave" if args.dry_run else "leaves"
+            tables.show(console, f"ksmd {verb} {good} alone{told(rows)}.")
         attach.show(rows, console, "SEPARATED", separated)
         return attach.status(rows)
 

@@ -10,9 +10,14 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
+
+if TYPE_CHECKING:
+    from pagemerge.merge.kernel import Ksm
+    from pagemerge.merge.knobs import Standstill
 
 STARTED = ("PAGEMERGE_ENGINE", "kernel")
 """In the environment of programs that were started for kernel KSM."""
@@ -103,6 +108,7 @@ def domain_of(args: argparse.Namespace) -> str:
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
     from pagemerge.merge import client, note, preload
+    from pagemerge.merge.kernel import Ksm
     from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
 
     wanted = args.barrier or client.barrier()
@@ -110,7 +116,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         barrier_for(wanted, program)
     except Unsupported as lack:
         another = why_not()
-        once = ", once root lets ksmd run" if ksmd_stands() else ""
+        once = ", once root lets ksmd run" if stands_still(Ksm()) else ""
         cure = f"nor can Linux: {another}" if another else f"Linux can{once}: --engine kernel"
         raise Unsupported(f"{lack}; {cure}") from None
     if merge_any():
@@ -141,7 +147,6 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     """
     from pagemerge.merge import preload
     from pagemerge.merge.kernel import Ksm
-    from pagemerge.merge.knobs import standstill
     from pagemerge.merge.prctl import set_merge_any
 
     if domain:
@@ -158,11 +163,10 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     else:
         os.environ.pop("LD_PRELOAD", None)
     ksm = Ksm()
-    knobs = ksm.knobs()
-    stands = standstill(knobs)
-    if not stands or ksm.driver() is not None or is_another_there():
+    stands = stands_still(ksm)
+    if not stands or is_another_there():
         return
-    if knobs.run is None:
+    if ksm.knobs().run is None:
         say(args, f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
     else:
         write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
@@ -170,13 +174,12 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
         say(args, f"{stands.reason}, so nothing is merged yet; as root: {start}")
 
 
-def ksmd_stands() -> bool:
-    """Does ksmd merge nothing, and is nobody there who has it run when that pays?"""
-    from pagemerge.merge.kernel import Ksm
+def stands_still(ksm: Ksm) -> Standstill | None:
+    """Why ksmd merges nothing; None also if somebody is there who has it run when that pays."""
     from pagemerge.merge.knobs import standstill
 
-    ksm = Ksm()
-    return standstill(ksm.knobs()) is not None and ksm.driver() is None
+    stands = standstill(ksm.knobs())
+    return stands if stands and ksm.driver() is None else None
 
 
 def is_another_there() -> bool:

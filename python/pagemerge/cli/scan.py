@@ -270,7 +270,7 @@ def _saved_before(totals: Totals, merged: Stable) -> list[tuple[str, str]]:
 
 def _table(rows: list[Row], denied: int, width: int) -> Table:
     """A row a process, and one for all those that may not be looked at."""
-    figures: dict[str, Callable[[Row], str]] = {
+    sizes: dict[str, Callable[[Row], str]] = {
         "LOOKED AT": lambda row: _pages(row.pages),
         "ZERO": lambda row: _pages(row.zero_pages),
         "DUPLICATE": lambda row: _pages(row.duplicate_pages),
@@ -279,13 +279,12 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
         "MERGED": lambda row: _pages(row.merged_pages),
     }
     if not any(row.shared_pages for row in rows):
-        del figures["SHARED"]
+        del sizes["SHARED"]
     if not any(row.merged_pages for row in rows):
-        del figures["MERGED"]
-    sizes = list(figures)
+        del sizes["MERGED"]
     shown = []
     for row in rows:
-        cells = ["-" if row.error else told(row) for told in figures.values()]
+        cells = ["-" if row.error else told(row) for told in sizes.values()]
         who = row.process
         shown.append([str(who.pid), who.name, str(who.uid), *cells])
     if denied:

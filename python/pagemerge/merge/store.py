@@ -83,15 +83,13 @@ class Store:
     def publish(self, slab: Slab, digests: U64) -> None:
         """Have ``find`` name the slots of a slab with these digests."""
         useful = np.flatnonzero(digests > ZERO)
-        # Put where they belong, not sorted with all the others: that takes ten times as long.
         new, first = np.unique(digests[useful], return_index=True)
+        fresh = self.find(new) == NO_SLOT
+        new, slots = new[fresh], (useful[first[fresh]] + slab.base).astype(np.uint32)
+        # Put where they belong, not sorted with all the others: that takes six times as long.
         at = np.searchsorted(self._digests, new)
-        known = np.zeros(len(new), np.bool_)
-        inside = np.flatnonzero(at < len(self._digests))
-        known[inside] = self._digests[at[inside]] == new[inside]
-        at, slots = at[~known], (useful[first[~known]] + slab.base).astype(np.uint32)
         self._digests, self._slots = (
-            np.insert(self._digests, at, new[~known]),
+            np.insert(self._digests, at, new),
             np.insert(self._slots, at, slots),
         )
 
