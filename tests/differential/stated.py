@@ -179,7 +179,7 @@ STATED = (
     ),
     Stated(
         "UFFDIO_COPY and its kin take one mapping at a time; memory that was merged and given back "
-        "is several",
+        "is several, and has holes for zeros, which UFFDIO_MOVE fills",
         lambda words, bare, merged: (
             words[0] in ("uffd_copy", "uffd_zero", "uffd_move")
             and re.search(r"errno (2|22)\b", f"{bare} {merged}") is not None

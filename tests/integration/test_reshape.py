@@ -18,7 +18,7 @@ DEADLINE = 90
 
 WAYS = [
     *["grow", "watch", "lock", "atfork", "key", "exit", "signal", "limit", "room", "files"],
-    *["cancel", "last", "errno"],
+    *["cancel", "last", "errno", "take"],
 ]
 
 pytestmark = pytest.mark.requires("uffd")

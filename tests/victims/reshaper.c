@@ -8,6 +8,7 @@
  *   reshaper key       a thread forks from the destructor of its own data
  *   reshaper exit      a handler of the program's end forks
  *   reshaper signal    a timer's handler maps and unmaps memory while memory is marked
+ *   reshaper take      pages are moved out by a userfaultfd of the program's own, zeros too
  *   reshaper limit     the mapping grows while the process has no mapping left
  *   reshaper room      there is no address space left for anybody
  *   reshaper files     there is no descriptor left, a call fails half way, and memory is given up
@@ -114,6 +115,58 @@ static void watch(void) {
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range))
         fail("userfaultfd");
     close(fd);
+}
+
+/* UFFDIO_MOVE, Linux 6.8, which older headers lack. */
+struct taking {
+    uint64_t to, from, len, mode;
+    int64_t moved;
+};
+#define TAKE _IOWR(UFFDIO, 5, struct taking)
+
+/* Is there a page, and not the hole that merging leaves of zeros? */
+static int present(size_t page) {
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    if (pread(fd, &entry, 8, ((uintptr_t)base / PAGE + page) * 8) != 8)
+        fail("pagemap");
+    close(fd);
+    return entry >> 63;
+}
+
+static void take(void) {
+    struct timespec tick = {0, 10000000};
+    unsigned char *to = map(NULL, PAGES, 0);
+    int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register range = {.range = {(uintptr_t)to, PAGES * (size_t)PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range))
+        fail("userfaultfd");
+    /* All of the address space is refused, and at once. */
+    struct taking all = {(uintptr_t)to, (uintptr_t)base, 1ul << 46, 0, 0};
+    if (ioctl(fd, TAKE, &all) == 0)
+        fail("all of the address space");
+    if (errno == ENOTTY)
+        return;
+    struct uffdio_register every = {.range = {(uintptr_t)base, 1ul << 46}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    if (ioctl(fd, UFFDIO_REGISTER, &every) == 0)
+        fail("all of the address space");
+    for (size_t page = 0; page < PAGES; page += KINDS)
+        memset(base + page * PAGE, 0, PAGE);
+    for (int tries = 0; tries < 3000 && present(PAGES - KINDS); tries++)
+        nanosleep(&tick, NULL);
+    for (size_t page = 0; page < PAGES; page++) {
+        struct taking one = {(uintptr_t)to + page * PAGE, (uintptr_t)base + page * PAGE, PAGE, 0, 0};
+        while (ioctl(fd, TAKE, &one))
+            if (errno != EAGAIN)
+                fail("UFFDIO_MOVE");
+        for (size_t at = 0; at < PAGE; at++)
+            if (to[page * PAGE + at] != (page % KINDS ? 1 + page % KINDS : 0))
+                fail("a byte is wrong");
+    }
+    for (size_t at = 0; at < PAGES * (size_t)PAGE; at++)
+        if (base[at])
+            fail("old bytes");
 }
 
 static void lock(void) {
@@ -304,6 +357,7 @@ int main(int argc, char **argv) {
          : IS("cancel") ? cancel
          : IS("last")   ? last
          : IS("errno")  ? quiet
+         : IS("take")   ? take
                         : room)();
     }
     if (!lost)

@@ -4,8 +4,10 @@
 use super::{restore, Answer};
 use crate::gate::lock;
 use pagemerge_pages::mask::Mask;
+use pagemerge_pages::pagemap::{Kind, Pagemap};
 use pagemerge_pages::window::FEW;
 use pagemerge_pages::{exclusive, PAGE};
+use rustix::mm::{madvise, Advice};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -16,11 +18,18 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// Pages that a fork of ours has shared for a moment (`pages::pinned`) are the program's alone again,
 /// as UFFDIO_MOVE wants it.
 pub fn reclaim(range: &Range<usize>) {
-    for start in range.clone().step_by(FEW * PAGE) {
-        let pages = ((range.end - start) / PAGE).min(FEW);
-        let mut all = Mask::NONE;
-        all.insert(0, pages);
-        exclusive::reclaim(start, pages, &all);
+    // What is there, and not each page that is named: that may be all of the address space.
+    let (start, end) = (range.start as u64, range.end as u64);
+    let own = Pagemap::open(std::process::id() as i32);
+    let present = own.and_then(|it| it.present_runs(start, end, Kind::Anonymous));
+    for run in present.unwrap_or_default() {
+        let end = run.start as usize + run.pages as usize * PAGE;
+        for start in (run.start as usize..end).step_by(FEW * PAGE) {
+            let pages = ((end - start) / PAGE).min(FEW);
+            let mut all = Mask::NONE;
+            all.insert(0, pages);
+            exclusive::reclaim(start, pages, &all);
+        }
     }
 }
 
@@ -35,9 +44,18 @@ pub fn taken(range: &Range<usize>, raw: impl Fn() -> Answer) -> Answer {
         return Err(libc::ENOMEM);
     }
     reclaim(range);
+    let mut answer = raw();
+    // Merging leaves holes where zeros were, and who wrote them knows of none. The first is enough:
+    // the kernel tells how far it got. Elsewhere a hole is the program's, and so may its reader be.
+    if answer == Err(libc::ENOENT)
+        && state.table.touching(range.start, range.start + 1).next().is_some()
+    {
+        // SAFETY: it reads a page of the caller's; what cannot be read stays as it is.
+        let _ = unsafe { madvise(range.start as *mut _, PAGE, Advice::LinuxPopulateRead) };
+        answer = raw();
+    }
     // A hub that reads a page pins it for that moment (process_vm_readv), which the program need
     // not know. Other pins last, and are its own.
-    let mut answer = raw();
     for _ in 0..PINNED {
         if answer != Err(libc::EBUSY) {
             break;
