@@ -182,6 +182,16 @@ def test_a_program_that_is_not_there_is_wrong_usage() -> None:
     assert "no program 'no-such-program'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [("/", "is a folder"), ("/etc/passwd", "is not executable"), ("", "no program ''")],
+)
+def test_what_is_there_and_no_program_is_told_as_it_is(program: str, why: str) -> None:
+    done = run("--", program)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in done.stderr
+
+
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the programs are for x86_64")
 @pytest.mark.parametrize(
     ("contents", "reason"),

@@ -229,7 +229,7 @@ def find(command: str) -> str:
     """The path of a program. Raises ``UsageError`` if there is none of that name."""
     program = shutil.which(command)
     if program is None:
-        if Path(command).is_dir():
+        if command and Path(command).is_dir():
             raise UsageError(f"{command!r} is a folder, not a program")
         if os.path.dirname(command) and Path(command).exists():  # noqa: PTH120 - as which does
             raise UsageError(f"{command!r} is not executable: chmod +x, or name its interpreter")
