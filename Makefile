@@ -104,5 +104,6 @@ $(VENV)/.test: pyproject.toml bootstrap $(VENV)/.run
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.run
+	@echo "building the Rust core (a minute or two for the first time)"
 	$(BIN)/python -m pip install --no-build-isolation --no-deps --editable .
 	@touch $@

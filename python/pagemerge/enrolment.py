@@ -17,7 +17,7 @@ from pagemerge.find import maps
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
 from pagemerge.linux.maps import mappings
-from pagemerge.merge.attach import attach, detach, users_merged
+from pagemerge.merge.attach import attach, detach, listed, users_merged
 from pagemerge.merge.kernel import is_mergeable
 from pagemerge.model import PAGE_SIZE, Identity, Selection
 from pagemerge.opting import Key, Opting
@@ -172,11 +172,11 @@ class Kernel:
         """Whoever has marked memory without us counts as well."""
         if reason := merged_by_us(who.pid, mappings(who.pid)):
             raise PagemergeError(reason, pid=who.pid)
-        others = set() if self._across_users else users_merged() - {who.uid}
+        others = {} if self._across_users else users_merged()
+        others.pop(who.uid, None)
         if others:
-            listed = ", ".join(f"uid {uid}" for uid in sorted(others))
             raise PagemergeError(
-                f"kernel KSM has processes of {listed} already, and is one trust domain: "
+                f"kernel KSM has processes of {listed(others)} already, and is one trust domain: "
                 "detach them, or say across_users = true under [kernel]",
                 pid=who.pid,
             )

@@ -51,6 +51,8 @@ def test_attach_and_detach_by_pid(child: Child) -> None:
     assert 0 < row["held_seconds"] < 60
     assert row["eligible_bytes"] >= PAGES * 4096
     assert merge_any(child.pid)
+    said = pagemerge("attach", "--across-users", "--dry-run", child.pid)
+    assert "is so already" in said.stdout
     said = pagemerge("attach", "--across-users", child.pid)
     assert said.stdout.startswith("ksmd may now merge the memory of 1 process.\n")
     assert "was so already" in said.stdout
@@ -93,6 +95,7 @@ def test_users_are_merged_together_only_where_that_is_said(child: Child, victim:
     third = victim("pages", "user", str(NOBODY - 1), "pages", "0", "0", "10")
     said = pagemerge("attach", third.pid)
     assert said.returncode == 2, "kernel KSM has two other users already"
+    assert f"uid {NOBODY} (process {other.pid}" in said.stderr
     assert not merge_any(third.pid)
 
 
@@ -149,6 +152,11 @@ def test_what_is_attached_is_merged_and_what_is_detached_is_not(
     while merging(one.pid) < PAGES or merging(other.pid) < PAGES:
         assert time.monotonic() < deadline, f"{merging(one.pid)} pages are merged"
         time.sleep(0.02)
+    (row,) = figures("detach", "--dry-run", one.pid)
+    assert row["merged_bytes"] >= PAGES * 4096
+    said = pagemerge("detach", "--dry-run", one.pid)
+    assert "of merged memory would be separated.\n" in said.stdout
+    assert "MERGED" in said.stdout and "SEPARATED" not in said.stdout
     (row,) = figures("detach", one.pid)
     assert row["merged_pages_before"] >= PAGES
     # ksmd's own count follows when it comes by; smaps knows now.

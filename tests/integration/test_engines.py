@@ -7,9 +7,11 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.lab import ksm
 
 from pagemerge.merge.kernel import Ksm, process_ksm
 from pagemerge.merge.prctl import merge_any
@@ -134,6 +136,16 @@ def test_auto_takes_the_user_engine_where_it_can_work() -> None:
     assert "marked no memory" in last, "told at its end"
 
 
+@pytest.fixture
+def ksmd() -> Iterator[None]:
+    """Somebody drives ksmd, so it is not for pagemerge to say that it stands."""
+    require("root")
+    require("kernel")
+    with ksm.borrowed():
+        yield
+
+
+@pytest.mark.usefixtures("ksmd")
 def test_auto_takes_the_kernel_for_a_static_program(static: Path) -> None:
     done = command("run", "--engine", "auto", "--barrier", "park", "--", str(static))
     assert (done.returncode, done.stdout) == (0, "ksm_merge_any: yes\n")
@@ -141,6 +153,20 @@ def test_auto_takes_the_kernel_for_a_static_program(static: Path) -> None:
     assert "linked statically" in done.stderr
 
 
+@pytest.mark.requires("root")
+@pytest.mark.parametrize(
+    ("run", "pages", "reason"), [(0, 100, "ksmd is stopped"), (1, 0, "looks at no page")]
+)
+def test_auto_takes_no_ksmd_that_stands(static: Path, run: int, pages: int, reason: str) -> None:
+    knobs = f"echo {run} > run && echo {pages} > pages_to_scan && echo 20 > sleep_millisecs"
+    ksm = "/sys/kernel/mm/ksm"
+    mounts = f"mount -t tmpfs none /sys/kernel/mm && mkdir {ksm} && (cd {ksm} && {knobs})"
+    done = elsewhere(mounts, "run", "--engine", "auto", "--barrier", "park", "--", str(static))
+    assert (done.returncode, done.stdout) == (77, "")
+    assert "linked statically" in done.stderr and reason in done.stderr
+
+
+@pytest.mark.usefixtures("ksmd")
 def test_auto_says_both_reasons_where_neither_can(static: Path) -> None:
     done = command("run", "--engine", "auto", "--domain", "mine", "--", str(static))
     assert done.returncode == 77
@@ -237,8 +263,8 @@ def test_where_the_kernel_will_not_it_is_77_and_nothing_runs(
     assert done.stderr.count("\n") == 1
 
 
-def test_without_userfaultfd_auto_takes_the_kernel(static: Path) -> None:
-    require("root")
+@pytest.mark.usefixtures("ksmd")
+def test_without_userfaultfd_auto_takes_the_kernel() -> None:
     if lacks_uffd() is not None:
         pytest.skip("already this user has none")
     words = ["run", "--engine", "auto", "--", "cat", "/proc/self/ksm_stat"]

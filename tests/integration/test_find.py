@@ -355,8 +355,8 @@ def test_words_and_table(start: Start) -> None:
         (["1", "--all"], 2, "either"),
         (["999999999"], 1, "no process has the pid 999999999"),
         (["no-such-name"], 1, "ps -e"),
-        (["--threads", "0", "1"], 2, "sensible"),
-        (["--top", "0", "1"], 2, "1 or more"),
+        (["--threads", "0", "1"], 2, "from 1 to 4096"),
+        (["--top", "0", "1"], 2, "from 1 to "),
     ],
 )
 def test_wrong_words(words: list[str], status: int, text: str) -> None:

@@ -43,7 +43,7 @@ KSM = KernelKsm(
         full_scans=3, pages_shared=5, pages_sharing=70, general_profit_bytes=190_000
     ),
     why_not=None,
-    whole_programs=None,
+    why_not_whole_programs=None,
     driver=None,
 )
 STOPPED = replace(KSM, knobs=replace(KSM.knobs, run=0))
@@ -161,7 +161,7 @@ def test_a_ksmd_that_runs_and_scans_nothing(knobs: dict[str, int], reason: str, 
 
 
 def test_an_older_kernel_merges_what_is_marked() -> None:
-    engine = findings.kernel_engine(replace(KSM, whole_programs="Linux 6.4"))
+    engine = findings.kernel_engine(replace(KSM, why_not_whole_programs="Linux 6.4"))
     assert engine.works
     assert "MADV_MERGEABLE" in engine.how
     assert engine.lacks == "Linux 6.4"
@@ -199,7 +199,11 @@ def test_whatever_is_missing_comes_with_its_cure() -> None:
     )
     old = replace(ROOT, userfaultfd=Userfaultfd("full", "syscall", 0, ""))
     for who in (worst, USER, ROOT, old):
-        for ksm in (NO_KSM, KSM, replace(KSM, why_not="root", whole_programs="6.4", driver=9)):
+        for ksm in (
+            NO_KSM,
+            KSM,
+            replace(KSM, why_not="root", why_not_whole_programs="6.4", driver=9),
+        ):
             found = findings.facts(who, ksm)
             assert all(fact.cure for fact in found if fact.state == MISSING)
     found = findings.facts(worst, KSM)
@@ -234,3 +238,14 @@ def test_it_is_printed_whole(terminal: bool) -> None:
     if not terminal:
         assert all(line == line.rstrip() for line in text.splitlines())
         assert any(line.startswith("missing  userfaultfd") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_command_stays_on_one_line(width: int) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    doctor.show([findings.kernel_engine(STOPPED)], findings.facts(USER, STOPPED), console)
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert all(line.count("`") % 2 == 0 for line in lines if width > 60), "the longest has 44"
+    assert any("`pagemerge daemon --engine kernel`" in line for line in lines) or width == 60

@@ -169,3 +169,10 @@ def test_what_slabs_save() -> None:
     assert count([one, other]) == Stable(pages=5, slots=5), "equal slots of two slabs are two"
     assert count([adjacent]) == Stable(pages=1, slots=1)
     assert count([one, one, two, other, adjacent]) == Stable(pages=12, slots=7)
+
+
+def test_the_user_is_told_where_there_are_several() -> None:
+    small = [replace(ROWS[0], process=Process(at, "a", at)) for at in (1, 2)]
+    for rows, has in ((small, True), ([small[0]] * 2, False)):
+        heading = next(line for line in shown(replace(SURVEY, rows=rows), 70) if "PID" in line)
+        assert ("UID" in heading) is has

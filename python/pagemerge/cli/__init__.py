@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Protocol, cast
 
@@ -49,6 +50,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with 2."""
         super().error(plain(message))
+
+
+def as_path(text: str) -> Path:
+    """A path as an argument. Raises ``ArgumentTypeError`` for none: Python takes it for ``.``."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def load(name: str) -> type[Verb]:
@@ -117,10 +125,12 @@ def _folded(text: str) -> str:
     read."""
     from inspect import cleandoc
     from shutil import get_terminal_size
-    from textwrap import fill
+
+    from pagemerge.cli.words import folded
 
     width = min(get_terminal_size().columns - 2, WIDEST)  # as argparse has it
-    return "\n\n".join(fill(part, max(width, 20)) for part in cleandoc(text).split("\n\n"))
+    parts = (folded(part, max(width, 20)) for part in cleandoc(text).split("\n\n"))
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _tell_unexpected(

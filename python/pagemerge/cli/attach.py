@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Attach:
     """Let Linux (ksmd) merge the memory of processes that already run.
 
-    Each is stopped for some tens of microseconds, asks the kernel itself to have all of its memory
+    Each is stopped (for some tens of microseconds where a processor is free, longer on a busy host:
+    HELD tells), asks the kernel itself to have all of its memory
     merged, what it maps later and its children's too, and goes on exactly as it was. Some system
     calls can return early, as after any stop by a debugger: docs/kernel.md lists them.
 
@@ -66,6 +67,8 @@ class Attach:
         if not args.across_users:
             refuse_several_users(targets, users_merged())
         rows = [look(target) for target in targets]
+        if args.dry_run and not args.select:
+            rows = [remarked(row, is_whole(row), "is so already") for row in rows]
         chosen = choose(rows) if args.select else {}
         if not args.dry_run:
             if args.select:
@@ -109,6 +112,8 @@ class Row:
     outcome: Outcome | None = None
     remark: str = ""
     """What else is to be said of it."""
+    merged_bytes: int | None = None
+    """What ksmd has merged of it; None where nobody has asked, or the kernel does not tell."""
 
     @property
     def eligible_bytes(self) -> int:
@@ -138,16 +143,22 @@ def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
     return ksm, named(words)
 
 
-def refuse_several_users(targets: Iterable[Process], merged: Iterable[int]) -> None:
-    """Raise ``UsageError`` if different users' memory would be merged with each other."""
+def refuse_several_users(targets: Iterable[Process], merged: Mapping[int, list[int]]) -> None:
+    """Raise ``UsageError`` if different users' memory would be merged with each other.
+
+    ``merged``: the processes that kernel KSM has already, as ``users_merged`` tells them.
+    """
+    from pagemerge.merge.attach import listed
+
     users = {target.uid for target in targets}
-    others = set(merged) - users
-    if len(users | others) <= 1:
+    others = {uid: pids for uid, pids in merged.items() if uid not in users}
+    if len(users) + len(others) <= 1:
         return
-    who = "they belong to" if not others else "kernel KSM already has processes of"
-    listed = ", ".join(f"uid {uid}" for uid in sorted(others or users))
+    who = f"they belong to {', '.join(f'uid {uid}' for uid in sorted(users))}"
+    if others:
+        who = f"kernel KSM already has processes of {listed(others)}"
     raise UsageError(
-        f"{who} {listed}, and kernel KSM is one trust domain: each could tell by timing which "
+        f"{who}, and kernel KSM is one trust domain: each could tell by timing which "
         "pages the others have. --across-users merges them all the same"
     )
 
@@ -223,6 +234,21 @@ def do(row: Row, action: Action) -> Row:
         return Row(who, row.ranges, explain(error, who))
 
 
+def is_whole(row: Row) -> bool:
+    """May ksmd merge all of a process already?"""
+    from pagemerge.merge.kernel import process_ksm
+
+    try:
+        return bool(process_ksm(row.process.pid).merge_any)
+    except PagemergeError:
+        return False
+
+
+def remarked(row: Row, applies: bool, remark: str) -> Row:
+    """``row`` with a remark, if that applies and nothing worse is to be said."""
+    return replace(row, remark=remark) if applies and not row.error else row
+
+
 def status(rows: Iterable[Row]) -> int:
     """0, or 1 if one process was left as it is."""
     return int(any(row.error for row in rows))
@@ -240,6 +266,8 @@ def figures(rows: Iterable[Row]) -> dict[str, Any]:
                 "uid": row.process.uid,
                 "eligible_bytes": row.eligible_bytes,
                 "error": row.error or None,
+                "remark": row.remark or None,
+                "merged_bytes": row.merged_bytes,
                 **(asdict(row.outcome) if row.outcome else {}),
             }
             for row in rows
@@ -247,9 +275,9 @@ def figures(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
-def merged_before(done: Outcome) -> str:
+def merged_before(row: Row) -> str:
     """What it had merged already, as of ksmd's last scan."""
-    pages = done.merged_pages_before
+    pages = row.outcome.merged_pages_before if row.outcome else None
     return "-" if pages is None else number(pages, "page")
 
 
@@ -257,7 +285,7 @@ def show(
     rows: Iterable[Row],
     console: Console,
     heading: str = "MERGED BEFORE",
-    figure: Callable[[Outcome], str] = merged_before,
+    figure: Callable[[Row], str] = merged_before,
 ) -> None:
     """One line a process; below, what else there is to say of some."""
     rows = list(rows)
@@ -268,10 +296,8 @@ def show(
     )
     for row in rows:
         who, done = row.process, row.outcome
-        cells = ["-"] * 3
-        if done is not None:
-            cells = [done.how, held(done.longest_hold_seconds), figure(done)]
-        tables.add(table, str(who.pid), who.name, str(who.uid), *cells)
+        how, hold = ("-", "-") if done is None else (done.how, held(done.longest_hold_seconds))
+        tables.add(table, str(who.pid), who.name, str(who.uid), how, hold, figure(row))
     console.print()
     console.print(table)
     for row in rows:

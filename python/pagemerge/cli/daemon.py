@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 from typing import BinaryIO
 
-from pagemerge.cli import logs, streams
+from pagemerge.cli import as_path, logs, streams
 from pagemerge.cli.words import number
 from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError, Unsupported, UsageError
@@ -41,9 +41,9 @@ class Daemon:
         parser.add_argument(
             "--engine", choices=["user", "kernel"], default="user", help="who merges"
         )
-        parser.add_argument("--socket", type=Path, help="where to listen (PAGEMERGE_SOCKET)")
+        parser.add_argument("--socket", type=as_path, help="where to listen (PAGEMERGE_SOCKET)")
         parser.add_argument(
-            "--config", type=Path, help="a TOML file; [hub], or [kernel] and [[rule]]"
+            "--config", type=as_path, help="a TOML file; [hub], or [kernel] and [[rule]]"
         )
         parser.add_argument(
             "--cpu",
@@ -58,7 +58,7 @@ class Daemon:
             "--dry-run", action="store_true", help="print what would be merged, and merge nothing"
         )
         parser.add_argument(
-            "--trace", type=Path, metavar="FILE", help="note each decision (--engine kernel)"
+            "--trace", type=as_path, metavar="FILE", help="note each decision (--engine kernel)"
         )
         parser.add_argument("--verbose", "-v", action="store_true", help="say who comes and goes")
 

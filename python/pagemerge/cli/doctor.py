@@ -18,7 +18,7 @@ from pagemerge.cli.findings import (
     kernel_engine,
     user_engine,
 )
-from pagemerge.cli.words import as_json
+from pagemerge.cli.words import as_json, folded
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 COLOURS = {OK: "green", MISSING: "bold red"}
 """Those that can be read on a light and on a dark terminal; a note has none."""
+
+COLUMNS = (7, 17)
+"""How wide the state and the subject of a fact are on a terminal."""
 
 
 class Doctor:
@@ -125,7 +128,7 @@ def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
     for block in (able, found):
         console.print()
         if console.is_terminal:
-            console.print(_table(block))
+            console.print(_table(block, console.width))
         else:
             # Whoever reads a pipe wants lines whole.
             for fact in block:
@@ -134,19 +137,23 @@ def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
                     tables.show(console, f"{'':<28}→ {fact.cure}")
 
 
-def _table(block: list[Fact]) -> Table:
+def _table(block: list[Fact], width: int) -> Table:
     """The same for a terminal: long lines are folded below where they began."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for width in (7, 17):
-        table.add_column(width=width, no_wrap=True)
+    for wide in COLUMNS:
+        table.add_column(width=wide, no_wrap=True)
     table.add_column()
+    room = max(width - sum(COLUMNS) - 2 * len(COLUMNS), 20)
+
+    def told(text: str) -> Text:
+        return Text("\n".join(folded(plain(text), room)))
+
     for fact in block:
-        table.add_row(
-            Text(fact.state, style=COLOURS.get(fact.state, "")), fact.about, Text(plain(fact.says))
-        )
+        state = Text(fact.state, style=COLOURS.get(fact.state, ""))
+        table.add_row(state, fact.about, told(fact.says))
         if fact.cure:
-            table.add_row("", "", Text(f"→ {plain(fact.cure)}"))
+            table.add_row("", "", told(f"→ {fact.cure}"))
     return table

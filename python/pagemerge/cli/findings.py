@@ -48,7 +48,7 @@ class KernelKsm:
     counters: KsmCounters
     why_not: str | None
     """Why this user cannot set its knobs."""
-    whole_programs: str | None
+    why_not_whole_programs: str | None
     """Why whole programs cannot be marked (PR_SET_MEMORY_MERGE)."""
     driver: int | None
     """The pagemerge that drives it now."""
@@ -83,11 +83,11 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
     if ksm.why_not and start:
         how = "merges nothing until ksmd runs"
         return Engine("kernel", False, how, f"{start} (in a container: on its host)")
-    if ksm.whole_programs:
+    if ksm.why_not_whole_programs:
         how = "only memory that programs mark themselves (MADV_MERGEABLE)"
-        return Engine("kernel", True, how, ksm.whole_programs)
+        return Engine("kernel", True, how, ksm.why_not_whole_programs)
     if ksm.why_not:
-        how = "programs that you start (pagemerge run --engine kernel); its settings are root's"
+        how = "programs that you start (`pagemerge run --engine kernel`); its settings are root's"
         return Engine("kernel", True, how, "")
     how = "any program, by ksmd"
     return Engine("kernel", True, how, start)
@@ -95,8 +95,8 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
 
 def _start(stands: Standstill) -> str:
     """How to have ksmd scan."""
-    write = f"echo {stands.value} > {ROOT}/{stands.knob}"
-    return f"as root: pagemerge daemon --engine kernel, or {write}"
+    write = f"`echo {stands.value} > {ROOT}/{stands.knob}`"
+    return f"as root: `pagemerge daemon --engine kernel`, or {write}"
 
 
 def answer(engines: list[Engine]) -> str:
@@ -150,9 +150,9 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
         if ksm.why_not
         else Fact(OK, "its settings", "can be changed"),
     ]
-    if ksm.whole_programs:
+    if ksm.why_not_whole_programs:
         lack = "cannot be marked (PR_SET_MEMORY_MERGE)"
-        return [*found, Fact(MISSING, "whole programs", lack, ksm.whole_programs)]
+        return [*found, Fact(MISSING, "whole programs", lack, ksm.why_not_whole_programs)]
     return [*found, Fact(OK, "whole programs", "can be marked (PR_SET_MEMORY_MERGE)")]
 
 
@@ -251,7 +251,7 @@ def _mappings(host: Host) -> Fact:
         return Fact(NOTE, "vm.max_map_count", "not to be seen")
     says = f"{limit:,} mappings a process, of which an eighth is kept free for the program"
     if limit < usual:
-        return Fact(NOTE, "vm.max_map_count", says, f"sysctl vm.max_map_count={usual} or more")
+        return Fact(NOTE, "vm.max_map_count", says, f"`sysctl vm.max_map_count={usual}` or more")
     return Fact(OK, "vm.max_map_count", says)
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pagemerge.cli import as_path
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
 
@@ -38,8 +39,8 @@ class Run:
     with that of every other program on this host that is so marked: there is one trust domain.
     ksmd has to run, which is root's to decide.
 
-    --engine auto takes the user engine where it can work for this program, else the kernel, and
-    says which. It is not the default, because the kernel's trust domain is wider.
+    --engine auto takes the user engine where it can work for this program, else the kernel if ksmd
+    runs, and says which. It is not the default, because the kernel's trust domain is wider.
 
     Exit status: the program's own. Where it does not start: 2 for wrong usage (no such program,
     too), 1 if the kernel refuses it, 77 if this host or this program cannot have the engine.
@@ -68,7 +69,7 @@ class Run:
             "same NAME (PAGEMERGE_DOMAIN)",
         )
         parser.add_argument(
-            "--socket", type=Path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
+            "--socket", type=as_path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
         )
         parser.add_argument(
             "--quiet", action="store_true", help="say nothing on stderr, except why it cannot start"
@@ -108,7 +109,6 @@ def domain_of(args: argparse.Namespace) -> str:
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
     from pagemerge.merge import client, note, preload
-    from pagemerge.merge.kernel import Ksm
     from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
 
     wanted = args.barrier or client.barrier()
@@ -116,8 +116,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         barrier_for(wanted, program)
     except Unsupported as lack:
         another = why_not()
-        once = ", once root lets ksmd run" if stands_still(Ksm()) else ""
-        cure = f"nor can Linux: {another}" if another else f"Linux can{once}: --engine kernel"
+        cure = f"nor can Linux: {another}" if another else f"Linux can{once()}: --engine kernel"
         raise Unsupported(f"{lack}; {cure}") from None
     if merge_any():
         # A range belongs to one engine at a time.
@@ -129,7 +128,8 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
     os.environ.pop(note.VARIABLE, None)
     path = str((args.socket or client.socket_path()).absolute())
     if not args.quiet:
-        note.leave(program, why_not() is None, path)
+        kernel = "" if why_not() else f"which merges all memory of a program{once()}"
+        note.leave(program, kernel, path)
     os.environ.update(
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=wanted,
@@ -169,8 +169,8 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if ksm.knobs().run is None:
         say(args, f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
     else:
-        write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
-        start = f"pagemerge daemon --engine kernel, or {write}"
+        write = f"`echo {stands.value} > {ksm.root}/{stands.knob}`"
+        start = f"`pagemerge daemon --engine kernel`, or {write}"
         say(args, f"{stands.reason}, so nothing is merged yet; as root: {start}")
 
 
@@ -180,6 +180,13 @@ def stands_still(ksm: Ksm) -> Standstill | None:
 
     stands = standstill(ksm.knobs())
     return stands if stands and ksm.driver() is None else None
+
+
+def once() -> str:
+    """What Linux needs before it merges for anybody; empty if nothing."""
+    from pagemerge.merge.kernel import Ksm
+
+    return ", once root lets ksmd run" if stands_still(Ksm()) else ""
 
 
 def is_another_there() -> bool:
@@ -202,10 +209,16 @@ def is_another_there() -> bool:
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
     """The user engine, which shares with this user alone, where it can work; else the kernel's."""
     from pagemerge.merge import client
+    from pagemerge.merge.kernel import Ksm
 
     try:
         barrier = barrier_for(args.barrier or client.barrier(), program)
     except Unsupported as lack:
+        ksm = Ksm()
+        stands = stands_still(ksm)
+        if stands and ksm.knobs().run is not None:
+            another = f"{stands.reason}, which is root's to change (`pagemerge doctor` tells how)"
+            raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
         try:
             with_kernel_engine(args, program, domain)
         except (Unsupported, UsageError) as another:

@@ -46,8 +46,8 @@ class Scan:
         add("--all", action="store_true", help="look at all processes")
         add("--json", action="store_true", help="print figures as JSON")
         add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")
-        add("--top", type=_top, metavar="N", help="show the first N processes only")
-        add("--threads", type=_count, default=0, metavar="N", help="default: all processors")
+        add("--top", type=_count(10**6), metavar="N", help="show the first N processes only")
+        add("--threads", type=_count(4096), default=0, metavar="N", help="default: all processors")
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
@@ -92,17 +92,16 @@ def _named(words: list[str]) -> tuple[list[Process], list[str]]:
     return list(found.values()), [str(error) for error in missing]
 
 
-def _top(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) < 10**9:
-        raise argparse.ArgumentTypeError("not a number of processes, 1 or more")
-    return int(text)
+def _count(most: int) -> Callable[[str], int]:
+    """What reads a number from 1 to ``most``."""
 
+    def read(text: str) -> int:
+        is_number = text.isascii() and text.isdecimal() and len(text) < 12
+        if not is_number or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
+        return int(text)
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 4096:
-        raise argparse.ArgumentTypeError("not a sensible number of threads")
-    return number
+    return read
 
 
 def _status(rows: list[Row]) -> int:
@@ -246,11 +245,11 @@ def _engines(totals: Totals) -> list[tuple[str, str]]:
         (
             _pages(totals.saveable_pages),
             "the kernel engine, of each user by itself, and of any process that the user engine "
-            "does not merge (pagemerge attach, run --engine kernel)",
+            "does not merge (`pagemerge attach`, `run --engine kernel`)",
         ),
         (
             _pages(totals.markable_pages),
-            "at most the user engine: of that, what programs mark as mergeable (pagemerge run), "
+            "at most the user engine: of that, what programs mark as mergeable (`pagemerge run`), "
             "and arrays of the Python API",
         ),
     ]
@@ -289,7 +288,11 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
         shown.append([str(who.pid), who.name, str(who.uid), *cells])
     if denied:
         shown.append(["-", number(denied, "process", "processes"), *["-"] * (1 + len(sizes))])
-    columns, spare = ("PID", "NAME", "UID", *sizes), ("UID", "ZERO", "DUPLICATE", "SHARED")
+    columns = ("PID", "NAME", "UID", *sizes)
+    # Whose memory it is tells what can be shared with what, unless it is all of one user.
+    one_user = len({row.process.uid for row in rows}) == 1
+    details = ("ZERO", "SHARED", "DUPLICATE")
+    spare = ("UID", *details) if one_user else (*details, "UID")
     return tables.fitted(shown, width, ("NAME",), ("PID", "UID", *sizes), columns, spare)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemerge import model
-from pagemerge.cli import tables
+from pagemerge.cli import as_path, tables
 from pagemerge.cli.words import as_json, duration, number, size
 from pagemerge.linux.text import plain
 
@@ -33,7 +32,7 @@ class Status:
         parser.add_argument("--json", action="store_true", help="print all counters as JSON")
         parser.add_argument(
             "--socket",
-            type=Path,
+            type=as_path,
             metavar="PATH",
             help="where the hub listens (default: $PAGEMERGE_SOCKET, else this user's hub)",
         )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pagemerge.cli.words import folded
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
@@ -101,18 +102,11 @@ def fitted(
 
 def items(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
     """Lines of a figure and what it means, which is folded beside the figure."""
-    from textwrap import fill
-
     for figure, meaning in pairs:
         start = f"{figure:>11}" + " " * GAP
-        folded = fill(
-            plain(meaning),
-            max(console.width, 2 * len(start)),
-            initial_indent=start,
-            subsequent_indent=" " * len(start),
-        )
-        for line in folded.split("\n"):
-            show(console, line)
+        width = max(console.width, 2 * len(start))
+        for line in folded(plain(meaning), width, start, " " * len(start)):
+            console.print(line, soft_wrap=True)
 
 
 def cell(text: str) -> Text:
@@ -126,4 +120,8 @@ def show(console: Console, text: str, style: str = "") -> None:
     """Plain text: a line in a pipe, however wide; on a terminal folded between words."""
     from rich.text import Text
 
-    console.print(Text(plain(text), style=style), soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        console.print(Text(plain(text), style=style), soft_wrap=True)
+        return
+    for line in folded(plain(text), console.width):
+        console.print(Text(line, style=style))

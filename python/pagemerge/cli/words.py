@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from pagemerge.linux.text import plain
 
@@ -38,6 +39,32 @@ def duration(seconds: float) -> str:
     if seconds < 172800:
         return f"{seconds / 3600:.0f} h"
     return f"{seconds / 86400:.0f} days"
+
+
+_WITHIN = "\ue000"
+"""Stands for a space in a command while text is folded; ``plain`` lets none through."""
+
+
+def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """Lines of at most ``width`` columns, which begin with ``first`` and then with ``rest``.
+
+    A command in backticks stays on one line if it fits there: people copy it.
+    """
+    from textwrap import wrap
+
+    room = width - len(rest) - 2  # what stands around it: a bracket, a comma
+
+    def whole(command: re.Match[str]) -> str:
+        return command[0].replace(" ", _WITHIN) if len(command[0]) <= room else command[0]
+
+    lines = wrap(
+        re.sub("`[^`]*`", whole, text),
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+    )
+    return [line.replace(_WITHIN, " ") for line in lines]
 
 
 def as_json(value: object) -> str:

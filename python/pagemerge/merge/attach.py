@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,7 +98,7 @@ def detach(
     ends the work. Errors as ``attach``; what was separated until then stays so.
     """
     before, began = merging_pages(pid), time.monotonic()
-    merged, tells = _merged_bytes(pid), process_ksm(pid).mergeable is not None
+    merged, tells = merged_bytes(pid), process_ksm(pid).mergeable is not None
     done = _Separated()
     if _is_marked(pid):
         done.add(pid, ranges(), progress, across=tells)
@@ -115,7 +115,7 @@ def detach(
         done.refused = 0  # unless the kernel says that something is left
         if _is_marked(pid):
             done.add(pid, ranges(), lambda _bytes: None, across=False)
-    left = _merged_bytes(pid)
+    left = merged_bytes(pid)
     nothing = not was_on and not done.calls
     return Outcome(
         pid,
@@ -167,20 +167,29 @@ def merging_pages(pid: int, proc: Path = PROC) -> int | None:
         return None
 
 
-def users_merged(proc: Path = PROC) -> set[int]:
-    """The users whose processes ksmd may merge already: kernel KSM has one domain for all."""
-    users = set()
+def users_merged(proc: Path = PROC) -> dict[int, list[int]]:
+    """The processes that ksmd may merge already, by user: kernel KSM has one domain for all."""
+    users: dict[int, list[int]] = {}
     for pid in pids(proc):
         try:
             found = process_ksm(pid, proc)
             if found.merge_any or found.mergeable or found.merging_pages:
-                users.add((proc / str(pid)).stat().st_uid)
+                users.setdefault((proc / str(pid)).stat().st_uid, []).append(pid)
         except (PagemergeError, OSError):
             continue
     return users
 
 
-def _merged_bytes(pid: int) -> int | None:
+def listed(users: Mapping[int, Sequence[int]]) -> str:
+    """Users and a process of each, for people: ``uid 7 (process 42 and 3 more)``."""
+    found = []
+    for uid, (first, *others) in sorted(users.items()):
+        more = f" and {len(others):,} more" if others else ""
+        found.append(f"uid {uid} (process {first}{more})")
+    return ", ".join(found)
+
+
+def merged_bytes(pid: int) -> int | None:
     """Memory of it that is merged just now; None where the kernel does not tell."""
     try:
         return ksm_bytes(pid)

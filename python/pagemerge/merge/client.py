@@ -52,7 +52,7 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
 
     from pagemerge.merge import wire
 
-    path = path or socket_path()
+    named, path = path, path or socket_path()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(timeout)
@@ -61,6 +61,9 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
             length, kind, _ = wire.HEADER.unpack(_exactly(peer, wire.HEADER.size))
             body = _exactly(peer, min(length, wire.MOST_BODY))
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        if named:
+            told = f"no hub runs at {path}; `pagemerge status` without --socket asks this user's"
+            raise HubError(told, path=str(path)) from error
         raise HubError(
             f"no hub runs at {path}, so the user engine merges nobody's memory. One starts with "
             "the first program that marks memory under `pagemerge run`, or merges it from Python; "

@@ -26,7 +26,7 @@ from pagemerge.model import Knobs, KsmCounters
 
 ROOT = Path("/sys/kernel/mm/ksm")
 
-INSTEAD = "the user engine needs no kernel KSM (pagemerge run --engine user)"
+INSTEAD = "the user engine needs no kernel KSM (`pagemerge run --engine user`)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ SWITCHES = {
 """How a program's name begins -> what has it mark its memory, and what makes that private."""
 
 
-def leave(program: str, kernel: bool, socket: str) -> None:
+def leave(program: str, kernel: str, socket: str) -> None:
     """Leave a note for this process, which is to become ``program``; the environment names it.
 
-    ``kernel``: the kernel engine could merge its memory; ``socket``: where its hub is. Where no
-    note can be left, nothing is told at the end.
+    ``kernel``: what the kernel engine could do for it, empty if nothing; ``socket``: where its hub
+    is. Where no note can be left, nothing is told at the end.
     """
     try:
         folder, stderr = own_directory(), os.fstat(2)
@@ -66,14 +66,14 @@ def _clear(folder: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _lines(program: str, kernel: bool, socket: str) -> tuple[str, str, str, str]:
+def _lines(program: str, kernel: str, socket: str) -> tuple[str, str, str, str]:
     """Nothing was marked; only shared memory was; only memory of another kind was; no hub came."""
     name = plain(Path(program).name, _MOST_NAME)
     who = f"pagemerge run: nothing of {name} was merged: "
     mark, private = next(
         (words for start, words in SWITCHES.items() if name.startswith(start)), ("", "")
     )
-    engine = "--engine kernel, which merges all memory of a program" if kernel else ""
+    engine = f"--engine kernel, {kernel}" if kernel else ""
     marked = " or ".join(filter(None, [mark, engine]))
     return (
         f"{who}it marked no memory as mergeable (madvise(2)){marked and ': try ' + marked}",
