@@ -58,8 +58,10 @@ soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARG
 	@$(BIN)/python -m tests.soak --report docs/reliability.md $(ARGS)
 
 race: build $(VENV)/.test ## ten minutes of each race with writers and virtual machines: SECONDS=60
-	PAGEMERGE_RACE_SECONDS=$(SECONDS) PAGEMERGE_KVM_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s \
-		tests/integration/test_race.py tests/integration/test_kvm.py $(ARGS)
+	for barrier in move write-protect park; do \
+		PAGEMERGE_RACE_SECONDS=$(SECONDS) PAGEMERGE_RACE_BARRIERS=$$barrier \
+			$(BIN)/python -m pytest -s tests/integration/test_race.py $(ARGS) || exit 1; done
+	PAGEMERGE_KVM_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s tests/integration/test_kvm.py $(ARGS)
 
 selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare and beside an agent: ARGS="--only cow"
 	@$(BIN)/python -m tests.selftests $(ARGS)

@@ -37,9 +37,9 @@ from lab.loads import LOADS, Pids
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.find.merged import sharing_pages
-from pagemerge.governor import Step
-from pagemerge.merge.kernel import process_ksm
+from pagemerge.ksmd.governor import Step
+from pagemerge.ksmd.merged import sharing_pages
+from pagemerge.linux.ksm import process_ksm
 from pagemerge.model import PAGE_SIZE
 
 NEAR = 0.03

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from lab import guest, ksm
 
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.merge.kernel import ksm_bytes
+from pagemerge.linux.ksm import ksm_bytes
 from pagemerge.model import PAGE_SIZE
 
 MERGEABLE, UNMERGEABLE = 12, 13

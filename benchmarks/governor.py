@@ -31,8 +31,8 @@ from lab.play import LENGTH, TENANTS, Workload, play
 from lab.policies import POLICIES, Options, governor_lacks
 
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.linux.accounts import available_bytes
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch.memory import available_bytes
 
 SHORT = 30.0
 """Seconds of the workload with --short, which is for trying."""

@@ -24,7 +24,7 @@ from lab import cgroup, guest, hub, ksm
 from lab.ending import terminable
 
 from pagemerge.errors import PagemergeError
-from pagemerge.watch.memory import available_bytes
+from pagemerge.linux.accounts import available_bytes
 
 COMMON_BYTES = 100 << 20
 OWN_MIB = 16

@@ -31,8 +31,8 @@ from lab.scene import Scene, fill, workers
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import PagemergeError
 from pagemerge.find import process
+from pagemerge.ksmd.selecting import select
 from pagemerge.model import PAGE_SIZE
-from pagemerge.selecting import select
 
 SCANS = 4
 """Full scans after which ksmd has merged what it ever will: two find, smart_scan skips some."""

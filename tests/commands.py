@@ -19,11 +19,11 @@ _AS_USER = """
 import ctypes, json, locale, os, re, select, shutil, sys, traceback
 import pagemerge.cli.streams
 import pagemerge.cli.attach, pagemerge.cli.daemon, pagemerge.cli.detach, pagemerge.cli.doctor
-import pagemerge.cli.run, pagemerge.decide.trust, pagemerge.governor, pagemerge.merge.attach
-import pagemerge.find.merged, pagemerge.merge.knobs, pagemerge.linux.program
-import pagemerge.merge.client, pagemerge.merge.kernel
-import pagemerge.merge.preload, pagemerge.merge.prctl
-import pagemerge.watch.host, pagemerge.watch.memory
+import pagemerge.cli.run, pagemerge.hub.decide.trust, pagemerge.ksmd.governor
+import pagemerge.ksmd.attach, pagemerge.ksmd.merged, pagemerge.linux.knobs
+import pagemerge.hub.reach, pagemerge.linux.ksm, pagemerge.linux.program
+import pagemerge.hub.preload, pagemerge.linux.prctl
+import pagemerge.linux.host, pagemerge.linux.accounts
 import rich.console, rich.table
 uid = int(sys.argv.pop(1))
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)

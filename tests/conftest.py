@@ -25,8 +25,8 @@ from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import Unsupported
-from pagemerge.merge.kernel import Ksm
-from pagemerge.watch.host import userfaultfd
+from pagemerge.linux.host import userfaultfd
+from pagemerge.linux.ksm import Ksm
 from tests.building import VICTIMS
 from tests.hubs import Hub
 

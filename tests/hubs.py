@@ -13,8 +13,8 @@ from typing import Self
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
-from pagemerge.merge.client import fetch_status
-from pagemerge.model import ClientStatus, Status
+from pagemerge.hub.model import ClientStatus, Status
+from pagemerge.hub.reach import fetch_status
 
 FAST = """[hub]
 looks = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 
 PATIENCE = 12.0
 SEALED = 0x1 | 0x2 | 0x4 | 0x8

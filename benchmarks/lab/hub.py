@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
-from pagemerge.merge.client import fetch_status
-from pagemerge.model import Status
-from pagemerge.watch.memory import cpu_seconds
+from pagemerge.hub.model import Status
+from pagemerge.hub.reach import fetch_status
+from pagemerge.linux.accounts import cpu_seconds
 
 START = 10.0
 """Seconds that a hub may take to answer for the first time."""

@@ -14,11 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.merge import kernel
-from pagemerge.merge.kernel import ROOT
-from pagemerge.merge.knobs import RUN, STOP, Value
-from pagemerge.merge.knobs import UNMERGE as FORGET
-from pagemerge.model import KsmCounters
+from pagemerge.linux import ksm as kernel
+from pagemerge.linux.knobs import RUN, STOP, Value
+from pagemerge.linux.knobs import UNMERGE as FORGET
+from pagemerge.linux.ksm import ROOT, KsmCounters
 
 from .ending import terminable
 

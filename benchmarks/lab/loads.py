@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.linux import proc
+from pagemerge.linux import process
 
 from . import guest
 
@@ -85,9 +85,9 @@ def needs(name: str, package: str, where: str = "") -> str:
 def family(roots: Sequence[int]) -> list[int]:
     """These processes and all that they have started."""
     children: dict[int, list[int]] = {}
-    for pid in proc.pids():
+    for pid in process.pids():
         with contextlib.suppress(PagemergeError):
-            children.setdefault(proc.stat(pid).parent, []).append(pid)
+            children.setdefault(process.stat(pid).parent, []).append(pid)
     found, todo = [], list(roots)
     while todo:
         pid = todo.pop()

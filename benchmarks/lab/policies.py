@@ -19,8 +19,7 @@ from pathlib import Path
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
-from pagemerge.merge.knobs import RUN, STOP, Value
-from pagemerge.model import Knobs
+from pagemerge.linux.knobs import RUN, STOP, Knobs, Value
 
 from . import ksmtuned
 from .ksm import ADVISOR_DEFAULTS, DEFAULTS, FLAT_OUT, Ksm

@@ -19,7 +19,7 @@ import numpy as np
 from worker import U64, WORDS, content, parts
 
 from pagemerge.demo.dialog import Answer, die_with_parent, serve
-from pagemerge.merge.prctl import set_merge_any
+from pagemerge.linux.prctl import set_merge_any
 from pagemerge.model import PAGE_SIZE
 
 SHARED, ZERO = 0.4, 0.1

@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Self
 
 from pagemerge.errors import PagemergeError
-from pagemerge.merge.kernel import process_ksm
+from pagemerge.linux.accounts import available_bytes
+from pagemerge.linux.ksm import process_ksm
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch.memory import available_bytes
 
 from .cgroup import Cgroup
 from .ksm import Ksm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pagemerge._core import Memory
+from pagemerge.arrays import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
 from pagemerge.errors import (
     AccessDenied,
     HubError,
@@ -13,7 +14,6 @@ from pagemerge.errors import (
     Unsupported,
     UsageError,
 )
-from pagemerge.memory import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
 
 __version__ = "0.1.0"
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
 
 Kind = wire.Kind

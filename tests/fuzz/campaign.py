@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from pagemerge import admission
 from pagemerge.demo.dialog import Child
+from pagemerge.hub import admission
 from pagemerge.model import PAGE_SIZE
 from tests.commands import NOBODY
 from tests.conftest import VICTIMS

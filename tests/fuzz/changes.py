@@ -13,7 +13,7 @@ import select
 import signal
 from collections.abc import Callable
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from tests.commands import NOBODY
 from tests.fuzz.acts import Kind, Scene, frame
 

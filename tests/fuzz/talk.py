@@ -15,7 +15,7 @@ import struct
 import time
 from pathlib import Path
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
 
 PATIENCE = 0.2

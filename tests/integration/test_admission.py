@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge import admission
 from pagemerge.demo.dialog import Child
-from pagemerge.merge import wire
+from pagemerge.hub import admission, wire
 from tests.bystanders import merged
 from tests.commands import NOBODY
 from tests.conftest import Spawn

@@ -14,11 +14,11 @@ import pytest
 from benchmarks.lab import ksm
 
 from pagemerge.demo.dialog import Child
-from pagemerge.find.maps import eligible
+from pagemerge.find.eligible import eligible
+from pagemerge.hub.preload import LIBRARY
+from pagemerge.ksmd.attach import attach
+from pagemerge.linux.ksm import ksm_bytes, process_ksm
 from pagemerge.linux.maps import mappings
-from pagemerge.merge.attach import attach
-from pagemerge.merge.kernel import ksm_bytes, process_ksm
-from pagemerge.merge.preload import LIBRARY
 from tests.attaching import marked, merge_any
 from tests.commands import NOBODY
 from tests.conftest import Spawn

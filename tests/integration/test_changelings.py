@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
 from tests.building import compile_victim
 from tests.commands import NOBODY

@@ -21,10 +21,10 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child
-from pagemerge.merge.kernel import Ksm, cow_ksm, process_ksm
-from pagemerge.merge.prctl import why_not
+from pagemerge.linux.host import look
+from pagemerge.linux.ksm import Ksm, cow_ksm, process_ksm
+from pagemerge.linux.prctl import why_not
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch.host import look
 from tests.building import VICTIMS
 from tests.commands import PAGEMERGE
 from tests.frames import KSM, ZERO_PAGE, flags_of, frames_at

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagemerge.demo.dialog import Child
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from tests.bystanders import Bystanders
 from tests.conftest import Spawn
 from tests.fuzz.campaign import open_files

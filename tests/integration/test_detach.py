@@ -20,8 +20,8 @@ import pytest
 from benchmarks.lab import ksm
 
 from pagemerge import _core
-from pagemerge.find.maps import eligible
-from pagemerge.merge.kernel import ksm_bytes, process_ksm
+from pagemerge.find.eligible import eligible
+from pagemerge.linux.ksm import ksm_bytes, process_ksm
 from tests.attaching import build, start, until_state
 
 pytestmark = pytest.mark.requires("kernel", "cc")

@@ -12,10 +12,10 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.cli.doctor import ask_ksm
-from pagemerge.merge.kernel import Ksm
-from pagemerge.merge.prctl import merge_any
+from pagemerge.linux.host import look
+from pagemerge.linux.ksm import Ksm
+from pagemerge.linux.prctl import merge_any
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch.host import look
 from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd
 

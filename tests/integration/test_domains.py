@@ -13,7 +13,7 @@ import pytest
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
 from tests.bystanders import merged
 from tests.conftest import Spawn

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from benchmarks.lab import ksm
 
-from pagemerge.merge.kernel import Ksm, process_ksm
-from pagemerge.merge.prctl import merge_any
+from pagemerge.linux.ksm import Ksm, process_ksm
+from pagemerge.linux.prctl import merge_any
 from tests.building import VICTIMS, compile_victim
 from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd, require

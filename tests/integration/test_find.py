@@ -19,7 +19,7 @@ from benchmarks.lab import ksm
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
-from pagemerge.find import maps, process, reading, survey
+from pagemerge.find import eligible, process, reading, survey
 from pagemerge.model import PAGE_SIZE
 from tests.commands import NOBODY
 from tests.conftest import Spawn
@@ -260,7 +260,7 @@ def test_refusals_are_summed_up(start: Start) -> None:
 
 def test_shared_memory_is_told_apart(start: Start) -> None:
     row = scan_json(start("shared", 16 * MIB)["pid"])["processes"][0]
-    assert row["ineligible_bytes_by_reason"][maps.SHARED_MEMORY] == 16 * MIB
+    assert row["ineligible_bytes_by_reason"][eligible.SHARED_MEMORY] == 16 * MIB
     assert row["pages"] * PAGE_SIZE < 16 * MIB
 
 
@@ -275,7 +275,7 @@ def test_huge_pages_are_told_apart(start: Start) -> None:
         row = scan_json(start("hugetlb", 4 * MIB)["pid"])["processes"][0]
     finally:
         knob.write_text(str(before))
-    assert row["ineligible_bytes_by_reason"][maps.HUGETLB] == 4 * MIB
+    assert row["ineligible_bytes_by_reason"][eligible.HUGETLB] == 4 * MIB
 
 
 def test_a_process_that_exits_in_the_middle_is_a_row(

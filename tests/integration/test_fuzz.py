@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from pagemerge.demo.dialog import Child
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn, lacks_uffd
 from tests.fuzz import report

@@ -18,11 +18,12 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
-from pagemerge.find.merged import sharing_pages
-from pagemerge.governor import NOTE, Ended, Step, endings, promise
-from pagemerge.merge.attach import attach
-from pagemerge.merge.kernel import Ksm, is_mergeable, locked, process_ksm
-from pagemerge.model import PAGE_SIZE, Knobs
+from pagemerge.ksmd.attach import attach
+from pagemerge.ksmd.governor import NOTE, Ended, Step, endings, promise
+from pagemerge.ksmd.merged import sharing_pages
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import Ksm, is_mergeable, locked, process_ksm
+from pagemerge.model import PAGE_SIZE
 from tests.commands import NOBODY, PAGEMERGE
 from tests.conftest import Spawn
 from tests.frames import frames_at

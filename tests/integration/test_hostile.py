@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pagemerge.find.engine import AGENT
-from pagemerge.find.identity import Identities
-from pagemerge.linux import maps, proc
+from pagemerge.linux import maps, process
+from pagemerge.linux.identity import Identities
 from pagemerge.linux.text import plain
 from tests.building import VICTIMS
 from tests.commands import PAGEMERGE
@@ -68,12 +68,12 @@ def rows(shown: str, pid: int) -> list[str]:
 
 def test_what_is_read_is_what_is_so(victim: tuple[int, bytes]) -> None:
     pid, name = victim
-    assert proc.name(pid) == proc.status(pid).name == proc.stat(pid).name == text_of(name)
-    assert proc.arguments(pid)[-1] == text_of(PATH)
+    assert process.name(pid) == process.status(pid).name == process.stat(pid).name == text_of(name)
+    assert process.arguments(pid)[-1] == text_of(PATH)
     written = text_of(PATH.replace(b"\n", b"\\012"))
     assert any(it.path.endswith(written) for it in maps.mappings(pid))
     assert any(who.pid == pid and who.name == text_of(name) for who in Identities().look())
-    assert AGENT not in {proc.name(pid, thread=it) for it in proc.threads(pid)}
+    assert AGENT not in {process.name(pid, thread=it) for it in process.threads(pid)}
 
 
 def test_scan(victim: tuple[int, bytes]) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import HubError
-from pagemerge.merge.client import fetch_status
-from pagemerge.model import PAGE_SIZE, Status
+from pagemerge.hub.model import Status
+from pagemerge.hub.reach import fetch_status
+from pagemerge.model import PAGE_SIZE
 from tests.commands import PAGEMERGE
 from tests.conftest import Spawn
 from tests.hubs import PATIENCE, Hub

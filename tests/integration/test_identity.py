@@ -12,12 +12,11 @@ from contextlib import ExitStack
 import pytest
 from benchmarks.lab.cgroup import limited
 
-from pagemerge.decide.rules import Rule, rule_on
 from pagemerge.errors import Unsupported
-from pagemerge.find import identity
-from pagemerge.find.identity import Identities
-from pagemerge.model import Identity
-from pagemerge.opting import Changes, Opting
+from pagemerge.ksmd.decide.rules import Rule, rule_on
+from pagemerge.ksmd.ruling import Changes, Opting
+from pagemerge.linux import identity
+from pagemerge.linux.identity import Identities, Identity
 from tests.commands import NOBODY
 
 READY_AND_WAIT = "print(flush=True); import sys; sys.stdin.read()"

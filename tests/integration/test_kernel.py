@@ -13,9 +13,9 @@ import pytest
 from benchmarks.lab import ksm as lab
 
 from pagemerge.errors import UsageError
-from pagemerge.merge import kernel
-from pagemerge.merge.kernel import Ksm
-from pagemerge.model import Knobs
+from pagemerge.linux import ksm as kernel
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import Ksm
 from tests.commands import NOBODY
 from tests.conftest import Spawn
 
@@ -98,7 +98,7 @@ def test_an_ordinary_user_changes_nothing(ksm: Ksm) -> None:
 BECOME_NOBODY = """
 import os
 from pagemerge.errors import Unsupported
-from pagemerge.merge.kernel import Ksm
+from pagemerge.linux.ksm import Ksm
 os.setgroups([]); os.setresgid(*[{uid}] * 3); os.setresuid(*[{uid}] * 3)
 try:
     Ksm().write(sleep_millisecs=7, run=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from benchmarks.lab import ksm as lab
 
-from pagemerge.find.merged import sharing_pages
+from pagemerge.ksmd.merged import sharing_pages
 from tests.conftest import Spawn
 
 PAGES = 4096

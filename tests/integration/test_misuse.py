@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, PagemergeError
-from pagemerge.merge import wire
-from pagemerge.merge.client import fetch_status
-from pagemerge.merge.user import MOST_REQUESTS
+from pagemerge.hub import wire
+from pagemerge.hub.client import MOST_REQUESTS
+from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
 from tests.bystanders import PAGES, Bystanders, merged
 from tests.commands import NOBODY
@@ -295,20 +295,20 @@ def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> Non
 
 
 def test_no_such_process_and_someone_elses() -> None:
-    from pagemerge.watch import memory
+    from pagemerge.linux import accounts
 
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(NoSuchProcess, match=str(gone.pid)):
-        memory.footprint(gone.pid)
+        accounts.footprint(gone.pid)
     if os.geteuid():
         with pytest.raises(AccessDenied):
-            memory.footprint(1)
+            accounts.footprint(1)
         return
     code = (
-        "import os; from pagemerge.watch import memory; import traceback, linecache\n"
+        "import os; from pagemerge.linux import accounts; import traceback, linecache\n"
         f"os.setgroups([]); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
-        "memory.footprint(1)"
+        "accounts.footprint(1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "AccessDenied" in done.stderr

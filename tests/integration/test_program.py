@@ -65,7 +65,7 @@ def test_no_room_for_pending_signals(hub: Hub, victim: Spawn) -> None:
 def test_no_descriptors_for_the_agent(hub: Hub, victim: Spawn) -> None:
     """RLIMIT_NOFILE of 0 is an error of the first request; the program and its data go on."""
     member = victim("member", env=hub.env)
-    run(member, "import pagemerge.merge.client, pagemerge.decide.trust")  # what it would load late
+    run(member, "import pagemerge.hub.reach, pagemerge.hub.decide.trust")  # what it would load late
     run(member, "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (0, 64))")
     member.ask("fill", pages=8, seed=1)
     with pytest.raises(PagemergeError, match="signalfd"):

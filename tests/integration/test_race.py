@@ -3,7 +3,8 @@
 ``racer.c`` remembers outside of the memory what each page must hold, verifies a page before each
 change and all of them at the end. Two processes share contents, so merges cross processes. Under
 ``move`` another process, read(2) and devices (O_DIRECT) write as well; the other barriers do not
-stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 30).
+stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 30), and
+``PAGEMERGE_RACE_BARRIERS`` which barriers have the host to themselves (default: all at once).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.conftest import Spawn, lacks_uffd, require
 from tests.hubs import Hub
 
 SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
+BARRIERS = os.environ.get("PAGEMERGE_RACE_BARRIERS", "move write-protect park").split()
 PAGES = 6144
 FILLS = 8
 PRESENT, OF_FILE = 1 << 63, 1 << 61
@@ -108,8 +110,8 @@ class Race:
 def test_no_write_is_lost_under_any_barrier(
     victim: Spawn, hub_socket: Path, library: Path, fills: Path
 ) -> None:
-    """All three at the same time, each with a hub and processes of its own."""
-    barriers = ["park"] if lacks_uffd() else ["move", "write-protect", "park"]
+    """All at the same time, each with a hub and processes of its own."""
+    barriers = ["park"] if lacks_uffd() else BARRIERS
     with ExitStack() as running:
         races = []
         for barrier in barriers:

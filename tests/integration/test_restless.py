@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.decide.restless import FREE
+from pagemerge.hub.decide.restless import FREE
 from tests.conftest import Spawn
 from tests.hubs import FAST, Hub
 from tests.members import merged

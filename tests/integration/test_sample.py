@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pagemerge.find.sample import Sample
+from pagemerge.ksmd.sample import Sample
 from tests.conftest import Spawn
 
 PAGES = 16384

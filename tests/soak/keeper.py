@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
-from pagemerge.merge.client import fetch_status
-from pagemerge.model import Status
+from pagemerge.hub.model import Status
+from pagemerge.hub.reach import fetch_status
 from tests.hubs import PATIENCE, launch, log_of
 from tests.soak import audit
 from tests.soak.plan import SETTINGS

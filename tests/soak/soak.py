@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from pagemerge.errors import PagemergeError
-from pagemerge.model import Status
+from pagemerge.hub.model import Status
 from tests.hubs import PATIENCE
 from tests.soak import audit, plan
 from tests.soak.keeper import Keeper, growth, thirds

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.config import KernelSettings, Settings, load, load_kernel, load_rules, with_cpu
-from pagemerge.decide.rules import Rule
+from pagemerge.config import load, load_kernel, load_rules, with_cpu
 from pagemerge.errors import UsageError
-from pagemerge.model import Goals
+from pagemerge.hub.settings import Settings
+from pagemerge.ksmd.decide.rules import Rule
+from pagemerge.ksmd.model import Goals
+from pagemerge.ksmd.settings import KernelSettings
 
 
 def test_defaults_and_a_file(tmp_path: Path) -> None:

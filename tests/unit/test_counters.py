@@ -12,19 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge import viewers
-from pagemerge.merge.regions import Region
-from pagemerge.model import (
-    ABSENT,
-    BLOCK,
-    BLOCK_BYTES,
-    NO_SLOT,
-    OWN_SLOT,
-    PAGE_BYTES,
-    ZERO_SLOT,
-    Pages,
-)
-from pagemerge.watch import counters
+from pagemerge.hub import viewers
+from pagemerge.hub.decide import counters
+from pagemerge.hub.model import BLOCK, BLOCK_BYTES, NO_SLOT, OWN_SLOT, PAGE_BYTES, ZERO_SLOT, Pages
+from pagemerge.hub.regions import Region
+from pagemerge.model import ABSENT
 
 LOOKS = 2
 KINDS = st.sampled_from([0, 1, 2, 3, 7, 8, NO_SLOT, ZERO_SLOT, OWN_SLOT])

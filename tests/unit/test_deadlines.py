@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from pagemerge import _core
-from pagemerge.decide.trust import Domain
 from pagemerge.errors import HubError
-from pagemerge.members import Members
-from pagemerge.merge import user
-from pagemerge.merge.patience import Patience
-from pagemerge.merge.user import Client
+from pagemerge.hub import client as clients
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Members
+from pagemerge.hub.patience import Patience
 from pagemerge.model import PAGE_SIZE
 
 
@@ -52,7 +52,7 @@ async def ticking(work: Any) -> int:
 def test_counting_mappings_may_last_for_ever(
     forever: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(user, "mappings_left", lambda *_: forever.wait())
+    monkeypatch.setattr(clients, "mappings_left", lambda *_: forever.wait())
 
     async def run() -> None:
         client = client_of(os.getpid())
@@ -74,7 +74,7 @@ def test_whoever_waits_alone_does_not_need_the_patience_of_others(
         time.sleep(3 * Patience.SHORTEST)
         return 7
 
-    monkeypatch.setattr(user, "mappings_left", slow)
+    monkeypatch.setattr(clients, "mappings_left", slow)
 
     async def run() -> None:
         client = client_of(os.getpid())

@@ -9,19 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide import pace, plan, restless, stability
-from pagemerge.decide.trust import Domain, may_join
-from pagemerge.merge.regions import Region
-from pagemerge.model import (
-    ABSENT,
-    BLOCK,
-    NO_SLOT,
-    PAGE_SIZE,
-    ZERO,
-    ZERO_SLOT,
-    Candidates,
-    Pages,
-)
+from pagemerge.hub.decide import pace, plan, restless, stability
+from pagemerge.hub.decide.trust import Domain, may_join
+from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates, Pages
+from pagemerge.hub.regions import Region
+from pagemerge.model import ABSENT, PAGE_SIZE, ZERO
 
 NOW = 1000
 """On the hub's clock."""

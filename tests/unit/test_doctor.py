@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pagemerge.cli import doctor, findings
-from pagemerge.cli.findings import MISSING, NOTE, OK, Fact, KernelKsm
-from pagemerge.model import Knobs, KsmCounters
-from pagemerge.watch import host
-from pagemerge.watch.host import Driver, Host, Userfaultfd
+from pagemerge.cli import doctor
+from pagemerge.cli.show import findings
+from pagemerge.cli.show.findings import MISSING, NOTE, OK, Fact, KernelKsm
+from pagemerge.linux import host
+from pagemerge.linux.host import Driver, Host, Userfaultfd
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import KsmCounters
 
 ALL = host._FEATURE_MOVE | host._FEATURE_WP_UNPOPULATED
 ROOT = Host(

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagemerge.decide.rules import Rule
-from pagemerge.enrolment import Enrolment
 from pagemerge.errors import AccessDenied
-from pagemerge.model import Identity, Selection
-from pagemerge.opting import Opting
+from pagemerge.ksmd.decide.rules import Rule
+from pagemerge.ksmd.enrolment import Enrolment
+from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.ruling import Opting
+from pagemerge.linux.identity import Identity
 from tests.conftest import Spawn
 
 TAG = f"enrolment-of-{os.getpid()}"

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide.course import AGAIN, BATCH, CALM, LONGEST, Course, is_short, saved_bytes
-from pagemerge.decide.govern import govern
-from pagemerge.governor import Step, changed
-from pagemerge.model import Decision, Goals, Knobs, KsmCounters, Snapshot
+from pagemerge.ksmd.decide.course import AGAIN, BATCH, CALM, LONGEST, Course, is_short, saved_bytes
+from pagemerge.ksmd.decide.govern import govern
+from pagemerge.ksmd.governor import Step, changed
+from pagemerge.ksmd.model import Decision, Goals, Snapshot
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import KsmCounters
 
 MB = 1_000_000
 GOALS = Goals()

@@ -14,16 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagemerge.errors import NoSuchProcess, PagemergeError
-from pagemerge.find import process
+from pagemerge.find import process as found
 from pagemerge.find.engine import merged_by_us
-from pagemerge.find.identity import Identities, guest_of
-from pagemerge.find.mergeable import Mergeable
-from pagemerge.find.ranges import _merged_by_ksmd
-from pagemerge.linux import cgroup, maps, proc, values
-from pagemerge.merge import kernel
-from pagemerge.merge.attach import merging_pages, users_merged
-from pagemerge.merge.kernel import Ksm
-from pagemerge.watch import host, memory
+from pagemerge.find.evidence import _merged_by_ksmd
+from pagemerge.ksmd.attach import merging_pages, users_merged
+from pagemerge.ksmd.mergeable import Mergeable
+from pagemerge.linux import accounts, cgroup, host, ksm, maps, process, values
+from pagemerge.linux.identity import Identities, guest_of
+from pagemerge.linux.ksm import Ksm
 from tests import hostile
 from tests.hostile import Meant, text_of
 
@@ -39,39 +37,39 @@ def root() -> Iterator[Path]:
 
 Reader = Callable[[Path, Path], Any]
 READERS: dict[str, Reader] = {
-    "everyone": lambda root, sys: process.everyone(root),
-    "named": lambda root, sys: process.named([str(PID), "x", "\udcff"], root),
+    "everyone": lambda root, sys: found.everyone(root),
+    "named": lambda root, sys: found.named([str(PID), "x", "\udcff"], root),
     "identities": lambda root, sys: Identities(root).look(),
-    "stat": lambda root, sys: proc.stat(PID, root),
-    "status": lambda root, sys: proc.status(PID, root),
-    "name": lambda root, sys: proc.name(PID, root),
-    "name of a thread": lambda root, sys: proc.name(PID, root, 8),
-    "arguments": lambda root, sys: proc.arguments(PID, root),
-    "statm": lambda root, sys: proc.private_pages(PID, root),
-    "threads": lambda root, sys: proc.threads(PID, root),
+    "stat": lambda root, sys: process.stat(PID, root),
+    "status": lambda root, sys: process.status(PID, root),
+    "name": lambda root, sys: process.name(PID, root),
+    "name of a thread": lambda root, sys: process.name(PID, root, 8),
+    "arguments": lambda root, sys: process.arguments(PID, root),
+    "statm": lambda root, sys: process.private_pages(PID, root),
+    "threads": lambda root, sys: process.threads(PID, root),
     "cgroup": lambda root, sys: cgroup.unit_of(cgroup.cgroup_of(cgroup.entries(PID, root))),
     "maps": lambda root, sys: maps.mappings(PID, root),
     "mounts": lambda root, sys: maps.devices(PID, root),
-    "smaps": lambda root, sys: memory.footprint(PID, proc=root),
-    "smaps_rollup": lambda root, sys: memory.resident(PID, proc=root),
-    "ksm in smaps_rollup": lambda root, sys: kernel.ksm_bytes(PID, root),
-    "cpu": lambda root, sys: memory.cpu_seconds(PID, proc=root),
-    "available": lambda root, sys: memory.available_bytes(proc=root),
-    "total": lambda root, sys: memory.total_bytes(proc=root),
-    "pressure": lambda root, sys: memory.pressure_percent(proc=root),
-    "anonymous": lambda root, sys: memory.anonymous_bytes(PID, proc=root),
-    "usage": lambda root, sys: memory.cgroup_bytes(PID, proc=root, cgroups=sys),
-    "limit": lambda root, sys: memory.cgroup_limit_bytes(proc=root, cgroups=sys),
-    "ksm run": lambda root, sys: memory.ksm_run(ksm=sys),
-    "ksm of a process": lambda root, sys: kernel.process_ksm(PID, root),
-    "mergeable": lambda root, sys: kernel.is_mergeable(PID, root),
+    "smaps": lambda root, sys: accounts.footprint(PID, proc=root),
+    "smaps_rollup": lambda root, sys: accounts.resident(PID, proc=root),
+    "ksm in smaps_rollup": lambda root, sys: ksm.ksm_bytes(PID, root),
+    "cpu": lambda root, sys: accounts.cpu_seconds(PID, proc=root),
+    "available": lambda root, sys: accounts.available_bytes(proc=root),
+    "total": lambda root, sys: accounts.total_bytes(proc=root),
+    "pressure": lambda root, sys: accounts.pressure_percent(proc=root),
+    "anonymous": lambda root, sys: accounts.anonymous_bytes(PID, proc=root),
+    "usage": lambda root, sys: accounts.cgroup_bytes(PID, proc=root, cgroups=sys),
+    "limit": lambda root, sys: accounts.cgroup_limit_bytes(proc=root, cgroups=sys),
+    "ksm run": lambda root, sys: accounts.ksm_run(ksm=sys),
+    "ksm of a process": lambda root, sys: ksm.process_ksm(PID, root),
+    "mergeable": lambda root, sys: ksm.is_mergeable(PID, root),
     "who is mergeable": lambda root, sys: Mergeable(
-        lambda pid: kernel.is_mergeable(pid, root), root
+        lambda pid: ksm.is_mergeable(pid, root), root
     ).refresh(1.0),
     "merging": lambda root, sys: merging_pages(PID, root),
     "merged by ksmd": lambda root, sys: _merged_by_ksmd(PID, root),
     "users": lambda root, sys: users_merged(root),
-    "copies": lambda root, sys: kernel.cow_ksm(root),
+    "copies": lambda root, sys: ksm.cow_ksm(root),
     "knobs": lambda root, sys: Ksm(sys, root).knobs(),
     "counters": lambda root, sys: Ksm(sys, root).counters(),
     "driver": lambda root, sys: Ksm(sys, root).driver(),
@@ -99,12 +97,12 @@ def test_what_the_kernel_means_is_read(root: Path, who: Meant) -> None:
     hostile.write(folder, {"uptime": b"1.0 1.0\n"})
     hostile.add(folder / str(PID), dict(who.files()))
     name = text_of(who.name)
-    assert proc.stat(PID, folder).name == proc.name(PID, folder) == name
-    assert proc.stat(PID, folder).start_time == who.start_time
-    assert process.everyone(folder) == [process.Process(PID, name, who.uid)]
+    assert process.stat(PID, folder).name == process.name(PID, folder) == name
+    assert process.stat(PID, folder).start_time == who.start_time
+    assert found.everyone(folder) == [found.Process(PID, name, who.uid)]
     (identity,) = Identities(folder).look()
     assert (identity.pid, identity.name, identity.start_time) == (PID, name, who.start_time)
-    words = (b"\0".join(who.arguments))[: proc.MOST_ARGUMENTS].split(b"\0")
+    words = (b"\0".join(who.arguments))[: process.MOST_ARGUMENTS].split(b"\0")
     assert identity.command == " ".join(map(text_of, words))
     assert identity.cgroup == text_of(b"/" + b"/".join(who.cgroup))
 
@@ -161,7 +159,7 @@ def test_a_command_line_is_read_to_a_limit(tmp_path: Path) -> None:
     with (tmp_path / "7" / "cmdline").open("wb") as file:
         file.write(b"program\0")
         file.truncate(1 << 40)
-    assert proc.arguments(PID, tmp_path) == ["program"]
+    assert process.arguments(PID, tmp_path) == ["program"]
 
 
 @pytest.mark.parametrize("data", [b"", b"7 (x", b"7 (x)", b"7 (x) S", b"7 (x) S 1 y 3 4 5 z"])
@@ -169,15 +167,15 @@ def test_half_a_stat_is_an_error_that_names_the_file(tmp_path: Path, data: bytes
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "stat").write_bytes(data)
     with pytest.raises(PagemergeError, match=r"7/stat is not as proc\(5\)") as caught:
-        proc.stat(PID, tmp_path)
+        process.stat(PID, tmp_path)
     assert caught.value.pid == PID
 
 
 def test_a_file_that_only_newer_kernels_have(tmp_path: Path) -> None:
     with pytest.raises(NoSuchProcess):
-        proc.read_newer(PID, "ksm_stat", tmp_path)
+        process.read_newer(PID, "ksm_stat", tmp_path)
     (tmp_path / "7").mkdir()
-    assert proc.read_newer(PID, "ksm_stat", tmp_path) is None
+    assert process.read_newer(PID, "ksm_stat", tmp_path) is None
 
 
 @given(st.binary(max_size=30) | st.integers().map(lambda number: b" %d \n" % number))
@@ -187,9 +185,9 @@ def test_a_number_is_what_python_reads_or_none(data: bytes) -> None:
 
 
 def test_our_own_process() -> None:
-    own = proc.stat(os.getpid())
+    own = process.stat(os.getpid())
     assert own.parent == os.getppid()
-    assert own.name == proc.name(os.getpid()) == proc.status(os.getpid()).name
+    assert own.name == process.name(os.getpid()) == process.status(os.getpid()).name
     assert not own.has_ended
-    assert os.getpid() in proc.pids()
-    assert os.getpid() in proc.threads(os.getpid())
+    assert os.getpid() in process.pids()
+    assert os.getpid() in process.threads(os.getpid())

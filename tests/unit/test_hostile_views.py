@@ -17,18 +17,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pagemerge import cli
-from pagemerge.cli import attach, doctor, findings, scan, selection, status, tables, words
+from pagemerge.cli import attach, doctor, scan, status
 from pagemerge.cli.logs import INSIDE, Lines
-from pagemerge.decide.rules import Rule, rule_on
+from pagemerge.cli.show import findings, selection, tables, words
 from pagemerge.errors import PagemergeError
 from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable
 from pagemerge.find.survey import Row, Survey
 from pagemerge.find.tally import Totals
+from pagemerge.ksmd.attach import Outcome
+from pagemerge.ksmd.decide.rules import Rule, rule_on
+from pagemerge.ksmd.model import Selection
+from pagemerge.linux.host import Driver
 from pagemerge.linux.text import plain
-from pagemerge.merge.attach import Outcome
-from pagemerge.model import Selection
-from pagemerge.watch.host import Driver
 from tests import hostile
 from tests.hostile import assert_plain, text_of
 from tests.unit.test_doctor import KSM, USER

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.find.identity import TURNS, Identities, guest_of
 from pagemerge.linux.cgroup import cgroup_of, parse, unit_of
-from pagemerge.linux.proc import program as program_of
+from pagemerge.linux.identity import TURNS, Identities, guest_of
+from pagemerge.linux.process import program as program_of
 
 VERSION_1 = """\
 12:pids:/system.slice/web.service

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import NoSuchProcess, PagemergeError, Unsupported, UsageError
-from pagemerge.merge import kernel
-from pagemerge.merge.kernel import Ksm, ProcessKsm
-from pagemerge.merge.knobs import in_order, restoring
-from pagemerge.model import Knobs, KsmCounters
+from pagemerge.linux import ksm as kernel
+from pagemerge.linux.knobs import Knobs, in_order, restoring
+from pagemerge.linux.ksm import Ksm, KsmCounters, ProcessKsm
 
 FOUND = {
     "run": "1",
@@ -219,7 +218,7 @@ def test_ksmd_is_told_from_a_program_of_its_name(ksm: Ksm) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from pagemerge.merge.kernel import locked
+from pagemerge.linux.ksm import locked
 with locked(Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.read()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import NoSuchProcess
-from pagemerge.find import maps, process
+from pagemerge.find import eligible, process
+from pagemerge.linux import maps
 
 MAPS = """\
 55f0c0a00000-55f0c0a02000 r--p 00003000 fe:00 247774                     /usr/bin/with space
@@ -57,13 +58,14 @@ def test_obstacles(proc: Path) -> None:
     known = maps.devices(42, proc)
     assert known.hugetlb == {"00:30"}
     known = maps.Devices(known.hugetlb, memfd="00:01")
-    reasons = [maps.obstacle(mapping, known) for mapping in maps.mappings(42, proc)]
+    reasons = [eligible.obstacle(mapping, known) for mapping in maps.mappings(42, proc)]
     assert reasons == [
-        *("", "", "", maps.HUGETLB, maps.HUGETLB, maps.SHARED_MEMORY, "", maps.DEVICE),
-        *(maps.SHARED_MEMORY, maps.SHARED_FILE, maps.NO_ACCESS, maps.DEVICE, maps.HUGETLB),
-        maps.SPECIAL,
+        *("", "", "", eligible.HUGETLB, eligible.HUGETLB, eligible.SHARED_MEMORY, ""),
+        *(eligible.DEVICE, eligible.SHARED_MEMORY, eligible.SHARED_FILE, eligible.NO_ACCESS),
+        *(eligible.DEVICE, eligible.HUGETLB),
+        eligible.SPECIAL,
     ]
-    assert set(reasons) - {""} <= set(maps.REASONS)
+    assert set(reasons) - {""} <= set(eligible.REASONS)
 
 
 def test_the_process_that_has_gone(proc: Path) -> None:

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from pagemerge import members
-from pagemerge.decide.trust import Domain
-from pagemerge.members import Budget, Members
-from pagemerge.merge.user import Client
+from pagemerge.hub import domain as domains
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Budget, Members
 
 
 def work(seconds: float) -> None:
@@ -22,7 +22,7 @@ def work(seconds: float) -> None:
 
 
 def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "MOST_SPARE", 0.02)
+    monkeypatch.setattr(domains, "MOST_SPARE", 0.02)
     budget = Budget(share=1.0, idle_share=0.5)
     work(0.05)
     budget.rest(is_spare=False)
@@ -39,11 +39,11 @@ def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPat
 
 def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None:
     domain = Members(Domain(0))
-    domain.pending = members.FEW
+    domain.pending = domains.FEW
     assert not domain.is_worth_a_plan
     domain.pending += 1
     assert domain.is_worth_a_plan
-    large = SimpleNamespace(claimed=(1, 1000 * members.FEW_OF))
+    large = SimpleNamespace(claimed=(1, 1000 * domains.FEW_OF))
     domain.clients.append(cast(Client, large))
     assert not domain.is_worth_a_plan
     domain.pending += 1000

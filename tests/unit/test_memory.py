@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import NoSuchProcess
+from pagemerge.linux import accounts
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch import memory
 
 SMAPS = """\
 7f0000000000-7f0000010000 rw-p 00000000 00:00 0
@@ -36,14 +36,19 @@ def write(path: Path, text: str) -> None:
 
 def test_footprint_keeps_slabs_apart(tmp_path: Path) -> None:
     write(tmp_path / "7" / "smaps", SMAPS)
-    found = memory.footprint(7, proc=tmp_path)
-    assert found.total == memory.Resident(rss_bytes=100 * 1024, pss_bytes=52 * 1024)
-    assert found.slabs == memory.Resident(rss_bytes=32 * 1024, pss_bytes=8 * 1024)
+    found = accounts.footprint(7, proc=tmp_path)
+    assert found.total == accounts.Resident(rss_bytes=100 * 1024, pss_bytes=52 * 1024)
+    assert found.slabs == accounts.Resident(rss_bytes=32 * 1024, pss_bytes=8 * 1024)
     assert found.own_pss_bytes == 44 * 1024
 
 
 def test_a_process_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for read in (memory.footprint, memory.resident, memory.cpu_seconds, memory.cgroup_bytes):
+    for read in (
+        accounts.footprint,
+        accounts.resident,
+        accounts.cpu_seconds,
+        accounts.cgroup_bytes,
+    ):
         with pytest.raises(NoSuchProcess) as caught:
             read(7, proc=tmp_path)
         assert caught.value.pid == 7
@@ -51,7 +56,7 @@ def test_a_process_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_cpu_seconds_with_a_name_full_of_brackets(tmp_path: Path) -> None:
     write(tmp_path / "7" / "stat", "7 (a) b) (c) S 1 7 7 0 -1 0 0 0 0 0 250 50 9 9 20 0 1 0 5 0\n")
-    assert memory.cpu_seconds(7, proc=tmp_path) == pytest.approx(3.0)
+    assert accounts.cpu_seconds(7, proc=tmp_path) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
@@ -65,23 +70,23 @@ def test_cpu_seconds_with_a_name_full_of_brackets(tmp_path: Path) -> None:
 def test_cgroup_of_either_version(tmp_path: Path, entry: str, file: str) -> None:
     write(tmp_path / "proc" / "7" / "cgroup", entry)
     write(tmp_path / "cgroup" / file, "4096\n")
-    usage = memory.cgroup_bytes(7, proc=tmp_path / "proc", cgroups=tmp_path / "cgroup")
+    usage = accounts.cgroup_bytes(7, proc=tmp_path / "proc", cgroups=tmp_path / "cgroup")
     assert usage == 4096
 
 
 def test_what_a_host_lacks_is_none(tmp_path: Path) -> None:
     write(tmp_path / "7" / "cgroup", "0::/\n")
     write(tmp_path / "meminfo", "MemTotal: 8 kB\n")
-    assert memory.cgroup_bytes(7, proc=tmp_path, cgroups=tmp_path) is None
-    assert memory.available_bytes(proc=tmp_path) is None
-    assert memory.ksm_run(ksm=tmp_path) is None
+    assert accounts.cgroup_bytes(7, proc=tmp_path, cgroups=tmp_path) is None
+    assert accounts.available_bytes(proc=tmp_path) is None
+    assert accounts.ksm_run(ksm=tmp_path) is None
 
 
 def test_available_and_ksm(tmp_path: Path) -> None:
     write(tmp_path / "meminfo", "MemTotal: 8 kB\nMemAvailable:       4 kB\n")
     write(tmp_path / "run", "1\n")
-    assert memory.available_bytes(proc=tmp_path) == 4096
+    assert accounts.available_bytes(proc=tmp_path) == 4096
     pagesets = "  pagesets\n    cpu: {}\n              count:    {}\n              high:     9\n"
     write(tmp_path / "zoneinfo", "Node 0\n" + pagesets.format(0, 3) + pagesets.format(1, 4))
-    assert memory.available_bytes(proc=tmp_path) == 4096 + 7 * PAGE_SIZE
-    assert memory.ksm_run(ksm=tmp_path) == 1
+    assert accounts.available_bytes(proc=tmp_path) == 4096 + 7 * PAGE_SIZE
+    assert accounts.ksm_run(ksm=tmp_path) == 1

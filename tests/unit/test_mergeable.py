@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.find.mergeable import SELDOM, Mergeable
+from pagemerge.ksmd.mergeable import SELDOM, Mergeable
 
 
 class Proc:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from pagemerge.decide.rules import Rule
-from pagemerge.model import Identity
-from pagemerge.opting import Changes, Opting
+from pagemerge.ksmd.decide.rules import Rule
+from pagemerge.ksmd.ruling import Changes, Opting
+from pagemerge.linux.identity import Identity
 from tests.unit.test_rules import GUEST, WEB
 
 RULES = Rule("in", unit="web-*"), Rule("in", guest="*"), Rule("out", command="*secret*")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagemerge.hub.preload import LIBRARY, obstacle
 from pagemerge.linux import program
-from pagemerge.merge.preload import LIBRARY, obstacle
 from tests.commands import NOBODY
 from tests.programs import AARCH64, I386, MUSL, X86_64, elf, made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pagemerge.cli import progress
+from pagemerge.cli.show import progress
 
 
 def test_lines_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:

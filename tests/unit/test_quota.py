@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pagemerge.decide.quota import Limits, Verdict, judge, limits
+from pagemerge.hub.decide.shares import Limits, Verdict, judge, limits
+from pagemerge.linux.accounts import cgroup_limit_bytes
 from pagemerge.model import PAGE_SIZE
-from pagemerge.watch.memory import cgroup_limit_bytes
 
 OK, OVER, FULL = Verdict
 A, B = 11, 12

@@ -12,10 +12,10 @@ from typing import Any
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
-from pagemerge.merge import wire
-from pagemerge.merge.link import Link
-from pagemerge.merge.patience import Unlimited
-from pagemerge.merge.user import Client
+from pagemerge.hub import wire
+from pagemerge.hub.client import Client
+from pagemerge.hub.link import Link
+from pagemerge.hub.patience import Unlimited
 
 
 class Ends:

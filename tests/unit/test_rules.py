@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.decide.rules import Decision, Rule, fits, rule_on
-from pagemerge.model import Identity
+from pagemerge.ksmd.decide.rules import Decision, Rule, fits, rule_on
+from pagemerge.linux.identity import Identity
 
 WEB = Identity(
     pid=100,

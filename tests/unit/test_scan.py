@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from pagemerge.cli import scan, selection, tables
-from pagemerge.find import maps
+from pagemerge.cli import scan
+from pagemerge.cli.show import selection, tables
+from pagemerge.find import eligible
 from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable, Stretch, count
 from pagemerge.find.survey import Row, Survey
 from pagemerge.find.tally import Totals
+from pagemerge.ksmd.model import Selection
 from pagemerge.linux.maps import parse
-from pagemerge.model import PAGE_SIZE, Selection
+from pagemerge.model import PAGE_SIZE
 
 WIDTHS = (60, 80, 100, 200)
 BIG = 250_000_000
@@ -42,7 +44,9 @@ ROWS = [
     for at in range(12)
 ]
 DENIED = [Row(Process(at, "systemd", at), error=f"uid {at}", denied=True) for at in range(1, 8)]
-SURVEY = Survey(ROWS, TOTALS, Stable(10_000, 100), dict.fromkeys(maps.REASONS, 4096), 9, 1.0, 1.0)
+SURVEY = Survey(
+    ROWS, TOTALS, Stable(10_000, 100), dict.fromkeys(eligible.REASONS, 4096), 9, 1.0, 1.0
+)
 
 
 def shown(

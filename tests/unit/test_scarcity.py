@@ -13,15 +13,16 @@ from typing import cast
 import numpy as np
 import pytest
 
-from pagemerge import _core, tidy
-from pagemerge.config import Settings
-from pagemerge.decide.trust import Domain
+from pagemerge import _core
 from pagemerge.errors import HubError, PagemergeError
-from pagemerge.hub import Hub
-from pagemerge.members import Members
-from pagemerge.merge.link import Link
-from pagemerge.merge.regions import Region
-from pagemerge.merge.user import Client
+from pagemerge.hub import tidy
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Members
+from pagemerge.hub.hub import Hub
+from pagemerge.hub.link import Link
+from pagemerge.hub.regions import Region
+from pagemerge.hub.settings import Settings
 
 
 def test_what_we_lack_widens_no_domain() -> None:

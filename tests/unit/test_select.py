@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.cli import selection as words
-from pagemerge.decide.select import BRIDGE, SHARE, budget, choose
+from pagemerge.cli.show import selection as words
 from pagemerge.errors import UsageError
+from pagemerge.find.evidence import Evidence, _evidence
 from pagemerge.find.process import Process
-from pagemerge.find.ranges import _evidence
 from pagemerge.find.reading import Source
+from pagemerge.ksmd.decide.ranges import BRIDGE, SHARE, budget, choose
+from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.selecting import select
 from pagemerge.linux.maps import Mapping
-from pagemerge.model import PAGE_SIZE, Evidence, Selection
-from pagemerge.selecting import select
+from pagemerge.model import PAGE_SIZE
 
 ABSENT, UNIQUE, DUPLICATE = ".", "u", "D"
 BASE = 1 << 20

@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 
 from rich.console import Console
 
-from pagemerge.cli import status, words
-from pagemerge.model import ClientStatus, Status
+from pagemerge.cli import status
+from pagemerge.cli.show import words
+from pagemerge.hub.model import ClientStatus, Status
 
 CLIENT = ClientStatus(
     pid=42,

@@ -11,8 +11,9 @@ import pytest
 
 from pagemerge import _core
 from pagemerge.errors import ProtocolError, UsageError
-from pagemerge.merge.store import Slab, Store
-from pagemerge.model import ABSENT, NO_SLOT, PAGE_SIZE, ZERO
+from pagemerge.hub.model import NO_SLOT
+from pagemerge.hub.store import Slab, Store
+from pagemerge.model import ABSENT, PAGE_SIZE, ZERO
 
 MINE = np.full(8, 42, np.uint32)
 """The process that slots are filled from, it is said."""

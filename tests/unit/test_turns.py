@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pagemerge.merge import turns
+from pagemerge.hub import turns
 
 
 async def work(items: int, seconds: float, awaited: bool = False) -> int:

@@ -6,8 +6,8 @@ import asyncio
 import socket
 from contextlib import ExitStack
 
-from pagemerge.admission import MOST_UNREAD, Account
-from pagemerge.merge.link import MOST_WAITING, Link
+from pagemerge.hub.admission import MOST_UNREAD, Account
+from pagemerge.hub.link import MOST_WAITING, Link
 
 FRAME = 1 << 20
 

@@ -13,8 +13,8 @@ import pytest
 
 from pagemerge import _core
 from pagemerge.errors import HubError, ProtocolError
-from pagemerge.merge import wire
-from pagemerge.merge.link import Link
+from pagemerge.hub import wire
+from pagemerge.hub.link import Link
 
 
 def test_both_sides_mean_the_same() -> None:

@@ -128,8 +128,8 @@ def main() -> None:
     if len(sys.argv) > 1:  # an unprivileged user, who need not be able to read our modules
         import msgspec  # noqa: F401
 
-        import pagemerge.merge.client
-        import pagemerge.merge.wire  # noqa: F401
+        import pagemerge.hub.reach
+        import pagemerge.hub.wire  # noqa: F401
 
         os.setgroups([])
         os.setresgid(*[int(sys.argv[1])] * 3)

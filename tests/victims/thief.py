@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.commands import NOBODY
 from tests.stranger import Stranger
 
-from pagemerge.merge import wire
+from pagemerge.hub import wire
 
 
 def ask(stranger: Stranger, address: int) -> str:

@@ -126,7 +126,7 @@ def _folded(text: str) -> str:
     from inspect import cleandoc
     from shutil import get_terminal_size
 
-    from pagemerge.cli.words import folded
+    from pagemerge.cli.show.words import folded
 
     width = min(get_terminal_size().columns - 2, WIDEST)  # as argparse has it
     parts = (folded(part, max(width, 20)) for part in cleandoc(text).split("\n\n"))

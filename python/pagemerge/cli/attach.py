@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pagemerge.cli import tables
-from pagemerge.cli.words import as_json, duration, number
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.words import as_json, duration, number
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pagemerge.find.process import Process
-    from pagemerge.merge.attach import Outcome
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.model import Selection
+    from pagemerge.ksmd.attach import Outcome
+    from pagemerge.ksmd.model import Selection
+    from pagemerge.linux.ksm import Ksm
 
 
 class Attach:
@@ -59,9 +59,9 @@ class Attach:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Attach and print; 1 if one of the processes could not be attached."""
-        from pagemerge.cli import selection
-        from pagemerge.merge.attach import attach, users_merged
-        from pagemerge.merge.knobs import standstill
+        from pagemerge.cli.show import selection
+        from pagemerge.ksmd.attach import attach, users_merged
+        from pagemerge.linux.knobs import standstill
 
         ksm, targets = ready(args.target)
         if not args.across_users:
@@ -135,7 +135,7 @@ def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
     Raises ``Unsupported`` where there is no kernel KSM or it is not this user's to use.
     """
     from pagemerge.find.process import named
-    from pagemerge.merge.kernel import Ksm
+    from pagemerge.linux.ksm import Ksm
 
     ksm = Ksm()
     if reason := ksm.lack():  # our own engine is no way to reach a program that runs already
@@ -148,7 +148,7 @@ def refuse_several_users(targets: Iterable[Process], merged: Mapping[int, list[i
 
     ``merged``: the processes that kernel KSM has already, as ``users_merged`` tells them.
     """
-    from pagemerge.merge.attach import listed
+    from pagemerge.ksmd.attach import listed
 
     users = {target.uid for target in targets}
     others = {uid: pids for uid, pids in merged.items() if uid not in users}
@@ -166,8 +166,8 @@ def refuse_several_users(targets: Iterable[Process], merged: Mapping[int, list[i
 def look(target: Process) -> Row:
     """What can be merged of ``target``, or what stands in the way; does nothing to it."""
     from pagemerge import _core
+    from pagemerge.find.eligible import eligible
     from pagemerge.find.engine import merged_by_us
-    from pagemerge.find.maps import eligible
     from pagemerge.find.process import explain
     from pagemerge.linux.maps import mappings
 
@@ -183,10 +183,10 @@ def look(target: Process) -> Row:
 
 def choose(rows: Iterable[Row]) -> dict[int, Selection]:
     """What is worth being marked in each process that can be attached, by pid."""
-    from pagemerge.cli.progress import looking
+    from pagemerge.cli.show.progress import looking
     from pagemerge.find.process import everyone
-    from pagemerge.merge.kernel import is_mergeable
-    from pagemerge.selecting import select
+    from pagemerge.ksmd.selecting import select
+    from pagemerge.linux.ksm import is_mergeable
 
     wanted = [row.process for row in rows if not row.error]
     pids = {process.pid for process in wanted}
@@ -198,7 +198,7 @@ def choose(rows: Iterable[Row]) -> dict[int, Selection]:
 
 def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges]) -> Outcome:
     """Attach the chosen ranges of a process."""
-    from pagemerge.merge.attach import attach
+    from pagemerge.ksmd.attach import attach
 
     if chosen is None or chosen.error:
         raise PagemergeError(chosen.error if chosen else "it has gone", pid=pid)
@@ -207,7 +207,7 @@ def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges])
 
 def show_chosen(chosen: list[Selection], console: Console, *, done: bool) -> None:
     """What the finder has found worth marking; ``done``: it is marked now."""
-    from pagemerge.cli import selection
+    from pagemerge.cli.show import selection
 
     tables.show(console, selection.sentence(chosen, done=done))
     console.print()
@@ -236,7 +236,7 @@ def do(row: Row, action: Action) -> Row:
 
 def is_whole(row: Row) -> bool:
     """May ksmd merge all of a process already?"""
-    from pagemerge.merge.kernel import process_ksm
+    from pagemerge.linux.ksm import process_ksm
 
     try:
         return bool(process_ksm(row.process.pid).merge_any)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pagemerge.cli import as_path, logs, streams
-from pagemerge.cli.words import number
-from pagemerge.decide.trust import Domain
+from pagemerge.cli.show.words import number
 from pagemerge.errors import HubError, Unsupported, UsageError
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.model import Planned
 from pagemerge.linux.text import plain
-from pagemerge.model import PAGE_SIZE, Planned
+from pagemerge.model import PAGE_SIZE
 
 
 class Daemon:
@@ -79,9 +80,9 @@ class Daemon:
 def _serve(args: argparse.Namespace) -> int:
     """Be a hub."""
     from pagemerge.config import load, with_cpu
-    from pagemerge.hub import Hub
-    from pagemerge.merge.client import socket_path
-    from pagemerge.service import Service, only_one
+    from pagemerge.hub.hub import Hub
+    from pagemerge.hub.reach import socket_path
+    from pagemerge.hub.service import Service, only_one
 
     settings = with_cpu(load(args.config), args.cpu)
     _return_memory()
@@ -110,10 +111,10 @@ def _serve(args: argparse.Namespace) -> int:
 def _govern(args: argparse.Namespace) -> int:
     """Be the governor of kernel KSM."""
     from pagemerge.config import load_kernel, load_rules, with_cpu
-    from pagemerge.enrolment import Enrolment, Kernel
-    from pagemerge.governor import Governor, alone, borrowed, endings
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.opting import Opting
+    from pagemerge.ksmd.enrolment import Enrolment, Kernel
+    from pagemerge.ksmd.governor import Governor, alone, borrowed, endings
+    from pagemerge.ksmd.ruling import Opting
+    from pagemerge.linux.ksm import Ksm
 
     settings, rules = with_cpu(load_kernel(args.config), args.cpu), load_rules(args.config)
     ksm = Ksm()
@@ -157,7 +158,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
     """A plan in words, a line a client."""
-    from pagemerge.cli.words import size
+    from pagemerge.cli.show.words import size
 
     merged = sum(row.pages + row.zero_pages for row in rows) - sum(row.new_slots for row in rows)
     saves = f"would save {size(merged * PAGE_SIZE)} in {len(rows)} processes"

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import tables, words
+from pagemerge.cli.show import tables, words
 from pagemerge.errors import Unsupported
 from pagemerge.linux.text import plain
 
@@ -63,9 +63,9 @@ class Demo:
         """Play it, print what came of it, and judge."""
         from pagemerge.demo.play import Settings, play
         from pagemerge.demo.show import progress
-        from pagemerge.merge import client
+        from pagemerge.hub import reach
 
-        barrier = args.barrier or client.barrier()
+        barrier = args.barrier or reach.barrier()
         refuse_another(barrier)
         settings = Settings(args.workers, args.size * 1_000_000, barrier)
         with sigterm_unwinds(), progress() as tell:
@@ -93,7 +93,7 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
     if as_json:
         print(words.as_json(asdict(outcome)))
         return
-    from pagemerge.cli.words import size
+    from pagemerge.cli.show.words import size
     from pagemerge.demo import show
 
     show.told(outcome, tables.console())

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import attach, tables
-from pagemerge.cli.progress import separating
-from pagemerge.cli.words import as_json, number, size
+from pagemerge.cli import attach
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.progress import separating
+from pagemerge.cli.show.words import as_json, number, size
 
 if TYPE_CHECKING:
     from pagemerge.cli.attach import Row
@@ -58,8 +59,8 @@ class Detach:
 
 def foreseen(row: Row) -> Row:
     """``row``, what is merged of it, and whether there is anything to undo."""
-    from pagemerge.merge.attach import merged_bytes
-    from pagemerge.merge.kernel import is_mergeable
+    from pagemerge.ksmd.attach import merged_bytes
+    from pagemerge.linux.ksm import is_mergeable
 
     nothing = "is not mergeable: there is nothing to undo"
     row = attach.remarked(row, not is_mergeable(row.process.pid), nothing)
@@ -68,7 +69,7 @@ def foreseen(row: Row) -> Row:
 
 def separate(rows: list[Row]) -> list[Row]:
     """``rows`` with what came of it; shows progress."""
-    from pagemerge.merge.attach import detach
+    from pagemerge.ksmd.attach import detach
 
     with separating(sum(row.eligible_bytes for row in rows)) as tell:
         return [attach.do(row, partial(detach, progress=tell)) for row in rows]

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import tables
-from pagemerge.cli.findings import (
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.findings import (
     MISSING,
     OK,
     Engine,
@@ -18,15 +18,15 @@ from pagemerge.cli.findings import (
     kernel_engine,
     user_engine,
 )
-from pagemerge.cli.words import as_json, folded
+from pagemerge.cli.show.words import as_json, folded
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.watch.host import Host
+    from pagemerge.linux.host import Host
+    from pagemerge.linux.ksm import Ksm
 
 COLOURS = {OK: "green", MISSING: "bold red"}
 """Those that can be read on a light and on a dark terminal; a note has none."""
@@ -52,7 +52,7 @@ class Doctor:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Look and tell."""
-        from pagemerge.watch.host import look
+        from pagemerge.linux.host import look
 
         host, ksm = look(), ask_ksm()
         engines = [ask_user_engine(host), kernel_engine(ksm)]
@@ -66,8 +66,8 @@ class Doctor:
 
 def ask_ksm() -> KernelKsm:
     """What kernel KSM says of itself."""
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.merge.prctl import why_not
+    from pagemerge.linux.ksm import Ksm
+    from pagemerge.linux.prctl import why_not
 
     ksm = Ksm()
     return KernelKsm(
@@ -79,9 +79,9 @@ def merged_now(ksm: Ksm) -> int | None:
     """Bytes that kernel KSM has merged in the processes seen here; None for who is not told."""
     import os
 
-    from pagemerge.find.merged import sharing_pages
-    from pagemerge.linux.proc import pids
-    from pagemerge.merge.kernel import is_mergeable
+    from pagemerge.ksmd.merged import sharing_pages
+    from pagemerge.linux.ksm import is_mergeable
+    from pagemerge.linux.process import pids
     from pagemerge.model import PAGE_SIZE
 
     if not os.access(ksm.proc / "kpageflags", os.R_OK, effective_ids=True):
@@ -94,9 +94,9 @@ def merged_now(ksm: Ksm) -> int | None:
 def ask_user_engine(host: Host) -> Engine:
     """What the agent would get in a program of this user's."""
     from pagemerge import _core
-    from pagemerge.merge import client
+    from pagemerge.hub import reach
 
-    barrier, reason = _core.probe_barrier(client.barrier())
+    barrier, reason = _core.probe_barrier(reach.barrier())
     return user_engine(host, _core.BARRIERS[barrier], reason)
 
 

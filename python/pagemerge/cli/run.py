@@ -17,8 +17,8 @@ from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
 
 if TYPE_CHECKING:
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.merge.knobs import Standstill
+    from pagemerge.linux.knobs import Standstill
+    from pagemerge.linux.ksm import Ksm
 
 STARTED = ("PAGEMERGE_ENGINE", "kernel")
 """In the environment of programs that were started for kernel KSM."""
@@ -79,7 +79,7 @@ class Run:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Become the program; returns only by an error (77: this host or user cannot)."""
-        from pagemerge.merge.note import take_away
+        from pagemerge.hub.note import take_away
 
         domain = domain_of(args)
         program = find(args.command[0])
@@ -98,7 +98,7 @@ class Run:
 
 def domain_of(args: argparse.Namespace) -> str:
     """What narrows the trust domain; empty if nothing. Raises ``UsageError`` for a bad name."""
-    from pagemerge.decide.trust import checked_name
+    from pagemerge.hub.decide.trust import checked_name
 
     if args.domain is not None:
         return checked_name(args.domain)
@@ -108,10 +108,10 @@ def domain_of(args: argparse.Namespace) -> str:
 
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
     """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
-    from pagemerge.merge import client, note, preload
-    from pagemerge.merge.prctl import merge_any, set_merge_any, why_not
+    from pagemerge.hub import note, preload, reach
+    from pagemerge.linux.prctl import merge_any, set_merge_any, why_not
 
-    wanted = args.barrier or client.barrier()
+    wanted = args.barrier or reach.barrier()
     try:
         barrier_for(wanted, program)
     except Unsupported as lack:
@@ -126,7 +126,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
             "switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)",
         )
     os.environ.pop(note.VARIABLE, None)
-    path = str((args.socket or client.socket_path()).absolute())
+    path = str((args.socket or reach.socket_path()).absolute())
     if not args.quiet:
         kernel = "" if why_not() else f"which merges all memory of a program{once()}"
         note.leave(program, kernel, path)
@@ -134,7 +134,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=wanted,
         PAGEMERGE_DOMAIN=domain,
-        PAGEMERGE_HUB="\n".join(client.hub_command(path)),
+        PAGEMERGE_HUB="\n".join(reach.hub_command(path)),
         LD_PRELOAD=":".join([str(preload.LIBRARY), *preload.of_others()]),
     )
 
@@ -145,9 +145,9 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     Raises ``UsageError`` for what only the user engine can do, ``Unsupported`` if the kernel
     cannot.
     """
-    from pagemerge.merge import preload
-    from pagemerge.merge.kernel import Ksm
-    from pagemerge.merge.prctl import set_merge_any
+    from pagemerge.hub import preload
+    from pagemerge.linux.ksm import Ksm
+    from pagemerge.linux.prctl import set_merge_any
 
     if domain:
         raise UsageError(
@@ -176,7 +176,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
 
 def stands_still(ksm: Ksm) -> Standstill | None:
     """Why ksmd merges nothing; None also if somebody is there who has it run when that pays."""
-    from pagemerge.merge.knobs import standstill
+    from pagemerge.linux.knobs import standstill
 
     stands = standstill(ksm.knobs())
     return stands if stands and ksm.driver() is None else None
@@ -184,15 +184,15 @@ def stands_still(ksm: Ksm) -> Standstill | None:
 
 def once() -> str:
     """What Linux needs before it merges for anybody; empty if nothing."""
-    from pagemerge.merge.kernel import Ksm
+    from pagemerge.linux.ksm import Ksm
 
     return ", once root lets ksmd run" if stands_still(Ksm()) else ""
 
 
 def is_another_there() -> bool:
     """Has an older program of this session been started so? Then this user has been told."""
-    from pagemerge.linux.proc import pids, read, stat
-    from pagemerge.merge.kernel import process_ksm
+    from pagemerge.linux.ksm import process_ksm
+    from pagemerge.linux.process import pids, read, stat
 
     own = stat(os.getpid())
     for pid in pids():
@@ -208,11 +208,11 @@ def is_another_there() -> bool:
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
     """The user engine, which shares with this user alone, where it can work; else the kernel's."""
-    from pagemerge.merge import client
-    from pagemerge.merge.kernel import Ksm
+    from pagemerge.hub import reach
+    from pagemerge.linux.ksm import Ksm
 
     try:
-        barrier = barrier_for(args.barrier or client.barrier(), program)
+        barrier = barrier_for(args.barrier or reach.barrier(), program)
     except Unsupported as lack:
         ksm = Ksm()
         stands = stands_still(ksm)
@@ -256,7 +256,7 @@ def barrier_for(wanted: str, program: str) -> str:
     Raises ``Unsupported`` with the reason if there is none, or the agent cannot get into it.
     """
     from pagemerge import _core
-    from pagemerge.merge.preload import obstacle
+    from pagemerge.hub.preload import obstacle
 
     if reason := obstacle(Path(program)):
         raise Unsupported(reason)

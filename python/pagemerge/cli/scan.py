@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pagemerge.cli import tables
-from pagemerge.cli.words import as_json, number
-from pagemerge.cli.words import size as rounded
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.words import as_json, number
+from pagemerge.cli.show.words import size as rounded
 from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
 from pagemerge.model import PAGE_SIZE
 
@@ -58,7 +58,7 @@ class Scan:
                 if not args.all
                 else "give either processes or --all"
             )
-        from pagemerge.cli.progress import looking
+        from pagemerge.cli.show.progress import looking
         from pagemerge.find import process
         from pagemerge.find.survey import survey
 
@@ -194,7 +194,7 @@ def show(
     there is to say of some."""
     from rich.text import Text
 
-    from pagemerge.find import maps
+    from pagemerge.find import eligible
 
     totals, merged = result.totals, result.merged
     looked_at = sum(not row.error for row in result.rows)
@@ -219,7 +219,7 @@ def show(
     reasons = sorted(result.ineligible.items(), key=lambda item: -item[1])
     if reasons:
         tables.show(console, "Cannot be merged, as mapped by each process:")
-        texts = [(_size(it), f"{why}: {maps.REASONS[why]}") for why, it in reasons if it]
+        texts = [(_size(it), f"{why}: {eligible.REASONS[why]}") for why, it in reasons if it]
         tables.items(console, texts)
     console.print()
     denied = [row for row in rows if row.denied]

@@ -6,14 +6,17 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pagemerge import model
-from pagemerge.cli import as_path, tables
-from pagemerge.cli.words import as_json, duration, number, size
+from pagemerge.cli import as_path
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.words import as_json, duration, number, size
 from pagemerge.linux.text import plain
+from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from pagemerge.hub.model import Status as Counters
 
 
 class Status:
@@ -40,7 +43,7 @@ class Status:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Print the status; raises ``HubError`` where no hub answers."""
-        from pagemerge.merge.client import fetch_status
+        from pagemerge.hub.reach import fetch_status
 
         status = fetch_status(args.socket)
         if args.json:
@@ -50,7 +53,7 @@ class Status:
         return 0
 
 
-def show(status: model.Status, console: Console) -> None:
+def show(status: Counters, console: Console) -> None:
     """The sentence, a line a client, and what is held back."""
     tables.show(console, sentence(status))
     if status.clients:
@@ -59,7 +62,7 @@ def show(status: model.Status, console: Console) -> None:
         tables.show(console, note)
 
 
-def sentence(status: model.Status) -> str:
+def sentence(status: Counters) -> str:
     """The gain and the price in one sentence."""
     merged = status.pages_shared + status.pages_sharing
     kept = f"The hub keeps {number(status.pages_shared, 'stable page')} in place of {merged:,}"
@@ -73,7 +76,7 @@ def sentence(status: model.Status) -> str:
     return f"{kept}: {gain} for {who}, {cost}."
 
 
-def clients(status: model.Status, width: int) -> Table:
+def clients(status: Counters, width: int) -> Table:
     """One row a client, the one that gains most first, for a screen of ``width`` columns."""
     texts = ("pid", "name", "domain", "barrier")
     figures = ("regions", "mergeable", "merged", "zero", "mappings")
@@ -85,8 +88,8 @@ def clients(status: model.Status, width: int) -> Table:
             one.barrier,
             f"{one.regions:,}",
             size(one.bytes),
-            size(one.merged_pages * model.PAGE_SIZE),
-            size(one.zero_pages * model.PAGE_SIZE),
+            size(one.merged_pages * PAGE_SIZE),
+            size(one.zero_pages * PAGE_SIZE),
             f"{one.mappings:,}",
         ]
         for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages))
@@ -96,7 +99,7 @@ def clients(status: model.Status, width: int) -> Table:
     return tables.fitted(rows, width, texts, figures, (*texts, *figures), spare)
 
 
-def notes(status: model.Status) -> list[str]:
+def notes(status: Counters) -> list[str]:
     """What is held back, and why: one line a client and reason."""
     found = []
     for one in status.clients:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pagemerge import model
 from pagemerge.demo import content, expect
 from pagemerge.demo.outcome import GOOD_ENOUGH, Accounts, Outcome
 from pagemerge.demo.stage import Stage
-from pagemerge.watch import memory
+from pagemerge.hub.model import ClientStatus, Status
+from pagemerge.linux.accounts import available_bytes, cgroup_bytes, footprint
+from pagemerge.model import PAGE_SIZE
 
 PRIVATE_BYTES = 16_000_000
-HOT_BYTES = 1024 * model.PAGE_SIZE
+HOT_BYTES = 1024 * PAGE_SIZE
 
 MERGING = 300.0
 """Seconds that background merging may take."""
@@ -48,7 +49,7 @@ class Settings:
 class Merged:
     """The merging itself."""
 
-    status: model.Status
+    status: Status
     seconds: float
     cpu_seconds: float
 
@@ -85,7 +86,7 @@ def play(settings: Settings, tell: Tell) -> Outcome:
     changed = sum(check["changed"] for check in checks)
     return Outcome(
         workers=settings.workers,
-        page_size=model.PAGE_SIZE,
+        page_size=PAGE_SIZE,
         engine=merged.status.engine,
         barrier=client.barrier,
         asked_barrier=settings.barrier,
@@ -116,7 +117,7 @@ def play(settings: Settings, tell: Tell) -> Outcome:
 
 def pages_of(nbytes: int) -> int:
     """``nbytes`` in whole pages."""
-    return nbytes // model.PAGE_SIZE * model.PAGE_SIZE
+    return nbytes // PAGE_SIZE * PAGE_SIZE
 
 
 def open_memory(stage: Stage, loaded: int) -> list[list[tuple[int, int]]]:
@@ -140,8 +141,8 @@ def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
 
 def accounts(stage: Stage, store_bytes: int) -> Accounts:
     """The kernel's accounts now."""
-    pss = sum(memory.footprint(worker.pid).own_pss_bytes for worker in stage.workers)
-    return Accounts(pss, store_bytes, memory.available_bytes(), memory.cgroup_bytes(os.getpid()))
+    pss = sum(footprint(worker.pid).own_pss_bytes for worker in stage.workers)
+    return Accounts(pss, store_bytes, available_bytes(), cgroup_bytes(os.getpid()))
 
 
 def cpu_seconds(stage: Stage) -> float:
@@ -163,7 +164,7 @@ def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
     def settled() -> bool:
         nonlocal status, best, reached, cpu, scans
         status = stage.status()
-        gain = (status.pages_sharing + status.zero_pages) * model.PAGE_SIZE
+        gain = (status.pages_sharing + status.zero_pages) * PAGE_SIZE
         if gain > best:
             best, reached, scans = gain, time.monotonic(), status.full_scans
             cpu = cpu_seconds(stage)
@@ -196,7 +197,7 @@ def separate(stage: Stage) -> tuple[int, bool]:
     return written, unharmed and written > 0 and answer["own"] == written
 
 
-def why(client: model.ClientStatus, asked: str) -> str:
+def why(client: ClientStatus, asked: str) -> str:
     """The reason for the barrier, in words."""
     if client.note:
         return client.note

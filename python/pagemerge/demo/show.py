@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pagemerge.cli.words import duration, number, size
+from pagemerge.cli.show.words import duration, number, size
 from pagemerge.demo.outcome import Outcome
 from pagemerge.demo.play import Tell
 

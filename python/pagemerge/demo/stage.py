@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pagemerge import model
 from pagemerge.demo.dialog import Answer, Child, ask_all, end
 from pagemerge.errors import HubError, PagemergeError
-from pagemerge.merge.client import fetch_status
-from pagemerge.watch import memory
+from pagemerge.hub.model import ClientStatus, Status
+from pagemerge.hub.reach import fetch_status
+from pagemerge.linux import accounts
 
 START = 10.0
 """Seconds that the hub may take to answer for the first time."""
@@ -70,15 +70,15 @@ class Stage:
         """Ask all workers at once."""
         return ask_all(self.workers, do, **arguments)
 
-    def status(self) -> model.Status:
+    def status(self) -> Status:
         """The hub's counters; raises ``HubError`` with its last words when it has gone."""
         self._alive()
         return fetch_status(self.socket)
 
-    def clients(self) -> list[model.ClientStatus]:
+    def clients(self) -> list[ClientStatus]:
         """The workers as the hub sees them; waits until it knows all of them."""
         pids = {worker.pid for worker in self.workers}
-        found: list[model.ClientStatus] = []
+        found: list[ClientStatus] = []
 
         def all_there() -> bool:
             found[:] = [client for client in self.status().clients if client.pid in pids]
@@ -114,7 +114,7 @@ class Stage:
 
     def hub_cpu_seconds(self) -> float:
         """Processor time of the hub since it started."""
-        return memory.cpu_seconds(self.hub.pid)
+        return accounts.cpu_seconds(self.hub.pid)
 
     def _environment(self) -> dict[str, str]:
         env = {**os.environ, "PAGEMERGE_SOCKET": str(self.socket)}
@@ -143,7 +143,7 @@ class Stage:
         self.hub.terminate()
         end(self.hub)
 
-    def _reached(self) -> model.Status | None:
+    def _reached(self) -> Status | None:
         try:
             return self.status()
         except HubError:

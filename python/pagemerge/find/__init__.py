@@ -1,5 +1,5 @@
-"""find: which pages hold the same bytes? Reads other processes, changes nothing.
+"""Which pages hold the same bytes? Reads other processes, changes nothing.
 
-maps -> which memory can be merged, process -> whose, groups -> which pages are equal,
-survey -> all of it at once, as ``pagemerge scan`` shows it. identity -> who runs here, for rules.
+``process`` -> whose memory, ``eligible`` -> which of it can be merged, ``reading`` -> digests,
+``groups`` -> which pages are equal, ``survey`` -> all of it, as ``pagemerge scan`` shows it.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.maps import Mapping
-from pagemerge.linux.proc import PROC, name, threads
+from pagemerge.linux.process import PROC, name, threads
 
 LIBRARY = "libpagemerge_preload.so"
 """What ``pagemerge run --engine user`` loads into a program."""

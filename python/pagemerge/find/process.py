@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
-from pagemerge.linux import proc as linux
-from pagemerge.linux.proc import PROC
+from pagemerge.linux import process as linux
+from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 
 TO_READ = {"CAP_DAC_READ_SEARCH": 1 << 2 | 1 << 1, "CAP_SYS_PTRACE": 1 << 19}

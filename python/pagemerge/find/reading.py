@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, PagemergeError
-from pagemerge.find import maps, tally
+from pagemerge.find import eligible, tally
 from pagemerge.find.process import Process, explain
 from pagemerge.find.stable import Stretch
 from pagemerge.linux.maps import Devices, Mapping, devices, marked
 from pagemerge.linux.maps import mappings as maps_of
-from pagemerge.linux.proc import ksm_stat
+from pagemerge.linux.process import ksm_stat
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -164,7 +164,7 @@ def _locate(process: Process, runs_of: Callable[[Source, Mapping, Devices], Runs
 def _mapping_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
     """Runs of ``mapping`` to look at; what is present and cannot be merged is only counted."""
     pid, start, end = source.process.pid, mapping.start, mapping.end
-    why = maps.obstacle(mapping, known)
+    why = eligible.obstacle(mapping, known)
     if why:
         source.ineligible[why] += PAGE_SIZE * int(_runs(pid, start, end, False)[1].sum())
         return NOTHING
@@ -173,13 +173,13 @@ def _mapping_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
         source.stretches.append(Stretch.of(mapping, *runs))
     elif mapping.inode:
         unchanged = int(_runs(pid, start, end, False)[1].sum()) - int(runs[1].sum())
-        source.ineligible[maps.FILE_PAGES] += PAGE_SIZE * max(unchanged, 0)
+        source.ineligible[eligible.FILE_PAGES] += PAGE_SIZE * max(unchanged, 0)
     return runs
 
 
 def _private_runs(source: Source, mapping: Mapping, known: Devices) -> Runs:
     """Runs of ``mapping`` that ksmd would look at."""
-    if mapping.slab or maps.obstacle(mapping, known):
+    if mapping.slab or eligible.obstacle(mapping, known):
         return NOTHING
     return _runs(source.process.pid, mapping.start, mapping.end, True)
 

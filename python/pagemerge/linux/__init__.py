@@ -1,1 +1,1 @@
-"""What the kernel says: readers of its files. Imports ``errors`` and ``model`` only."""
+"""What the kernel says and takes. Imports ``errors`` and ``model`` only."""

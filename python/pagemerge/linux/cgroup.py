@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge.linux.proc import PROC, read
+from pagemerge.linux.process import PROC, read
 from pagemerge.linux.text import decoded, lines
 
 UNITS = (".service", ".scope", ".socket", ".mount", ".swap")

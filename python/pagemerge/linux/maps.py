@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, about_process, malformed
-from pagemerge.linux.proc import PROC
+from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number
 

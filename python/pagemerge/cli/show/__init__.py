@@ -1,0 +1,1 @@
+"""What verbs print: words for figures, tables, progress, and whole answers."""

@@ -1,0 +1,290 @@
+"""What a host can do, in words: pure functions from what was looked up to what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pagemerge.cli.show.words import number, size
+from pagemerge.linux.host import Host
+from pagemerge.linux.knobs import RUN, Knobs, Standstill, standstill
+from pagemerge.linux.ksm import ROOT, KsmCounters
+from pagemerge.linux.text import plain
+from pagemerge.model import PAGE_SIZE
+
+OK, MISSING, NOTE = "ok", "missing", "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What one engine can do here."""
+
+    name: str
+    """user | kernel."""
+    works: bool
+    how: str
+    """How it would merge; empty where it cannot."""
+    lacks: str
+    """Why it cannot, or cannot do more, and the cure; empty if it lacks nothing."""
+    barrier: str | None = None
+    """User engine: move | write-protect | intern (at birth only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line."""
+
+    state: str
+    """ok | missing (something cannot be done for want of it) | note."""
+    about: str
+    says: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKsm:
+    """What was asked of kernel KSM."""
+
+    knobs: Knobs
+    counters: KsmCounters
+    why_not: str | None
+    """Why this user cannot set its knobs."""
+    why_not_whole_programs: str | None
+    """Why whole programs cannot be marked (PR_SET_MEMORY_MERGE)."""
+    driver: int | None
+    """The pagemerge that drives it now."""
+
+    merged_now_bytes: int | None = None
+    """What is merged now, by page tables; None where this user is not told."""
+
+    @property
+    def stands(self) -> Standstill | None:
+        """Why ksmd merges nothing; None also if somebody is there who lets it when that pays."""
+        return None if self.driver is not None else standstill(self.knobs)
+
+
+def user_engine(host: Host, barrier: str, reason: str) -> Engine:
+    """Whether our own engine works; ``barrier`` is what it would get, ``reason`` why no better."""
+    if not host.sealed_memory:
+        lack = "memfd_create(2) and its seals are refused: a seccomp filter? allow them there"
+        return Engine("user", False, "", lack)
+    if forbidden := _cannot_read(host):
+        return Engine("user", False, "", forbidden)
+    if barrier == "intern":
+        how = "at birth only (pagemerge.copy, pagemerge.intern)"
+        return Engine("user", True, how, f"in the background: {reason}", barrier)
+    return Engine("user", True, f"in the background, behind the barrier {barrier}", reason, barrier)
+
+
+def kernel_engine(ksm: KernelKsm) -> Engine:
+    """Whether kernel KSM works for this user."""
+    if ksm.knobs.run is None:
+        return Engine("kernel", False, "", str(ksm.why_not))
+    start = f"{it.reason}; {_start(it)}" if (it := ksm.stands) else ""
+    if ksm.why_not and start:
+        how = "merges nothing until ksmd runs"
+        return Engine("kernel", False, how, f"{start} (in a container: on its host)")
+    if ksm.why_not_whole_programs:
+        how = "only memory that programs mark themselves (MADV_MERGEABLE)"
+        return Engine("kernel", True, how, ksm.why_not_whole_programs)
+    if ksm.why_not:
+        how = "programs that you start (`pagemerge run --engine kernel`); its settings are root's"
+        return Engine("kernel", True, how, "")
+    how = "any program, by ksmd"
+    return Engine("kernel", True, how, start)
+
+
+def _start(stands: Standstill) -> str:
+    """How to have ksmd scan."""
+    write = f"`echo {stands.value} > {ROOT}/{stands.knob}`"
+    return f"as root: `pagemerge daemon --engine kernel`, or {write}"
+
+
+def answer(engines: list[Engine]) -> str:
+    """The whole in one sentence."""
+    able = [engine for engine in engines if engine.works]
+    if not able:
+        return "This host cannot merge."
+    at_birth = any(engine.barrier == "intern" for engine in able)
+    if len(able) == len(engines):
+        limit = ", the user engine at birth only" if at_birth else ""
+        return f"This host can merge with both engines{limit}."
+    limit = ", at birth only" if at_birth else ""
+    return f"This host can merge with the {able[0].name} engine{limit}."
+
+
+def facts(host: Host, ksm: KernelKsm) -> list[Fact]:
+    """One line for each thing that decides what can be done, or how well."""
+    return [
+        *_kernel_ksm(ksm),
+        *_drivers(host, ksm),
+        _userfaultfd(host),
+        _moving(host),
+        _scan(host),
+        _ptrace(host),
+        _mappings(host),
+        *_memory(host),
+        *_container(host),
+    ]
+
+
+def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
+    knobs = ksm.knobs
+    if knobs.run is None:
+        return [Fact(MISSING, "kernel KSM", "is not there", str(ksm.why_not))]
+    state = {
+        0: "is stopped, and keeps what is merged",
+        1: "runs",
+        2: "is stopped, all merging undone",
+    }
+    pace = f"{knobs.pages_to_scan} pages every {knobs.sleep_millisecs} ms"
+    if knobs.advisor_mode == "scan-time":
+        pace += f", set by its advisor (a scan in {knobs.advisor_target_scan_time} s)"
+    runs = f"ksmd {state.get(knobs.run, f'is in state {knobs.run}')} ({pace})"
+    stuck = ksm.stands if knobs.run == RUN else None
+    found = [
+        Fact(MISSING, "kernel KSM", stuck.reason, _start(stuck))
+        if stuck
+        else Fact(OK, "kernel KSM", runs),
+        Fact(NOTE, "merged by it", _merged(ksm)),
+        Fact(MISSING, "its settings", "cannot be changed", ksm.why_not)
+        if ksm.why_not
+        else Fact(OK, "its settings", "can be changed"),
+    ]
+    if ksm.why_not_whole_programs:
+        lack = "cannot be marked (PR_SET_MEMORY_MERGE)"
+        return [*found, Fact(MISSING, "whole programs", lack, ksm.why_not_whole_programs)]
+    return [*found, Fact(OK, "whole programs", "can be marked (PR_SET_MEMORY_MERGE)")]
+
+
+def _merged(ksm: KernelKsm) -> str:
+    """What is merged: now, and by ksmd's own counters, which lag."""
+    counters = ksm.counters
+    told = "nothing"
+    if counters.pages_shared:
+        shared = number(counters.pages_shared, "stable page")
+        told = f"{shared}, mapped {counters.pages_sharing or 0:,} times more than once each"
+    if counters.general_profit_bytes:
+        told += f", a profit of {size(counters.general_profit_bytes)}"
+    told = f"as of ksmd's last visit to each page: {told}"
+    if ksm.merged_now_bytes is not None:
+        told = f"{size(ksm.merged_now_bytes)} now, by page tables; {told}"
+    return f"{told}; {number(counters.full_scans or 0, 'full scan')}"
+
+
+def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:
+    """Two who set the same knobs undo each other's work."""
+    found = [
+        Fact(
+            NOTE,
+            "who drives it",
+            f"{plain(it.name)} ({f'process {it.pid}' if it.pid else 'a unit that starts at boot'})",
+            "end it before pagemerge drives kernel KSM: both would set the same knobs",
+        )
+        for it in host.drivers
+    ]
+    if ksm.driver is not None:
+        found.append(Fact(NOTE, "who drives it", f"pagemerge (process {ksm.driver})"))
+    if not found and ksm.knobs.run is not None:
+        found.append(Fact(OK, "who drives it", "nobody else that is known"))
+    return found
+
+
+def _userfaultfd(host: Host) -> Fact:
+    it, about = host.userfaultfd, "userfaultfd"
+    setting = host.unprivileged_userfaultfd
+    sysctl = "" if setting is None else f"; vm.unprivileged_userfaultfd={setting}"
+    if it.mode == "full":
+        return Fact(OK, about, f"full mode, by {it.through}{sysctl}")
+    says = "none" if it.mode is None else "user mode only: faults in system calls are not seen"
+    cure = (
+        "run as root, set vm.unprivileged_userfaultfd=1, or give this user read and write access "
+        "to /dev/userfaultfd; without it: --barrier park, or merging at birth"
+    )
+    return Fact(MISSING, about, f"{says} ({it.why}{sysctl})", cure)
+
+
+def _moving(host: Host) -> Fact:
+    it, about = host.userfaultfd, "UFFDIO_MOVE"
+    if it.mode != "full":
+        return Fact(NOTE, about, "not asked for: it takes a full-mode userfaultfd")
+    if not it.moves:
+        cure = "Linux 6.8 or newer; pages are write-protected instead, if nothing pins memory"
+        return Fact(MISSING, about, "this kernel has none", cure)
+    if "CAP_SYS_PTRACE" not in host.capabilities:
+        cure = "CAP_SYS_PTRACE, to be told of forks; pages are write-protected instead"
+        return Fact(MISSING, about, "not for this user", cure)
+    return Fact(OK, about, "pages can be moved aside while they are compared")
+
+
+def _scan(host: Host) -> Fact:
+    if host.pagemap_scan is None:
+        return Fact(NOTE, "PAGEMAP_SCAN", "this process may not look at its own pagemap")
+    if host.pagemap_scan:
+        return Fact(OK, "PAGEMAP_SCAN", "present pages are found without walking holes")
+    return Fact(NOTE, "PAGEMAP_SCAN", "not here (Linux 6.7): looking at large holes is slower")
+
+
+def _cannot_read(host: Host) -> str | None:
+    """Why a hub cannot read its clients."""
+    if host.ptrace_scope == 3:
+        return "kernel.yama.ptrace_scope=3 forbids reading any process until the next boot"
+    if host.ptrace_scope == 2 and "CAP_SYS_PTRACE" not in host.capabilities:
+        return "kernel.yama.ptrace_scope=2: set it to 1, or give the hub CAP_SYS_PTRACE"
+    return None
+
+
+def _ptrace(host: Host) -> Fact:
+    about = "reading processes"
+    if lack := _cannot_read(host):
+        return Fact(MISSING, about, "is forbidden", lack)
+    if "CAP_SYS_PTRACE" in host.capabilities:
+        return Fact(OK, about, "everybody's (CAP_SYS_PTRACE)")
+    if host.ptrace_scope == 1:
+        cure = "kernel.yama.ptrace_scope=0, or root, to scan and attach others"
+        return Fact(NOTE, about, "programs that use pagemerge only", cure)
+    return Fact(OK, about, "this user's; everybody's as root")
+
+
+def _mappings(host: Host) -> Fact:
+    limit, usual = host.max_map_count, 65530
+    if limit is None:
+        return Fact(NOTE, "vm.max_map_count", "not to be seen")
+    says = f"{limit:,} mappings a process, of which an eighth is kept free for the program"
+    if limit < usual:
+        return Fact(NOTE, "vm.max_map_count", says, f"`sysctl vm.max_map_count={usual}` or more")
+    return Fact(OK, "vm.max_map_count", says)
+
+
+def _memory(host: Host) -> list[Fact]:
+    found = []
+    if host.huge_pages is not None:
+        says = {
+            "never": "never",
+            "madvise": "where a program asks for them",
+            "always": "wherever they fit",
+        }.get(host.huge_pages, plain(host.huge_pages))
+        says += "; mergeable memory is kept out of them" if host.huge_pages != "never" else ""
+        found.append(Fact(NOTE, "huge pages", says))
+    if host.swap_bytes is not None:
+        swap = f"{size(host.swap_bytes)}; what is swapped is not looked at"
+        found.append(Fact(NOTE, "swap", swap if host.swap_bytes else "none"))
+    if host.numa_nodes is not None and host.numa_nodes > 1:
+        says = f"{host.numa_nodes}: merging across them makes some reads slower"
+        found.append(Fact(NOTE, "NUMA nodes", says, "merge_across_nodes=0 for kernel KSM"))
+    if host.memory_limit_bytes is not None:
+        least = size(max(host.memory_limit_bytes, PAGE_SIZE))
+        says = f"{least} in this memory cgroup: the store stops at half of it"
+        found.append(Fact(NOTE, "memory limit", says, "store_share in the hub's configuration"))
+    return found
+
+
+def _container(host: Host) -> list[Fact]:
+    found = []
+    if host.user_namespace:
+        says = "not the host's: root here is not root there"
+        found.append(Fact(NOTE, "user namespace", says, "run pagemerge on the host for its KSM"))
+    if host.seccomp_filters:
+        says = f"{number(host.seccomp_filters, 'filter')} on this process"
+        cure = "if something above is refused, allow userfaultfd and prctl there"
+        found.append(Fact(NOTE, "seccomp", says, cure))
+    return found

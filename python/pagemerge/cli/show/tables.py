@@ -1,0 +1,127 @@
+"""Tables, and notes below them: every cell of text is plain, and a row is one line.
+
+Text from outside never reaches rich as a string, which would look for markup and emoji in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pagemerge.cli.show.words import folded
+from pagemerge.linux.text import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+UNBOUND = 200
+"""Columns in a pipe, which has no width that a line would have to fit into."""
+
+GAP = 2
+"""Columns between two of a table's."""
+
+ROOM_FOR_TEXT = 12
+"""Columns that a column of text is given before another one is left out for it."""
+
+LONGER = {"domain": 24}
+"""More than that, for text that tells rows apart by its end."""
+
+LEAST = 4
+"""Columns that a cell keeps where there is little room."""
+
+WHOLE = {"pid": 7}
+"""What is never cut, and how wide it may be: half a pid is another one."""
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, plain in a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else UNBOUND
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = ()) -> Table:
+    """An empty table with columns of text and of figures, in the given order, or texts first.
+
+    Fill it by ``add``. Where there is no room, the widest columns give way.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    for name in order or (*texts, *figures):
+        right = name in figures
+        # rich narrows columns that may wrap, the widest first; their cells say that they do not.
+        made.add_column(
+            cell(name),
+            justify="right" if right else "left",
+            overflow="ellipsis",
+            no_wrap=right,  # a figure that is cut is another one
+            min_width=WHOLE.get(name.lower(), min(len(name), LEAST)),
+        )
+    return made
+
+
+def add(table: Table, *cells: str) -> None:
+    """Add a row."""
+    table.add_row(*map(cell, cells))
+
+
+def fitted(
+    rows: Sequence[Sequence[str]],
+    width: int,
+    texts: Sequence[str],
+    figures: Sequence[str],
+    order: Sequence[str],
+    spare: Sequence[str],
+) -> Table:
+    """A table of ``rows``, whose cells are in ``order``, for a screen of ``width`` columns.
+
+    Where it is too wide, the columns ``spare`` (as far as there are any) are left out, the first of
+    them first; then columns of text give way.
+    """
+    from rich.cells import cell_len
+
+    def wide(name: str) -> int:
+        at = order.index(name)
+        most = max([cell_len(name), *(cell_len(plain(row[at])) for row in rows)])
+        room = LONGER.get(name.lower(), ROOM_FOR_TEXT)
+        return max(min(most, room) if name in texts else most, WHOLE.get(name.lower(), 0))
+
+    kept, left = list(order), [name for name in spare if name in order]
+    while left and sum(wide(name) + GAP for name in kept) - GAP > width:
+        kept.remove(left.pop(0))
+    made = table(texts, figures, kept)
+    for row in rows:
+        add(made, *(row[order.index(name)] for name in kept))
+    return made
+
+
+def items(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
+    """Lines of a figure and what it means, which is folded beside the figure."""
+    for figure, meaning in pairs:
+        start = f"{figure:>11}" + " " * GAP
+        width = max(console.width, 2 * len(start))
+        for line in folded(plain(meaning), width, start, " " * len(start)):
+            console.print(line, soft_wrap=True)
+
+
+def cell(text: str) -> Text:
+    """Text for a table: one line, which is cut with an ellipsis where the column is narrower."""
+    from rich.text import Text
+
+    return Text(plain(text), no_wrap=True, overflow="ellipsis")
+
+
+def show(console: Console, text: str, style: str = "") -> None:
+    """Plain text: a line in a pipe, however wide; on a terminal folded between words."""
+    from rich.text import Text
+
+    if not console.is_terminal:
+        console.print(Text(plain(text), style=style), soft_wrap=True)
+        return
+    for line in folded(plain(text), console.width):
+        console.print(Text(line, style=style))

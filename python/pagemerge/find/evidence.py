@@ -1,0 +1,135 @@
+"""Where the duplicates of some processes lie, page by page, for marking only these: reads only.
+
+ksmd looks at every page that is marked, and keeps 64 bytes for each that does not merge. So it is
+worth knowing first where duplicates are. One look at all pages finds every one of them; stretches
+of duplicates are told to the page, because blocks of any size would mix them with others: how
+coarsely they are marked is for ``decide`` to say, which knows what a mapping costs.
+
+Kernel KSM is one domain: duplicates are looked for across all processes given, whoever owns them.
+So give those whose memory is marked already as well, or their likes elsewhere count as unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from pagemerge._core import ABSENT
+from pagemerge.find import tally
+from pagemerge.find.process import Process
+from pagemerge.find.reading import Progress, Reader, Source, locate_for_ksmd
+from pagemerge.linux.process import PROC
+from pagemerge.linux.values import number_in
+from pagemerge.model import PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Where the duplicates of one process lie: which of its pages merging would free.
+
+    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 28 bytes each.
+    Only mappings of which pages were looked at are here, and all arrays ascend by address.
+    """
+
+    pid: int
+    name: str
+    start: npt.NDArray[np.uint64]
+    """u64[m]: address of each mapping's first byte."""
+    end: npt.NDArray[np.uint64]
+    """u64[m]: address behind its last."""
+    looked: npt.NDArray[np.int64]
+    """i64[m + 1]: pages looked at before each mapping, and all of them."""
+    address: npt.NDArray[np.uint64]
+    """u64[s]: of each stretch's first page."""
+    pages: npt.NDArray[np.int64]
+    """i64[s]."""
+    before: npt.NDArray[np.int64]
+    """i64[s]: pages looked at before the stretch."""
+    gain: npt.NDArray[np.float32]
+    """f32[s]: frames that merging the stretch frees; every holder of a page counts the same."""
+    mappings: int = 0
+    """VMAs of the process, of any kind."""
+    error: str = ""
+    """Why the process could not be looked at; all arrays are empty then."""
+
+
+Int64s = NDArray[np.int64]
+
+
+def look(
+    processes: Sequence[Process],
+    threads: int = 0,
+    *,
+    zero_pages: bool = True,
+    progress: Progress = lambda _done, _total: None,
+) -> tuple[Evidence, ...]:
+    """Look once at all pages of ``processes`` that ksmd could merge; one answer for each.
+
+    Pages of zeros are duplicates like others (ksmd merges them with each other, or with
+    use_zero_pages maps the kernel's own); without ``zero_pages`` they count as unique, for they
+    are what memory looks like before it is used. Pages that fork left in one frame are no
+    duplicates: ksmd cannot free anything there.
+
+    A process that exits or denies access has an ``error``; nothing is raised for it.
+    """
+    sources = [locate_for_ksmd(process) for process in processes]
+    reader = Reader(threads, sum(source.total for source in sources), progress)
+    digests, frames, offsets = reader.read(sources)
+    parts = [slice(*ends) for ends in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    for source, here in zip(sources, parts, strict=True):
+        if _merged_by_ksmd(source.process.pid):
+            # Frames are shared because pages are duplicates, and are to stay marked.
+            frames[here] = ABSENT
+    gain = tally.gains(digests, frames, zero_pages)
+    return tuple(_evidence(source, gain[here]) for source, here in zip(sources, parts, strict=True))
+
+
+def _merged_by_ksmd(pid: int, proc: Path = PROC) -> bool:
+    """Does the process have pages that ksmd has merged? (Linux 5.19; not before that)"""
+    return (number_in(proc / str(pid) / "ksm_merging_pages") or 0) > 0
+
+
+def _evidence(source: Source, gain: NDArray[np.float32]) -> Evidence:
+    """``gain`` f32[pages of the source], what merging each would free, in stretches."""
+    who = source.process
+    if source.error:
+        source = Source(who, error=source.error)
+        gain = gain[:0]
+    pages = source.pages.astype(np.int64)
+    ends = np.cumsum(pages)
+    run_first = ends - pages
+    looked = np.concatenate(([0], ends))[np.cumsum([0, *source.runs])]
+    before, behind = _stretches(gain > 0, run_first)
+    run = np.searchsorted(run_first, before, side="right") - 1
+    inside = (before - run_first[run]).astype(np.uint64) * np.uint64(PAGE_SIZE)
+    return Evidence(
+        pid=who.pid,
+        name=who.name,
+        start=np.array([mapping.start for mapping in source.mappings], np.uint64),
+        end=np.array([mapping.end for mapping in source.mappings], np.uint64),
+        looked=looked.astype(np.int64),
+        address=source.starts[run] + inside,
+        pages=behind - before,
+        before=before,
+        gain=np.add.reduceat(gain, before) if len(before) else gain[:0],
+        mappings=source.mapped,
+        error=source.error,
+    )
+
+
+def _stretches(duplicate: NDArray[np.bool_], run_first: Int64s) -> tuple[Int64s, Int64s]:
+    """Where stretches of ``duplicate`` (bool[n]) begin and end (int64[s] each); runs part them."""
+    edge = np.zeros(len(duplicate) + 1, np.bool_)
+    edge[run_first] = True
+    edge[0] = edge[-1] = True
+    changed = np.ones_like(edge)
+    changed[1:-1] = (duplicate[1:] != duplicate[:-1]) | edge[1:-1]
+    bounds = np.flatnonzero(changed)
+    begins = bounds[:-1][duplicate[bounds[:-1]]] if len(duplicate) else bounds[:0]
+    ends = bounds[1:][duplicate[bounds[:-1]]] if len(duplicate) else bounds[:0]
+    return begins, ends

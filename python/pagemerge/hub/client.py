@@ -1,0 +1,400 @@
+"""The user engine, hub side: what the hub knows of a client, and how it has things done there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.errors import AccessDenied, HubError, ProtocolError
+from pagemerge.hub import wire
+from pagemerge.hub.link import Link
+from pagemerge.hub.model import NO_SLOT, OWN_SLOT
+from pagemerge.hub.patience import Claims, Patience, Unlimited
+from pagemerge.hub.regions import Region, checked
+from pagemerge.hub.store import Slab, Store
+from pagemerge.hub.turns import breathe, work_in
+from pagemerge.linux import text
+from pagemerge.model import PAGE_SIZE
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEADLINE = 5.0
+"""Seconds that a client may keep the hub waiting before the hub goes on without it."""
+
+RECOUNT = 10.0
+"""Seconds for which the number of a client's mappings is taken for known, at least."""
+
+RECOUNT_PAUSE = 1000
+"""And as many times the time that it takes to count (30 ms where a guest has 26,000), if that is
+not more than a minute."""
+
+MOST_REQUESTS = 4
+"""Merges at birth that a client may ask for before it has reported the first; agents ask for one,
+and for another when a caller has given up. Until then it may map what it was given for them."""
+
+MOST_REGIONS = 1 << 16
+"""Regions of one client: each costs the hub about a kilobyte."""
+
+_MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
+"""Pages of one client: address space is free, the hub's records of it are not."""
+
+FEW = 64
+"""Regions that are no reason to let others have a turn: most clients have no more."""
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A process that wants its memory merged, as far as the hub knows it."""
+
+    pid: int
+    uid: int
+    name: str
+    peer: _core.Peer
+    """The process itself, as it was when it became a client."""
+    link: Link
+    barrier: str = "intern"
+    note: str = ""
+    regions: dict[int, Region] = field(default_factory=dict)
+    """By the agent's id, in order of address."""
+    given: set[int] = field(default_factory=set)
+    """Slabs whose descriptor the agent has."""
+    merges: int = 0
+    separations: int = 0
+    """Pages merged, and found separated, since it came."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    room: int = 0
+    """Mappings that it may still get, as of the last count, less those planned."""
+    recount: float = 0.0
+    """When they are to be counted again (time.monotonic)."""
+    births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
+    """Merges at birth that have not been reported yet: addresses and slots, one a page; None while
+    they are not planned."""
+    adopting: bool = False
+    """It handed slabs back: what it maps has to be read from /proc/PID/maps."""
+    reader: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
+    )
+    _size: int = 0
+    """Pages of its address space when the hub last asked."""
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held for the one merge at birth that is being prepared."""
+    stuck: Future[Any] | None = None
+    patience: Patience = field(default_factory=Patience)
+    """Of its domain."""
+    claims: Claims = field(default_factory=Unlimited)
+    """Of its user."""
+    most_regions: int = MOST_REGIONS
+    most_pages: int = _MOST_PAGES
+    """Of its user."""
+    claimed: tuple[int, int] = (0, 0)
+    """Its part of its user's claims: regions and pages."""
+    _located: tuple[dict[int, Region], list[Region], U64] | None = None
+    """For ``locate``: the regions, in a list, and their starts."""
+    turn: asyncio.Task[bool] | None = None
+    """The look at it that is under way, or whose result nobody has taken yet."""
+    waits_since: float = inf
+    """When the hub began to wait for it (time.monotonic)."""
+    missed: int = 0
+    """Pages of its that plans have left out because it kept the hub waiting."""
+    tardy: bool = True
+    """It has not answered yet, or was late: nobody waits for it until it has answered."""
+
+    @property
+    def is_late(self) -> bool:
+        """Do the others go on without it?"""
+        if self.tardy:
+            return True
+        if time.monotonic() - self.waits_since > self.patience.seconds:
+            self.tardy = True
+            self.patience.spent()
+        return self.tardy
+
+    @property
+    def is_ready(self) -> bool:
+        """Has it answered everything, and can it be read?"""
+        stuck = self.stuck is not None and not self.stuck.done()
+        return self.link.open and not stuck and not self.link.owes
+
+    @property
+    def is_known(self) -> bool:
+        """Is it known what it maps? Otherwise that may be anything of the slabs it was given."""
+        return self.is_ready and not self.births and not self.adopting
+
+    def begin(self, sequence: int) -> None:
+        """It asks for a merge at birth. ``ProtocolError`` if it asks for too much at once."""
+        if sequence in self.births or len(self.births) >= MOST_REQUESTS:
+            raise ProtocolError("it asks for more before it has reported the first")
+        self.births[sequence] = None
+
+    @property
+    def has_barrier(self) -> bool:
+        """Can it be merged in the background?"""
+        return self.barrier != "intern"
+
+    async def read(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Call a function that reads this process, in a thread that a deadline can abandon.
+
+        A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then,
+        ``AccessDenied`` if the process is not what it was when it became a client, which ends the
+        connection, and whatever the function raises.
+        """
+        return await self.read_within(DEADLINE, partial(function, *arguments, **options))
+
+    async def read_within(self, seconds: float, work: Callable[[], T]) -> T:
+        """As ``read``, with a deadline of its own."""
+        self.check_open()
+        if self.stuck is not None and not self.stuck.done():
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
+        self.waits_since = time.monotonic()
+        try:
+            future = await work_in(self.reader, work, seconds)
+        except RuntimeError as error:  # no thread can be started: RLIMIT_NPROC, or pids.max
+            raise HubError(f"process {self.pid}: no reader: {error}", pid=self.pid) from None
+        finally:
+            self.waits_since = inf
+        if not future.done():
+            self.stuck = future
+            self.note = "reading its memory makes the hub wait"
+            self.tardy = True
+            self.patience.spent()
+            raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
+        self.check_open()
+        try:
+            return future.result()
+        except AccessDenied as error:
+            # It has left its trust domain, and whoever holds its socket must not read it.
+            self.link.close(str(error))
+            raise
+
+    def check_open(self) -> None:
+        """Raise ``HubError`` if the connection has ended."""
+        if not self.link.open:
+            raise HubError(f"process {self.pid} has hung up", pid=self.pid)
+
+    async def refresh(self, *, awaited: bool = False) -> bool:
+        """Ask for the regions; true if there are new ones. ``awaited``: see ``breathe``.
+
+        Raises ``HubError`` without answer.
+        """
+        # One at a time: what is noted of a region that two make anew would be lost with one.
+        async with self._refreshing:
+            return await self._refresh(awaited)
+
+    async def _refresh(self, awaited: bool) -> bool:
+        body = await self.ask(wire.Kind.LOOK)
+        rows = wire.rows(body, wire.REGION)
+        rows = rows[np.argsort(rows["start"], kind="stable")]
+        claimed = checked(rows)
+        # The read also tells whether the process is there still. A request is read in any case.
+        if claimed > self._size or not awaited:
+            self._size = await self.read(self.peer.pages)
+        if claimed > self._size:
+            raise ProtocolError("it claims more memory than it has")
+        self.check_open()  # it may have hung up in the same breath, and claims for nobody stay
+        rows = self._admitted(rows)
+        regions: dict[int, Region] = {}
+        fresh = False
+        for number, row in enumerate(rows, 1):
+            if number % FEW == 0:
+                await breathe(awaited=awaited)
+            known = self.regions.get(int(row["id"]))
+            same = known is not None and known.start == row["start"] and len(known) == row["pages"]
+            if known is None or not same:
+                known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
+            regions[int(row["id"])] = known
+        self.regions = regions
+        return fresh
+
+    def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+        """Those of the regions that the hub remembers, and that its user may claim.
+
+        What is remembered of them is the hub's memory: of one process no more than of all memory
+        that the host has.
+        """
+        regions, pages = (
+            self.most_regions - self.claims.regions + self.claimed[0],
+            self.most_pages - self.claims.pages + self.claimed[1],
+        )
+        kept = np.cumsum(rows["pages"]) <= min(_MOST_PAGES, max(pages, 0))
+        kept[max(min(MOST_REGIONS, regions), 0) :] = False
+        if not kept.all():
+            rows = rows[kept]
+            self.note = "its regions, or its user's, are too many or too large: some are left"
+        self._claim(len(rows), int(rows["pages"].sum()))
+        return rows
+
+    def _claim(self, regions: int, pages: int) -> None:
+        self.claims.regions += regions - self.claimed[0]
+        self.claims.pages += pages - self.claimed[1]
+        self.claimed = regions, pages
+
+    async def ask(
+        self,
+        kind: int,
+        body: bytes = b"",
+        within: float = DEADLINE,
+        late: Callable[[bytes], object] | None = None,
+    ) -> bytes:
+        """Ask and wait; a client that does not answer in time is left out until it does.
+
+        ``late`` is called with the answer if it comes after ``within`` seconds.
+        """
+        answer = self.link.ask(kind, body, late)
+        timer = asyncio.get_running_loop().call_later(within, self._give_up, answer)
+        self.waits_since = time.monotonic()
+        try:
+            said = await answer
+        except TimeoutError:
+            raise HubError(f"process {self.pid} does not answer", pid=self.pid) from None
+        finally:
+            timer.cancel()
+            self.waits_since = inf
+        self.tardy = False
+        return said
+
+    def _give_up(self, answer: asyncio.Future[bytes]) -> None:
+        """It is late. Before ``late`` can be called, and not when the waiting task comes round."""
+        if not answer.done():
+            self.tardy = True
+            self.patience.spent()
+            answer.set_exception(TimeoutError())
+
+    def give(self, slabs: Iterable[Slab]) -> None:
+        """Send the descriptors of slabs that it does not have yet."""
+        for slab in slabs:
+            if slab.id not in self.given:
+                self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
+                self.given.add(slab.id)
+
+    async def budget(self, wanted: int, most: int, within: float | None = None) -> int:
+        """How many mappings a plan that wants ``wanted`` may add; ``most``: vm.max_map_count.
+
+        ``within``: seconds that counting may take, else as many as the domain has patience for.
+
+        Counting them means reading all of /proc/PID/maps. The eighth that is kept for the program
+        covers what it maps by itself in between. Raises as ``read``.
+        """
+        now = time.monotonic()
+        if wanted > self.room // 4 or now > self.recount:
+            work = partial(mappings_left, self.peer, most)
+            self.room = await self.read_within(within or self.patience.seconds, work)
+            took = time.monotonic() - now
+            self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
+        return self.room
+
+    def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
+        """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
+        for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
+            self.skipped[reason] += count
+        bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
+        if len(bits) != -(-len(address) // 8):
+            raise ProtocolError("a report does not fit its plan")
+        merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
+        self.merges += int(np.count_nonzero(merged))
+        for region, part, index in self.locate(address):
+            done, now = index[merged[part]], slot[part][merged[part]]
+            region.pages.slot[done] = np.where(now == OWN_SLOT, np.uint32(NO_SLOT), now)
+            region.pages.under[done] = np.where(now < OWN_SLOT, now, np.uint32(NO_SLOT))
+        return merged
+
+    def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:
+        """Split ascending addresses by region: the region, the part, and the indices in it."""
+        if self._located is None or self._located[0] is not self.regions:
+            found = list(self.regions.values())
+            places = np.array([region.start for region in found], np.uint64)
+            self._located = self.regions, found, places
+        _, regions, starts = self._located
+        which = np.searchsorted(starts, address, side="right") - 1
+        cuts = np.flatnonzero(np.diff(which)) + 1
+        for first, end in zip([0, *cuts], [*cuts, len(address)], strict=True):
+            if first == end or which[first] < 0:
+                continue
+            region = regions[which[first]]
+            index = ((address[first:end] - np.uint64(region.start)) // PAGE_SIZE).astype(np.int64)
+            inside = int(np.searchsorted(index, len(region)))
+            yield region, slice(int(first), int(first) + inside), index[:inside]
+
+    async def adopt_mappings(self, store: Store) -> None:
+        """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot.
+
+        Raises as ``read``; it is to be done again then.
+        """
+        data = await self.read(self.peer.maps)
+        self.adopting = False
+        name = _core.SLAB_NAME.encode()
+        for line in text.lines(data):
+            fields = line.split(maxsplit=5)
+            if len(fields) < 6 or name not in fields[5]:
+                continue
+            slab = store.slabs.get(int(fields[4]))
+            if slab is None:
+                continue
+            start, end = (int(part, 16) for part in fields[0].split(b"-"))
+            place = int(fields[2], 16) // PAGE_SIZE
+            # A mapping may be longer than its file; what lies behind the file's end is no memory.
+            pages = min((end - start) // PAGE_SIZE, slab.pages - place)
+            if pages > 0:
+                self._adopt(start, pages, slab.base + place)
+
+    def _adopt(self, start: int, pages: int, first: int) -> None:
+        """Consecutive pages from address ``start`` on map consecutive slots."""
+        end = start + pages * PAGE_SIZE
+        for region in self.regions.values():
+            low = max(start, region.start)
+            high = min(end, region.start + len(region) * PAGE_SIZE)
+            if low >= high:
+                continue
+            slots = np.arange((high - low) // PAGE_SIZE, dtype=np.uint32)
+            slots += np.uint32(first + (low - start) // PAGE_SIZE)
+            at = (low - region.start) // PAGE_SIZE
+            region.pages.slot[at : at + len(slots)] = slots
+            region.pages.under[at : at + len(slots)] = slots
+
+    def close(self) -> None:
+        """Let go of everything; a reader that is stuck ends with the process it reads."""
+        self._claim(0, 0)
+        self.reader.shutdown(wait=False)
+        self.peer.close()
+
+
+async def find_stuck(
+    clients: Sequence[Client], whose: U64, addresses: U64, seed: int, within: float
+) -> None:
+    """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
+    known. It is left out until it can be read again; the others are not.
+
+    ``whose``: the number in ``clients`` of each page's owner.
+    """
+
+    async def read(number: int) -> None:
+        page, client = np.empty(1, np.uint64), clients[number]
+        for address in addresses[whose == number].tolist():
+            work = partial(client.peer.digest_stretches, address, seed, page)
+            await client.read_within(within, work)
+
+    donors = np.unique(whose).tolist()
+    await asyncio.gather(*map(read, donors), return_exceptions=True)
+
+
+def mappings_left(peer: _core.Peer, most: int) -> int:
+    """How many more mappings a process may get: its limit, less what it has, less an eighth.
+
+    ``most`` is vm.max_map_count. Raises as ``Peer.check``.
+    """
+    return max(most - most // 8 - peer.maps().count(b"\n"), 0)

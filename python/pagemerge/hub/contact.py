@@ -1,0 +1,176 @@
+"""Who is at the other end of a connection, and whether it may become a client.
+
+The kernel notes who calls connect(2). Between that and the greeting the process may hand its end
+on, execute another program, or change its credentials. So the greeting counts only if the process
+is now exactly what the kernel noted then, and if another process with the same credentials could
+read it. From there on ``_core.Peer`` watches over it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+
+from pagemerge import _core
+from pagemerge.errors import AccessDenied, HubError, ProtocolError, UsageError
+from pagemerge.hub.decide.trust import Domain, checked_name
+from pagemerge.linux import text
+
+_SO_PEERSEC, _SO_PEERGROUPS, _SO_PEERPIDFD = 31, 59, 77
+"""Of asm-generic/socket.h; Python's socket module has no names for them."""
+
+_ABSENT = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
+"""The kernel is too old for this question, or has no security module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who called connect(2), by the kernel's word."""
+
+    pid: int
+    """As this process sees it; 0 for a process outside our PID namespace."""
+    uid: int
+    gid: int
+    groups: frozenset[int] | None
+    """Supplementary groups; None before Linux 4.13."""
+    label: str | None
+    """The label of the security module; None where there is none."""
+
+
+def caller_of(peer: socket.socket) -> Caller:
+    """Who called connect(2) on the other end of ``peer``. Raises ``OSError``."""
+    form = "iII"
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
+    pid, uid, gid = struct.unpack(form, raw)
+    groups = _option(peer, _SO_PEERGROUPS)
+    label = _option(peer, _SO_PEERSEC)
+    return Caller(
+        pid,
+        uid,
+        gid,
+        None if groups is None else frozenset(struct.unpack(f"{len(groups) // 4}I", groups)),
+        None if label is None else _label(label),
+    )
+
+
+def greet(peer: socket.socket, caller: Caller) -> _core.Peer:
+    """The process that called connect(2), if it is now what it was then. May block.
+
+    Raises ``HubError`` with the reason if it cannot be a client, ``OSError`` for what we lack.
+    """
+    if caller.pid == 0:
+        raise HubError(
+            "the hub runs in a PID namespace (a container) in which this process does not exist: "
+            "run the hub on the host, or one hub in each container"
+        )
+    handle = _handle(peer, caller.pid)
+    try:
+        found = _core.Peer(caller.pid)
+        ended = select.poll()  # select(2) knows no descriptors beyond 1023
+        ended.register(handle, select.POLLIN)
+        if ended.poll(0):
+            raise HubError(f"process {caller.pid} has ended", pid=caller.pid)
+    finally:
+        os.close(handle)
+    _compare(caller, found)
+    return found
+
+
+def domain_of(caller: Caller, peer: _core.Peer, own: tuple[int, int, int], name: bytes) -> Domain:
+    """The trust domain of a process that says that it is called ``name``.
+
+    A name can only narrow it: the rest is what the kernel says. ``own``: our own user, pid and
+    cgroup namespaces. Raises ``ProtocolError`` for a name that cannot be.
+    """
+    try:
+        part = checked_name(name.decode("ascii", errors="replace")) if name else ""
+    except UsageError as error:
+        raise ProtocolError(str(error)) from None
+    user, pid, cgroup = peer.namespaces
+    return Domain(
+        caller.uid,
+        user,
+        _label(peer.label),
+        part,
+        pid if pid != own[1] else 0,
+        cgroup if cgroup != own[2] else 0,
+    )
+
+
+def own_namespaces() -> tuple[int, int, int]:
+    """Our own user, pid and cgroup namespaces; 0 for what the kernel does not have.
+
+    Raises ``HubError`` if /proc shows another PID namespace than ours: its numbers would name
+    other processes than those that call.
+    """
+    if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115
+        raise HubError(
+            "/proc shows another PID namespace than the hub's: mount it anew "
+            "(unshare --mount-proc, or mount -t proc proc /proc)"
+        )
+    numbers = []
+    for name in ("user", "pid", "cgroup"):
+        try:
+            numbers.append(os.stat(f"/proc/self/ns/{name}").st_ino)  # noqa: PTH116
+        except FileNotFoundError:
+            numbers.append(0)
+    user, pid, cgroup = numbers
+    return user, pid, cgroup
+
+
+def _handle(peer: socket.socket, pid: int) -> int:
+    """A pidfd of the process that called connect(2); the caller closes it.
+
+    SO_PEERPIDFD (Linux 6.5) names that very process; before, its number may have been given to
+    another since, which has to have the same credentials to get any further.
+    """
+    try:
+        return peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise HubError(f"process {pid} has ended", pid=pid) from None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise HubError(f"process {pid} has ended", pid=pid) from None
+
+
+def _compare(caller: Caller, peer: _core.Peer) -> None:
+    """Raise ``AccessDenied`` unless the process is what it was when it called connect(2)."""
+    lines = dict(line.split(b":", 1) for line in text.lines(peer.credentials))
+    uids, gids, groups = (
+        {int(word) for word in lines[name].split()} for name in (b"Uid", b"Gid", b"Groups")
+    )
+    same = uids == {caller.uid} and gids == {caller.gid}
+    same &= caller.groups is None or groups == caller.groups
+    # Smack and others have labels of files only, or none for sockets: then both are empty.
+    same &= not caller.label or caller.label == _label(peer.label)
+    if not same:
+        raise AccessDenied(
+            f"process {caller.pid} has other users, groups or another security label than when "
+            "it connected: connect again",
+            pid=caller.pid,
+        )
+
+
+def _option(peer: socket.socket, option: int) -> bytes | None:
+    """A socket option of bytes; None where the kernel does not have it.
+
+    Python reads no more than 1 kB of it. Whoever has more than 256 groups, or a longer label, is
+    compared by the rest.
+    """
+    try:
+        return peer.getsockopt(socket.SOL_SOCKET, option, 1024)
+    except OSError as error:
+        if error.errno in (*_ABSENT, errno.ERANGE):
+            return None
+        raise
+
+
+def _label(raw: bytes) -> str:
+    """A label as it is compared: the kernel ends it with a newline in one place, NUL in another."""
+    return text.decoded(raw.strip(b"\0\n "))

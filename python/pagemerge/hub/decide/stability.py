@@ -1,0 +1,101 @@
+"""Which pages stay equal long enough to be worth it: pure functions on arrays.
+
+One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``standing``
+u8: how many looks in a row saw that digest, and what was in vain before (``restless``); ``slot``
+u32: what the page maps (``model.NO_SLOT``, ``model.ZERO_SLOT``, or a slot's number).
+
+The merge itself is a look, for it compares every byte, some time after the look that found the
+page. So of the looks that are required the last is left to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.hub.decide import restless
+from pagemerge.hub.model import BLOCK, LOOKS, NO_SLOT, Pages
+from pagemerge.model import ABSENT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """What a look found, in pages."""
+
+    separated: int
+    """Mapped a slot, and were written since."""
+    volatile: int
+    """Changed since the last look."""
+    stable: int
+    """Became candidates with this look."""
+    awake: npt.NDArray[np.bool_]
+    """bool[blocks touched]: blocks where pages have come that were not there before."""
+    empty: npt.NDArray[np.bool_]
+    """bool[blocks touched]: blocks with nothing to look at: untouched, given back, or merged."""
+
+
+def observe(
+    pages: Pages,
+    first: int,
+    seen: npt.NDArray[np.uint64],
+    required: int,
+    now: int,
+    most_vain: int = restless.MOST_VAIN,
+) -> Observed:
+    """Note a look at ``pages[first : first + len(seen)]``, whole blocks, in place.
+
+    A page that is present and anonymous though it was merged has been written: the hardware
+    separated it. ``required`` looks, that of the merge among them, have to see the same; a page
+    that has changed does not count the look that saw it so, unless one is enough. A page that
+    changes again and again has to stand longer (``restless``, also for ``most_vain``). ``now``:
+    seconds on the hub's clock.
+    """
+    part = slice(first, first + len(seen))
+    digest, slot, standing = pages.digest[part], pages.slot[part], pages.standing[part]
+    enough = before_merge(required)
+    present, known = seen != ABSENT, digest != ABSENT
+    came, written = present & ~known, present & (slot != NO_SLOT)
+    same = present & (seen == digest)
+    other = present & known & ~same
+    was_ready = restless.counted(standing) >= restless.needed(standing, enough)
+    in_vain = written | other & was_ready & ~restless.has_lasted(standing, enough)
+    merged = ~present & (slot != NO_SLOT)
+    restless.note_lasting(pages, first, merged, same & was_ready, now)
+    restless.begin(pages, np.flatnonzero((came | other) & ~in_vain) + first)
+    restless.begin_anew(pages, np.flatnonzero(in_vain) + first, most_vain)
+    standing[~present & (slot == NO_SLOT)] &= np.uint8(LOOKS << 4)
+    slot[written] = NO_SLOT
+    digest[:] = seen
+    waits = (present if required == 1 else same | came) & ~(same & was_ready)
+    waiting = np.flatnonzero(waits) + first
+    restless.count(pages, waiting[restless.is_due(pages, waiting, now)])
+    pages.looked[first // BLOCK : -(-(first + len(seen)) // BLOCK)] = now & 0xFFFF
+    is_ready = restless.counted(standing) >= restless.needed(standing, enough)
+    return Observed(
+        separated=int(np.count_nonzero(written)),
+        volatile=int(np.count_nonzero(other)),
+        stable=int(np.count_nonzero(present & is_ready & ~(was_ready & same))),
+        awake=_by_block(came),
+        empty=~_by_block(present),
+    )
+
+
+def before_merge(required: int) -> int:
+    """How many looks must have seen the same before the merge, for ``required`` in all."""
+    return max(required - 1, 1)
+
+
+def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
+    """Indices of the pages that are worth comparing: stable, and not merged yet."""
+    enough = restless.needed(pages.standing, before_merge(required))
+    stable = restless.counted(pages.standing) >= enough
+    return np.flatnonzero(stable & (pages.slot == NO_SLOT) & (pages.digest != ABSENT))
+
+
+def _by_block(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which blocks have a marked page; the first element is the first page of a block."""
+    if len(marks) == 0:
+        return marks
+    return np.bitwise_or.reduceat(marks, np.arange(0, len(marks), BLOCK))

@@ -1,0 +1,166 @@
+"""What the parts of the hub hand each other: frozen dataclasses, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # numpy takes longer to import than the whole command line
+    import numpy as np
+    import numpy.typing as npt
+
+BLOCK = 512
+"""Pages of a block (2 MiB): the unit in which looking is paced."""
+
+LOOKS = 15
+"""The half of ``Pages.standing`` that counts looks, and the most it counts."""
+
+NO_SLOT = 0xFFFF_FFFF
+"""A page that maps no slot."""
+ZERO_SLOT = 0xFFFF_FFFE
+"""A zero page that was given back."""
+OWN_SLOT = 0xFFFF_FFFD
+"""In a plan: a page that shall leave the slab under it. Slot numbers are smaller than this."""
+
+PAGE_BYTES, BLOCK_BYTES = 17, 5
+"""What a hub remembers of a page and of a block: ``Pages``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pages:
+    """What is remembered of a region: ``PAGE_BYTES`` a page and ``BLOCK_BYTES`` a block, changed in
+    place."""
+
+    digest: npt.NDArray[np.uint64]
+    """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
+    standing: npt.NDArray[np.uint8]
+    """u8[n]: looks in a row that saw it (low half), and how often in a row it changed in spite of
+    that (high half); see ``decide.restless``."""
+    slot: npt.NDArray[np.uint32]
+    """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
+    under: npt.NDArray[np.uint32]
+    """u32[n]: the slot whose mapping stands under the page, though it may have been written since;
+    as long as it does, its slab cannot die."""
+    quiet: npt.NDArray[np.uint8]
+    """u8[blocks]: looks in a row without a yield."""
+    wait: npt.NDArray[np.uint8]
+    """u8[blocks]: cycles that the block is still passed over."""
+    untouched: npt.NDArray[np.bool_]
+    """bool[blocks]: no look has found anything there yet."""
+    looked: npt.NDArray[np.uint16]
+    """u16[blocks]: when it was looked at, in seconds on the hub's clock, of which 16 bits count."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Pages that may be merged, in order of client and address; one element a page."""
+
+    client: npt.NDArray[np.uint32]
+    """u32[n]: number of the client in this cycle."""
+    address: npt.NDArray[np.uint64]
+    """u64[n]: bytes, in that client."""
+    digest: npt.NDArray[np.uint64]
+    """u64[n]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Which candidate maps which slot."""
+
+    slot: npt.NDArray[np.uint32]
+    """u32[n]: one element a candidate; ``NO_SLOT``: leave it alone."""
+    donors: npt.NDArray[np.int64]
+    """i64[m]: the candidates whose bytes fill the new slots, in order of the slots' numbers."""
+    first_new: int
+    """The number of the first new slot, for this plan only: what the store gives may differ."""
+
+    def new(self, slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Which of these numbers are new slots': bool[n]."""
+        return (slot >= self.first_new) & (slot < OWN_SLOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a plan means for one client."""
+
+    pid: int
+    pages: int
+    """Pages that would map a slot."""
+    zero_pages: int
+    """Pages that would be given back."""
+    mappings: int
+    """VMAs that this would cost it."""
+    new_slots: int
+    """New stable pages that would be filled from it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Consecutive pages that map consecutive slots."""
+
+    first: npt.NDArray[np.int64]
+    """i64[r]: index of each run's first page among the pages given."""
+    pages: npt.NDArray[np.int64]
+    """i64[r]."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """One client of a hub, as ``pagemerge status`` shows it."""
+
+    pid: int
+    name: str
+    uid: int
+    domain: str
+    """Trust domain: pages are shared inside it only."""
+    barrier: str
+    """move | write-protect | park | intern (no background merging)."""
+    regions: int
+    """Mergeable ranges."""
+    bytes: int
+    """Bytes in those ranges, present or not."""
+    merged_pages: int
+    """Pages of this client that map a slot now."""
+    zero_pages: int
+    """Pages given back because they were zero."""
+    mappings: int
+    """VMAs that merging added, as the agent counts them: one a merged run."""
+    skipped: dict[str, int]
+    """Reason -> pages that were candidates and were left alone."""
+    note: str
+    """Why this client is refused or held back; empty where it is not."""
+    merges: int = 0
+    """Pages merged since the client came; a page counts each time."""
+    separations: int = 0
+    """Merged pages that were seen to be written since the client came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The counters of a hub (KSM's names); pages unless the name says otherwise."""
+
+    engine: str
+    hub_pid: int
+    pages_shared: int
+    """Stable pages in use."""
+    pages_sharing: int
+    """Mappings of stable pages beyond the first of each."""
+    zero_pages: int
+    """Zero pages given back."""
+    pages_unshared: int
+    """Looked at, stable, and unique."""
+    pages_volatile: int
+    """Changed between the last two looks."""
+    full_scans: int
+    """Cycles that looked at every region of every client."""
+    store_bytes: int
+    """Memory that the slabs of all domains hold."""
+    metadata_bytes: int
+    """Memory that the hub's own per-page records hold."""
+    general_profit_bytes: int
+    """Bytes saved, less slots nobody shares, less metadata and mappings."""
+    cpu_seconds: float
+    """Processor time of the hub since it started (user and system)."""
+    seconds: float
+    """Since the hub started."""
+    clients: tuple[ClientStatus, ...]

@@ -1,0 +1,112 @@
+"""What a hub tells viewers: the counters of the domains that they may see."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pagemerge._core import count
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide import counters
+from pagemerge.hub.decide.stability import before_merge
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Members
+from pagemerge.hub.model import BLOCK_BYTES, PAGE_BYTES, ClientStatus, Status
+from pagemerge.model import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pagemerge.hub.hub import Hub
+
+Steps = Generator[None, None, None]
+"""Work in steps of a millisecond or so: clients may have any number of regions, and the hub has
+others to serve in between. What is counted may change meanwhile, page by page."""
+
+
+def status(hub: Hub, uid: int) -> Generator[None, None, Status]:
+    """The counters that a viewer of ``uid`` may see, its own domains or root all, in steps."""
+    clients: list[ClientStatus] = []
+    total = counters.Tally()
+    shared = store = metadata = 0
+    for domain, members in list(hub.domains.items()):
+        if uid not in (0, domain.uid):
+            continue
+        found = Count(domain, members, before_merge(hub.settings.looks))
+        yield from found.steps()
+        clients += found.rows
+        total += found.total
+        shared += int(np.count_nonzero(found.sharers))
+        store += members.store.bytes
+        metadata += members.store.metadata_bytes + found.metadata
+    sharing = total.merged - shared
+    saved = (sharing + total.zero) * PAGE_SIZE
+    idle_slots = store - shared * PAGE_SIZE
+    return Status(
+        engine="user",
+        hub_pid=os.getpid(),
+        pages_shared=shared,
+        pages_sharing=sharing,
+        zero_pages=total.zero,
+        pages_unshared=total.unshared,
+        pages_volatile=total.volatile,
+        full_scans=hub.full_scans,
+        store_bytes=store,
+        metadata_bytes=metadata,
+        general_profit_bytes=saved - idle_slots - metadata - total.runs * counters.VMA_BYTES,
+        cpu_seconds=time.process_time(),
+        seconds=time.monotonic() - hub.started,
+        clients=tuple(clients),
+    )
+
+
+class Count:
+    """The counts of one domain."""
+
+    def __init__(self, domain: Domain, members: Members, looks: int) -> None:
+        self._domain, self._clients, self._looks = domain, list(members.clients), looks
+        self.rows: list[ClientStatus] = []
+        self.total = counters.Tally()
+        self.metadata = 0
+        """Bytes that the hub remembers of its pages."""
+        self.sharers = np.zeros(members.store.next_slot, np.uint32)
+        """u32[slots]: pages that map each."""
+
+    def steps(self) -> Steps:
+        """Count all clients."""
+        for client in self._clients:
+            yield from self._client(client)
+
+    def _client(self, client: Client) -> Steps:
+        regions = [region.pages for region in client.regions.values()]
+        tally = counters.Tally()
+        for lot in counters.lots(regions):
+            tally += counters.tally(lot, self._looks)
+            count(lot.slot, self.sharers)
+            yield
+        self.total += tally
+        blocks = sum(len(pages.quiet) for pages in regions)
+        self.metadata += tally.pages * PAGE_BYTES + blocks * BLOCK_BYTES
+        self.rows.append(_row(client, self._domain, len(regions), tally))
+        yield
+
+
+def _row(client: Client, domain: Domain, regions: int, tally: counters.Tally) -> ClientStatus:
+    return ClientStatus(
+        pid=client.pid,
+        name=client.name,
+        uid=client.uid,
+        domain=str(domain),
+        barrier=client.barrier,
+        regions=regions,
+        bytes=tally.pages * PAGE_SIZE,
+        merged_pages=tally.merged,
+        zero_pages=tally.zero,
+        mappings=tally.runs,
+        skipped={reason: count for reason, count in client.skipped.items() if count},
+        note=client.note,
+        merges=client.merges,
+        separations=client.separations,
+    )

@@ -1,0 +1,184 @@
+"""The hub as a service: one socket, one lock, clients and viewers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+
+from pagemerge.errors import AccessDenied, HubError, ProtocolError
+from pagemerge.hub import wire
+from pagemerge.hub.admission import MOST_SILENT, Account, Admission
+from pagemerge.hub.contact import Caller, caller_of, own_namespaces
+from pagemerge.hub.decide.trust import may_join
+from pagemerge.hub.hub import Hub
+from pagemerge.hub.link import Link, listen
+from pagemerge.hub.session import Session
+from pagemerge.linux.fault import told
+
+log = logging.getLogger("pagemerge.hub")
+
+SWITCH = 0.0005
+"""Seconds that a thread of a hub waits for another that computes."""
+
+GRACE = 3.0
+"""Seconds that a hub without clients waits for one, if it is to end with the last."""
+
+
+class Service:
+    """Listens, greets, and hands the hub what clients ask for."""
+
+    def __init__(self, hub: Hub, path: Path, until_idle: bool) -> None:
+        self.hub = hub
+        self.path = path
+        self.until_idle = until_idle
+        self.admission = Admission()
+        self.namespaces = own_namespaces()
+        self.links: set[Link] = set()
+        self.silent: dict[Link, Account] = {}
+        """Connections that have not said anything whole so far, oldest first."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone.
+
+        Not until its terminal is closed (SIGHUP): clients in other terminals go on.
+        """
+        # Each request is handed to a thread and back. Where peers keep the loop busy, each of these
+        # steps waits for the interpreter; 5 ms, Python's own choice, would be most of a request.
+        sys.setswitchinterval(SWITCH)
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, log.info, "its terminal was closed: it goes on")
+        server = listen(str(self.path))
+        loop.add_reader(server, self._accept, server)
+        idle = asyncio.create_task(self._idle()) if self.until_idle else None
+        ends = {asyncio.create_task(stop.wait())} | ({idle} if idle else set())
+        log.info("listening at %s", self.path)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_reader(server)
+        self.path.unlink(missing_ok=True)
+        server.close()
+        for link in list(self.links):
+            link.close("the hub ends")
+
+    async def _idle(self) -> None:
+        empty_since = time.monotonic()
+        while time.monotonic() - empty_since < GRACE:
+            await asyncio.sleep(0.25)
+            if any(members.clients for members in self.hub.domains.values()):
+                empty_since = time.monotonic()
+
+    def _accept(self, server: socket.socket) -> None:
+        try:
+            peer, _ = server.accept()
+        except OSError as error:
+            log.warning("cannot accept a connection: %s", error)
+            # The connection still waits there: do not ask again and again for what we lack.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(server)
+            loop.call_later(1.0, self._accept_again, server)
+            return
+        peer.setblocking(False)
+        try:
+            self._admit(peer, caller_of(peer))
+        except HubError as error:
+            log.info("refused a connection: %s", error)
+            with contextlib.suppress(OSError):
+                text = str(error).encode()
+                peer.send(wire.HEADER.pack(len(text), wire.Kind.REFUSED, 0) + text)
+            peer.close()
+        except Exception as error:
+            log.info("refused a connection: %s", told(error))
+            peer.close()
+
+    def _admit(self, peer: socket.socket, caller: Caller) -> None:
+        """Serve a connection. Raises ``HubError`` with the reason if it may not be."""
+        if not may_join(caller.uid, os.geteuid()):
+            raise HubError(
+                f"process {caller.pid} belongs to user {caller.uid}, and this hub to user "
+                f"{os.geteuid()}: start one of your own, or one of root's for all users"
+            )
+        account = self.admission.of(caller.uid)
+        if not self.admission.may_connect(account):
+            raise HubError(f"user {caller.uid} has too many connections already")
+        link = Session(self, peer, caller, account).link
+        self.silent[link] = account
+        account.silent += 1
+        if account.silent > MOST_SILENT:
+            oldest = next(it for it, whose in self.silent.items() if whose is account)
+            oldest.close("it has nothing to say")
+
+    def has_spoken(self, link: Link) -> None:
+        """A connection is not silent any more, or has ended."""
+        account = self.silent.pop(link, None)
+        if account is not None:
+            account.silent -= 1
+
+    def _accept_again(self, server: socket.socket) -> None:
+        if server.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(server, self._accept, server)
+
+    def spawn(self, link: Link, work: Coroutine[object, object, None]) -> None:
+        """Run a client's request; whatever it raises ends this client's connection."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except ProtocolError as error:
+                link.close(f"it does not speak the protocol: {error}")
+            except (HubError, AccessDenied) as error:
+                refuse(link, str(error))
+            except Exception as error:
+                # Let nobody wait for an answer.
+                log.warning("a request failed: %s", told(error))
+                link.close("the hub failed")
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def refuse(link: Link, why: str) -> None:
+    """Tell an agent why it cannot join, and hang up."""
+    link.send(wire.Kind.REFUSED, 0, why.encode(errors="replace"))
+    link.close(why)
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the lock of the socket at ``path``: its directory is made, and checked.
+
+    Raises ``HubError`` if another hub has it, or if somebody else could replace the socket.
+    """
+    parent = path.parent
+    parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    owner = parent.stat()
+    if owner.st_uid not in (0, os.geteuid()) or (
+        owner.st_mode & 0o022 and not owner.st_mode & 0o1000
+    ):
+        raise HubError(f"others can write to {parent}: choose a directory of your own")
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        why = (
+            "`pagemerge status` shows it, and one that programs have started ends with the last of "
+            "them; or give this one another --socket"
+        )
+        raise HubError(f"a hub is running at {path} already: {why}", path=str(path)) from None
+    try:
+        yield
+    finally:
+        os.close(lock)

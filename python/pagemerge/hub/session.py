@@ -1,0 +1,256 @@
+"""One connection, from its first frame to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pagemerge import _core
+from pagemerge.errors import HubError, ProtocolError
+from pagemerge.hub import wire
+from pagemerge.hub.admission import MOST_REGIONS, MOST_UNFINISHED, OVERCOMMITTED, SILENCE, Account
+from pagemerge.hub.client import DEADLINE, Client
+from pagemerge.hub.closing import has_seals
+from pagemerge.hub.contact import Caller, domain_of, greet
+from pagemerge.hub.domain import LATER, Members
+from pagemerge.hub.link import MOST_BODY, MOST_GREETING, Link
+from pagemerge.hub.turns import work_in
+from pagemerge.linux import text
+from pagemerge.model import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from pagemerge.hub.service import Service
+
+log = logging.getLogger("pagemerge.hub")
+
+_HOST_PAGES = os.sysconf("SC_PHYS_PAGES")
+
+MOST_NOTE = 1000
+"""Characters of a client's note."""
+
+
+class Session:
+    """A connection: of a viewer, and of a client from its greeting on."""
+
+    def __init__(
+        self, service: Service, peer: socket.socket, caller: Caller, account: Account
+    ) -> None:
+        self.service = service
+        self.caller, self.account = caller, account
+        self.client: Client | None = None
+        self.members: Members | None = None
+        self._greeting = False
+        self._peer = peer
+        self.link = Link(
+            peer,
+            self._frame,
+            self._end,
+            account.closer,
+            self._may_receive,
+            account.leaves_unread,
+            self._turn,
+        )
+        self.link.greeted(MOST_GREETING)
+        account.links.add(self.link)
+        service.links.add(self.link)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(SILENCE, self._give_up)
+
+    def _frame(self, kind: int, sequence: int, body: bytes) -> None:
+        client, members = self.client, self.members
+        self.service.has_spoken(self.link)
+        if kind == wire.Kind.STATUS:
+            if client is None:
+                self._deadline.cancel()
+            self.link.pause()
+            self.service.spawn(self.link, self._answer(sequence))
+        elif kind == wire.Kind.HELLO and client is None and not self._greeting:
+            self._greeting = True
+            self.link.pause()
+            self.service.spawn(self.link, self._hello(body))
+        elif client is None or members is None:
+            raise ProtocolError("it did not say hello")
+        else:
+            self._serve(client, members, kind, sequence, body)
+
+    def _serve(
+        self, client: Client, members: Members, kind: int, sequence: int, body: bytes
+    ) -> None:
+        """A frame of a client."""
+        hub = self.service.hub
+        if kind == wire.Kind.HANDBACK:
+            self._adopt(client, members)
+        elif kind == wire.Kind.NOTE:
+            client.note = text.plain(body, MOST_NOTE)
+        elif kind == wire.Kind.INTERN and sequence % 2 == 1:
+            request = wire.unpack(body, wire.INTERN)
+            client.begin(sequence)
+            self.service.spawn(self.link, hub.intern(members, client, sequence, request))
+        elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
+            del client.births[sequence]
+            hub.note_birth(members, client, planned, body)
+        elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
+            raise ProtocolError(f"a frame of kind {kind} out of turn")
+
+    def _turn(self, seconds: float) -> float:
+        """Its frames have taken so long: how many seconds it has to wait."""
+        wait = self.account.frames.wait
+        self.account.frames.spend(seconds, len(self.service.admission))
+        return wait
+
+    async def _answer(self, sequence: int) -> None:
+        """Tell a viewer the counters."""
+        service, viewers = self.service, self.account.viewers
+        counters = await viewers.answer(service.hub, self.caller.uid, len(service.admission))
+        if not self.link.open:
+            return
+        self.link.send(wire.Kind.COUNTERS, sequence, counters)
+        if self.client is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(SILENCE, self._give_up)
+        self.link.resume()
+
+    async def _hello(self, body: bytes) -> None:
+        """Take in a client. Raises ``HubError`` with the reason if it cannot be one."""
+        version, barrier = wire.unpack(body, wire.HELLO)
+        if version != wire.VERSION or barrier not in wire.BARRIERS:
+            raise ProtocolError(f"its agent is of version {version}, we of {wire.VERSION}")
+        if self.service.hub.budget.is_overdrawn:
+            await asyncio.sleep(LATER)
+            if not self.link.open:
+                raise HubError("it has hung up")
+        name, _, note = body[wire.HELLO.size :].partition(b"\0")
+        reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        peer: _core.Peer | None = None
+        try:
+            peer = await self._greet(reader)
+            domain = domain_of(self.caller, peer, self.service.namespaces, name)
+            if not self.link.open:
+                raise HubError("it has hung up")
+        except BaseException:
+            reader.shutdown(wait=False)
+            if peer is not None:
+                peer.close()
+            raise
+        self._deadline.cancel()
+        self.members = self.service.hub.enter(domain)
+        self.client = Client(
+            pid=self.caller.pid,
+            uid=self.caller.uid,
+            name=_name(self.caller.pid),
+            peer=peer,
+            link=self.link,
+            barrier=wire.BARRIERS[barrier],
+            note=text.plain(note, MOST_NOTE),
+            reader=reader,
+            patience=self.members.patience,
+            claims=self.account,
+            most_regions=MOST_REGIONS,
+            most_pages=OVERCOMMITTED * _HOST_PAGES,
+        )
+        self.members.clients.append(self.client)
+        self.link.greeted(MOST_BODY)
+        self.link.send(wire.Kind.WELCOME, body=wire.HELLO.pack(wire.VERSION, 0))
+        log.info("process %d (%s) joins %s", self.caller.pid, self.client.name, domain)
+        self.members.wake.set()
+        self.link.resume()
+
+    async def _greet(self, reader: ThreadPoolExecutor) -> _core.Peer:
+        """Look at the process, in a thread that it may keep waiting."""
+        # A socket of our own: the connection may end meanwhile, and its number be another's.
+        peer = self._peer.dup()
+
+        def look() -> _core.Peer:
+            with peer:
+                return greet(peer, self.caller)
+
+        work = await work_in(reader, look, DEADLINE)
+        if not work.done():
+            raise HubError(f"looking at process {self.caller.pid} makes the hub wait")
+        return work.result()
+
+    def _adopt(self, client: Client, members: Members) -> None:
+        """A slab that another hub made: ours from now on, if nobody can change it."""
+        descriptor = self.link.take_descriptor()
+        if descriptor is None:
+            log.warning("no descriptor is left for a slab of process %d: see ulimit -n", client.pid)
+            return
+        if not has_seals(descriptor):
+            # Not even asked for its size: a file system that is a program may never answer.
+            self.account.closer.close(descriptor)
+            raise ProtocolError("not a slab: it has no seals")
+        self.link.pause()
+        self.service.spawn(self.link, self._take_slab(client, members, descriptor))
+
+    async def _take_slab(self, client: Client, members: Members, descriptor: int) -> None:
+        """Take in a slab. What is refused costs no look at its bytes."""
+        kept = False
+        try:
+            kept = await self._admit_slab(client, members, descriptor)
+        finally:
+            if kept:
+                self.account.closer.let_go()
+            else:
+                self.account.closer.close(descriptor)
+        self.link.resume()
+
+    async def _admit_slab(self, client: Client, members: Members, descriptor: int) -> bool:
+        """True if the descriptor is the store's now."""
+        found = os.fstat(descriptor)
+        slab, pages = found.st_ino, found.st_size // PAGE_SIZE
+        hub = self.service.hub
+        if hub.is_foreign(members.domain, slab):
+            # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
+            log.info("process %d hands back a slab of another domain", client.pid)
+            return False
+        new = slab not in members.store.slabs
+        if new:
+            if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(members, client, pages):
+                return False  # its pages stay merged as they are; nobody new shares them
+            slab, sealed = await client.read(_core.open_slab, descriptor, members.store.seed)
+            digests = np.frombuffer(sealed, np.uint64)
+            if hub.is_foreign(members.domain, slab):
+                return False  # somebody else was quicker
+            new = slab not in members.store.slabs
+            if new:
+                donors = np.full(len(digests), client.pid, np.uint64)
+                members.store.add(descriptor, slab, digests, donors)
+        members.born.add(slab)
+        client.given.add(slab)
+        client.adopting = True
+        return new
+
+    def _may_receive(self, count: int) -> bool:
+        self.account.unfinished += count
+        return self.account.unfinished <= MOST_UNFINISHED
+
+    def _give_up(self) -> None:
+        self.link.close("it has nothing to say")
+
+    def _end(self, why: str) -> None:
+        self._deadline.cancel()
+        self.service.links.discard(self.link)
+        self.service.has_spoken(self.link)
+        self.account.links.discard(self.link)
+        if self.client is not None and self.members is not None:
+            log.info("process %d (%s) leaves: %s", self.client.pid, self.client.name, why)
+            self.members.clients.remove(self.client)
+            self.client.close()
+            self.members.wake.set()
+        elif self._greeting:
+            log.info("process %d does not join: %s", self.caller.pid, why)
+        else:
+            log.debug("a viewer leaves: %s", why)
+
+
+def _name(pid: int) -> str:
+    try:
+        return text.plain(text.read(f"/proc/{pid}/comm", 100).rstrip(b"\n"))
+    except OSError:
+        return "?"

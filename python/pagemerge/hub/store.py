@@ -1,0 +1,196 @@
+"""The store of one trust domain: its slabs, and which digest lies in which slot.
+
+Slots are numbered through all slabs of a domain. A number is used again only after its slab has
+been dropped, and a slab is dropped only when nobody remembers a slot of it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.hub.model import NO_SLOT
+from pagemerge.model import PAGE_SIZE, ZERO
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+
+LARGE = 1 << 16
+"""Digests that fit into a processor's cache."""
+
+AT_ONCE = 1 << 18
+"""Digests that are sorted at once before they are looked up: it takes memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slab:
+    """A sealed memory file of stable pages."""
+
+    id: int
+    """Its inode number, the name that hub and agents use."""
+    descriptor: int
+    base: int
+    """Number of its first slot."""
+    pages: int
+    heads: U32
+    """u32[r]: the first slot, counted from 0, of each run that one process has filled."""
+    donors: U32
+    """u32[r]: that process, or who handed the slab back."""
+
+    def filled(self) -> Counter[int]:
+        """How many slots each process has filled."""
+        counts: Counter[int] = Counter()
+        for donor, pages in zip(self.donors, np.diff(self.heads, append=self.pages), strict=True):
+            counts[int(donor)] += int(pages)
+        return counts
+
+
+class Store:
+    """Slabs and their index: 12 bytes a slot."""
+
+    def __init__(self) -> None:
+        self.seed = secrets.randbits(64)
+        """Of the digests; secret, so that nobody can prepare pages whose digests collide."""
+        self.slabs: dict[int, Slab] = {}
+        self.held: Counter[int] = Counter()
+        """Process -> slots it is the donor of."""
+        self._digests: U64 = np.empty(0, np.uint64)
+        self._slots: U32 = np.empty(0, np.uint32)
+
+    def add(
+        self, descriptor: int, slab: int, digests: U64, donors: U64 | U32, findable: bool = True
+    ) -> Slab:
+        """Take in a sealed slab; its descriptor is the store's from now on.
+
+        ``donors``: the process that each slot was filled from.
+        ``find`` names its slots only if it is ``findable``; ``publish`` makes it so later.
+        """
+        heads = np.flatnonzero(np.diff(donors, prepend=donors[:1] + 1)).astype(np.uint32)
+        whose, base = donors[heads].astype(np.uint32), self._room(len(digests))
+        made = Slab(slab, descriptor, base, len(digests), heads, whose)
+        self.slabs[slab] = made
+        self.held += made.filled()
+        if findable:
+            self.publish(made, digests)
+        return made
+
+    def publish(self, slab: Slab, digests: U64) -> None:
+        """Have ``find`` name the slots of a slab with these digests."""
+        useful = np.flatnonzero(digests > ZERO)
+        new, first = np.unique(digests[useful], return_index=True)
+        fresh = self.find(new) == NO_SLOT
+        new, slots = new[fresh], (useful[first[fresh]] + slab.base).astype(np.uint32)
+        # Put where they belong, not sorted with all the others: that takes six times as long.
+        at = np.searchsorted(self._digests, new)
+        self._digests, self._slots = (
+            np.insert(self._digests, at, new),
+            np.insert(self._slots, at, slots),
+        )
+
+    def build(
+        self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64
+    ) -> tuple[int, int, U64]:
+        """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.
+
+        ``whose``: which of the peers each run is of. Reads other processes, which may make it wait:
+        to be called where a deadline can abandon it. The slab is not in the store yet; ``add`` it.
+        Digests come from the sealed bytes. Raises ``AccessDenied`` if one of the peers is not what
+        it was when it became a client; then no slab has been made.
+        """
+        descriptor, slab, digests = _core.build_slab(list(peers), whose, starts, pages, self.seed)
+        return descriptor, slab, np.frombuffer(digests, np.uint64)
+
+    def find(self, digests: U64) -> U32:
+        """The slot of each digest, or ``NO_SLOT``."""
+        if len(self._digests) == 0:
+            return np.full(len(digests), NO_SLOT, np.uint32)
+        at = np.empty(len(digests), np.int64)
+        for first in range(0, len(digests), AT_ONCE):
+            some = digests[first : first + AT_ONCE]
+            # In a large index neighbours are found in the processor's cache.
+            order = np.argsort(some) if len(self._digests) > LARGE else slice(None)
+            at[first : first + AT_ONCE][order] = np.searchsorted(self._digests, some[order])
+        at[at == len(self._digests)] = 0
+        return np.where(self._digests[at] == digests, self._slots[at], np.uint32(NO_SLOT))
+
+    def locate(self, slots: U32) -> tuple[U64, U32]:
+        """Slab id and place in it of slots; 0 and 0 for numbers that are no slot (any more)."""
+        slabs = self._in_order()
+        if not slabs or len(slots) == 0:
+            return np.zeros(len(slots), np.uint64), np.zeros(len(slots), np.uint32)
+        bases = np.array([slab.base for slab in slabs], np.uint32)
+        ends = bases + np.array([slab.pages for slab in slabs], np.uint32)
+        ids = np.array([slab.id for slab in slabs], np.uint64)
+        at = np.searchsorted(bases, slots, side="right") - 1
+        inside = (at >= 0) & (slots < ends[at])
+        place = np.where(inside, slots - bases[at], np.uint32(0))
+        return np.where(inside, ids[at], np.uint64(0)), place
+
+    def copy(self, slots: U32) -> tuple[int, int, U64]:
+        """Copy slots of any slabs into a new one: descriptor, id and digests, as ``build``."""
+        ids, places = self.locate(slots)
+        descriptors = np.array([self.slabs[int(it)].descriptor for it in ids], np.uint64)
+        descriptor, slab, digests = _core.copy_slots(
+            descriptors, places.astype(np.uint64), self.seed
+        )
+        return descriptor, slab, np.frombuffer(digests, np.uint64)
+
+    def donors(self, slots: U32) -> U32:
+        """The process that each of these slots was filled from."""
+        ids, places = self.locate(slots)
+        whose = np.empty(len(slots), np.uint32)
+        for slab in (self.slabs[int(it)] for it in np.unique(ids)):
+            mine = ids == slab.id
+            run = np.searchsorted(slab.heads, places[mine], side="right") - 1
+            whose[mine] = slab.donors[run]
+        return whose
+
+    def retire(self, slabs: Iterable[int]) -> None:
+        """Have ``find`` name no slot of these slabs any more; they can still be located."""
+        keep = np.ones(len(self._slots), np.bool_)
+        for slab in (self.slabs[it] for it in slabs):
+            keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
+        self._digests, self._slots = self._digests[keep], self._slots[keep]
+
+    def drop(self, slabs: Iterable[int]) -> None:
+        """Forget slabs that nobody shares; the kernel frees them with their last mapping."""
+        known = [it for it in slabs if it in self.slabs]
+        self.retire(known)
+        for slab in map(self.slabs.pop, known):
+            os.close(slab.descriptor)
+            self.held -= slab.filled()
+
+    @property
+    def next_slot(self) -> int:
+        """The number behind the last slot."""
+        return max((slab.base + slab.pages for slab in self.slabs.values()), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the slabs hold."""
+        return sum(slab.pages for slab in self.slabs.values()) * PAGE_SIZE
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Memory that the index holds."""
+        runs = sum(slab.heads.nbytes + slab.donors.nbytes for slab in self.slabs.values())
+        return self._digests.nbytes + self._slots.nbytes + runs
+
+    def _in_order(self) -> list[Slab]:
+        return sorted(self.slabs.values(), key=lambda slab: slab.base)
+
+    def _room(self, pages: int) -> int:
+        """The first number from which on so many are free."""
+        base = 0
+        for slab in self._in_order():
+            if slab.base - base >= pages:
+                break
+            base = slab.base + slab.pages
+        return base

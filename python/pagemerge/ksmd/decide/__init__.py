@@ -1,0 +1,1 @@
+"""Decisions of the kernel engine: pure functions, no I/O."""

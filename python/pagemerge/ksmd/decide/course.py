@@ -1,0 +1,195 @@
+"""What the governor remembers and how it reckons: pure functions on what is known at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pagemerge.ksmd.model import Goals, Snapshot
+from pagemerge.linux.ksm import KsmCounters
+from pagemerge.model import PAGE_SIZE
+
+BATCH = 4096
+"""Pages that ksmd scans at a time (pages_to_scan): some 10 ms. It answers to nobody meanwhile."""
+
+TICK = 0.25
+"""Seconds between two looks at the counters while ksmd runs or memory grows."""
+
+NOTABLE = 16 << 20
+NOTABLE_SHARE = 0.01
+"""Bytes, and the share of all mergeable memory, below which nothing is news."""
+
+CALM = 2.0
+"""Seconds that memory may go on growing before it is looked at all the same."""
+
+DONE = 0.98
+"""Share of what was promised that is enough: the rest changes, or is about to."""
+
+SCANS = 2
+"""Full scans that ksmd needs to merge what it has never seen: the first notes checksums."""
+
+PAGE_SECONDS = 3e-6
+"""Processor time for a look at one page, until it has been measured."""
+
+AGAIN = 4.0
+SELDOM = 256.0
+"""Seconds until what is left, though it would pay, is looked at again: at first, and at most."""
+
+SAMPLE = 1.0
+LONGEST = 4.0
+"""Seconds between two samples: at first, and when nothing ever comes of it. One takes a few
+milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What the governor remembers from one decision to the next."""
+
+    working: bool = False
+    tokens: float = 0.0
+    """Processor seconds that may be spent at once."""
+    seconds: float = -1.0
+    """When the last snapshot was taken; negative before the first."""
+    spent: float = 0.0
+    """Processor seconds of ksmd and governor, as of then."""
+    resident: int = 0
+    """Bytes of mergeable memory as of the last look, or less if some of it has gone."""
+    growing: float = -1.0
+    """Since when it has been seen to grow; negative while it does not."""
+    last_resident: int = 0
+    look_after: float = 0.0
+    """Until then it is not looked again: looks alone must not spend the budget."""
+    page_seconds: float = PAGE_SECONDS
+    period: float = SAMPLE
+    """Seconds between two samples."""
+    due: float = 0.0
+    """When the next is."""
+    moving: bool = False
+    """The last sample saw memory change: the next one comes soon, to see whether it still does."""
+    wait: float = AGAIN
+    """Seconds from the end of work until what it has left is looked at again."""
+    again: float = -1.0
+    """When that is; negative if nothing is left that would pay."""
+    # While it works:
+    checking: bool = False
+    """ksmd stands, and the next look tells whether it is done."""
+    poor: str = ""
+    """Why another scan would not pay; empty if the work seems done."""
+    begun: int = 0
+    """Bytes that were merged when the work began."""
+    promised: int = 0
+    """Bytes that were to be saved, from the beginning on."""
+    left: int = 0
+    """Bytes that were still to be saved at the last look,"""
+    merged: int = 0
+    """... that were merged then,"""
+    counted: int = 0
+    """... and that were merged then as KSM counts."""
+    scans: int = 0
+    """full_scans when the work began, or when the last yield was measured."""
+    seen: int = 0
+    """Full scans since the last look."""
+    marked_counted: int = 0
+    """Bytes that were merged, as KSM counts, when the yield was last measured."""
+    marked_spent: float = 0.0
+    marked_scanned: int = 0
+
+
+def saved_bytes(counters: KsmCounters) -> int:
+    """Bytes that ksmd has saved by its own account, as of when it last came by."""
+    return PAGE_SIZE * ((counters.pages_sharing or 0) + (counters.ksm_zero_pages or 0))
+
+
+def account(course: Course, now: Snapshot, goals: Goals) -> Course:
+    """Fill the bucket, take out what was spent, and note how memory has grown."""
+    passed = max(now.seconds - course.seconds, 0.0) if course.seconds >= 0 else 0.0
+    tokens = course.tokens + passed * share(now, goals) - (now.spent_seconds - course.spent)
+    grew = now.resident_bytes - course.last_resident >= notable(now) / 4
+    growing = course.growing
+    if grew and growing < 0:
+        growing = now.seconds
+    elif not grew:
+        growing = -1.0
+    return replace(
+        course,
+        tokens=min(tokens, goals.burst_seconds),
+        seconds=now.seconds,
+        spent=now.spent_seconds,
+        growing=growing,
+        last_resident=now.resident_bytes,
+        resident=min(course.resident, now.resident_bytes),
+        look_after=max(course.look_after, now.seconds + now.look_seconds / share(now, goals)),
+    )
+
+
+def news(course: Course, now: Snapshot) -> str:
+    """Memory that was not there at the last look, in words; empty if there is none to speak of."""
+    new = now.resident_bytes - course.resident
+    return f"{size(new)} of new memory" if new >= notable(now) else ""
+
+
+def is_settled(course: Course, now: Snapshot) -> bool:
+    """Is it worth a look? While memory grows it tells little of what it will hold; not for ever."""
+    grows = course.growing >= 0 and now.seconds - course.growing < CALM
+    return not grows and now.seconds >= course.look_after
+
+
+def looked(course: Course, now: Snapshot) -> Course:
+    """What the finder has seen, noted."""
+    assert now.promised_bytes is not None
+    counted = saved_bytes(now.counters)
+    return replace(
+        course,
+        resident=now.resident_bytes,
+        left=now.promised_bytes,
+        merged=counted if now.merged_bytes is None else now.merged_bytes,
+        counted=counted,
+        seen=0,
+    )
+
+
+def cost(course: Course, now: Snapshot) -> float:
+    """Processor seconds until ksmd has merged all that can be."""
+    return SCANS * course.page_seconds * now.resident_bytes / PAGE_SIZE
+
+
+def pays(course: Course, now: Snapshot, goals: Goals) -> bool:
+    """Is what is left to save worth the scans?"""
+    return course.left >= max(NOTABLE / 4, price(now, goals) * cost(course, now))
+
+
+def gained(course: Course, now: Snapshot) -> int:
+    """Bytes merged since the last look, by KSM's counters: too few rather than too many.
+
+    What was freed or rewritten before is taken off the counters within the first scans.
+    """
+    before = course.counted if course.seen < SCANS else course.merged
+    return saved_bytes(now.counters) - before
+
+
+def share(now: Snapshot, goals: Goals) -> float:
+    """Of one core, that may be used over time; all of it when memory runs short."""
+    return 1.0 if is_short(now, goals) else goals.cpu_percent / 100
+
+
+def price(now: Snapshot, goals: Goals) -> float:
+    """Bytes that a processor second must gain; a tenth of it when memory runs short."""
+    return 100.0 * goals.price_bytes * (0.1 if is_short(now, goals) else 1.0)
+
+
+def is_short(now: Snapshot, goals: Goals) -> bool:
+    """Does this host run short of memory, by what is available or by who waits for it (PSI)?"""
+    if now.pressure is not None and now.pressure >= goals.pressure_percent:
+        return True
+    if now.available_bytes is None or not now.total_bytes:
+        return False
+    return now.available_bytes < goals.available_percent / 100 * now.total_bytes
+
+
+def notable(now: Snapshot) -> float:
+    """Bytes from which on something is news."""
+    return max(NOTABLE, NOTABLE_SHARE * now.resident_bytes)
+
+
+def size(count: float) -> str:
+    """In words."""
+    return f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,270 @@
+"""THE loop of the kernel engine: see how ksmd does, decide, set its knobs, watch.
+
+All that is decided is decided in ``decide.govern``; here is what it takes to know things, and to
+leave the host as it was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from pagemerge.errors import PagemergeError
+from pagemerge.find.process import named
+from pagemerge.find.reading import locate_marked
+from pagemerge.find.survey import survey
+from pagemerge.ksmd.decide.course import BATCH, Course
+from pagemerge.ksmd.decide.govern import govern
+from pagemerge.ksmd.enrolment import Enrolment
+from pagemerge.ksmd.mergeable import Mergeable
+from pagemerge.ksmd.merged import sharing_pages
+from pagemerge.ksmd.model import Decision, Goals, Snapshot
+from pagemerge.ksmd.sample import Sample
+from pagemerge.linux import accounts
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import Ksm, is_mergeable, locked
+from pagemerge.model import PAGE_SIZE
+
+log = logging.getLogger("pagemerge.governor")
+
+NOTE = Path("/run/pagemerge/knobs.json")
+"""Of root's alone: nobody else governs."""
+
+REFRESH = 0.5
+"""Seconds between two looks at who is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a trace: what was known, and what was decided."""
+
+    snapshot: Snapshot
+    decision: Decision
+
+
+class Governor:
+    """Drives ksmd until it is told to stop.
+
+    ``dry_run``: decide and log, and write nothing. ``trace``: a file that gets a line of JSON (a
+    ``Step``) for each decision.
+    """
+
+    def __init__(
+        self,
+        goals: Goals,
+        ksm: Ksm,
+        *,
+        dry_run: bool = False,
+        trace: BinaryIO | None = None,
+    ) -> None:
+        self.goals = goals
+        self.enrolment: Enrolment | None = None
+        """Opts processes in, where somebody does."""
+        self.ksm = ksm
+        self.dry_run = dry_run
+        self.mergeable = Mergeable(is_mergeable)
+        self.ended = threading.Event()
+        self._trace = trace
+        self._course = Course()
+        self._refreshed = -REFRESH
+        self._sample: Sample | None = None
+        self._written = Knobs()
+        self._told = ""
+        self._topics: set[str] = set()
+        self._meddled = False
+
+    def run(self) -> None:
+        """Until ``ended`` is set."""
+        decision = Decision(Knobs(), "the beginning", 0.0)
+        with contextlib.suppress(Ended):
+            while not self.ended.wait(decision.wait_seconds):
+                decision = self.step(decision)
+
+    def step(self, last: Decision) -> Decision:
+        """One turn: what ``last`` wanted to know is in the snapshot that this one is made on."""
+        now = self._snapshot(last)
+        self._note_meddling(now.knobs)
+        self._course, decision = govern(self._course, now, self.goals)
+        if self._trace:
+            self._trace.write(msgspec.json.encode(Step(now, decision)) + b"\n")
+        changes = changed(decision.knobs)
+        self._tell(decision, changes)
+        if self.dry_run:
+            # Nothing will come of it: the next news are to be weighed, too.
+            self._course = replace(self._course, working=False, checking=False)
+        elif changes:
+            self._write(changes)
+        return decision
+
+    def _tell(self, decision: Decision, changes: dict[str, int | str]) -> None:
+        """Log what is done and why; and once, until something is done, why nothing is."""
+        if decision.reason == self._told:
+            return
+        self._told = decision.reason
+        if changes:
+            self._topics.clear()
+        new = decision.topic and decision.topic not in self._topics
+        self._topics.add(decision.topic)
+        written = ", ".join(f"{name}={value}" for name, value in changes.items())
+        log.log(
+            logging.INFO if changes or new else logging.DEBUG,
+            "%s%s",
+            decision.reason,
+            f": {written}" if written else "",
+        )
+
+    def _write(self, changes: dict[str, int | str]) -> None:
+        """Who else drives ksmd may be in the way for a moment: that is no reason to end."""
+        try:
+            self.ksm.write(**changes)
+        except PagemergeError as error:
+            log.warning("ksmd is left as it is: %s", error)
+        self._written = self.ksm.knobs()
+
+    def _snapshot(self, wanted: Decision) -> Snapshot:
+        seconds = time.monotonic()
+        if seconds - self._refreshed >= REFRESH:
+            self._refreshed = seconds
+            if self.enrolment:
+                self.mergeable.forget(self.enrolment.refresh())
+            self.mergeable.refresh(seconds)
+        pids = self.mergeable.pids
+        still = moving = promised = sharing = None
+        if wanted.sample:
+            self._sample = self._sample or Sample(pids)
+            change = self._sample.look()
+            still, moving = change.still, change.moving
+        looked = 0.0
+        if wanted.look:
+            began = time.process_time()
+            # Before the look, or what is written during it would count as seen.
+            self._sample = Sample(pids)
+            promised = promise(pids, self.ended)
+            sharing = sharing_pages(pids)
+            looked = time.process_time() - began
+        counters = self.ksm.counters()
+        # That counter is live; pages_sharing is not.
+        zeros = counters.ksm_zero_pages or 0
+        return Snapshot(
+            seconds=seconds,
+            knobs=self.ksm.knobs(),
+            counters=counters,
+            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + time.process_time(),
+            processes=len(pids),
+            resident_bytes=sum(accounts.anonymous_bytes(pid) for pid in pids),
+            available_bytes=accounts.available_bytes(),
+            total_bytes=accounts.total_bytes(),
+            pressure=accounts.pressure_percent(),
+            changed_share=still,
+            moving_share=moving,
+            promised_bytes=promised,
+            merged_bytes=None if sharing is None else (sharing + zeros) * PAGE_SIZE,
+            look_seconds=looked,
+        )
+
+    def _note_meddling(self, found: Knobs) -> None:
+        """Say once that somebody else writes to the knobs, too."""
+        if self._meddled or self._written == Knobs() or found == self._written:
+            return
+        self._meddled = True
+        differ = [
+            f"{name} {value} (was {getattr(self._written, name)})"
+            for name, value in changed(found).items()
+            if value != getattr(self._written, name)
+        ]
+        log.warning(
+            "somebody else drives ksmd, too: %s; `pagemerge doctor` may tell who", ", ".join(differ)
+        )
+
+
+def changed(knobs: Knobs) -> dict[str, int | str]:
+    """Those that are not None."""
+    values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
+    return {name: value for name, value in values if value is not None}
+
+
+class Ended(Exception):
+    """Told to end while it looked at pages."""
+
+
+def promise(pids: Sequence[int], ended: threading.Event | None = None) -> int:
+    """Bytes that merging would still save in these processes, by looking at all their pages.
+
+    Raises ``Ended`` soon after ``ended`` is set: to look at a terabyte takes minutes.
+    """
+
+    def progress(_done: int, _total: int) -> None:
+        if ended and ended.is_set():
+            raise Ended
+
+    found = []
+    for pid in pids:
+        with contextlib.suppress(PagemergeError):
+            found += named([str(pid)])
+    # ksmd merges whatever is marked; whether users may be together was asked before the marking.
+    totals = survey(found, 0, progress, together=True, locate=locate_marked).totals
+    return totals.saveable_pages * PAGE_SIZE
+
+
+def endings() -> set[int]:
+    """The signals that would end this process and that it can end upon by itself (signal(7)).
+
+    Not those that it was started to ignore (nohup(1)), and not those that a fault of its own
+    raises: to go on after one of these is to raise it again.
+    """
+    kept = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+    stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    unheard = {signal.SIGKILL, *kept, *stops, *faults}
+    return {
+        int(number)
+        for number in signal.valid_signals() - unheard
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    }
+
+
+@contextlib.contextmanager
+def alone(ksm: Ksm) -> Iterator[None]:
+    """Nobody else drives ksmd meanwhile, as far as they ask. Who started us may hold it for us.
+
+    Raises ``PagemergeError`` that names who does.
+    """
+    if ksm.driver() == os.getppid():
+        yield
+        return
+    with locked(ksm.root):
+        yield
+
+
+@contextlib.contextmanager
+def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[None]:
+    """Have every knob put back at the end, as it was before.
+
+    ``note``: a file that remembers how that was. A governor that was killed leaves it behind, and
+    the next one goes by it, unless somebody has set ksmd's pace since.
+    """
+    before = ksm.knobs()
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(note.read_bytes(), type=Knobs)
+        if before.pages_to_scan == BATCH:
+            before = found
+            log.warning("the last governor was killed: what it had found is put back at the end")
+    note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    made = note.with_suffix(f".{os.getpid()}")
+    made.write_bytes(msgspec.json.encode(before))
+    made.rename(note)
+    try:
+        yield
+    finally:
+        ksm.put_back(before)
+        note.unlink(missing_ok=True)

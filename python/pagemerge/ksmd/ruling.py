@@ -1,0 +1,74 @@
+"""Rules applied to processes as they appear, change and go: who is to be opted in or out now.
+
+Nothing is done to any process here; whoever opts them in asks once a second or so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pagemerge.ksmd.decide.rules import Decision, Rule, rule_on
+from pagemerge.linux.identity import Identities, Identity
+
+Key = tuple[int, int]
+"""Pid and start time: one process for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is different from the last look."""
+
+    opt_in: tuple[Decision, ...] = ()
+    """Processes that are in now and were not."""
+    opt_out: tuple[Identity, ...] = ()
+    """Processes that were in, still run, and are not in any more: another program by exec,
+    another user, another cgroup. What they were opted in for survives all of that (prctl(2))."""
+    news: tuple[Decision, ...] = ()
+    """Every decision that is new or has another reason, those of ``opt_in`` too: for the log."""
+
+
+class Opting:
+    """What the rules say of the processes of this host, from look to look."""
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        *,
+        across_users: bool = False,
+        holder: int | None = None,
+        look: Callable[[], list[Identity]] | None = None,
+    ) -> None:
+        """``holder``: the uid whose processes are in already, from before; ``look`` lists all
+        processes (``Identities().look``)."""
+        self._rules = rules
+        self._across_users = across_users
+        self._look = look or Identities().look
+        self._said: dict[Key, Decision] = {}
+        self.holder = holder
+        """The uid that kernel KSM belongs to; see ``decide.rules``."""
+
+    def look(self) -> Changes:
+        """Look at all processes but our own and init: a rule for everybody would give kernel KSM to
+        whoever started first."""
+        running = {(who.pid, who.start_time): who for who in self._look()}
+        ruling = rule_on(
+            (who for who in running.values() if who.pid not in (1, os.getpid())),
+            self._rules,
+            across_users=self._across_users,
+            holder=self.holder,
+        )
+        now = {(it.who.pid, it.who.start_time): it for it in ruling.decisions}
+        before, self._said, self.holder = self._said, now, ruling.holder
+        was_in = {key for key, decision in before.items() if decision.opt == "in"}
+        is_in = {key for key, decision in now.items() if decision.opt == "in"}
+        return Changes(
+            opt_in=tuple(now[key] for key in now if key in is_in - was_in),
+            opt_out=tuple(running[key] for key in running if key in was_in - is_in),
+            news=tuple(
+                it
+                for key, it in now.items()
+                if key not in before or before[key].reason != it.reason
+            ),
+        )

@@ -1,0 +1,74 @@
+"""What the ``[kernel]`` table and each ``[[rule]]`` of a configuration may say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pagemerge.ksmd.decide.rules import MATCHERS, Opt, Rule
+from pagemerge.ksmd.model import Goals
+
+Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
+"""A share of one core."""
+Pattern = Annotated[str, msgspec.Meta(min_length=1)]
+"""A glob."""
+
+
+class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the ``[kernel]`` table may say: whom it is for, and goals of the governor."""
+
+    across_users: bool = False
+    """Kernel KSM is one trust domain: whoever is in it can tell by timing which pages the others
+    hold. Unless this says true, processes of one user only are opted in (``decide.rules``)."""
+
+    cpu_percent: Percent = 20
+    """Share of one core that ksmd and the governor may use over time."""
+    burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
+    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
+    """Bytes a second that a percent of a core must gain."""
+    pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
+    """PSI (memory, some avg10) from which on memory counts for more than processor time."""
+    available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
+    """Share of the host's memory below which the same holds if no more is available."""
+
+    merge_across_nodes: bool | None = None
+    """Merge pages of different NUMA nodes? Written while nothing is merged; unset: as it is."""
+
+    def goals(self) -> Goals:
+        """The same, as decisions are made by."""
+        return Goals(
+            self.cpu_percent,
+            self.burst_seconds,
+            self.price_bytes,
+            self.pressure_percent,
+            self.available_percent,
+            None if self.merge_across_nodes is None else int(self.merge_across_nodes),
+        )
+
+
+class RuleTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ``[[rule]]``; see ``decide.rules.Rule`` for what each key fits."""
+
+    opt: Opt
+    cgroup: Pattern = ""
+    unit: Pattern = ""
+    user: Pattern | int = ""
+    command: Pattern = ""
+    guest: Pattern = ""
+    select: bool = False
+
+    def __post_init__(self) -> None:
+        if not any(getattr(self, name) for name in MATCHERS) and self.user != 0:
+            raise ValueError(
+                "a rule needs a matcher: cgroup, unit, user, command or guest; "
+                'for every process write command = "*"'
+            )
+        if self.select and self.opt == "out":
+            raise ValueError('select says how to opt in: leave it out where opt = "out"')
+
+    def rule(self) -> Rule:
+        """The same, as it is applied."""
+        values = {name: str(getattr(self, name)) for name in MATCHERS}
+        return Rule(self.opt, **values, select=self.select)

@@ -1,0 +1,204 @@
+"""Memory and processor time as the kernel accounts them, read once when asked for.
+
+Sources: proc(5), ``Documentation/filesystems/proc.rst`` (smaps), cgroup-v1/memory.rst and
+cgroup-v2.rst of Linux. Every reader takes the root of the file system it reads, so that a folder
+can stand in for the kernel. Whatever a host may lack is ``None``, not an error.
+
+``smaps`` and ``smaps_rollup`` walk all page tables of a process under its mm lock: read them
+before and after a piece of work, never in a loop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pagemerge.errors import PagemergeError
+from pagemerge.linux import cgroup
+from pagemerge.linux import process as linux
+from pagemerge.linux.maps import smaps
+from pagemerge.linux.process import PROC
+from pagemerge.linux.text import lines
+from pagemerge.linux.values import contents, number, number_in, pairs
+from pagemerge.model import PAGE_SIZE
+
+CGROUPS = Path("/sys/fs/cgroup")
+KSM = Path("/sys/kernel/mm/ksm")
+
+_SUMS = (b"Rss", b"Pss")
+
+SLAB_NAME = b"/memfd:pagemerge-slab (deleted)"
+"""How the kernel names a mapping of one of our slabs (memfd_create(2): they are never linked)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """What a process has in memory; all in bytes."""
+
+    rss_bytes: int
+    """Pages it maps, each counted in full."""
+    pss_bytes: int
+    """The same, each page divided by the number of processes that map it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process has in memory, mappings of slabs kept apart."""
+
+    total: Resident
+    slabs: Resident
+    """The part that maps stable pages."""
+
+    @property
+    def own_pss_bytes(self) -> int:
+        """PSS without the slabs: add the size of the store once, and nothing counts twice."""
+        return self.total.pss_bytes - self.slabs.pss_bytes
+
+
+def resident(pid: int, *, proc: Path = PROC) -> Resident:
+    """RSS and PSS of process ``pid``, summed by the kernel (``smaps_rollup``).
+
+    Raises ``NoSuchProcess`` or ``AccessDenied``.
+    """
+    return _resident(smaps(pid, _SUMS, proc=proc, file="smaps_rollup")[0])
+
+
+def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
+    """RSS and PSS of process ``pid``, summed by mapping (``smaps``).
+
+    Raises ``NoSuchProcess`` or ``AccessDenied``.
+    """
+    total, slabs = smaps(pid, _SUMS, SLAB_NAME, proc)
+    return Footprint(_resident(total), _resident(slabs))
+
+
+def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
+    """Processor time that process ``pid`` has used, user and system, in seconds.
+
+    Fields utime and stime of ``/proc/PID/stat``, all threads together. Raises ``NoSuchProcess``
+    or ``AccessDenied``.
+    """
+    return linux.stat(pid, proc).cpu_seconds
+
+
+def available_bytes(*, proc: Path = PROC) -> int | None:
+    """Memory of the host that is there for the taking, in bytes.
+
+    MemAvailable of ``/proc/meminfo``, and the free pages on the lists of each processor, which it
+    leaves out: since Linux 6.7 (``pcp->high`` tunes itself) hundreds of MB that were just freed
+    may lie there for seconds.
+    """
+    available = meminfo_bytes(b"MemAvailable", proc=proc)
+    return None if available is None else available + _listed_pages(proc) * PAGE_SIZE
+
+
+def total_bytes(*, proc: Path = PROC) -> int:
+    """Memory of the host, in bytes (MemTotal of ``/proc/meminfo``); 0 where it is not told."""
+    return meminfo_bytes(b"MemTotal", proc=proc) or 0
+
+
+def meminfo_bytes(name: bytes, *, proc: Path = PROC) -> int | None:
+    """What ``/proc/meminfo`` says of ``name``, in bytes; None where it does not."""
+    kilobytes = number(pairs(contents(proc / "meminfo") or b"").get(name), b"kB")
+    return None if kilobytes is None else kilobytes * 1024
+
+
+def pressure_percent(*, proc: Path = PROC) -> float | None:
+    """Percent of the last ten seconds in which something waited for memory; ``None`` without PSI.
+
+    Field avg10 of the line "some" in ``/proc/pressure/memory``
+    (Documentation/accounting/psi.rst of Linux).
+    """
+    for line in lines(contents(proc / "pressure" / "memory") or b""):
+        if found := re.match(rb"some avg10=([0-9]{1,3}(\.[0-9]+)?) ", line):
+            return float(found[1])
+    return None
+
+
+def anonymous_bytes(pid: int, *, proc: Path = PROC) -> int:
+    """Anonymous memory that process ``pid`` has, in bytes; 0 if it has gone.
+
+    Costs microseconds, whatever its size.
+    """
+    try:
+        return PAGE_SIZE * linux.private_pages(pid, proc)
+    except PagemergeError:
+        return 0
+
+
+def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Memory charged to the memory cgroup of process ``pid``, in bytes; page cache included.
+
+    ``memory.current`` (v2) or ``memory.usage_in_bytes`` (v1); ``None`` where neither is there.
+    Raises ``NoSuchProcess`` or ``AccessDenied``.
+    """
+    for file in _usage_files(cgroup.entries(pid, proc), cgroups):
+        if (usage := number_in(file)) is not None:
+            return usage
+    return None
+
+
+def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Most memory that may be charged to this process's memory cgroup, in bytes; None: no limit.
+
+    The least of it and its ancestors: ``memory.max`` (v2) or ``memory.limit_in_bytes`` (v1), where
+    "no limit" is a number beyond all memory.
+    """
+    found = []
+    try:
+        entries = cgroup.entries("self", proc)
+    except PagemergeError:
+        return None
+    for mount, path, version in _memory_cgroups(entries, cgroups):
+        name = b"memory.max" if version == 2 else b"memory.limit_in_bytes"
+        parts = path.split(b"/")
+        for depth in range(len(parts), -1, -1):
+            limit = number_in(b"/".join((mount, *parts[:depth], name)))
+            if limit is not None:  # it is there, and not "max"
+                found.append(limit)
+    least = min(found, default=None)
+    everything = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+    return least if least is not None and least < everything else None
+
+
+def ksm_run(*, ksm: Path = KSM) -> int | None:
+    """State of the kernel's own merging: 0 stopped, 1 running, 2 undone; ``None`` without KSM."""
+    return number_in(ksm / "run")
+
+
+def _listed_pages(proc: Path) -> int:
+    """Free pages on the lists of all processors: ``count`` of each pageset in ``zoneinfo``."""
+    zones = (line.strip() for line in lines(contents(proc / "zoneinfo") or b""))
+    counts = (number(line.removeprefix(b"count:")) for line in zones if line[:6] == b"count:")
+    return sum(count or 0 for count in counts)
+
+
+def _usage_files(entries: list[cgroup.Entry], cgroups: Path) -> Iterator[bytes]:
+    """Where the usage of the cgroup in ``entries`` may be read, best first.
+
+    A host may mount both versions; only one of them has the memory controller. A container often
+    sees its own cgroup mounted as the root, under a path that still names the host's.
+    """
+    for mount, path, version in _memory_cgroups(entries, cgroups):
+        name = b"memory.current" if version == 2 else b"memory.usage_in_bytes"
+        yield b"/".join((mount, path, name))
+        yield b"/".join((mount, name))
+
+
+def _memory_cgroups(
+    entries: list[cgroup.Entry], cgroups: Path
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """The mount, path in it and version of each hierarchy that may have the memory controller."""
+    for entry in entries:
+        if "memory" in entry.controllers:
+            yield os.fsencode(cgroups / "memory"), entry.path.strip(b"/"), 1
+        elif not entry.controllers:
+            yield os.fsencode(cgroups), entry.path.strip(b"/"), 2
+
+
+def _resident(sums: Counter[bytes]) -> Resident:
+    return Resident(sums[b"Rss"], sums[b"Pss"])
