@@ -78,7 +78,7 @@ def test_each_barrier(barrier: str) -> None:
 AS_NOBODY = """
 import os, sys
 from pagemerge import _core, cli
-import pagemerge.cli.demo, pagemerge.demo.play, pagemerge.demo.show
+import pagemerge.cli.demo, pagemerge.demo.play, pagemerge.cli.show.demo
 os.setgroups([])
 os.setresuid(65534, 65534, 65534)
 sys.exit(cli.main(["demo", "--barrier", "move"]))

@@ -20,7 +20,10 @@ from pagemerge.hub import client as clients
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
+from pagemerge.hub.filler import Filler
 from pagemerge.hub.patience import Patience
+from pagemerge.hub.quota import Quota
+from pagemerge.hub.settings import Settings
 from pagemerge.model import PAGE_SIZE
 
 
@@ -102,15 +105,14 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
 
     async def run() -> None:
         members = Members(Domain(0))
+        filler = Filler(members, Quota({members.domain: members}, Settings()))
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
         never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait(), close=lambda: None)
         members.clients[1].peer = never
         monkeypatch.setattr(type(members.store), "build", build)
         addresses, digests = np.full(2, address, np.uint64), np.array([5, 6], np.uint64)
         whose = np.arange(2, dtype=np.uint64)
-        ticks = await ticking(
-            members.filler.provide(members, members.clients, whose, addresses, digests)
-        )
+        ticks = await ticking(filler.provide(members.clients, whose, addresses, digests))
         assert ticks > 10
         good, bad = members.clients
         assert (good.is_ready, bad.is_ready) == (True, False)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pagemerge.demo import content, expect, show, worker
+from pagemerge.cli.show import demo as show
+from pagemerge.demo import content, expect, worker
 from pagemerge.demo.outcome import Accounts, Outcome
 from pagemerge.demo.writer import Writer
 from pagemerge.model import PAGE_SIZE

@@ -8,10 +8,12 @@ from typing import cast
 
 import pytest
 
+from pagemerge.hub import budget as budgets
 from pagemerge.hub import domain as domains
+from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide.trust import Domain
-from pagemerge.hub.domain import Budget, Members
+from pagemerge.hub.domain import Members
 
 
 def work(seconds: float) -> None:
@@ -22,7 +24,7 @@ def work(seconds: float) -> None:
 
 
 def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domains, "MOST_SPARE", 0.02)
+    monkeypatch.setattr(budgets, "MOST_SPARE", 0.02)
     budget = Budget(share=1.0, idle_share=0.5)
     work(0.05)
     budget.rest(is_spare=False)

@@ -19,8 +19,10 @@ from pagemerge.hub import tidy
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
-from pagemerge.hub.hub import Hub
 from pagemerge.hub.link import Link
+from pagemerge.hub.merging import Merger
+from pagemerge.hub.origins import Origins
+from pagemerge.hub.quota import Quota
 from pagemerge.hub.regions import Region
 from pagemerge.hub.settings import Settings
 
@@ -76,7 +78,9 @@ def test_no_thread_for_a_reader_is_no_end_of_the_hub(monkeypatch: pytest.MonkeyP
 
 def test_a_store_that_cannot_be_tidied_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, memory or thread for the copy of what lives in a dying slab."""
-    hub, members = Hub(Settings()), Members(Domain(0))
+    members = Members(Domain(0))
+    domains = {members.domain: members}
+    merger = Merger(members, Quota(domains, Settings()), Settings())
     store, dying = members.store, os.memfd_create("a slab")
     store.add(dying, 7, np.arange(100, 108, dtype=np.uint64), np.full(8, 1, np.uint32))
     region = Region.of(1 << 30, 8)
@@ -92,7 +96,7 @@ def test_a_store_that_cannot_be_tidied_stays_as_it_is(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(store, "copy", copy)
         members.stubborn.clear()
-        asyncio.run(tidy.tidy(hub, members))
+        asyncio.run(tidy.tidy(merger, Origins(domains)))
         assert members.stubborn, "it was not even tried"
         assert list(store.slabs) == [7]
         assert store.find(np.array([103], np.uint64)).tolist() == [3]

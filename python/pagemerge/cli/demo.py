@@ -61,8 +61,8 @@ class Demo:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Play it, print what came of it, and judge."""
+        from pagemerge.cli.show.demo import progress
         from pagemerge.demo.play import Settings, play
-        from pagemerge.demo.show import progress
         from pagemerge.hub import reach
 
         barrier = args.barrier or reach.barrier()
@@ -93,8 +93,8 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
     if as_json:
         print(words.as_json(asdict(outcome)))
         return
+    from pagemerge.cli.show import demo as show
     from pagemerge.cli.show.words import size
-    from pagemerge.demo import show
 
     show.told(outcome, tables.console())
     if outcome.loaded_bytes < asked_bytes - outcome.page_size:

@@ -5,11 +5,12 @@ The same as ``pagemerge daemon ARGUMENTS``, except that it ends when process PAR
 
 from __future__ import annotations
 
+import runpy
 import sys
 
-from pagemerge.cli import main
 from pagemerge.demo.dialog import die_with_parent
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
-    sys.exit(main(["daemon", *sys.argv[2:]]))
+    sys.argv[1:] = ["daemon", *sys.argv[2:]]
+    runpy.run_module("pagemerge", run_name="__main__")

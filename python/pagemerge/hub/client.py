@@ -77,8 +77,11 @@ class Client:
     separations: int = 0
     """Pages merged, and found separated, since it came."""
     skipped: Counter[str] = field(default_factory=Counter)
+    """Reason -> pages that were left alone; ``leave_alone`` and ``forget`` change it."""
     room: int = 0
-    """Mappings that it may still get, as of the last count, less those planned."""
+    """Mappings that it may still get, as of the last count, less those that it was told of."""
+    promised: int = 0
+    """Those of them that are set aside for a plan under way."""
     recount: float = 0.0
     """When they are to be counted again (time.monotonic)."""
     births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
@@ -291,17 +294,26 @@ class Client:
         covers what it maps by itself in between. Raises as ``read``.
         """
         now = time.monotonic()
-        if wanted > self.room // 4 or now > self.recount:
+        if wanted > (self.room - self.promised) // 4 or now > self.recount:
             work = partial(mappings_left, self.peer, most)
             self.room = await self.read_within(within or self.patience.seconds, work)
             took = time.monotonic() - now
             self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
-        return self.room
+        return self.room - self.promised
+
+    def leave_alone(self, reason: str, pages: int) -> None:
+        """Candidates are left alone; see ``ClientStatus.skipped``."""
+        self.skipped[reason] += pages
+
+    def forget(self, *reasons: str) -> None:
+        """Pages left alone for these reasons count anew from here on."""
+        for reason in reasons:
+            self.skipped[reason] = 0
 
     def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
         """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
         for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
-            self.skipped[reason] += count
+            self.leave_alone(reason, count)
         bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
         if len(bits) != -(-len(address) // 8):
             raise ProtocolError("a report does not fit its plan")

@@ -1,4 +1,4 @@
-"""New slabs, filled from pages of clients."""
+"""Fills new slabs from pages of clients."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.hub.client import Client, find_stuck
+from pagemerge.hub.domain import Filling, Members
 from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.turns import work_in
 from pagemerge.linux.fault import told
 from pagemerge.model import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from pagemerge.hub.domain import Members
 
 log = logging.getLogger("pagemerge.hub")
 U32 = npt.NDArray[np.uint32]
@@ -31,26 +27,16 @@ U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(slots=True, eq=False)
-class Filling:
-    """Slots that are being filled."""
-
-    digests: U64
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Filler:
     """Copies pages of the clients of a domain into slabs, in a thread that is given up when one
     makes it wait."""
 
-    def __init__(self, quota: Quota | None) -> None:
-        self._quota = quota
+    def __init__(self, members: Members, quota: Quota) -> None:
+        self._members, self._quota = members, quota
         self._builder: ThreadPoolExecutor | None = None
-        self.under_way: list[Filling] = []
 
     async def provide(
         self,
-        members: Members,
         clients: Sequence[Client],
         whose: U64,
         addresses: U64,
@@ -64,22 +50,23 @@ class Filler:
         ``NO_SLOT``, and which pages changed before they were copied. ``within``: seconds to wait
         for a slab, else as many as the domain has patience for.
         """
-        await self._wait_for_others(members, digests)
-        slots, changed = members.store.find(digests), np.zeros(len(digests), np.bool_)
+        store, fillings = self._members.store, self._members.fillings
+        await self._wait_for_others(digests)
+        slots, changed = store.find(digests), np.zeros(len(digests), np.bool_)
         new = np.flatnonzero(slots == NO_SLOT)
         if len(new) == 0:
             return slots, changed
         filling = Filling(digests[new])
-        self.under_way.append(filling)
+        fillings.append(filling)
         try:
-            _, changed[new] = await self._fill(
-                members, clients, whose[new], addresses[new], digests[new], within
+            changed[new] = await self._fill(
+                clients, whose[new], addresses[new], digests[new], within
             )
         finally:
-            self.under_way.remove(filling)
+            fillings.remove(filling)
             filling.done.set()
         # What was there before may be gone meanwhile, and its number be another's.
-        return members.store.find(digests), changed
+        return store.find(digests), changed
 
     def close(self) -> None:
         """Let the thread end."""
@@ -87,76 +74,64 @@ class Filler:
             self._builder.shutdown(wait=False)
             self._builder = None
 
-    async def _wait_for_others(self, members: Members, digests: U64) -> None:
-        """Whoever fills slots with these contents already may finish, if it does so soon."""
-        for other in list(self.under_way):
+    async def _wait_for_others(self, digests: U64) -> None:
+        """Another filling with some of these contents may finish first, if it does so soon."""
+        for other in list(self._members.fillings):
             if np.isin(digests, other.digests).any():
                 waiter = asyncio.ensure_future(other.done.wait())
-                await asyncio.wait({waiter}, timeout=members.patience.seconds)
+                await asyncio.wait({waiter}, timeout=self._members.patience.seconds)
                 waiter.cancel()
 
     async def _fill(
         self,
-        members: Members,
         clients: Sequence[Client],
         whose: U64,
         addresses: U64,
         digests: U64,
         within: float | None,
-    ) -> tuple[U32, Bools]:
-        """Fill new slots, in order. Returns as ``provide``."""
+    ) -> Bools:
+        """Fill new slots, in order; which pages have changed before they were copied."""
+        members, changed = self._members, np.zeros(len(whose), np.bool_)
         pids = np.array([client.pid for client in clients], np.uint64)[whose]
-        admitted = np.ones(len(pids), np.bool_)
-        if self._quota is not None:
-            admitted = self._quota.admit(members, pids)
-        fit = np.flatnonzero(admitted)
-        slots = np.full(len(pids), NO_SLOT, np.uint32)
-        changed = np.zeros(len(pids), np.bool_)
+        fit = np.flatnonzero(self._quota.admit(members, pids))
         if len(fit) == 0:
-            return slots, changed
+            return changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
         seconds = within or members.patience.seconds
-        future = await self._build(members, clients, whose, addresses, seconds)
+        future = await self._build(clients, whose, addresses, seconds)
         if not future.done():
             # A donor makes us wait. Its slab comes to nothing; the thread is given up.
             future.add_done_callback(_discard)
             self.close()
             members.patience.spent()
-            members.pending += len(pids)
+            members.await_plan(len(pids))
             seconds = within or members.patience.seconds
             await find_stuck(clients, whose, addresses, members.store.seed, seconds)
-            return slots, changed
+            return changed
         try:
             descriptor, slab, sealed = future.result()
         except (PagemergeError, OSError, MemoryError) as error:
             # A donor has left the domain, or there are no descriptors or no memory left.
             _dismiss(clients, error)
-            members.pending += len(pids)
+            members.await_plan(len(pids))
             log.warning("passing over a slab: %s", told(error))
-            return slots, changed
+            return changed
         try:
-            _check_members(members, clients, whose)
-            places = members.store.add(descriptor, slab, sealed, pids).base
+            self._check_members(clients, whose)
+            members.store.add(descriptor, slab, sealed, pids)
         except BaseException as error:
-            os.close(descriptor)  # nobody has been told of it, and nobody will be
+            os.close(descriptor)  # no client has been told of it, and none will be
             if not isinstance(error, PagemergeError):
                 raise
             log.warning("passing over a slab: %s", error)
-            members.pending += len(pids)
-            return slots, changed
-        good = sealed == digests
-        slots[fit[good]] = (places + np.arange(len(sealed)))[good]
-        changed[fit[~good]] = True
-        members.born.add(slab)
-        return slots, changed
+            members.await_plan(len(pids))
+            return changed
+        changed[fit[sealed != digests]] = True
+        members.adopt(slab)
+        return changed
 
     async def _build(
-        self,
-        members: Members,
-        clients: Sequence[Client],
-        whose: U64,
-        addresses: U64,
-        seconds: float,
+        self, clients: Sequence[Client], whose: U64, addresses: U64, seconds: float
     ) -> Future[tuple[int, int, U64]]:
         cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(whose) != 0)) + 1
         heads = np.concatenate(([0], cuts))
@@ -166,17 +141,16 @@ class Filler:
         number = np.searchsorted(donors, whose[heads]).astype(np.uint64)
         if self._builder is None:
             self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-        build = partial(members.store.build, peers, number, addresses[heads], counts)
+        build = partial(self._members.store.build, peers, number, addresses[heads], counts)
         return await work_in(self._builder, build, seconds)
 
-
-def _check_members(members: Members, clients: Sequence[Client], whose: U64) -> None:
-    """After pages were copied: raise unless their owners are in the domain still."""
-    for number in np.unique(whose).tolist():
-        client = clients[number]
-        client.check_open()
-        if client not in members.clients:
-            raise PagemergeError(f"process {client.pid} has left", pid=client.pid)
+    def _check_members(self, clients: Sequence[Client], whose: U64) -> None:
+        """After pages were copied: raise unless their owners are in the domain still."""
+        for number in np.unique(whose).tolist():
+            client = clients[number]
+            client.check_open()
+            if client not in self._members.clients:
+                raise PagemergeError(f"process {client.pid} has left", pid=client.pid)
 
 
 def _dismiss(clients: Sequence[Client], error: BaseException) -> None:

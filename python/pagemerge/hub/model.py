@@ -78,6 +78,18 @@ class Layout:
         """Which of these numbers are new slots': bool[n]."""
         return (slot >= self.first_new) & (slot < OWN_SLOT)
 
+    def only(self, admitted: npt.NDArray[np.bool_]) -> Layout:
+        """The same without the new slots that are not ``admitted``: bool[m]."""
+        if admitted.all():
+            return self
+        import numpy as np
+
+        # Numbers stay without gaps, so that runs of the pages that are left stay runs.
+        number = np.where(admitted, self.first_new + np.cumsum(admitted) - 1, NO_SLOT)
+        slot, new = self.slot.copy(), self.new(self.slot)
+        slot[new] = number.astype(np.uint32)[slot[new] - np.uint32(self.first_new)]
+        return Layout(slot, self.donors[admitted], self.first_new)
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:

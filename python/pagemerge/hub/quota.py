@@ -1,4 +1,4 @@
-"""Quotas at work: what the kernel says a hub may have, what its stores hold, and who is told."""
+"""Enforces limits across all domains of a hub: what the kernel lets it have, by its settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import shares
 from pagemerge.hub.decide.shares import Verdict
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Members
+from pagemerge.hub.settings import Settings
 from pagemerge.linux.accounts import cgroup_limit_bytes
 from pagemerge.model import PAGE_SIZE
 
-if TYPE_CHECKING:
-    from pagemerge.hub.domain import Members
-    from pagemerge.hub.hub import Hub
-
 U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 log = logging.getLogger("pagemerge.hub")
 
 _HOST = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
@@ -30,29 +30,34 @@ _REASONS = {Verdict.OVER_QUOTA: "over_quota", Verdict.STORE_FULL: "store_full"}
 
 
 class Quota:
-    """Of all domains of a hub together."""
+    """Says which new slots may be filled, and why others may not."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, domains: Mapping[Domain, Members], settings: Settings) -> None:
+        self._domains, self._settings = domains, settings
         self._told: set[Verdict] = set()
 
-    def admit(self, members: Members, donors: U64) -> npt.NDArray[np.bool_]:
-        """Which of some new slots may be filled from these processes; the rest is accounted for."""
+    def foresee(self, members: Members, donors: U64) -> Bools:
+        """Which of some new slots could be filled from these processes now: bool[n]."""
+        if len(donors) == 0:
+            return np.ones(0, np.bool_)
+        return np.asarray(self._judge(members, donors) == Verdict.ADMITTED)
+
+    def admit(self, members: Members, donors: U64) -> Bools:
+        """As ``foresee``, for slots that are about to be filled; the refused ones are counted."""
         if len(donors) == 0:
             return np.ones(0, np.bool_)
         verdict = self._judge(members, donors)
         for client in members.clients:
             mine = verdict[donors == client.pid]
             for one, reason in _REASONS.items():
-                client.skipped[reason] += int(np.count_nonzero(mine == one))
-        admitted: npt.NDArray[np.bool_] = verdict == Verdict.ADMITTED
-        members.short += int(np.count_nonzero(~admitted))
+                client.leave_alone(reason, int(np.count_nonzero(mine == one)))
+        admitted: Bools = verdict == Verdict.ADMITTED
+        members.refuse(int(np.count_nonzero(~admitted)))
         return admitted
 
     def forget(self, client: Client) -> None:
         """What a client could not fill counts anew from here on: a new request, or a new plan."""
-        for reason in _REASONS.values():
-            client.skipped[reason] = 0
+        client.forget(*_REASONS.values())
 
     def may_hand_back(self, members: Members, client: Client, pages: int) -> bool:
         """May a slab of another hub's be taken in from this client?"""
@@ -61,13 +66,12 @@ class Quota:
         return len(client.given) < most and not self._judge(members, donors).any()
 
     def freed(self) -> None:
-        """A store has become smaller: who had to wait may try again."""
-        for members in self._hub.domains.values():
-            members.pending += members.short
-            members.short = 0
+        """A store has become smaller: what was refused in any domain is tried again."""
+        for members in self._domains.values():
+            members.find_room()
 
     def _judge(self, members: Members, donors: U64) -> npt.NDArray[np.uint8]:
-        uid, domains = members.domain.uid, self._hub.domains.values()
+        uid, domains = members.domain.uid, self._domains.values()
         stores = [it.store for it in domains]
         held = sum((store.held for store in stores), Counter[int]())
         slabs = sum(len(store.slabs) for store in stores)
@@ -80,7 +84,7 @@ class Quota:
         return verdict
 
     def _limits(self, members: Members) -> shares.Limits:
-        settings = self._hub.settings
+        settings = self._settings
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Asked each time: an admin may change the limit of a cgroup at any time.
         return shares.limits(

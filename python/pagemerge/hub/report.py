@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Mapping
 
 import numpy as np
 
@@ -18,23 +17,25 @@ from pagemerge.hub.domain import Members
 from pagemerge.hub.model import BLOCK_BYTES, PAGE_BYTES, ClientStatus, Status
 from pagemerge.model import PAGE_SIZE
 
-if TYPE_CHECKING:
-    from pagemerge.hub.hub import Hub
-
 Steps = Generator[None, None, None]
 """Work in steps of a millisecond or so: clients may have any number of regions, and the hub has
 others to serve in between. What is counted may change meanwhile, page by page."""
 
 
-def status(hub: Hub, uid: int) -> Generator[None, None, Status]:
-    """The counters that a viewer of ``uid`` may see, its own domains or root all, in steps."""
+def status(
+    domains: Mapping[Domain, Members], uid: int, looks: int, full_scans: int, started: float
+) -> Generator[None, None, Status]:
+    """The counters that a viewer of ``uid`` may see, its own domains or root all, in steps.
+
+    ``looks``: the setting; ``started``: when the hub did, on the monotonic clock.
+    """
     clients: list[ClientStatus] = []
     total = counters.Tally()
     shared = store = metadata = 0
-    for domain, members in list(hub.domains.items()):
+    for domain, members in list(domains.items()):
         if uid not in (0, domain.uid):
             continue
-        found = Count(domain, members, before_merge(hub.settings.looks))
+        found = Count(domain, members, before_merge(looks))
         yield from found.steps()
         clients += found.rows
         total += found.total
@@ -52,12 +53,12 @@ def status(hub: Hub, uid: int) -> Generator[None, None, Status]:
         zero_pages=total.zero,
         pages_unshared=total.unshared,
         pages_volatile=total.volatile,
-        full_scans=hub.full_scans,
+        full_scans=full_scans,
         store_bytes=store,
         metadata_bytes=metadata,
         general_profit_bytes=saved - idle_slots - metadata - total.runs * counters.VMA_BYTES,
         cpu_seconds=time.process_time(),
-        seconds=time.monotonic() - hub.started,
+        seconds=time.monotonic() - started,
         clients=tuple(clients),
     )
 

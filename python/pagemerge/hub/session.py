@@ -6,26 +6,34 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from pagemerge import _core
 from pagemerge.errors import HubError, ProtocolError
-from pagemerge.hub import wire
-from pagemerge.hub.admission import MOST_REGIONS, MOST_UNFINISHED, OVERCOMMITTED, SILENCE, Account
+from pagemerge.hub import birth, wire
+from pagemerge.hub.admission import (
+    MOST_REGIONS,
+    MOST_UNFINISHED,
+    OVERCOMMITTED,
+    SILENCE,
+    Account,
+    Admission,
+)
+from pagemerge.hub.budget import LATER
 from pagemerge.hub.client import DEADLINE, Client
 from pagemerge.hub.closing import has_seals
 from pagemerge.hub.contact import Caller, domain_of, greet
-from pagemerge.hub.domain import LATER, Members
+from pagemerge.hub.hub import Hub
 from pagemerge.hub.link import MOST_BODY, MOST_GREETING, Link
+from pagemerge.hub.merging import Merger
 from pagemerge.hub.turns import work_in
 from pagemerge.linux import text
 from pagemerge.model import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from pagemerge.hub.service import Service
 
 log = logging.getLogger("pagemerge.hub")
 
@@ -35,16 +43,32 @@ MOST_NOTE = 1000
 """Characters of a client's note."""
 
 
+class Server(Protocol):
+    """What a session needs of the server that has accepted it."""
+
+    hub: Hub
+    admission: Admission
+    namespaces: tuple[int, int, int]
+    links: set[Link]
+
+    def has_spoken(self, link: Link) -> None:
+        """A connection is not silent any more, or has ended."""
+
+    def spawn(self, link: Link, work: Coroutine[object, object, None]) -> None:
+        """Run a request of a connection; what it raises ends the connection."""
+
+
 class Session:
     """A connection: of a viewer, and of a client from its greeting on."""
 
     def __init__(
-        self, service: Service, peer: socket.socket, caller: Caller, account: Account
+        self, service: Server, peer: socket.socket, caller: Caller, account: Account
     ) -> None:
         self.service = service
         self.caller, self.account = caller, account
         self.client: Client | None = None
-        self.members: Members | None = None
+        self.merger: Merger | None = None
+        """Of its domain."""
         self._greeting = False
         self._peer = peer
         self.link = Link(
@@ -63,7 +87,7 @@ class Session:
         self._deadline = loop.call_later(SILENCE, self._give_up)
 
     def _frame(self, kind: int, sequence: int, body: bytes) -> None:
-        client, members = self.client, self.members
+        client, merger = self.client, self.merger
         self.service.has_spoken(self.link)
         if kind == wire.Kind.STATUS:
             if client is None:
@@ -74,27 +98,29 @@ class Session:
             self._greeting = True
             self.link.pause()
             self.service.spawn(self.link, self._hello(body))
-        elif client is None or members is None:
+        elif client is None or merger is None:
             raise ProtocolError("it did not say hello")
         else:
-            self._serve(client, members, kind, sequence, body)
+            self._serve(client, merger, kind, sequence, body)
 
-    def _serve(
-        self, client: Client, members: Members, kind: int, sequence: int, body: bytes
-    ) -> None:
+    def _serve(self, client: Client, merger: Merger, kind: int, sequence: int, body: bytes) -> None:
         """A frame of a client."""
         hub = self.service.hub
         if kind == wire.Kind.HANDBACK:
-            self._adopt(client, members)
+            self._adopt(client, merger)
         elif kind == wire.Kind.NOTE:
             client.note = text.plain(body, MOST_NOTE)
         elif kind == wire.Kind.INTERN and sequence % 2 == 1:
             request = wire.unpack(body, wire.INTERN)
             client.begin(sequence)
-            self.service.spawn(self.link, hub.intern(members, client, sequence, request))
+            if hub.runs_dry:
+                birth.refuse(client, sequence, "the hub runs dry: it merges nothing")
+                return
+            work = birth.merge(merger, hub.readers, client, sequence, request)
+            self.service.spawn(self.link, work)
         elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
             del client.births[sequence]
-            hub.note_birth(members, client, planned, body)
+            birth.note(merger, client, planned, body)
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
@@ -107,7 +133,8 @@ class Session:
     async def _answer(self, sequence: int) -> None:
         """Tell a viewer the counters."""
         service, viewers = self.service, self.account.viewers
-        counters = await viewers.answer(service.hub, self.caller.uid, len(service.admission))
+        count = partial(service.hub.status, self.caller.uid)
+        counters = await viewers.answer(count, len(service.admission))
         if not self.link.open:
             return
         self.link.send(wire.Kind.COUNTERS, sequence, counters)
@@ -139,7 +166,8 @@ class Session:
                 peer.close()
             raise
         self._deadline.cancel()
-        self.members = self.service.hub.enter(domain)
+        self.merger = self.service.hub.enter(domain)
+        members = self.merger.members
         self.client = Client(
             pid=self.caller.pid,
             uid=self.caller.uid,
@@ -149,16 +177,16 @@ class Session:
             barrier=wire.BARRIERS[barrier],
             note=text.plain(note, MOST_NOTE),
             reader=reader,
-            patience=self.members.patience,
+            patience=members.patience,
             claims=self.account,
             most_regions=MOST_REGIONS,
             most_pages=OVERCOMMITTED * _HOST_PAGES,
         )
-        self.members.clients.append(self.client)
+        members.clients.append(self.client)
         self.link.greeted(MOST_BODY)
         self.link.send(wire.Kind.WELCOME, body=wire.HELLO.pack(wire.VERSION, 0))
         log.info("process %d (%s) joins %s", self.caller.pid, self.client.name, domain)
-        self.members.wake.set()
+        members.wake.set()
         self.link.resume()
 
     async def _greet(self, reader: ThreadPoolExecutor) -> _core.Peer:
@@ -175,7 +203,7 @@ class Session:
             raise HubError(f"looking at process {self.caller.pid} makes the hub wait")
         return work.result()
 
-    def _adopt(self, client: Client, members: Members) -> None:
+    def _adopt(self, client: Client, merger: Merger) -> None:
         """A slab that another hub made: ours from now on, if nobody can change it."""
         descriptor = self.link.take_descriptor()
         if descriptor is None:
@@ -186,13 +214,13 @@ class Session:
             self.account.closer.close(descriptor)
             raise ProtocolError("not a slab: it has no seals")
         self.link.pause()
-        self.service.spawn(self.link, self._take_slab(client, members, descriptor))
+        self.service.spawn(self.link, self._take_slab(client, merger, descriptor))
 
-    async def _take_slab(self, client: Client, members: Members, descriptor: int) -> None:
+    async def _take_slab(self, client: Client, merger: Merger, descriptor: int) -> None:
         """Take in a slab. What is refused costs no look at its bytes."""
         kept = False
         try:
-            kept = await self._admit_slab(client, members, descriptor)
+            kept = await self._admit_slab(client, merger, descriptor)
         finally:
             if kept:
                 self.account.closer.let_go()
@@ -200,28 +228,28 @@ class Session:
                 self.account.closer.close(descriptor)
         self.link.resume()
 
-    async def _admit_slab(self, client: Client, members: Members, descriptor: int) -> bool:
+    async def _admit_slab(self, client: Client, merger: Merger, descriptor: int) -> bool:
         """True if the descriptor is the store's now."""
         found = os.fstat(descriptor)
         slab, pages = found.st_ino, found.st_size // PAGE_SIZE
-        hub = self.service.hub
-        if hub.is_foreign(members.domain, slab):
-            # Whoever came first keeps it: no page may ever be mapped in two domains by our doing.
+        members, origins = merger.members, self.service.hub.origins
+        if origins.is_foreign(members.domain, slab):
+            # The domain that had it first keeps it: we never have a page mapped in two domains.
             log.info("process %d hands back a slab of another domain", client.pid)
             return False
         new = slab not in members.store.slabs
         if new:
-            if pages <= _core.SLAB_PAGES and not hub.quota.may_hand_back(members, client, pages):
+            if pages <= _core.SLAB_PAGES and not merger.quota.may_hand_back(members, client, pages):
                 return False  # its pages stay merged as they are; nobody new shares them
             slab, sealed = await client.read(_core.open_slab, descriptor, members.store.seed)
             digests = np.frombuffer(sealed, np.uint64)
-            if hub.is_foreign(members.domain, slab):
-                return False  # somebody else was quicker
+            if origins.is_foreign(members.domain, slab):
+                return False  # another domain was quicker
             new = slab not in members.store.slabs
             if new:
                 donors = np.full(len(digests), client.pid, np.uint64)
                 members.store.add(descriptor, slab, digests, donors)
-        members.born.add(slab)
+        members.adopt(slab)
         client.given.add(slab)
         client.adopting = True
         return new
@@ -238,11 +266,11 @@ class Session:
         self.service.links.discard(self.link)
         self.service.has_spoken(self.link)
         self.account.links.discard(self.link)
-        if self.client is not None and self.members is not None:
+        if self.client is not None and self.merger is not None:
             log.info("process %d (%s) leaves: %s", self.client.pid, self.client.name, why)
-            self.members.clients.remove(self.client)
+            self.merger.members.clients.remove(self.client)
             self.client.close()
-            self.members.wake.set()
+            self.merger.members.wake.set()
         elif self._greeting:
             log.info("process %d does not join: %s", self.caller.pid, why)
         else:

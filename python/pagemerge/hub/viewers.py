@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from pagemerge.hub import report
+from pagemerge.hub.model import Status
 from pagemerge.hub.turns import Turns, breathe
 
-if TYPE_CHECKING:
-    from pagemerge.hub.hub import Hub
+Count = Callable[[], Generator[None, None, Status]]
+"""Begins to work out the counters, in steps of a millisecond or so."""
 
 
 @dataclass(slots=True)
@@ -29,20 +29,20 @@ class Viewers:
     """The answer that has not been begun yet."""
     _working: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def answer(self, hub: Hub, uid: int, users: int) -> bytes:
-        """The counters (``model.Status`` as JSON), as they are at some moment after this call.
+    async def answer(self, count: Count, users: int) -> bytes:
+        """The counters (``Status`` as JSON), as they are at some moment after this call.
 
         ``users``: how many share the loop.
         """
         if self._next is None:
-            self._next = asyncio.create_task(self._work(hub, uid, users))
+            self._next = asyncio.create_task(self._work(count, users))
         return await asyncio.shield(self._next)  # others wait for it, too
 
-    async def _work(self, hub: Hub, uid: int, users: int) -> bytes:
+    async def _work(self, count: Count, users: int) -> bytes:
         async with self._working:
             await asyncio.sleep(self.turns.wait)
             self._next = None
-            steps, spent = report.status(hub, uid), 0.0
+            steps, spent = count(), 0.0
             try:
                 while True:
                     began = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.hub.model import NO_SLOT, OWN_SLOT, ZERO_SLOT, Candidates, Layout, Planned, Runs
+from pagemerge.hub.model import NO_SLOT, OWN_SLOT, ZERO_SLOT, Candidates, Layout, Runs
 from pagemerge.model import PAGE_SIZE, ZERO
 
 MOST_VISITS = 2
@@ -68,32 +68,6 @@ def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
     )
     first = np.flatnonzero(np.concatenate(([True], ~joined)))
     return Runs(first, np.diff(np.append(first, len(address))))
-
-
-def describe(
-    found: Candidates, layout: Layout, pids: list[int], slab_pages: int
-) -> tuple[Planned, ...]:
-    """What a plan means, client by client, before any of it is done.
-
-    ``pids``: of the clients, by number; ``slab_pages``: most slots of a slab, where runs break.
-    """
-    rows = []
-    for number, pid in enumerate(pids):
-        mine = np.flatnonzero((found.client == number) & (layout.slot != NO_SLOT))
-        slot = layout.slot[mine]
-        zero = slot == ZERO_SLOT
-        slab = np.where(zero, 0, slot // slab_pages + 1).astype(np.uint64)
-        mappings = runs(found.address[mine], slot, slab)
-        rows.append(
-            Planned(
-                pid=pid,
-                pages=int(np.count_nonzero(~zero)),
-                zero_pages=int(np.count_nonzero(zero)),
-                mappings=int(np.count_nonzero(~zero[mappings.first])),
-                new_slots=int(np.count_nonzero(found.client[layout.donors] == number)),
-            )
-        )
-    return tuple(rows)
 
 
 def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least: int) -> I64:

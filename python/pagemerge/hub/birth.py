@@ -1,0 +1,82 @@
+"""Merges at birth: a client asks for pages to be merged at once, while no thread writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge.errors import PagemergeError, ProtocolError
+from pagemerge.hub import wire
+from pagemerge.hub.boundary import pass_over
+from pagemerge.hub.client import Client
+from pagemerge.hub.merging import Merger
+from pagemerge.hub.model import NO_SLOT, ZERO_SLOT
+from pagemerge.hub.patience import Patience
+from pagemerge.hub.readers import Readers
+from pagemerge.linux.text import plain
+from pagemerge.model import PAGE_SIZE, ZERO
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+
+MOST_PAGES = 4096
+"""Pages that one request may ask for (16 MiB); agents ask for no more."""
+
+SMALL = 512
+"""Pages of a request (2 MiB) that waits for no larger one of the same user."""
+
+
+async def merge(
+    merger: Merger, readers: Readers, client: Client, sequence: int, asked: tuple[int, ...]
+) -> None:
+    """Answer a request: plan its pages, fill the slots that the store lacks from them."""
+    source, target, pages, region = asked
+    members = merger.members
+    if not 0 < pages <= MOST_PAGES or target % PAGE_SIZE:
+        raise ProtocolError("a request to merge that no agent makes")
+    try:
+        if region not in client.regions:
+            await client.refresh(awaited=True)
+        seen = np.empty(pages, np.uint64)
+        # One at a time of each client; large ones of one user take turns.
+        async with client.asking, readers.of(members.domain.uid, pages > SMALL):
+            await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
+        offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+        wanted, donors = np.unique(seen, return_index=True)
+        donors = np.sort(donors[wanted > ZERO])
+        there = members.store.next_slot
+        merger.quota.forget(client)
+        await merger.filler.provide(
+            [client],
+            np.zeros(len(donors), np.uint64),
+            offset[donors] + np.uint64(source),
+            seen[donors],
+            within=Patience.LONGEST,  # nobody else waits, however short of patience they are
+        )
+        members.grow(max(members.store.next_slot - there, 0))
+        slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
+        mine = np.flatnonzero(slot != NO_SLOT)
+        address = offset[mine] + np.uint64(target)
+        address, slot, runs = await merger.prepare(
+            client, address, slot[mine], least=1, within=Patience.LONGEST
+        )
+        client.births[sequence] = (address, slot)
+        client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
+    except ProtocolError:
+        raise
+    except Exception as error:
+        refuse(client, sequence, str(error))
+        if not isinstance(error, (PagemergeError, OSError)):
+            pass_over(client, error)
+
+
+def refuse(client: Client, sequence: int, why: str) -> None:
+    """Tell a client why its request is not met."""
+    client.births.pop(sequence, None)
+    client.link.send(wire.Kind.REFUSED, sequence, plain(why, 1000).encode())
+
+
+def note(merger: Merger, client: Client, planned: tuple[U64, U32], body: bytes) -> None:
+    """Take in the report of a request's merge."""
+    merger.note(client, body, *planned)
+    merger.members.share_grown()

@@ -1,0 +1,124 @@
+"""Has clients map slots, for one domain, and notes what they have done."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.hub import wire
+from pagemerge.hub.boundary import pass_over
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide import pace, plan, restless
+from pagemerge.hub.domain import Members
+from pagemerge.hub.filler import Filler
+from pagemerge.hub.model import OWN_SLOT, Runs
+from pagemerge.hub.quota import Quota
+from pagemerge.hub.settings import Settings
+from pagemerge.linux.process import PROC
+from pagemerge.linux.values import number_in
+from pagemerge.model import ABSENT
+
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+MOST_PLANNED = 8192
+"""Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
+answer that takes too long is taken for none."""
+
+MAPPINGS = 65530
+"""vm.max_map_count where it cannot be read: Linux's own choice."""
+
+
+class Merger:
+    """Carries out merges in one domain, whether a plan, a request or tidying asks for them."""
+
+    def __init__(self, members: Members, quota: Quota, settings: Settings) -> None:
+        self.members, self.quota, self.settings = members, quota, settings
+        self.filler = Filler(members, quota)
+        self.most_vain = restless.most_vain(settings.longest_hold)
+        self._most_mappings = number_in(PROC / "sys/vm/max_map_count") or MAPPINGS
+
+    async def carry_out(self, client: Client, address: U64, slot: U32) -> int:
+        """Have a client map slots, pages in order of address; returns how many pages it did."""
+        merged = 0
+        try:
+            least = self.settings.least_run
+            address, slot, runs = await self.prepare(client, address, slot, least)
+            for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
+                late = partial(self._note_late, client, address[pages], slot[pages])
+                body = await client.ask(
+                    wire.Kind.MERGE, runs[some].tobytes(), self.members.patience.seconds, late
+                )
+                merged += self.note(client, body, address[pages], slot[pages])
+        except Exception as error:
+            self.members.await_plan(len(address))
+            pass_over(client, error)
+        return merged
+
+    async def prepare(
+        self, client: Client, address: U64, slot: U32, least: int, within: float | None = None
+    ) -> tuple[U64, U32, npt.NDArray[np.void]]:
+        """Give a client the slabs that it needs; returns its pages, their slots, and its runs.
+
+        Pages are left out for which it has no mappings, or whose slab is gone. ``within`` as for
+        ``afford``, which says what is raised.
+        """
+        store = self.members.store
+        slab, place = store.locate(slot)
+        slab[slot == OWN_SLOT] = _core.WIRE_OWN
+        runs = plan.runs(address, slot, slab)
+        kept = await self.afford(client, runs, slab, least, within)
+        # Counting took a while: a slab that no client mapped any more may be gone.
+        there = [0, _core.WIRE_OWN, *store.slabs]
+        kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
+        first, pages = runs.first[kept], runs.pages[kept]
+        client.room -= int(np.count_nonzero(slab[first]))
+        client.leave_alone("over_budget", int(runs.pages.sum() - pages.sum()))
+        used = np.unique(slab[first])
+        client.give(store.slabs[int(it)] for it in used if int(it) in store.slabs)
+        rows = wire.runs(address[first], slab[first], place[first], pages)
+        chosen = plan.pages_of(runs, kept)
+        return address[chosen], slot[chosen], rows
+
+    async def afford(
+        self, client: Client, runs: Runs, slab: U64, least: int, within: float | None = None
+    ) -> I64:
+        """Which runs a client has mappings for, the longest first, none shorter than ``least``.
+
+        ``slab``: of each page, 0 for zero pages, which cost no mapping. Raises as ``Client.read``.
+        """
+        costs = slab[runs.first] != 0
+        wanted = int(np.count_nonzero(costs))
+        budget = await client.budget(wanted, self._most_mappings, within)
+        return plan.within_budget(runs, costs, budget, least)
+
+    def note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
+        """Take in a client's report: which pages are merged, and which are not."""
+        refused = client.skipped["refused"]
+        merged = client.note_merged(body, address, slot)
+        # Refused for no lasting reason (threads that did not stop in time): once more, soon.
+        is_refused = client.skipped["refused"] > refused
+        again = is_refused and not client.note
+        for region, part, index in client.locate(address):
+            good = merged[part]
+            region.pages.digest[index[good]] = ABSENT
+            restless.begin(region.pages, index[good])
+            pace.reward(region.pages, index if again else index[good])
+            if is_refused:  # which is no page's own fault
+                restless.begin(region.pages, index[~good])
+            else:
+                restless.begin_anew(region.pages, index[~good], self.most_vain)
+        return int(np.count_nonzero(merged))
+
+    def _note_late(self, client: Client, address: U64, slot: U32, body: bytes) -> None:
+        """A report that comes after its deadline: what is mapped is mapped."""
+        try:
+            self.note(client, body, address, slot)
+        except Exception as error:
+            pass_over(client, error)
+        client.tardy = False
+        self.members.wake.set()

@@ -1,0 +1,33 @@
+"""Of which domain each slab is, or was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pagemerge.hub.decide.trust import Domain
+from pagemerge.hub.domain import Members
+
+MOST_GONE = 1 << 16
+"""Dropped slabs whose domain is remembered."""
+
+
+class Origins:
+    """Keeps a client from bringing a slab of one domain into another."""
+
+    def __init__(self, domains: Mapping[Domain, Members]) -> None:
+        self._domains = domains
+        self._gone: dict[int, Domain] = {}
+        """Slabs that were dropped -> their domain, the oldest first."""
+
+    def forget(self, domain: Domain, slabs: Iterable[int]) -> None:
+        """Slabs of a domain were dropped."""
+        for slab in slabs:
+            self._gone[slab] = domain
+        while len(self._gone) > MOST_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def is_foreign(self, domain: Domain, slab: int) -> bool:
+        """Is, or was, this a slab of another domain?"""
+        if self._gone.get(slab, domain) != domain:
+            return True
+        return any(slab in it.store.slabs for key, it in self._domains.items() if key != domain)

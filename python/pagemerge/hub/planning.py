@@ -1,0 +1,148 @@
+"""A plan for one domain, complete before anything of it is done: ``--dry-run`` prints it.
+
+Which page maps which slot, which new slots a quota admits, which runs each client has mappings for,
+and in which stage each page is merged. ``stages`` carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pagemerge import _core
+from pagemerge.find.groups import duplicates
+from pagemerge.hub.boundary import pass_over
+from pagemerge.hub.client import Client
+from pagemerge.hub.decide import plan
+from pagemerge.hub.domain import Members
+from pagemerge.hub.merging import Merger
+from pagemerge.hub.model import NO_SLOT, ZERO_SLOT, Candidates, Layout, Planned
+from pagemerge.model import ZERO
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """A client's part of a plan."""
+
+    client: Client
+    pages: I64
+    """i64[n]: which candidates, those of a stage together, in order of address there."""
+    ends: I64
+    """i64[stages]: where each stage ends in ``pages``."""
+    mappings: I64
+    """i64[stages]: mappings that are set aside for each stage."""
+
+    def of(self, stage: int) -> I64:
+        """The candidates that it merges in a stage."""
+        return self.pages[self.ends[stage - 1] if stage else 0 : self.ends[stage]]
+
+    def release(self, stage: int) -> None:
+        """A stage is carried out, or will not be: nothing is set aside for it any more."""
+        self.client.promised -= int(self.mappings[stage])
+        self.mappings[stage] = 0
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """Stage 0 needs no new slab, stage ``k`` the ``k``-th."""
+
+    found: Candidates
+    layout: Layout
+    shares: list[Share]
+    stages: int
+
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which of the new slots some client is to map: bool[new slots]."""
+        used = np.zeros(len(self.layout.donors), np.bool_)
+        for share in self.shares:
+            slot = self.layout.slot[share.pages]
+            used[slot[self.layout.new(slot)] - np.uint32(self.layout.first_new)] = True
+        return used
+
+    def describe(self) -> tuple[Planned, ...]:
+        """What it means, client by client."""
+        donors = self.found.client[self.layout.donors[self.used()]]
+        rows = []
+        for number, share in enumerate(self.shares):
+            zero = int(np.count_nonzero(self.layout.slot[share.pages] == ZERO_SLOT))
+            rows.append(
+                Planned(
+                    pid=share.client.pid,
+                    pages=len(share.pages) - zero,
+                    zero_pages=zero,
+                    mappings=int(share.mappings.sum()),
+                    new_slots=int(np.count_nonzero(donors == number)),
+                )
+            )
+        return tuple(rows)
+
+    def release(self) -> None:
+        """It is not carried out, or is done: nothing is set aside for it any more."""
+        for share in self.shares:
+            for stage in range(self.stages):
+                share.release(stage)
+
+
+async def make(merger: Merger, clients: list[Client], found: Candidates) -> Plan:
+    """The plan for what was found in ``clients``, which are numbered there in this order."""
+    members = merger.members
+    layout = _lay_out(members, found)
+    if len(layout.donors):
+        for client in clients:
+            merger.quota.forget(client)
+        pids = np.array([client.pid for client in clients], np.uint64)
+        layout = layout.only(merger.quota.admit(members, pids[found.client[layout.donors]]))
+    stages = 1 + -(-len(layout.donors) // _core.SLAB_PAGES)
+    shares = await asyncio.gather(
+        *(_share(merger, found, layout, stages, it) for it in enumerate(clients))
+    )
+    return Plan(found, layout, shares, stages)
+
+
+def _lay_out(members: Members, found: Candidates) -> Layout:
+    """Which page maps which slot; the numbers of new ones are for this plan only."""
+    store = members.store
+    known = store.find(found.digest)
+    unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
+    groups = duplicates(found.digest[unknown])
+    return plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
+
+
+async def _share(
+    merger: Merger, found: Candidates, layout: Layout, stages: int, whose: tuple[int, Client]
+) -> Share:
+    """What a client can map, and when: the longest runs, where mappings are short."""
+    number, client = whose
+    start, end = np.searchsorted(found.client, (number, number + 1))
+    mine = start + np.flatnonzero(layout.slot[start:end] != NO_SLOT)
+    slot = layout.slot[mine]
+    slab, _ = merger.members.store.locate(slot)
+    new = layout.new(slot)
+    stage = np.zeros(len(mine), np.uint64)
+    stage[new] = (slot[new] - np.uint32(layout.first_new)) // _core.SLAB_PAGES + 1
+    slab[new] = stage[new] + (1 << 63)  # unlike every inode number
+    pages = found.address[mine]
+    runs = plan.runs(pages, slot, slab)
+    try:
+        kept = await merger.afford(client, runs, slab, merger.settings.least_run)
+    except Exception as error:
+        merger.members.await_plan(len(mine))
+        pass_over(client, error)
+        return Share(client, np.empty(0, np.int64), *np.zeros((2, stages), np.int64))
+    client.forget("over_budget")
+    client.leave_alone("over_budget", int(runs.pages.sum() - runs.pages[kept].sum()))
+    chosen = plan.pages_of(runs, kept)
+    when = plan.stages(pages[chosen], stage[chosen].astype(np.int64), stages - 1)
+    order = np.argsort(when, kind="stable")
+    ends = np.searchsorted(when[order], np.arange(stages), side="right")
+    # A run lies in one slab, so in one stage.
+    heads = np.cumsum(runs.pages[kept]) - runs.pages[kept]
+    costly = slab[runs.first[kept]] != 0
+    mappings = np.bincount(when[heads[costly]], minlength=stages)
+    client.promised += int(mappings.sum())
+    return Share(client, mine[chosen[order]], ends, mappings)
