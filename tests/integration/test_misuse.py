@@ -248,9 +248,7 @@ def test_no_hub(hub_socket: Path, victim: Spawn) -> None:
     with pytest.raises(PagemergeError, match=r"HubError: no hub answers at .*pagemerge daemon"):
         member.ask("intern")
     assert member.ask("check") == {"wrong": 0}
-    with pytest.raises(
-        HubError, match=r"no hub runs at .*without --socket"
-    ):
+    with pytest.raises(HubError, match=r"no hub runs at .*without --socket"):
         fetch_status(hub_socket)
 
 
