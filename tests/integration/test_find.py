@@ -19,7 +19,7 @@ from benchmarks.lab import ksm
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
-from pagemerge.find import eligible, process, reading, survey
+from pagemerge.find import eligible, process, sources, survey
 from pagemerge.model import PAGE_SIZE
 from tests.commands import NOBODY
 from tests.conftest import Spawn
@@ -281,7 +281,7 @@ def test_huge_pages_are_told_apart(start: Start) -> None:
 def test_a_process_that_exits_in_the_middle_is_a_row(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "STEP", 256)
+    monkeypatch.setattr(sources, "STEP", 256)
     victims = [start("pages", 0, 0, 4000)["pid"] for _ in range(2)]
     found = process.named(map(str, victims))
     gone = []
@@ -392,4 +392,4 @@ def test_all_of_them(start: Start) -> None:
     pids = [row["pid"] for row in result["processes"]]
     assert pid in pids
     assert pids == sorted(pids)
-    assert not any(row["error"] == reading.MEMORYLESS for row in result["processes"])
+    assert not any(row["error"] == sources.MEMORYLESS for row in result["processes"])

@@ -13,7 +13,7 @@ from pagemerge.cli.show import selection as words
 from pagemerge.errors import UsageError
 from pagemerge.find.evidence import Evidence, _evidence
 from pagemerge.find.process import Process
-from pagemerge.find.reading import Source
+from pagemerge.find.sources import ProcessSource
 from pagemerge.ksmd.decide.ranges import BRIDGE, SHARE, budget, choose
 from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.selecting import select
@@ -29,7 +29,7 @@ APART = 5
 
 def evidence(*mappings: str, apart: int = APART) -> Evidence:
     """Of mappings that look so, a letter a page, ``apart`` pages from each other."""
-    source, gain, at = Source(Process(1, "victim", 0)), [], BASE
+    source, gain, at = ProcessSource(Process(1, "victim", 0)), [], BASE
     starts, pages = [], []
     for text in mappings:
         page = at
@@ -131,7 +131,7 @@ def test_the_budget_keeps_a_reserve() -> None:
 
 
 def test_a_process_that_could_not_be_looked_at() -> None:
-    source = Source(Process(7, "gone", 0), error="it has exited")
+    source = ProcessSource(Process(7, "gone", 0), error="it has exited")
     selection = choose(_evidence(source, np.empty(0, np.float32)), most=5)
     assert (selection.pid, selection.error, len(selection.start)) == (7, "it has exited", 0)
 

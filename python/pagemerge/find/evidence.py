@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pagemerge._core import ABSENT
 from pagemerge.find import tally
 from pagemerge.find.process import Process
-from pagemerge.find.reading import Progress, Reader, Source, locate_for_ksmd
+from pagemerge.find.reading import Progress, Reader
+from pagemerge.find.sources import ProcessSource, locate_for_ksmd
 from pagemerge.linux.process import PROC
 from pagemerge.linux.values import number_in
 from pagemerge.model import PAGE_SIZE
@@ -94,11 +95,11 @@ def _merged_by_ksmd(pid: int, proc: Path = PROC) -> bool:
     return (number_in(proc / str(pid) / "ksm_merging_pages") or 0) > 0
 
 
-def _evidence(source: Source, gain: NDArray[np.float32]) -> Evidence:
+def _evidence(source: ProcessSource, gain: NDArray[np.float32]) -> Evidence:
     """``gain`` f32[pages of the source], what merging each would free, in stretches."""
     who = source.process
     if source.error:
-        source = Source(who, error=source.error)
+        source = ProcessSource(who, error=source.error)
         gain = gain[:0]
     pages = source.pages.astype(np.int64)
     ends = np.cumsum(pages)

@@ -17,7 +17,8 @@ import numpy as np
 
 from pagemerge.find import stable, tally
 from pagemerge.find.process import Process
-from pagemerge.find.reading import MEMORYLESS, Progress, Reader, Source, locate
+from pagemerge.find.reading import Progress, Reader
+from pagemerge.find.sources import MEMORYLESS, ProcessSource, locate
 from pagemerge.find.stable import Stable
 from pagemerge.find.tally import Totals
 from pagemerge.model import PAGE_SIZE
@@ -82,7 +83,7 @@ def survey(
     progress: Progress = lambda _d, _t: None,
     *,
     together: bool = False,
-    locate: Callable[[Process], Source] = locate,
+    locate: Callable[[Process], ProcessSource] = locate,
 ) -> Survey:
     """Look at all ``processes`` with ``threads`` threads (0: as many as may run).
 
@@ -114,12 +115,12 @@ def survey(
     )
 
 
-def _domains(sources: list[Source]) -> Iterator[list[Source]]:
-    for uid in sorted({source.process.uid for source in sources}):
-        yield [source for source in sources if source.process.uid == uid]
+def _domains(sources: list[ProcessSource]) -> Iterator[list[ProcessSource]]:
+    for uid in sorted({source.domain for source in sources}):
+        yield [source for source in sources if source.domain == uid]
 
 
-def _row(source: Source, counted: tally.Tally, index: int) -> Row:
+def _row(source: ProcessSource, counted: tally.Tally, index: int) -> Row:
     if source.error:
         return Row(source.process, error=source.error, denied=source.denied)
     return Row(

@@ -21,7 +21,7 @@ import msgspec
 
 from pagemerge.errors import PagemergeError
 from pagemerge.find.process import named
-from pagemerge.find.reading import locate_marked
+from pagemerge.find.sources import locate_marked
 from pagemerge.find.survey import survey
 from pagemerge.ksmd.decide.course import BATCH, Course
 from pagemerge.ksmd.decide.govern import govern
