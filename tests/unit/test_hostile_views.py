@@ -17,9 +17,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pagemerge import cli
-from pagemerge.cli import attach, doctor, scan, status
+from pagemerge.cli import doctor, scan, status
 from pagemerge.cli.logs import INSIDE, Lines
-from pagemerge.cli.show import findings, selection, tables, words
+from pagemerge.cli.show import findings, selection, tables, targets, words
 from pagemerge.errors import PagemergeError
 from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable
@@ -28,6 +28,7 @@ from pagemerge.find.tally import Totals
 from pagemerge.ksmd.attach import Outcome
 from pagemerge.ksmd.decide.rules import Rule, rule_on
 from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.targets import Target
 from pagemerge.linux.host import Driver
 from pagemerge.linux.text import plain
 from tests import hostile
@@ -91,14 +92,14 @@ def test_scan(width: int, chosen: list[str], error: str) -> None:
 def test_attach_and_detach(width: int, chosen: list[str], error: str) -> None:
     who = processes(chosen)
     done = Outcome(PID, chosen[0], "madvise", False, 0.1, 0.1, 9, 3, 12_345_678)
-    rows = [attach.Row(one, outcome=done) for one in who]
-    rows[-1] = attach.Row(who[-1], error=error)
+    rows = [Target(one, outcome=done) for one in who]
+    rows[-1] = Target(who[-1], error=error)
     made, out = console(width)
-    attach.show(rows, made)
+    targets.show(rows, made)
     told = about_processes(out.getvalue())
     assert len(told) == 2 * len(rows), "a row each, and below what there is to say of each"
     assert fit(told[: len(rows)], width)
-    json.loads(words.as_json(attach.figures(rows)))
+    json.loads(words.as_json(targets.figures(rows)))
 
 
 def chosen_of(one: Process, error: str) -> Selection:
@@ -125,7 +126,7 @@ def test_select(width: int, chosen: list[str], error: str) -> None:
     who = processes(chosen)
     found = [chosen_of(one, "") for one in who]
     made, out = console(width)
-    attach.show_chosen([*found, chosen_of(who[0], error)], made, done=False)
+    targets.show_chosen([*found, chosen_of(who[0], error)], made, done=False)
     told = about_processes(out.getvalue())
     assert len(told) == 2 * len(who) + 1
     json.loads(words.as_json(selection.figures(found)))

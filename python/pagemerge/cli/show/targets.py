@@ -1,0 +1,108 @@
+"""How ``attach`` and ``detach`` tell what they have done: a line a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from pagemerge.cli.show import selection, tables
+from pagemerge.cli.show.words import duration, number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pagemerge.ksmd.model import Selection
+    from pagemerge.ksmd.targets import Target
+
+
+def show_chosen(chosen: list[Selection], console: Console, *, done: bool) -> None:
+    """What the finder has found worth marking; ``done``: it is marked now."""
+    tables.show(console, selection.sentence(chosen, done=done))
+    console.print()
+    console.print(selection.processes(chosen, console.width))
+    for line in selection.notes(chosen):
+        tables.show(console, line)
+    console.print()
+
+
+def figures(rows: Iterable[Target]) -> dict[str, Any]:
+    """What was done, as JSON; keys name their units."""
+    from dataclasses import asdict
+
+    return {
+        "processes": [
+            {
+                "pid": row.process.pid,
+                "name": row.process.name,
+                "uid": row.process.uid,
+                "eligible_bytes": row.eligible_bytes,
+                "error": row.error or None,
+                "remark": row.remark or None,
+                "merged_bytes": row.merged_bytes,
+                **(asdict(row.outcome) if row.outcome else {}),
+            }
+            for row in rows
+        ]
+    }
+
+
+def merged_before(row: Target) -> str:
+    """What it had merged already, as of ksmd's last scan."""
+    pages = row.outcome.merged_pages_before if row.outcome else None
+    return "-" if pages is None else number(pages, "page")
+
+
+def refused(targets: Iterable[Target], console: Console, verb: str) -> bool:
+    """Show why nothing was done, if none could be ``verb``, a participle; true then."""
+    if not all(target.error for target in targets):
+        return False
+    tables.show(console, f"None of them can be {verb}.")
+    show(targets, console)
+    return True
+
+
+def show(
+    rows: Iterable[Target],
+    console: Console,
+    heading: str = "MERGED BEFORE",
+    figure: Callable[[Target], str] = merged_before,
+) -> None:
+    """One line a process; below, what else there is to say of some."""
+    rows = list(rows)
+    table = tables.table(
+        ("NAME", "HOW"),
+        ("PID", "UID", "HELD", heading),
+        ("PID", "NAME", "UID", "HOW", "HELD", heading),
+    )
+    for row in rows:
+        who, done = row.process, row.outcome
+        how, hold = ("-", "-") if done is None else (done.how, held(done.longest_hold_seconds))
+        tables.add(table, str(who.pid), who.name, str(who.uid), how, hold, figure(row))
+    console.print()
+    console.print(table)
+    for row in rows:
+        if told := note(row):
+            tables.show(console, f"{row.process.pid} {row.process.name}: {told}")
+
+
+def held(seconds: float) -> str:
+    """How long a thread was stopped: ``60 us``, ``1.2 ms``, ``0.42 s``."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else duration(seconds)
+
+
+def note(row: Target) -> str:
+    """What else there is to say of a process."""
+    if row.error:
+        return row.error
+    if row.outcome is None:
+        return row.remark
+    if row.outcome.already:
+        return "was so already"
+    if row.outcome.refused_ranges:
+        of = number(row.outcome.ranges, "range")
+        return f"{row.outcome.refused_ranges} of {of} refused by the kernel"
+    if row.outcome.still_mergeable:
+        return "has marked more of its memory as mergeable meanwhile: detach it once more"
+    return ""
