@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,9 +23,8 @@ from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.patience import Claims, Patience, Unlimited
 from pagemerge.hub.regions import Region, checked
-from pagemerge.hub.store import Slab, Store
+from pagemerge.hub.store import Slab
 from pagemerge.hub.turns import breathe, work_in
-from pagemerge.linux import text
 from pagemerge.model import PAGE_SIZE
 
 U32 = npt.NDArray[np.uint32]
@@ -342,66 +341,11 @@ class Client:
             inside = int(np.searchsorted(index, len(region)))
             yield region, slice(int(first), int(first) + inside), index[:inside]
 
-    async def adopt_mappings(self, store: Store) -> None:
-        """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot.
-
-        Raises as ``read``; it is to be done again then.
-        """
-        data = await self.read(self.peer.maps)
-        self.adopting = False
-        name = _core.SLAB_NAME.encode()
-        for line in text.lines(data):
-            fields = line.split(maxsplit=5)
-            if len(fields) < 6 or name not in fields[5]:
-                continue
-            slab = store.slabs.get(int(fields[4]))
-            if slab is None:
-                continue
-            start, end = (int(part, 16) for part in fields[0].split(b"-"))
-            place = int(fields[2], 16) // PAGE_SIZE
-            # A mapping may be longer than its file; what lies behind the file's end is no memory.
-            pages = min((end - start) // PAGE_SIZE, slab.pages - place)
-            if pages > 0:
-                self._adopt(start, pages, slab.base + place)
-
-    def _adopt(self, start: int, pages: int, first: int) -> None:
-        """Consecutive pages from address ``start`` on map consecutive slots."""
-        end = start + pages * PAGE_SIZE
-        for region in self.regions.values():
-            low = max(start, region.start)
-            high = min(end, region.start + len(region) * PAGE_SIZE)
-            if low >= high:
-                continue
-            slots = np.arange((high - low) // PAGE_SIZE, dtype=np.uint32)
-            slots += np.uint32(first + (low - start) // PAGE_SIZE)
-            at = (low - region.start) // PAGE_SIZE
-            region.pages.slot[at : at + len(slots)] = slots
-            region.pages.under[at : at + len(slots)] = slots
-
     def close(self) -> None:
         """Let go of everything; a reader that is stuck ends with the process it reads."""
         self._claim(0, 0)
         self.reader.shutdown(wait=False)
         self.peer.close()
-
-
-async def find_stuck(
-    clients: Sequence[Client], whose: U64, addresses: U64, seed: int, within: float
-) -> None:
-    """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
-    known. It is left out until it can be read again; the others are not.
-
-    ``whose``: the number in ``clients`` of each page's owner.
-    """
-
-    async def read(number: int) -> None:
-        page, client = np.empty(1, np.uint64), clients[number]
-        for address in addresses[whose == number].tolist():
-            work = partial(client.peer.digest_stretches, address, seed, page)
-            await client.read_within(within, work)
-
-    donors = np.unique(whose).tolist()
-    await asyncio.gather(*map(read, donors), return_exceptions=True)
 
 
 def mappings_left(peer: _core.Peer, most: int) -> int:

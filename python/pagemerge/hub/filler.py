@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.errors import AccessDenied, PagemergeError
-from pagemerge.hub.client import Client, find_stuck
+from pagemerge.hub.client import Client
 from pagemerge.hub.domain import Filling, Members
 from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.quota import Quota
@@ -106,7 +106,7 @@ class Filler:
             members.patience.spent()
             members.await_plan(len(pids))
             seconds = within or members.patience.seconds
-            await find_stuck(clients, whose, addresses, members.store.seed, seconds)
+            await _find_stuck(clients, whose, addresses, members.store.seed, seconds)
             return changed
         try:
             descriptor, slab, sealed = future.result()
@@ -165,3 +165,22 @@ def _discard(future: Future[tuple[int, int, U64]]) -> None:
     """A slab that was given up is ready after all."""
     if not future.cancelled() and future.exception() is None:
         os.close(future.result()[0])
+
+
+async def _find_stuck(
+    clients: Sequence[Client], whose: U64, addresses: U64, seed: int, within: float
+) -> None:
+    """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
+    known. It is left out until it can be read again; the others are not.
+
+    ``whose``: the number in ``clients`` of each page's owner.
+    """
+
+    async def read(number: int) -> None:
+        page, client = np.empty(1, np.uint64), clients[number]
+        for address in addresses[whose == number].tolist():
+            work = partial(client.peer.digest_stretches, address, seed, page)
+            await client.read_within(within, work)
+
+    donors = np.unique(whose).tolist()
+    await asyncio.gather(*map(read, donors), return_exceptions=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from math import inf
 
 from pagemerge.hub import planning, report
+from pagemerge.hub.adoption import adopt_mappings
 from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
@@ -197,7 +198,7 @@ class Hub:
         try:
             fresh = await client.refresh()
             if client.adopting:
-                await client.adopt_mappings(members.store)
+                await adopt_mappings(client, members.store)
             if not client.has_barrier:
                 await check_separated(client)
                 return False
