@@ -32,8 +32,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-from lab import ksm
 from lab.loads import LOADS, Pids
+from tests.support import ksm
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported

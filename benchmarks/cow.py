@@ -14,8 +14,8 @@ import os
 import sys
 import time
 
-from lab import ksm
 from lab.scene import Scene, fill, held_user_engine, until_merged, until_merged_by_kernel, workers
+from tests.support import ksm
 
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE

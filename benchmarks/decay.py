@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lab import hub
-from lab.ending import terminable
+from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import PagemergeError, Unsupported

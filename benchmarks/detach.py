@@ -20,7 +20,8 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from lab import guest, ksm
+from lab import guest
+from tests.support import ksm
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux.ksm import ksm_bytes

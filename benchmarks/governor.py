@@ -25,10 +25,11 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from lab import ksm, trace
-from lab.cgroup import limited
+from lab import trace
 from lab.play import LENGTH, TENANTS, Workload, play
 from lab.policies import POLICIES, Options, governor_lacks
+from tests.support import ksm
+from tests.support.cgroup import limited
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux.accounts import available_bytes

@@ -20,8 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from lab import cgroup, guest, hub, ksm
-from lab.ending import terminable
+from lab import guest, hub
+from tests.support import cgroup, ksm
+from tests.support.ending import terminable
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.accounts import available_bytes

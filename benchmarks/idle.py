@@ -24,8 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from lab import guest, hub, ksm
-from lab.ending import terminable
+from lab import guest, hub
 from lab.scene import (
     GOOD,
     Scene,
@@ -35,6 +34,8 @@ from lab.scene import (
     until_merged_by_kernel,
     workers,
 )
+from tests.support import ksm
+from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import PagemergeError, Unsupported

@@ -24,8 +24,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from lab import hub, ksm, worker
-from lab.ending import terminable
+from lab import hub, worker
 from lab.scene import (
     GOOD,
     Scene,
@@ -36,6 +35,8 @@ from lab.scene import (
     until_merged_by_kernel,
     workers,
 )
+from tests.support import ksm
+from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.model import PAGE_SIZE

@@ -24,9 +24,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab import ksm, marker, worker
-from lab.ending import terminable
+from lab import marker, worker
 from lab.scene import Scene, fill, workers
+from tests.support import ksm
+from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import PagemergeError

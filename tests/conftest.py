@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from benchmarks.lab.cgroup import limited
 from hypothesis import settings
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import Unsupported
 from pagemerge.linux.host import userfaultfd
 from pagemerge.linux.ksm import Ksm
-from tests.building import VICTIMS
-from tests.hubs import Hub
+from tests.support.building import VICTIMS
+from tests.support.cgroup import limited
+from tests.support.hubs import Hub
 
 # How long an example takes says something of the machine only.
 settings.register_profile("pagemerge", deadline=None)

@@ -17,12 +17,13 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.support.ksm import ADVISOR_DEFAULTS, DEFAULTS, FLAT_OUT, Ksm
+
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux.knobs import RUN, STOP, Knobs, Value
 
 from . import ksmtuned
-from .ksm import ADVISOR_DEFAULTS, DEFAULTS, FLAT_OUT, Ksm
 from .play import TENANTS
 from .trace import Sample
 

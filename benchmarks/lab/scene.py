@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import ksm
+
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE
 
-from . import hub, ksm, worker
+from . import hub, worker
 
 GOOD = 0.999
 """Part of the pages that must be saved."""

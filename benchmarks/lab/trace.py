@@ -20,13 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.cgroup import Cgroup
+from tests.support.ksm import Ksm
+
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.accounts import available_bytes
 from pagemerge.linux.ksm import process_ksm
 from pagemerge.model import PAGE_SIZE
-
-from .cgroup import Cgroup
-from .ksm import Ksm
 
 EVERY = 0.25
 """Seconds between two samples."""

@@ -17,7 +17,7 @@ from tests.conftest import lacks_cc, lacks_uffd
 from tests.differential import report
 from tests.differential.campaign import Campaign, Result, drawn
 from tests.differential.program import load
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 CONFIG = """[hub]
 looks = 1

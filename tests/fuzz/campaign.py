@@ -17,10 +17,10 @@ from types import TracebackType
 from pagemerge.demo.dialog import Child
 from pagemerge.hub import admission
 from pagemerge.model import PAGE_SIZE
-from tests.commands import NOBODY
 from tests.conftest import VICTIMS
 from tests.fuzz import waiting
-from tests.hubs import Hub
+from tests.support.commands import NOBODY
+from tests.support.hubs import Hub
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "[hub]\nlooks = 1\nuser_share = 0.02\n"

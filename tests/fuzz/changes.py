@@ -14,8 +14,8 @@ import signal
 from collections.abc import Callable
 
 from pagemerge.hub import wire
-from tests.commands import NOBODY
 from tests.fuzz.acts import Kind, Scene, frame
+from tests.support.commands import NOBODY
 
 _CLONE_NEWUSER, _CLONE_NEWCGROUP, _CLONE_NEWNS = 0x1000_0000, 0x0200_0000, 0x0002_0000
 _PR_SET_DUMPABLE = 4

@@ -9,7 +9,7 @@ import select
 import socket
 
 from pagemerge.model import PAGE_SIZE
-from tests.stranger import F_ADD_SEALS, SEALED
+from tests.support.stranger import F_ADD_SEALS, SEALED
 
 _FUTURE_WRITE = 0x10
 _TERABYTES = 60 << 40

@@ -12,12 +12,12 @@ import pytest
 
 from pagemerge.demo.dialog import Child
 from pagemerge.hub import admission, wire
-from tests.bystanders import merged
-from tests.commands import NOBODY
 from tests.conftest import Spawn
 from tests.fuzz.campaign import resident
-from tests.hubs import Hub
-from tests.stranger import Stranger
+from tests.support.bystanders import merged
+from tests.support.commands import NOBODY
+from tests.support.hubs import Hub
+from tests.support.stranger import Stranger
 
 pytestmark = pytest.mark.requires("root")
 PAGES = 1024

@@ -11,8 +11,8 @@ import pytest
 
 from pagemerge.errors import PagemergeError
 from tests.conftest import Spawn
-from tests.hubs import Hub
-from tests.members import PAGES, member_of, merged, run
+from tests.support.hubs import Hub
+from tests.support.members import PAGES, member_of, merged, run
 
 
 def test_numpy_on_mergeable_memory(hub: Hub, victim: Spawn) -> None:

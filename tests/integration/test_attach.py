@@ -20,7 +20,8 @@ import pytest
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.maps import mappings
-from tests.attaching import (
+from tests.conftest import Spawn
+from tests.support.attaching import (
     Victim,
     build,
     marked,
@@ -31,8 +32,7 @@ from tests.attaching import (
     until_it_goes_on,
     until_state,
 )
-from tests.building import compile_victim
-from tests.conftest import Spawn
+from tests.support.building import compile_victim
 
 pytestmark = pytest.mark.requires("kernel", "cc")
 

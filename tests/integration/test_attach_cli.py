@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.lab import ksm
 
 from pagemerge.demo.dialog import Child
 from pagemerge.find.eligible import eligible
@@ -19,9 +18,10 @@ from pagemerge.hub.preload import LIBRARY
 from pagemerge.ksmd.attach import attach
 from pagemerge.linux.ksm import ksm_bytes, process_ksm
 from pagemerge.linux.maps import mappings
-from tests.attaching import marked, merge_any
-from tests.commands import NOBODY
 from tests.conftest import Spawn
+from tests.support import ksm
+from tests.support.attaching import marked, merge_any
+from tests.support.commands import NOBODY
 
 pytestmark = pytest.mark.requires("kernel")
 PAGES = 2000

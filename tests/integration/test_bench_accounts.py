@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.lab.cgroup import Cgroup, limited
 from benchmarks.lab.trace import anonymous_bytes, zero_bytes
 
 from pagemerge.demo.dialog import Child
-from tests.building import VICTIMS
+from tests.support.building import VICTIMS
+from tests.support.cgroup import Cgroup, limited
 
 MIB = 1 << 20
 SIZE = 64

@@ -11,8 +11,8 @@ import pytest
 
 from pagemerge.demo.dialog import ask_all
 from tests.conftest import Spawn
-from tests.hubs import Hub
-from tests.stranger import Stranger
+from tests.support.hubs import Hub
+from tests.support.stranger import Stranger
 
 SECONDS = 10.0
 

@@ -19,11 +19,11 @@ import pytest
 
 from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
-from tests.building import compile_victim
-from tests.commands import NOBODY
 from tests.conftest import Spawn
-from tests.hubs import Hub
-from tests.stranger import Stranger
+from tests.support.building import compile_victim
+from tests.support.commands import NOBODY
+from tests.support.hubs import Hub
+from tests.support.stranger import Stranger
 
 pytestmark = pytest.mark.requires("root", "cc")
 PLACE = 0x2_0000_0000
@@ -262,8 +262,8 @@ def test_programs_are_executed_during_reads(
 
 def test_containers_of_root_are_domains_of_their_own(hub: Hub, victim: Spawn) -> None:
     """Without a user namespace their root is the host's by number."""
-    from tests.bystanders import merged
-    from tests.frames import frames
+    from tests.support.bystanders import merged
+    from tests.support.frames import frames
 
     members = [victim("member", env=hub.env) for _ in "ab"]
     for member in members:

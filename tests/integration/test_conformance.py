@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child
 from pagemerge.linux.host import look
 from pagemerge.linux.ksm import Ksm, cow_ksm, process_ksm
 from pagemerge.linux.prctl import why_not
 from pagemerge.model import PAGE_SIZE
-from tests.building import VICTIMS
-from tests.commands import PAGEMERGE
-from tests.frames import KSM, ZERO_PAGE, flags_of, frames_at
+from tests.support import ksm as lab
+from tests.support.building import VICTIMS
+from tests.support.commands import PAGEMERGE
+from tests.support.frames import KSM, ZERO_PAGE, flags_of, frames_at
 
 pytestmark = pytest.mark.requires("kernel", "root")
 

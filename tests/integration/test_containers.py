@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 pytestmark = pytest.mark.requires("root")
 NESTED = [

@@ -10,12 +10,12 @@ import pytest
 
 from pagemerge.demo.dialog import Child
 from pagemerge.hub import wire
-from tests.bystanders import Bystanders
 from tests.conftest import Spawn
 from tests.fuzz.campaign import open_files
 from tests.fuzz.descriptors import forged
-from tests.hubs import Hub
-from tests.stranger import Stranger
+from tests.support.bystanders import Bystanders
+from tests.support.hubs import Hub
+from tests.support.stranger import Stranger
 
 FEW = 60
 """Descriptors of the hub."""

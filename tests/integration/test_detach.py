@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.lab import ksm
 
 from pagemerge import _core
 from pagemerge.find.eligible import eligible
 from pagemerge.linux.ksm import ksm_bytes, process_ksm
-from tests.attaching import build, start, until_state
+from tests.support import ksm
+from tests.support.attaching import build, start, until_state
 
 pytestmark = pytest.mark.requires("kernel", "cc")
 

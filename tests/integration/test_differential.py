@@ -16,7 +16,7 @@ from tests.differential.draw import draw
 from tests.differential.pair import HERE, Said
 from tests.differential.program import Program, calls, encode, load, parse
 from tests.differential.shrink import shrink
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 CALLS = 4000
 """By chance, of each barrier; more: ``make differential``."""

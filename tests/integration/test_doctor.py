@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.lab import ksm as lab
 
 from pagemerge.cli.doctor import ask_ksm
 from pagemerge.linux.host import look
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.prctl import merge_any
 from pagemerge.model import PAGE_SIZE
-from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd
+from tests.support import ksm as lab
+from tests.support.commands import NOBODY, PAGEMERGE, command, elsewhere
 
 
 def asked(**where: Any) -> tuple[dict[str, Any], int]:

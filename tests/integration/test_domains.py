@@ -15,11 +15,11 @@ from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError
 from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
-from tests.bystanders import merged
 from tests.conftest import Spawn
-from tests.frames import frames
-from tests.hubs import Hub
-from tests.stranger import Stranger
+from tests.support.bystanders import merged
+from tests.support.frames import frames
+from tests.support.hubs import Hub
+from tests.support.stranger import Stranger
 
 PAGES = 1024
 

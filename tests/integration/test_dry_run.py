@@ -9,8 +9,8 @@ import pytest
 
 from pagemerge.demo.dialog import Child
 from tests.conftest import Spawn
-from tests.hubs import FAST, Hub
-from tests.members import run
+from tests.support.hubs import FAST, Hub
+from tests.support.members import run
 
 PAGES = 2048
 SCATTER = """

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.lab import ksm
 
 from pagemerge.linux.ksm import Ksm, process_ksm
 from pagemerge.linux.prctl import merge_any
-from tests.building import VICTIMS, compile_victim
-from tests.commands import NOBODY, PAGEMERGE, command, elsewhere
 from tests.conftest import Spawn, lacks_uffd, require
-from tests.hubs import Hub
+from tests.support import ksm
+from tests.support.building import VICTIMS, compile_victim
+from tests.support.commands import NOBODY, PAGEMERGE, command, elsewhere
+from tests.support.hubs import Hub
 
 LIBRARY = "libpagemerge_preload.so"
 TELL = f"""

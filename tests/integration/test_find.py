@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.lab import ksm
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
 from pagemerge.find import eligible, process, sources, survey
 from pagemerge.model import PAGE_SIZE
-from tests.commands import NOBODY
 from tests.conftest import Spawn
-from tests.hubs import Hub
+from tests.support import ksm
+from tests.support.commands import NOBODY
+from tests.support.hubs import Hub
 
 VICTIM = Path(__file__).parent.parent / "victims" / "pages.py"
 MIB = 1 << 20

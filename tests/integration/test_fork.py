@@ -9,7 +9,7 @@ import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
 from tests.conftest import Spawn, require
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 PAGES = 512
 BARRIERS = ["move", "write-protect", "park"]

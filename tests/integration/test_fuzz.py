@@ -18,8 +18,8 @@ from tests.fuzz import report
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.descriptors import forged
 from tests.fuzz.talk import NUMBERS
-from tests.hubs import PATIENCE
-from tests.stranger import F_ADD_SEALS, SEALED, Stranger
+from tests.support.hubs import PATIENCE
+from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger
 
 MESSAGES = 6_000
 PAGES = 256

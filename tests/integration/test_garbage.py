@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
-from tests.bystanders import Bystanders
 from tests.conftest import Spawn
-from tests.hubs import Hub
-from tests.stranger import F_ADD_SEALS, SEALED, Stranger
+from tests.support.bystanders import Bystanders
+from tests.support.hubs import Hub
+from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger
 
 PETABYTE = 1 << 50
 

@@ -15,7 +15,6 @@ from threading import Event
 import msgspec
 import numpy as np
 import pytest
-from benchmarks.lab import ksm as lab
 
 from pagemerge.demo.dialog import Child, end
 from pagemerge.ksmd.attach import attach
@@ -24,10 +23,11 @@ from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm, is_mergeable, locked, process_ksm
 from pagemerge.model import PAGE_SIZE
-from tests.commands import NOBODY, PAGEMERGE
 from tests.conftest import Spawn
-from tests.frames import frames_at
-from tests.terminals import terminal
+from tests.support import ksm as lab
+from tests.support.commands import NOBODY, PAGEMERGE
+from tests.support.frames import frames_at
+from tests.support.terminals import terminal
 
 SHARED = 8192
 """Pages that victims have in common: 32 MiB."""

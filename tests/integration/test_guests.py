@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from benchmarks.lab import guest, hub, ksm
+from benchmarks.lab import guest, hub
 
 from pagemerge.model import PAGE_SIZE
+from tests.support import ksm
 
 pytestmark = [pytest.mark.requires("qemu"), pytest.mark.timeout(300)]
 

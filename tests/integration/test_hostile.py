@@ -15,9 +15,9 @@ from pagemerge.find.engine import AGENT
 from pagemerge.linux import maps, process
 from pagemerge.linux.identity import Identities
 from pagemerge.linux.text import plain
-from tests.building import VICTIMS
-from tests.commands import PAGEMERGE
-from tests.hostile import assert_plain, text_of
+from tests.support.building import VICTIMS
+from tests.support.commands import PAGEMERGE
+from tests.support.hostile import assert_plain, text_of
 
 NAMES = [
     *(

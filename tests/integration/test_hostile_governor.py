@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.lab import ksm as lab
 
-from tests.building import VICTIMS
-from tests.commands import PAGEMERGE
-from tests.hostile import assert_plain
+from tests.support import ksm as lab
+from tests.support.building import VICTIMS
+from tests.support.commands import PAGEMERGE
+from tests.support.hostile import assert_plain
 
 pytestmark = pytest.mark.requires("kernel")
 

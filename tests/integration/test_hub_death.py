@@ -18,11 +18,11 @@ from pagemerge.errors import HubError
 from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
-from tests.commands import PAGEMERGE
 from tests.conftest import Spawn
-from tests.hubs import PATIENCE, Hub
-from tests.stranger import Stranger
-from tests.terminals import terminal
+from tests.support.commands import PAGEMERGE
+from tests.support.hubs import PATIENCE, Hub
+from tests.support.stranger import Stranger
+from tests.support.terminals import terminal
 
 PAGES = 2048
 DEATHS = 6

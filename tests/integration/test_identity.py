@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from benchmarks.lab.cgroup import limited
 
 from pagemerge.errors import Unsupported
 from pagemerge.ksmd.decide.rules import Rule, rule_on
 from pagemerge.ksmd.ruling import Changes, Opting
 from pagemerge.linux import identity
 from pagemerge.linux.identity import Identities, Identity
-from tests.commands import NOBODY
+from tests.support.cgroup import limited
+from tests.support.commands import NOBODY
 
 READY_AND_WAIT = "print(flush=True); import sys; sys.stdin.read()"
 

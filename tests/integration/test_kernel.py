@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
-from benchmarks.lab import ksm as lab
 
 from pagemerge.errors import UsageError
 from pagemerge.linux import ksm as kernel
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm
-from tests.commands import NOBODY
 from tests.conftest import Spawn
+from tests.support import ksm as lab
+from tests.support.commands import NOBODY
 
 pytestmark = pytest.mark.requires("kernel")
 

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from tests.building import compile_victim
 from tests.conftest import require
-from tests.hubs import PATIENCE, Hub
+from tests.support.building import compile_victim
+from tests.support.hubs import PATIENCE, Hub
 
 SECONDS = float(os.environ.get("PAGEMERGE_KVM_SECONDS", "2"))
 BRIEF = 2.0

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.lab import ksm as lab
 
 from pagemerge.ksmd.merged import sharing_pages
 from tests.conftest import Spawn
+from tests.support import ksm as lab
 
 PAGES = 4096
 PATIENCE = 60.0

@@ -22,11 +22,11 @@ from pagemerge.hub import wire
 from pagemerge.hub.client import MOST_REQUESTS
 from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
-from tests.bystanders import PAGES, Bystanders, merged
-from tests.commands import NOBODY
 from tests.conftest import Spawn
-from tests.hubs import Hub
-from tests.stranger import F_ADD_SEALS, SEALED, Stranger
+from tests.support.bystanders import PAGES, Bystanders, merged
+from tests.support.commands import NOBODY
+from tests.support.hubs import Hub
+from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 RUN = [sys.executable, "-m", "pagemerge", "run", "--barrier", "park", "--"]
 PYTHON = [sys.executable, "-c"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PAGEMERGE
 from tests.conftest import Spawn
-from tests.hubs import Hub
+from tests.support.commands import PAGEMERGE
+from tests.support.hubs import Hub
 
 VERBS = ["--help", "doctor", "scan PID", "scan --json PID", "status"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.building import compile_victim
 from tests.conftest import require
-from tests.hubs import PATIENCE, Hub
+from tests.support.building import compile_victim
+from tests.support.hubs import PATIENCE, Hub
 
 PAGES, KINDS, PAGE = 512, 8, 4096
 CYCLES = 20

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.lab.cgroup import Cgroup, limited
 
 from pagemerge import _core
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
-from tests.hubs import FAST, Hub
+from tests.support.cgroup import Cgroup, limited
+from tests.support.hubs import FAST, Hub
 
 pytestmark = pytest.mark.requires("root", "cgroup")
 LIMIT = 128 << 20

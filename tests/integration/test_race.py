@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from tests.building import compile_victim
 from tests.conftest import Spawn, lacks_uffd, require
-from tests.hubs import Hub
+from tests.support.building import compile_victim
+from tests.support.hubs import Hub
 
 SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
 BARRIERS = os.environ.get("PAGEMERGE_RACE_BARRIERS", "move write-protect park").split()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.building import compile_victim
 from tests.conftest import require
-from tests.hubs import Hub
+from tests.support.building import compile_victim
+from tests.support.hubs import Hub
 
 DEADLINE = 90
 """Seconds; a program that takes longer hangs."""

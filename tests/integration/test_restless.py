@@ -9,8 +9,8 @@ import pytest
 
 from pagemerge.hub.decide.restless import FREE
 from tests.conftest import Spawn
-from tests.hubs import FAST, Hub
-from tests.members import merged
+from tests.support.hubs import FAST, Hub
+from tests.support.members import merged
 
 PAGES = 128
 HELD = FAST.replace("longest_hold = 0\n", "")

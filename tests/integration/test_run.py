@@ -16,10 +16,10 @@ from typing import Self
 
 import pytest
 
-from tests.building import compile_victim
 from tests.conftest import lacks_uffd, require
-from tests.hubs import PATIENCE, Hub
-from tests.programs import I386, MUSL, elf, made
+from tests.support.building import compile_victim
+from tests.support.hubs import PATIENCE, Hub
+from tests.support.programs import I386, MUSL, elf, made
 
 PAGES, KINDS = 4096, 50
 RUN = [sys.executable, "-m", "pagemerge", "run"]

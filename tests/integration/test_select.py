@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
-from benchmarks.lab import ksm
 
 from pagemerge.cli.show import selection as words
 from pagemerge.errors import PagemergeError
@@ -23,6 +22,7 @@ from pagemerge.ksmd.selecting import select
 from pagemerge.linux.maps import mappings
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
+from tests.support import ksm
 
 WHOLE = 600, 400, 2000
 """Zero, duplicate and unique pages of a victim: its memory begins with a third of duplicates."""

@@ -9,7 +9,7 @@ import pytest
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 PAGES = 2000
 pytestmark = pytest.mark.requires("uffd")

@@ -11,11 +11,11 @@ import pytest
 
 from pagemerge.demo.dialog import Child
 from pagemerge.model import PAGE_SIZE
-from tests.bystanders import merged
-from tests.commands import NOBODY
 from tests.conftest import Spawn
-from tests.frames import frames
-from tests.hubs import Hub
+from tests.support.bystanders import merged
+from tests.support.commands import NOBODY
+from tests.support.frames import frames
+from tests.support.hubs import Hub
 
 pytestmark = pytest.mark.requires("root")
 PAGES = 1024

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pagemerge.linux import text
-from tests.hubs import Hub
 from tests.selftests import compare, stated
 from tests.selftests.compare import Difference
 from tests.selftests.programs import Program
 from tests.selftests.running import Knobs, Run, run
 from tests.selftests.ways import BARE, Place, Way
+from tests.support.hubs import Hub
 
 TAIL = 3
 """Lines of a program's output that are shown where it ended otherwise."""

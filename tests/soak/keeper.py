@@ -12,9 +12,9 @@ from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
 from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
-from tests.hubs import PATIENCE, launch, log_of
 from tests.soak import audit
 from tests.soak.plan import SETTINGS
+from tests.support.hubs import PATIENCE, launch, log_of
 
 GROWTH, SLACK = 1.25, 16 << 20
 """The hub's memory in its last third may be that much of its first, and that many bytes more."""

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from pagemerge.demo.dialog import Child
 from pagemerge.errors import PagemergeError, Unsupported
-from tests.building import VICTIMS, compile_victim
 from tests.conftest import lacks_cc, lacks_kvm
 from tests.soak import audit
 from tests.soak.plan import Start
 from tests.soak.tally import PARTS, Tally
+from tests.support.building import VICTIMS, compile_victim
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,10 +16,10 @@ from typing import Self
 
 from pagemerge.errors import PagemergeError
 from pagemerge.hub.model import Status
-from tests.hubs import PATIENCE
 from tests.soak import audit, plan
 from tests.soak.keeper import Keeper, growth, thirds
 from tests.soak.population import Ledger, Victim, build, check
+from tests.support.hubs import PATIENCE
 
 SHARED_SLACK, UNOWNED_SLACK = 64 << 20, 512 << 20
 """Bytes by which the host's Shmem, and its memory in use that is no process's, may differ from the

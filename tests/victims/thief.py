@@ -13,8 +13,8 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.commands import NOBODY
-from tests.stranger import Stranger
+from tests.support.commands import NOBODY
+from tests.support.stranger import Stranger
 
 from pagemerge.hub import wire
 

@@ -31,11 +31,11 @@ from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.targets import Target
 from pagemerge.linux.host import Driver
 from pagemerge.linux.text import plain
-from tests import hostile
-from tests.hostile import assert_plain, text_of
-from tests.unit.test_doctor import KSM, USER
-from tests.unit.test_rules import WEB
-from tests.unit.test_status import CLIENT, STATUS
+from tests.support import hostile
+from tests.support.hostile import assert_plain, text_of
+from tests.unit.cli.test_doctor import KSM, USER
+from tests.unit.cli.test_status import CLIENT, STATUS
+from tests.unit.ksmd.test_rules import WEB
 
 WIDTHS = (60, 80, 200)
 PID = 4_194_303

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pagemerge import _core
-from tests.building import compile_victim
+from tests.support.building import compile_victim
 
 PATIENCE = 30.0
 

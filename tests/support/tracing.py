@@ -1,7 +1,7 @@
-"""Records what the governor sees and decides on this host: ``python -m tests.tracing [NAME...]``.
+"""Records what the governor sees and decides here: ``python -m tests.support.tracing [NAME...]``.
 
-For ``tests/unit/test_govern.py``, which plays the traces back. When a change of policy is meant to
-change decisions, record them anew, and read what has changed before you commit it.
+For ``tests/unit/ksmd/test_govern.py``, which plays the traces back. When a change of policy is
+meant to change decisions, record them anew, and read what has changed before you commit it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.lab import ksm
-
 from pagemerge.demo.dialog import Child
-from tests.building import VICTIMS
+from tests.support import ksm
+from tests.support.building import VICTIMS
 
-FOLDER = Path(__file__).parent / "unit" / "traces"
+FOLDER = Path(__file__).parents[1] / "unit" / "ksmd" / "traces"
 PAGES = 20_000
 """Of each process, shared and its own: some 80 MB."""
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pagemerge.hub.preload import LIBRARY, obstacle
 from pagemerge.linux import program
-from tests.commands import NOBODY
-from tests.programs import AARCH64, I386, MUSL, X86_64, elf, made
+from tests.support.commands import NOBODY
+from tests.support.programs import AARCH64, I386, MUSL, X86_64, elf, made
 
 PYTHON = Path(sys.executable).resolve()
 x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the programs are for x86_64")

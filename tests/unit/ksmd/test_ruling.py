@@ -8,7 +8,7 @@ from dataclasses import replace
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.ruling import Changes, Opting
 from pagemerge.linux.identity import Identity
-from tests.unit.test_rules import GUEST, WEB
+from tests.unit.ksmd.test_rules import GUEST, WEB
 
 RULES = Rule("in", unit="web-*"), Rule("in", guest="*"), Rule("out", command="*secret*")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-VICTIMS = Path(__file__).parent / "victims"
+VICTIMS = Path(__file__).parents[1] / "victims"
 
 
 def compile_victim(name: str, made: Path, *flags: str) -> Path:

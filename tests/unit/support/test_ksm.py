@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from benchmarks.lab import ksm
+
+from tests.support import ksm
 
 FOUND = {
     "run": "1",

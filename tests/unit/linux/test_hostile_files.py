@@ -22,8 +22,8 @@ from pagemerge.ksmd.mergeable import Mergeable
 from pagemerge.linux import accounts, cgroup, host, ksm, maps, process, values
 from pagemerge.linux.identity import Identities, guest_of
 from pagemerge.linux.ksm import Ksm
-from tests import hostile
-from tests.hostile import Meant, text_of
+from tests.support import hostile
+from tests.support.hostile import Meant, text_of
 
 PID = 7
 

@@ -29,7 +29,7 @@ STANDS = Knobs(
     advisor_mode="none",
 )
 TRACES = sorted((Path(__file__).parent / "traces").glob("*.jsonl.gz"))
-"""See ``tests/tracing.py``."""
+"""See ``tests/support/tracing.py``."""
 GOALS_OF = {"poor": Goals(cpu_percent=2, burst_seconds=0.1, price_bytes=1)}
 
 

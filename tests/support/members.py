@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pagemerge.demo.dialog import Child
 from tests.conftest import Spawn, require
-from tests.hubs import Hub
+from tests.support.hubs import Hub
 
 PAGES = 512
 

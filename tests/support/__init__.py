@@ -1,0 +1,1 @@
+"""What tests, soak, fuzzer, differential test and benchmarks share."""
