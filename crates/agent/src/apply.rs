@@ -7,10 +7,12 @@ use crate::barriers::Barriers;
 use crate::ground::{Found, Ground};
 use crate::region::{Region, Table};
 use crate::{lock, Job};
-use pagemerge_pages::keep::LOCKS_FUTURE;
-use pagemerge_pages::mask::WINDOW;
+use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
+use pagemerge_pages::barrier::mask::WINDOW;
+use pagemerge_pages::barrier::window::{
+    self, Backing, Barrier, Birth, Content, Outcome, Piece, Window,
+};
 use pagemerge_pages::slab::View;
-use pagemerge_pages::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece, Window};
 use pagemerge_pages::wire::{Merged, Run, OWN};
 use pagemerge_pages::{Error, Result, PAGE};
 use rustix::fd::{AsFd, OwnedFd};

@@ -1,9 +1,9 @@
 //! Which barrier this process uses, and why not a better one.
 
-use pagemerge_pages::moving::Mover;
-use pagemerge_pages::park::Parker;
-use pagemerge_pages::protect::Protector;
-use pagemerge_pages::window::{Backing, Barrier};
+use pagemerge_pages::barrier::moving::Mover;
+use pagemerge_pages::barrier::park::Parker;
+use pagemerge_pages::barrier::protect::Protector;
+use pagemerge_pages::barrier::window::{Backing, Barrier};
 use pagemerge_pages::wire::barrier;
 use pagemerge_pages::{Error, Result};
 use std::time::Duration;

@@ -9,10 +9,12 @@
 //! The caller holds the agent's lock and has all signals blocked. Its stack may lie in the very
 //! memory that is being held: whatever both use lies in a mapping of ours.
 
-use pagemerge_pages::alone::Alone;
-use pagemerge_pages::park::Parker;
-use pagemerge_pages::protect::Protector;
-use pagemerge_pages::window::{self, Backing, Barrier, Content, Keep, Outcome, Piece, Window};
+use pagemerge_pages::barrier::alone::Alone;
+use pagemerge_pages::barrier::park::Parker;
+use pagemerge_pages::barrier::protect::Protector;
+use pagemerge_pages::barrier::window::{
+    self, Backing, Barrier, Content, Keep, Outcome, Piece, Window,
+};
 use pagemerge_pages::{raw, room, Error, Result, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;

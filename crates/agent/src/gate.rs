@@ -12,7 +12,7 @@
 //! when a thread ends, because a thread may fork even after those have run.
 
 use crate::State;
-use pagemerge_pages::keep::LOCKS_FUTURE;
+use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
 use pagemerge_pages::room;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::thread::futex::{self, Timespec};
@@ -255,7 +255,7 @@ impl std::ops::DerefMut for Locked {
 impl Drop for Locked {
     fn drop(&mut self) {
         let everything = 0..usize::MAX;
-        crate::program::publish(if self.orphan { everything } else { self.table.hull() });
+        crate::hull::publish(if self.orphan { everything } else { self.table.hull() });
         if !self.nested {
             give();
         }

@@ -53,7 +53,7 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
 extern "C" fn begin(work: *mut libc::c_void) -> *mut libc::c_void {
     // Before it opens anything: what it has open is not the program's.
     let own = rustix::thread::gettid().as_raw_nonzero().get();
-    pagemerge_pages::pins::AGENT.store(own, std::sync::atomic::Ordering::Relaxed);
+    pagemerge_pages::barrier::pins::AGENT.store(own, std::sync::atomic::Ordering::Relaxed);
     // SAFETY: `thread` passes its box, once; the name is a string.
     let work = unsafe {
         libc::prctl(libc::PR_SET_NAME, c"pagemerge".as_ptr());

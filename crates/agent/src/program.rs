@@ -22,31 +22,15 @@ pub use userfault::{reclaim, taken};
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
 use crate::{errand, start, Config};
-use pagemerge_pages::keep::{Keep, LOCKS_FUTURE};
-use pagemerge_pages::window::Backing;
+use pagemerge_pages::barrier::keep::{Keep, LOCKS_FUTURE};
+use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::{Result, PAGE};
 use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// What a call of the kernel's comes to: its value, or its error number.
 pub type Answer = std::result::Result<usize, i32>;
-
-/// From the first byte of the first region to the last of the last, for a look without the lock.
-static HULL: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
-
-/// Publish where regions are; called whenever the lock is let go.
-pub(crate) fn publish(hull: Range<usize>) {
-    HULL.0.store(hull.start, Ordering::Relaxed);
-    HULL.1.store(hull.end, Ordering::Relaxed);
-}
-
-/// May `[start, start + len)` touch a region?
-#[must_use]
-pub fn concerns(start: usize, len: usize) -> bool {
-    let (first, last) = (HULL.0.load(Ordering::Relaxed), HULL.1.load(Ordering::Relaxed));
-    start < last && start.saturating_add(len) > first
-}
 
 /// Address behind the last page of a range; None for what the kernel refuses as a range.
 #[must_use]

@@ -1,6 +1,6 @@
 //! The mergeable regions of this process.
 
-use pagemerge_pages::window::{Backing, Keep};
+use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::PAGE;
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -10,10 +10,12 @@
 mod common;
 
 use common::{need, one_at_a_time, slab_of, Random};
-use pagemerge_pages::moving::Mover;
-use pagemerge_pages::protect::Protector;
+use pagemerge_pages::barrier::moving::Mover;
+use pagemerge_pages::barrier::protect::Protector;
+use pagemerge_pages::barrier::window::{
+    merge, Backing, Barrier, Content, Keep, Outcome, Piece, Window,
+};
 use pagemerge_pages::slab::{self, View};
-use pagemerge_pages::window::{merge, Backing, Barrier, Content, Keep, Outcome, Piece, Window};
 use pagemerge_pages::PAGE;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::mm::{Advice, MapFlags, ProtFlags};

@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use pagemerge_pages::mask::Mask;
-use pagemerge_pages::moving::Mover;
-use pagemerge_pages::park::Parker;
-use pagemerge_pages::protect::Protector;
-use pagemerge_pages::uffd::{Userfault, Watch, FEATURE_EVENT_FORK};
-use pagemerge_pages::window::{
+use pagemerge_pages::barrier::mask::Mask;
+use pagemerge_pages::barrier::moving::Mover;
+use pagemerge_pages::barrier::park::Parker;
+use pagemerge_pages::barrier::protect::Protector;
+use pagemerge_pages::barrier::window::{
     merge, Backing, Barrier, Content, Keep, Outcome, Piece, Swapped, Window,
 };
-use pagemerge_pages::{pins, slab};
+use pagemerge_pages::uffd::{Userfault, Watch, FEATURE_EVENT_FORK};
+use pagemerge_pages::{barrier::pins, slab};
 use pagemerge_pages::{Error, PAGE};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::mm::{Advice, MapFlags, ProtFlags};

@@ -2,7 +2,7 @@
 
 use pagemerge_pages::digest::{Digester, ABSENT, ZERO};
 use pagemerge_pages::pagemap::{Kind, Pagemap, Run};
-use pagemerge_pages::remote;
+use pagemerge_pages::read::remote;
 use pagemerge_pages::{Error, Result, PAGE};
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::prelude::*;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pagemerge_pages::pagemap::Kind;
-use pagemerge_pages::peer::Peer as Inner;
-use pagemerge_pages::remote;
+use pagemerge_pages::read::peer::Peer as Inner;
+use pagemerge_pages::read::remote;
 use pagemerge_pages::Error;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;

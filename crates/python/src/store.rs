@@ -2,9 +2,9 @@
 
 use pagemerge_pages::digest::Digester;
 use pagemerge_pages::pagemap::Run;
-use pagemerge_pages::peer::Peer as Inner;
-use pagemerge_pages::remote::Target;
-use pagemerge_pages::{remote, slab, Error, Result, PAGE};
+use pagemerge_pages::read::peer::Peer as Inner;
+use pagemerge_pages::read::remote::Target;
+use pagemerge_pages::{read::remote, slab, Error, Result, PAGE};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};

@@ -6,8 +6,8 @@
 
 use super::{set_backing, slabbed, Answer};
 use crate::gate::{lock, Locked};
+use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::soft::Soft;
-use pagemerge_pages::window::{Backing, Keep};
 use pagemerge_pages::PAGE;
 use rustix::mm::Advice;
 use std::ops::Range;

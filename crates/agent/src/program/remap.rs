@@ -8,7 +8,7 @@
 use super::smaps::{self, Memory};
 use super::{believe_kernel, end_of, restore, slabbed, Answer};
 use crate::gate::{lock, Locked};
-use pagemerge_pages::window::{Backing, Keep};
+use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::{raw, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;

@@ -4,8 +4,8 @@
 //! memory is marked, after calls that failed, and in forked copies without a table. It may fail (no
 //! /proc after a chroot, no descriptor left): that is not the same as nothing being there.
 
+use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::slab;
-use pagemerge_pages::window::{Backing, Keep};
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{Advice, ProtFlags};
 use std::ffi::CStr;

@@ -3,10 +3,10 @@
 
 use super::{restore, Answer};
 use crate::gate::lock;
-use pagemerge_pages::mask::Mask;
+use pagemerge_pages::barrier::mask::Mask;
+use pagemerge_pages::barrier::window::FEW;
 use pagemerge_pages::pagemap::{Kind, Pagemap};
-use pagemerge_pages::window::FEW;
-use pagemerge_pages::{exclusive, PAGE};
+use pagemerge_pages::{barrier::exclusive, PAGE};
 use rustix::mm::{madvise, Advice};
 use std::ops::Range;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Registers and system calls of aarch64.
 
-use super::tracee::{Tracee, Trouble};
 use super::Call;
 
 /// The general registers as ptrace(2) gives them (NT_PRSTATUS).
@@ -10,30 +9,6 @@ pub type Registers = libc::user_regs_struct;
 pub const INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
 /// What an address of one has to be a multiple of.
 pub const ALIGNMENT: usize = 4;
-
-/// The register set that holds the number of the call being entered; -1: none.
-const NT_ARM_SYSTEM_CALL: usize = 0x404;
-
-/// An interrupted call, at the point where it is about to be made again.
-///
-/// Unlike elsewhere the kernel rewinds an interrupted call before the thread stops, and remembers
-/// by itself how to go on (`do_signal`, arch/arm64/kernel/signal.c). It forgets that if the thread
-/// goes somewhere else. So it is let go up to the entry of the call that it restarts, perhaps with
-/// another number (restart_syscall(2)); this one is skipped, and made at the end. Should a handler
-/// run in between, the call is made after it, where the kernel alone might have said EINTR.
-pub fn settle(tracee: &mut Tracee) -> Result<(), Trouble> {
-    let mut instruction = [0_u8; 4];
-    let here = tracee.registers()?;
-    tracee.read(here.pc, &mut instruction)?;
-    if instruction != *INSTRUCTION || !tracee.enter()? {
-        return Ok(());
-    }
-    let mut before = tracee.registers()?;
-    before.pc -= INSTRUCTION.len() as u64;
-    tracee.set_set(NT_ARM_SYSTEM_CALL, &mut (-1_i32).to_ne_bytes())?;
-    tracee.keep(before);
-    tracee.leave()
-}
 
 /// `registers`, changed so that the thread makes `call` at `place`.
 pub fn calling(registers: &Registers, call: &Call, place: u64) -> Registers {

@@ -1,6 +1,5 @@
 //! Registers and system calls of x86-64.
 
-use super::tracee::{Tracee, Trouble};
 use super::Call;
 
 /// The general registers as ptrace(2) gives them (NT_PRSTATUS).
@@ -14,12 +13,6 @@ pub const ALIGNMENT: usize = 1;
 /// Linux, include/linux/errno.h: restart if no handler is run, else EINTR.
 const ERESTARTNOHAND: i64 = 514;
 const TRAP_FLAG: u64 = 0x100;
-
-/// Nothing: the kernel has not begun to restart an interrupted call when the thread stops, and
-/// does so by its own rules when it goes on with the same registers.
-pub fn settle(_tracee: &mut Tracee) -> Result<(), Trouble> {
-    Ok(())
-}
 
 /// `registers`, changed so that the thread makes `call` at `place`.
 pub fn calling(registers: &Registers, call: &Call, place: u64) -> Registers {

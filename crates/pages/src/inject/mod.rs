@@ -28,13 +28,15 @@ mod refusals;
 mod separate;
 mod sequences;
 mod tracee;
+mod trouble;
 
 use crate::error::{Error, Result};
 use aside::aside;
 use candidates::Candidate;
 pub use separate::{separate, Separated};
 use std::time::{Duration, Instant};
-use tracee::{Tracee, Trouble};
+use tracee::Tracee;
+use trouble::Trouble;
 
 /// No more threads than this are tried, the one that notices least first.
 const TRIES: usize = 4;

@@ -6,7 +6,7 @@
 //! thread inside one is let go, and tried again: a sequence is a few instructions.
 
 use super::arch;
-use super::tracee::{Tracee, Trouble};
+use super::trouble::Trouble;
 use crate::trace::ptrace;
 
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -26,25 +26,28 @@ struct Configuration {
 /// Where the area names the sequence that the thread is in (include/uapi/linux/rseq.h).
 const SEQUENCE: u64 = 8;
 
-/// Refuse a thread that is inside a restartable sequence.
-pub fn check(tracee: &Tracee, registers: &arch::Registers) -> Result<(), Trouble> {
+/// Refuse a thread that is inside a restartable sequence. `read` reads its memory.
+pub fn check(
+    thread: i32,
+    registers: &arch::Registers,
+    read: impl Fn(u64, &mut [u8]) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
     let mut found = Configuration::default();
     let data = (&raw mut found) as usize;
     let size = size_of::<Configuration>();
     // Kernels that do not tell (before 5.13) have programs that do not use them, as a rule.
-    if ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tracee.thread, size, data).is_err() || found.area == 0
-    {
+    if ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread, size, data).is_err() || found.area == 0 {
         return Ok(());
     }
     let mut address = [0_u8; 8];
-    tracee.read(found.area + SEQUENCE, &mut address)?;
+    read(found.area + SEQUENCE, &mut address)?;
     let address = u64::from_ne_bytes(address);
     if address == 0 {
         return Ok(());
     }
     // struct rseq_cs: version and flags, start, length, abort handler.
     let mut sequence = [0_u8; 24];
-    if tracee.read(address, &mut sequence).is_err() {
+    if read(address, &mut sequence).is_err() {
         return Ok(()); // The kernel would kill it for that; so it is none that is in use.
     }
     let word = |at: usize| {
@@ -69,12 +72,12 @@ struct Dispatch {
 
 /// Refuse a thread whose system calls are sent to a handler of its own (as Wine does): ours would
 /// be, too. Kernels that do not tell (before 6.4) have no PR_SET_MEMORY_MERGE either.
-pub fn refuse_dispatch(tracee: &Tracee) -> Result<(), Trouble> {
+pub fn refuse_dispatch(thread: i32) -> Result<(), Trouble> {
     let mut found = Dispatch::default();
     let data = (&raw mut found) as usize;
     let size = size_of::<Dispatch>();
     let request = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG;
-    if ptrace(request, tracee.thread, size, data).is_ok() && found.mode != 0 {
+    if ptrace(request, thread, size, data).is_ok() && found.mode != 0 {
         let why = "has its system calls sent to a handler of its own (prctl(2), \
                    PR_SET_SYSCALL_USER_DISPATCH; Wine?)";
         return Err(Trouble::Stuck(why.into()));

@@ -1,5 +1,9 @@
 //! One thread of another process, stopped, made to do calls, and let go exactly as it was.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+
+use super::trouble::Trouble;
 use super::{arch, candidates, sequences, Call};
 use crate::error::Error;
 use crate::trace::{has_ended, ptrace};
@@ -28,23 +32,6 @@ const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 /// Marks the stops at a call from those by a signal (ptrace(2), PTRACE_O_TRACESYSGOOD).
 const AT_CALL: i32 = libc::SIGTRAP | 0x80;
 const PTRACE_EVENT_STOP: i32 = 128;
-
-/// Why a thread could not be made to do a call. It has been let go, as it was.
-#[derive(Debug)]
-pub enum Trouble {
-    /// It was at a bad moment; a little later it will not be.
-    Again(String),
-    /// This thread will not do.
-    Stuck(String),
-    /// No thread of the process will.
-    Fatal(Error),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Fatal(error)
-    }
-}
 
 /// What a thread has stopped for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +98,9 @@ impl Tracee {
     /// delivered as if we were not there.
     pub fn stop(&mut self) -> Result<(), Trouble> {
         self.wait_asked(Some(Instant::now() + DEADLINE))?;
-        sequences::refuse_dispatch(self)?;
+        sequences::refuse_dispatch(self.thread)?;
         self.note()?;
-        arch::settle(self)
+        self.settle()
     }
 
     /// Make it do `call`; what that returned, an error number below zero.
@@ -200,18 +187,12 @@ impl Tracee {
         Ok(registers)
     }
 
-    /// Write one of its register sets (NT_...).
-    #[cfg(target_arch = "aarch64")]
-    pub fn set_set(&mut self, set: usize, bytes: &mut [u8]) -> Result<(), Trouble> {
-        let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        self.ask(libc::PTRACE_SETREGSET, set, (&raw mut part) as usize)
-    }
-
-    /// From here on these are the registers that it is to have in the end, and it has others.
-    #[cfg(target_arch = "aarch64")]
-    pub fn keep(&mut self, registers: arch::Registers) {
-        self.saved = Some(registers);
-        self.changed = true;
+    /// Nothing: the kernel has not begun to restart an interrupted call when the thread stops, and
+    /// does so by its own rules when it goes on with the same registers.
+    #[cfg(target_arch = "x86_64")]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // as on aarch64
+    fn settle(&mut self) -> Result<(), Trouble> {
+        Ok(())
     }
 
     /// Bytes of its memory.
@@ -224,7 +205,7 @@ impl Tracee {
     /// Take note of its registers, which are its own now.
     fn note(&mut self) -> Result<(), Trouble> {
         let mut registers = self.registers()?;
-        sequences::check(self, &registers)?;
+        sequences::check(self.thread, &registers, |address, bytes| self.read(address, bytes))?;
         arch::forgive(&mut registers);
         self.saved = Some(registers);
         Ok(())

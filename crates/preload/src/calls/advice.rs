@@ -2,6 +2,7 @@
 
 use crate::{config, guarded, has_hub, kernel, told, told_int};
 use libc::{c_int, c_uint, c_void, size_t, ssize_t};
+use pagemerge_agent::hull;
 use pagemerge_agent::program::{self, Answer};
 use pagemerge_pages::soft::peek;
 use std::ops::Range;
@@ -52,7 +53,7 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
     match advice {
         libc::MADV_MERGEABLE if has_hub() => guarded(|| mark(start, end)),
         libc::MADV_UNMERGEABLE if has_hub() => guarded(|| program::unmark(start, end, raw)),
-        _ if !program::concerns(start, len) || ALIKE.contains(&advice) => raw(),
+        _ if !hull::concerns(start, len) || ALIKE.contains(&advice) => raw(),
         libc::MADV_DONTNEED | libc::MADV_FREE => {
             // SAFETY: parts of the program's own call.
             guarded(|| program::discard(start, end, |at, len| unsafe { ask(at, len, advice) }))
@@ -106,14 +107,14 @@ pub unsafe fn advise_process(
         unsafe { kernel(libc::SYS_process_madvise, call) }
     };
     let marks = has_hub() && advice == libc::MADV_MERGEABLE;
-    let concerned = marks || program::concerns(0, usize::MAX);
+    let concerned = marks || hull::concerns(0, usize::MAX);
     if ALIKE.contains(&advice) || count > MOST_RANGES || !concerned {
         return raw();
     }
     guarded(|| {
         let Some(listed) = listed(ranges, count) else { return raw() };
         let ours: Vec<Range<usize>> =
-            listed.iter().filter(|it| program::concerns(it.start, it.len())).cloned().collect();
+            listed.iter().filter(|it| hull::concerns(it.start, it.len())).cloned().collect();
         if ours.is_empty() && !marks {
             return raw();
         }

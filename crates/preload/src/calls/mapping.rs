@@ -2,6 +2,7 @@
 
 use crate::{guarded, kernel, told, told_int};
 use libc::{c_int, c_void, off_t, size_t};
+use pagemerge_agent::hull;
 use pagemerge_agent::program::{self, Answer, Remap};
 use std::slice::from_ref;
 
@@ -62,7 +63,7 @@ pub unsafe fn protect(addr: usize, len: usize, prot: c_int, key: Option<c_int>) 
     };
     let Some(end) = program::end_of(addr, len) else { return raw() };
     match key {
-        _ if !program::concerns(addr, len) => raw(),
+        _ if !hull::concerns(addr, len) => raw(),
         // -1 is mprotect. Memory with a key is the program's to open and to close.
         None | Some(-1) => guarded(|| program::protect(addr, end, prot as u32, raw)),
         Some(_) => guarded(|| program::restored(from_ref(&(addr..end)), libc::ENOMEM, true, raw)),

@@ -3,6 +3,7 @@
 use super::advice::words;
 use crate::{guarded, has_hub, kernel, told, told_int};
 use libc::{c_int, c_long, c_uint, c_ulong, c_void, size_t};
+use pagemerge_agent::hull;
 use pagemerge_agent::program::{self, Answer};
 use pagemerge_pages::soft::peek;
 use pagemerge_pages::PAGE;
@@ -35,7 +36,7 @@ pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
     let raw = || unsafe { kernel(number, arguments) };
     let on = number != libc::SYS_munlock;
     match pages(arguments[0], arguments[1]) {
-        Some(range) if program::concerns(range.start, range.len()) => {
+        Some(range) if hull::concerns(range.start, range.len()) => {
             guarded(|| program::lock_memory(Some(range), on, None, raw))
         }
         _ => raw(),
@@ -66,7 +67,7 @@ pub unsafe fn special(number: c_long, arguments: [usize; 6], leave: bool) -> Ans
     let raw = || unsafe { kernel(number, arguments) };
     let [start, len, ..] = arguments;
     match program::end_of(start, len) {
-        Some(end) if program::concerns(start, len) => {
+        Some(end) if hull::concerns(start, len) => {
             guarded(|| program::restored(from_ref(&(start..end)), libc::ENOMEM, leave, raw))
         }
         _ => raw(),
@@ -85,7 +86,7 @@ pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
         _ => return raw(),
     };
     match range.and_then(|[start, len]| Some((start..program::end_of(start, len)?, len))) {
-        Some((range, len)) if program::concerns(range.start, len) => guarded(|| {
+        Some((range, len)) if hull::concerns(range.start, len) => guarded(|| {
             if request as c_ulong == UFFDIO_MOVE {
                 return program::taken(&range, raw);
             }
@@ -124,7 +125,7 @@ pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
         },
         // A name: PR_SET_VMA_ANON_NAME, start, length, text.
         PR_SET_VMA => match program::end_of(b, c) {
-            Some(end) if program::concerns(b, c) => {
+            Some(end) if hull::concerns(b, c) => {
                 guarded(|| program::restored(from_ref(&(b..end)), libc::ENOMEM, true, raw))
             }
             _ => raw(),
@@ -138,7 +139,7 @@ pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
 pub unsafe fn attach(id: c_int, addr: usize, flags: c_int) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_shmat, [id as usize, addr, flags as usize, 0, 0, 0]) };
-    if flags & libc::SHM_REMAP == 0 || !program::concerns(0, usize::MAX) {
+    if flags & libc::SHM_REMAP == 0 || !hull::concerns(0, usize::MAX) {
         return raw();
     }
     // It replaces what is there, as long as the segment is.

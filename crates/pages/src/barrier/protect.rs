@@ -4,11 +4,11 @@
 //! It does not stop a device that has a page pinned, so such pages are found out and left alone
 //! (`pinned`). That takes a fork, so windows are as large as they may be.
 
+use crate::barrier::mask::{Mask, WINDOW};
+use crate::barrier::pinned::Pins;
+use crate::barrier::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::error::{Error, Result};
-use crate::mask::{Mask, WINDOW};
-use crate::pinned::Pins;
 use crate::uffd::{self, Userfault, Watch};
-use crate::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 
 /// Write-protects a window while it is compared.

@@ -12,14 +12,14 @@
 //!
 //! While threads are stopped any of them may hold the allocator's lock: nothing here allocates.
 
+use crate::barrier::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
+use crate::barrier::mask::{Mask, WINDOW};
+use crate::barrier::pinned::Pins;
+use crate::barrier::pins;
+use crate::barrier::sharers::{self, LastBorn};
+use crate::barrier::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::error::{Error, Result};
-use crate::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
-use crate::mask::{Mask, WINDOW};
-use crate::pinned::Pins;
-use crate::pins;
 use crate::room;
-use crate::sharers::{self, LastBorn};
-use crate::window::{Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};

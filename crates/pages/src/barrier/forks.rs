@@ -17,8 +17,8 @@
 //! Nothing can be moved while a fork waits (EAGAIN), so the pages that are away are those that
 //! were away when the child got its copy. Pages that have been replaced since are away too.
 
+use crate::barrier::mask::Mask;
 use crate::error::{Error, Result};
-use crate::mask::Mask;
 use crate::room;
 use crate::uffd::{self, Userfault, Watch};
 use crate::PAGE;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::digest::{pages, ABSENT};
-use crate::reader::{Look, Reader};
+use crate::read::reader::{Look, Reader};
 use crate::{Result, PAGE};
 
 /// Consecutive pages and where their digests go.

@@ -11,9 +11,9 @@
 //! A page that is not held, not equal, or cannot be mapped stays exactly as it was. Nothing here
 //! allocates: other threads of the process may be held while this runs.
 
+pub use crate::barrier::keep::Keep;
+use crate::barrier::mask::Mask;
 use crate::error::Result;
-pub use crate::keep::Keep;
-use crate::mask::Mask;
 use crate::room;
 use crate::soft::Soft;
 use crate::PAGE;

@@ -1,11 +1,11 @@
 //! The barrier of a process in which nobody else runs: a forked copy, say.
 
+use crate::barrier::mask::Mask;
+use crate::barrier::pinned::Pins;
+use crate::barrier::sharers;
+use crate::barrier::window::{Barrier, Bytes, Held, Swapped, Window, FEW};
 use crate::error::{Error, Result};
 use crate::listing;
-use crate::mask::Mask;
-use crate::pinned::Pins;
-use crate::sharers;
-use crate::window::{Barrier, Bytes, Held, Swapped, Window, FEW};
 use crate::PAGE;
 
 /// Holds every page, because no other thread could write one. Devices may, so pins are looked for.

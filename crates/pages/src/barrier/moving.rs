@@ -3,13 +3,13 @@
 //! Whoever touches a moved page waits, devices included: a page that is pinned for direct I/O
 //! answers EBUSY and stays where it is. Write protection alone does not stop such writers.
 
+use crate::barrier::exclusive;
+use crate::barrier::forks::{Away, Forks};
+use crate::barrier::mask::Mask;
+use crate::barrier::window::{self, Backing, Barrier, Bytes, Held, Swapped, Window};
 use crate::error::{Error, Result};
-use crate::exclusive;
-use crate::forks::{Away, Forks};
-use crate::mask::Mask;
 use crate::room;
 use crate::uffd::{self, Userfault, Watch};
-use crate::window::{self, Backing, Barrier, Bytes, Held, Swapped, Window};
 use crate::PAGE;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 

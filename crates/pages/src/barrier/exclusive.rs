@@ -12,9 +12,9 @@
 //! comes after a window, for the benefit of the next one. A pinned page is busy, too; it has the
 //! mark, and the kernel finds nothing to do.
 
-use crate::mask::Mask;
+use crate::barrier::mask::Mask;
+use crate::barrier::window::FEW;
 use crate::pagemap::{entry, Pagemap};
-use crate::window::FEW;
 use crate::PAGE;
 use rustix::mm::Advice;
 
@@ -45,8 +45,8 @@ pub fn reclaim(start: usize, pages: usize, busy: &Mask) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::moving::Mover;
-    use crate::window::{merge, Backing, Content, Keep, Outcome, Piece, Window};
+    use crate::barrier::moving::Mover;
+    use crate::barrier::window::{merge, Backing, Content, Keep, Outcome, Piece, Window};
     use rustix::mm::{MapFlags, ProtFlags};
 
     const PAGES: usize = 32;

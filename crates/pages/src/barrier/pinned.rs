@@ -14,10 +14,10 @@
 //! A false alarm leaves a page as it is. There is no false all-clear: the kernel decides by the
 //! same count (`folio_maybe_dma_pinned`) for which UFFDIO_MOVE answers EBUSY.
 
+use crate::barrier::mask::Mask;
+use crate::barrier::pins;
 use crate::error::{Error, Result};
-use crate::mask::Mask;
 use crate::pagemap::{entry, Pagemap};
-use crate::pins;
 use crate::raw;
 use crate::soft::Soft;
 use crate::PAGE;
