@@ -17,8 +17,7 @@ from pagemerge.hub.filler import Filler
 from pagemerge.hub.model import OWN_SLOT, Runs
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.settings import Settings
-from pagemerge.linux.process import PROC
-from pagemerge.linux.values import number_in
+from pagemerge.linux.process import most_mappings
 from pagemerge.model import ABSENT
 
 U32 = npt.NDArray[np.uint32]
@@ -29,9 +28,6 @@ MOST_PLANNED = 8192
 """Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
 answer that takes too long is taken for none."""
 
-MAPPINGS = 65530
-"""vm.max_map_count where it cannot be read: Linux's own choice."""
-
 
 class Merger:
     """Carries out merges in one domain, whether a plan, a request or tidying asks for them."""
@@ -40,7 +36,7 @@ class Merger:
         self.members, self.quota, self.settings = members, quota, settings
         self.filler = Filler(members, quota)
         self.most_vain = restless.most_vain(settings.longest_hold)
-        self._most_mappings = number_in(PROC / "sys/vm/max_map_count") or MAPPINGS
+        self._most_mappings = most_mappings()
 
     async def carry_out(self, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots, pages in order of address; returns how many pages it did."""

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
+from pagemerge.find import engine
 from pagemerge.linux import program as linux
 
-LIBRARY = Path(__file__).parents[1] / "libpagemerge_preload.so"
+LIBRARY = Path(__file__).parents[1] / engine.LIBRARY
 """The agent as a library; it is part of the package."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pagemerge.errors import UsageError
 from pagemerge.find import evidence
@@ -11,11 +10,7 @@ from pagemerge.find.process import Process
 from pagemerge.find.reading import Progress
 from pagemerge.ksmd.decide import ranges as decide
 from pagemerge.ksmd.model import Selection
-from pagemerge.linux.values import number_in
-
-MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
-USUAL_MAPPINGS = 65530
-"""What the kernel allows unless told otherwise, where the file cannot be read."""
+from pagemerge.linux.process import most_mappings
 
 
 def select(
@@ -40,7 +35,7 @@ def select(
     if not 0 <= share <= 1:
         raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
     found = evidence.look([*processes, *beside], threads, zero_pages=zero_pages, progress=progress)
-    limit = number_in(MAX_MAP_COUNT) or USUAL_MAPPINGS
+    limit = most_mappings()
     return [
         decide.choose(evidence, share=share, most=decide.budget(evidence, limit), whole=whole)
         for evidence in found[: len(processes)]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup
 from pagemerge.linux import process as linux
@@ -31,7 +32,7 @@ KSM = Path("/sys/kernel/mm/ksm")
 
 _SUMS = (b"Rss", b"Pss")
 
-SLAB_NAME = b"/memfd:pagemerge-slab (deleted)"
+SLAB_NAME = f"/memfd:{_core.SLAB_NAME} (deleted)".encode()
 """How the kernel names a mapping of one of our slabs (memfd_create(2): they are never linked)."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pagemerge.errors import NoSuchProcess, malformed, of_process
 from pagemerge.linux import text
-from pagemerge.linux.values import hexadecimal, number, pairs
+from pagemerge.linux.values import hexadecimal, number, number_in, pairs
 
 PROC = Path("/proc")
 
@@ -195,6 +195,11 @@ def read_newer(pid: int, name: str, proc: Path = PROC) -> bytes | None:
         if (proc / str(pid)).exists():
             return None
         raise
+
+
+def most_mappings(proc: Path = PROC) -> int:
+    """vm.max_map_count: most mappings of a process; Linux's own choice where it cannot be read."""
+    return number_in(proc / "sys/vm/max_map_count") or 65530
 
 
 def _is_pid(entry: str) -> bool:
