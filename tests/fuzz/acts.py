@@ -156,7 +156,7 @@ def flood_of_requests(scene: Scene) -> int:
     for _ in range(4):
         peer = scene.member(scene.chance.choice([b"", b"", b"apart"]))
         with contextlib.suppress(OSError):
-            sequence, _ = until(peer, Kind.LOOK)
+            sequence, _ = until(peer, Kind.LIST)
             peer.sendall(frame(Kind.REGIONS, sequence, struct.pack("=3Q", 1, scene.base, PAGES)))
             for number in range(4):
                 ask = wire.INTERN.pack(scene.base, scene.base, PAGES, 1)
@@ -225,7 +225,7 @@ def claims(scene: Scene) -> int:
     peer, sent = scene.member(), 1
     with contextlib.suppress(OSError):
         for _ in "ab":
-            sequence, _ = until(peer, Kind.LOOK)
+            sequence, _ = until(peer, Kind.LIST)
             peer.sendall(frame(Kind.REGIONS, sequence, body))
             sent += 1
     scene.hold(peer)
@@ -243,13 +243,13 @@ def silence(scene: Scene) -> int:
     peer, sent = scene.member(), 1
     with contextlib.suppress(OSError):
         if step > 2:
-            sequence, _ = until(peer, Kind.LOOK)
+            sequence, _ = until(peer, Kind.LIST)
         if step > 3:
             scene.memory[: 64 * PAGE_SIZE] = b"the same in each page".ljust(PAGE_SIZE) * 64
             region = struct.pack("=3Q", 1, scene.base, 64)
             for _ in "abc":
                 peer.sendall(frame(Kind.REGIONS, sequence, region))
-                sequence, _ = until(peer, Kind.LOOK)
+                sequence, _ = until(peer, Kind.LIST)
                 sent += 1
         if step > 4:
             peer.sendall(frame(Kind.INTERN, 1, wire.INTERN.pack(scene.base, scene.base, 64, 1)))
@@ -268,7 +268,7 @@ def forgeries(scene: Scene) -> int:
         with scene.member() as peer:
             sent += 1 + _pour(peer, frame(Kind.HANDBACK), 2, [descriptor])
             with contextlib.suppress(OSError):
-                until(peer, Kind.LOOK)
+                until(peer, Kind.LIST)
     return sent
 
 

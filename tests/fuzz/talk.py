@@ -143,7 +143,7 @@ class Talk:
         chance = self.random
         if speaker.heard and chance.random() < 0.7:
             kind, sequence, length = speaker.heard.pop()
-            if kind == Kind.LOOK:
+            if kind == Kind.LIST:
                 return self._frame(Kind.REGIONS, sequence, self._regions())
             if kind == Kind.MERGE:
                 pages = chance.choice([length // 24, PAGES, chance.randrange(99)])

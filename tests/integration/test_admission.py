@@ -106,7 +106,7 @@ def test_unfinished_frames(hub: Hub, another: Another) -> None:
         strangers = [open_.enter_context(Stranger(hub.socket)) for _ in range(20)]
         for stranger in strangers:
             stranger.hello()
-            stranger.until(wire.Kind.LOOK)
+            stranger.until(wire.Kind.LIST)
             stranger.socket.settimeout(2)
             with contextlib.suppress(OSError):
                 data = wire.HEADER.pack(4 << 20, wire.Kind.REGIONS, 2) + bytes(part)

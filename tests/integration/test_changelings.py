@@ -151,7 +151,7 @@ def handed_out(stranger: Stranger, place: int = PLACE, sequence: int = 1) -> lis
             length, kind, number = wire.HEADER.unpack(data)
             if length:
                 stranger.socket.recv(length, socket.MSG_WAITALL)
-            if kind == wire.Kind.LOOK:
+            if kind == wire.Kind.LIST:
                 stranger.send(wire.Kind.REGIONS, number)
             elif kind in (wire.Kind.REFUSED, wire.Kind.MERGE):
                 return pages

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from pagemerge.demo.dialog import Child
-from pagemerge.linux.host import look
+from pagemerge.linux.host import examine
 from pagemerge.linux.ksm import Ksm, cow_ksm, process_ksm
 from pagemerge.linux.prctl import why_not
 from pagemerge.model import PAGE_SIZE
@@ -339,7 +339,7 @@ def test_memory_that_a_userfaultfd_protects(ksm: Ksm, marked: Marked) -> None:
 
 @pytest.mark.parametrize("across", [0, 1])
 def test_memory_nodes_are_kept_apart_or_not(ksm: Ksm, start: Start, across: int) -> None:
-    if ksm.knobs().merge_across_nodes is None or (look().numa_nodes or 1) < 2:
+    if ksm.knobs().merge_across_nodes is None or (examine().numa_nodes or 1) < 2:
         pytest.skip("this host has one memory node only")
     ksm.write(merge_across_nodes=across)
     pair = [start(), start()]

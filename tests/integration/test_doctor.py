@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pagemerge.cli.doctor import ask_ksm
-from pagemerge.linux.host import look
+from pagemerge.linux.host import examine
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.prctl import merge_any
 from pagemerge.model import PAGE_SIZE
@@ -39,7 +39,7 @@ def test_it_agrees_with_what_the_kernel_does() -> None:
 def test_asking_leaves_nothing_behind() -> None:
     """No descriptor stays open, and the switch that is tried is as it was."""
     descriptors = sorted(Path("/proc/self/fd").iterdir())
-    look()
+    examine()
     ask_ksm()
     assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
     assert not merge_any()

@@ -137,7 +137,7 @@ def test_a_plan_beyond_all_pages_costs_an_agent_nothing(hub_socket: Path, victim
     server, member, base = lied_to(hub_socket, victim)
     with server, Stranger(server.accept()[0]) as agent:
         agent.send(wire.Kind.WELCOME, 0, wire.HELLO.pack(wire.VERSION, 0))
-        agent.send(wire.Kind.LOOK, 2)
+        agent.send(wire.Kind.LIST, 2)
         agent.until(wire.Kind.REGIONS)
         agent.send(wire.Kind.MERGE, 4, struct.pack("=QQII", base, 0, 0, 2**32 - 1) * 16)
         assert agent.is_dismissed()

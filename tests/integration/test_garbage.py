@@ -126,7 +126,7 @@ def test_reports_that_do_not_fit_their_plans(hub: Hub, bystanders: Bystanders) -
                 sequence = 0
                 while True:
                     kind, sequence, _ = stranger.frame()
-                    if kind == wire.Kind.LOOK:
+                    if kind == wire.Kind.LIST:
                         body = struct.pack("=QQQ", 1, base, 8)
                         stranger.send(wire.Kind.REGIONS, sequence, body)
                     elif kind == wire.Kind.MERGE:

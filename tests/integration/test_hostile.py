@@ -72,7 +72,7 @@ def test_what_is_read_is_what_is_so(victim: tuple[int, bytes]) -> None:
     assert process.arguments(pid)[-1] == text_of(PATH)
     written = text_of(PATH.replace(b"\n", b"\\012"))
     assert any(it.path.endswith(written) for it in maps.mappings(pid))
-    assert any(who.pid == pid and who.name == text_of(name) for who in Identities().look())
+    assert any(who.pid == pid and who.name == text_of(name) for who in Identities().present())
     assert AGENT not in {process.name(pid, thread=it) for it in process.threads(pid)}
 
 

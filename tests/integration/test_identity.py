@@ -55,12 +55,12 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(identities: Identities, pid: int) -> Identity:
-    (found,) = (who for who in identities.look() if who.pid == pid)
+    (found,) = (who for who in identities.present() if who.pid == pid)
     return found
 
 
 def test_ourselves_and_no_kernel_thread() -> None:
-    found = {who.pid: who for who in Identities().look()}
+    found = {who.pid: who for who in Identities().present()}
     own = found[os.getpid()]
     assert own.uid == os.geteuid()
     assert own.command == " ".join(sys.orig_argv)
@@ -130,15 +130,15 @@ def test_another_user_is_noticed(start: Start) -> None:
 
 def test_who_comes_and_goes(start: Start) -> None:
     identities = Identities()
-    before = {who.pid for who in identities.look()}
+    before = {who.pid for who in identities.present()}
     child = start(READY_AND_WAIT)
     assert child.pid not in before
-    assert child.pid in {who.pid for who in identities.look()}
+    assert child.pid in {who.pid for who in identities.present()}
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert child.pid not in {who.pid for who in identities.look()}, "a zombie has no memory"
+    assert child.pid not in {who.pid for who in identities.present()}, "a zombie has no memory"
     child.wait()
-    assert child.pid not in {who.pid for who in identities.look()}
+    assert child.pid not in {who.pid for who in identities.present()}
 
 
 def test_a_move_to_a_cgroup_is_noticed_in_the_young(start: Start) -> None:
@@ -151,9 +151,9 @@ def test_a_move_to_a_cgroup_is_noticed_in_the_young(start: Start) -> None:
         stack.callback(child.wait)
         stack.callback(child.kill)
         opting = Opting([Rule("in", cgroup=f"/{cgroup.path.name}")])
-        assert opting.look() == Changes()
+        assert opting.changes() == Changes()
         (cgroup.path / "cgroup.procs").write_text(str(child.pid))
-        (decision,) = opting.look().opt_in
+        (decision,) = opting.changes().opt_in
         assert decision.who.pid == child.pid
         assert decision.who.cgroup == f"/{cgroup.path.name}"
 
@@ -161,17 +161,17 @@ def test_a_move_to_a_cgroup_is_noticed_in_the_young(start: Start) -> None:
 def test_rules_meet_processes_as_they_appear(start: Start) -> None:
     word = f"one-of-these-{os.getpid()}"
     opting = Opting([Rule("in", command=f"*{word}"), Rule("out", command=f"*not {word}")])
-    assert opting.look().news == ()
+    assert opting.changes().news == ()
     one = start(READY_AND_WAIT, word)
     other = start(READY_AND_WAIT, "not", word)
-    changes = opting.look()
+    changes = opting.changes()
     assert [decision.who.pid for decision in changes.opt_in] == [one.pid]
     assert {it.who.pid: it.opt for it in changes.news} == {one.pid: "in", other.pid: "out"}
     assert opting.holder == os.geteuid()
     for child in (one, other):
         child.kill()
         child.wait()
-    assert (opting.look(), opting.holder) == (Changes(), None)
+    assert (opting.changes(), opting.holder) == (Changes(), None)
 
 
 def test_processes_that_vanish_in_the_middle_are_no_error() -> None:
@@ -182,7 +182,7 @@ def test_processes_that_vanish_in_the_middle_are_no_error() -> None:
             identities = Identities()
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline:
-                found = identities.look()
+                found = identities.present()
                 assert [who.pid for who in found] == sorted({who.pid for who in found})
                 assert any(who.pid == shell.pid for who in found)
         finally:

@@ -57,13 +57,13 @@ def marked(selection: Selection, address: int, pages: int) -> list[tuple[int, in
 
 def test_stretches_are_told_to_the_page(victim: Spawn) -> None:
     one, two = victims(victim, 1, 2)
-    looks = evidence.look(found(one["pid"], two["pid"]))
+    looks = evidence.gather(found(one["pid"], two["pid"]))
     for who, look in zip((one, two), looks, strict=True):
         assert look.pid == who["pid"]
         assert not look.error
         assert inside(look, who["pages"], sum(WHOLE)) == [(0, 1000)]
         assert look.mappings == len(mappings(who["pid"]))
-    without = evidence.look(found(one["pid"], two["pid"]), zero_pages=False)[0]
+    without = evidence.gather(found(one["pid"], two["pid"]), zero_pages=False)[0]
     assert inside(without, one["pages"], sum(WHOLE)) == [(600, 400)]
     assert without.looked[-1] == looks[0].looked[-1], "unique pages are looked at, too"
 
@@ -97,7 +97,7 @@ def test_those_beside_count_but_are_not_chosen_for(victim: Spawn) -> None:
 @pytest.mark.requires("root")
 def test_what_fork_shares_is_no_duplicate(victim: Spawn) -> None:
     (family,) = victims(victim, 6, more=("fork",))
-    looks = evidence.look(found(family["pid"], family["child"]))
+    looks = evidence.gather(found(family["pid"], family["child"]))
     for look in looks:
         # Duplicates in themselves; by the fork all are there twice, but in one frame. Who may not
         # see numbers of frames takes equal pages that are shared for one.
@@ -119,7 +119,7 @@ def test_what_ksmd_has_merged_stays_a_duplicate(kernel: ksm.Ksm, victim: Spawn) 
         assert time.monotonic() < deadline, "ksmd has not scanned all"
         os.sched_yield()
     kernel.write("run", ksm.STOP)
-    (look,) = evidence.look(found(who.pid))
+    (look,) = evidence.gather(found(who.pid))
     assert inside(look, who.ready["pages"], 1000) == [(0, 500)]
 
 

@@ -68,7 +68,7 @@ class Stranger:
 
     def regions(self, *regions: tuple[int, int, int]) -> None:
         """Answer the next question for regions: (id, start, pages) each."""
-        sequence, _ = self.until(wire.Kind.LOOK)
+        sequence, _ = self.until(wire.Kind.LIST)
         body = b"".join(struct.pack("=QQQ", *region) for region in regions)
         self.send(wire.Kind.REGIONS, sequence, body)
 

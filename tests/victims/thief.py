@@ -35,7 +35,7 @@ def ask(stranger: Stranger, address: int) -> str:
             return "dismissed"
         length, kind, sequence = wire.HEADER.unpack(data)
         body = stranger.socket.recv(length, socket.MSG_WAITALL) if length else b""
-        if kind == wire.Kind.LOOK:
+        if kind == wire.Kind.LIST:
             stranger.send(wire.Kind.REGIONS, sequence)
         elif kind == wire.Kind.REFUSED:
             return "refused: " + body.decode()

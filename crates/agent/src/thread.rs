@@ -183,7 +183,7 @@ impl Agent<'_> {
                 HUBLESS.store(false, Ordering::Relaxed);
                 Ok(())
             }
-            kind::LOOK => self.tell_regions(frame.sequence),
+            kind::LIST => self.tell_regions(frame.sequence),
             kind::SLAB => self.take_slab(),
             kind::MERGE => self.merge(&frame),
             kind::DROP => {

@@ -32,7 +32,7 @@ pub mod kind {
     /// Agent: here I am (`Hello`, then text: the name of its domain, which may be empty, a NUL, and
     /// the reason for the barrier).
     pub const HELLO: u32 = 1;
-    /// Agent: my regions, all of them (`Region`s); the answer to `LOOK`.
+    /// Agent: my regions, all of them (`Region`s); the answer to `LIST`.
     pub const REGIONS: u32 = 2;
     /// Agent: merge this at once, nobody writes it (`Intern`).
     pub const INTERN: u32 = 3;
@@ -45,7 +45,7 @@ pub mod kind {
     /// Hub: welcome (`Hello`, whose barrier is 0).
     pub const WELCOME: u32 = 17;
     /// Hub: tell me your regions.
-    pub const LOOK: u32 = 18;
+    pub const LIST: u32 = 18;
     /// Hub: a slab that a later `MERGE` names (with its descriptor; no body).
     pub const SLAB: u32 = 19;
     /// Hub: merge (`Run`s); with the sequence number of an `INTERN`, its answer.

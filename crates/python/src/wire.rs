@@ -16,7 +16,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("HANDBACK", kind::HANDBACK),
         ("NOTE", kind::NOTE),
         ("WELCOME", kind::WELCOME),
-        ("LOOK", kind::LOOK),
+        ("LIST", kind::LIST),
         ("SLAB", kind::SLAB),
         ("MERGE", kind::MERGE),
         ("DROP", kind::DROP),

@@ -62,7 +62,7 @@ class Attach:
         ksm, processes = ksmd.ready(args.target)
         if not args.across_users:
             ksmd.refuse_several_users(processes, users_merged())
-        targets = [ksmd.look(process) for process in processes]
+        targets = [ksmd.examine(process) for process in processes]
         chosen: dict[int, Selection] = {}
         if args.select:
             with looking() as progress:

@@ -40,7 +40,7 @@ class Detach:
         from pagemerge.ksmd import targets as ksmd
 
         _, processes = ksmd.ready(args.target)
-        targets = [ksmd.look(process) for process in processes]
+        targets = [ksmd.examine(process) for process in processes]
         targets = [foreseen(it) for it in targets] if args.dry_run else separate(targets)
         if args.json:
             print(as_json(view.figures(targets)))

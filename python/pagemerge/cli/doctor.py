@@ -52,9 +52,9 @@ class Doctor:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Look and tell."""
-        from pagemerge.linux.host import look
+        from pagemerge.linux.host import examine
 
-        host, ksm = look(), ask_ksm()
+        host, ksm = examine(), ask_ksm()
         engines = [ask_user_engine(host), kernel_engine(ksm)]
         found = facts(host, ksm)
         if args.json:

@@ -21,7 +21,7 @@ Digests = npt.NDArray[np.uint64]
 ABSENT, ZERO = np.uint64(_core.ABSENT), np.uint64(_core.ZERO)
 
 
-def look(pid: int, areas: Sequence[tuple[int, int]], seed: int) -> Digests:
+def read_digests(pid: int, areas: Sequence[tuple[int, int]], seed: int) -> Digests:
     """Digests of all pages in ``areas`` (address, pages) of process ``pid``: uint64, in order.
 
     Raises ``PagemergeError`` where the memory cannot be read.

@@ -132,7 +132,7 @@ def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
 
     def look() -> expect.Digests:
         pairs = zip(stage.workers, areas, strict=True)
-        return np.concatenate([expect.look(worker.pid, own, seed) for worker, own in pairs])
+        return np.concatenate([expect.read_digests(worker.pid, own, seed) for worker, own in pairs])
 
     first = look()
     stage.ask("turn", turns=2)  # the turn under way does not count

@@ -62,7 +62,7 @@ class Evidence:
 Int64s = NDArray[np.int64]
 
 
-def look(
+def gather(
     processes: Sequence[Process],
     threads: int = 0,
     *,

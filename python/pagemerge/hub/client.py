@@ -199,7 +199,7 @@ class Client:
             return await self._refresh(awaited)
 
     async def _refresh(self, awaited: bool) -> bool:
-        body = await self.ask(wire.Kind.LOOK)
+        body = await self.ask(wire.Kind.LIST)
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
         claimed = checked(rows)

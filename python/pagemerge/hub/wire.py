@@ -27,7 +27,7 @@ class Kind(IntEnum):
     HANDBACK = 5
     NOTE = 6
     WELCOME = 17
-    LOOK = 18
+    LIST = 18
     SLAB = 19
     MERGE = 20
     DROP = 21

@@ -80,7 +80,7 @@ class Enrolment:
 
     def refresh(self) -> list[int]:
         """Opt in who came, and out who shall not be; returns the pids that were changed."""
-        changes = self._opting.look()
+        changes = self._opting.changes()
         for decision in changes.news:
             log.info("process %d (%s) is %s", decision.who.pid, decision.who.name, decision.reason)
         if self._dry_run:

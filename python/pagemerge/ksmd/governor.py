@@ -142,7 +142,7 @@ class Governor:
         still = moving = promised = sharing = None
         if wanted.sample:
             self._sample = self._sample or Sample(pids)
-            change = self._sample.look()
+            change = self._sample.compare()
             still, moving = change.still, change.moving
         looked = 0.0
         if wanted.look:

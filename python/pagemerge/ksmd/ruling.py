@@ -38,21 +38,21 @@ class Opting:
         *,
         across_users: bool = False,
         holder: int | None = None,
-        look: Callable[[], list[Identity]] | None = None,
+        present: Callable[[], list[Identity]] | None = None,
     ) -> None:
-        """``holder``: the uid whose processes are in already, from before; ``look`` lists all
-        processes (``Identities().look``)."""
+        """``holder``: the uid whose processes are in already, from before; ``present`` lists all
+        processes (``Identities().present``)."""
         self._rules = rules
         self._across_users = across_users
-        self._look = look or Identities().look
+        self._present = present or Identities().present
         self._said: dict[Key, Decision] = {}
         self.holder = holder
         """The uid that kernel KSM belongs to; see ``decide.rules``."""
 
-    def look(self) -> Changes:
+    def changes(self) -> Changes:
         """Look at all processes but our own and init: a rule for everybody would give kernel KSM to
         whoever started first."""
-        running = {(who.pid, who.start_time): who for who in self._look()}
+        running = {(who.pid, who.start_time): who for who in self._present()}
         ruling = rule_on(
             (who for who in running.values() if who.pid not in (1, os.getpid())),
             self._rules,

@@ -64,7 +64,7 @@ class Sample:
             if (part := self._draw(pid, starts, pages, total)) is not None
         ]
 
-    def look(self) -> Change:
+    def compare(self) -> Change:
         """Digest the pages again. A process that has gone counts no more."""
         still = moving = pages = 0
         for part in self._parts:

@@ -34,7 +34,9 @@ def select(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
-    found = evidence.look([*processes, *beside], threads, zero_pages=zero_pages, progress=progress)
+    found = evidence.gather(
+        [*processes, *beside], threads, zero_pages=zero_pages, progress=progress
+    )
     limit = most_mappings()
     return [
         decide.choose(evidence, share=share, most=decide.budget(evidence, limit), whole=whole)

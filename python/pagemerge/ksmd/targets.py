@@ -73,7 +73,7 @@ def refuse_several_users(processes: Iterable[Process], merged: Mapping[int, list
     )
 
 
-def look(process: Process) -> Target:
+def examine(process: Process) -> Target:
     """What can be merged of a process, or what stands in the way; does nothing to it."""
     try:
         _core.inject_check(process.pid)

@@ -119,7 +119,9 @@ class Host:
     """Who else may be driving kernel KSM."""
 
 
-def look(*, proc: Path = PROC, sys: Path = SYS, etc: Path = ETC, cgroups: Path = CGROUPS) -> Host:
+def examine(
+    *, proc: Path = PROC, sys: Path = SYS, etc: Path = ETC, cgroups: Path = CGROUPS
+) -> Host:
     """Look everything up."""
     status = pairs(contents(proc / "self/status") or b"")
     held = hexadecimal(status.get(b"CapEff")) or 0

@@ -91,7 +91,7 @@ class Identities:
         self.read = 0
         """Processes that were read in full at the last look."""
 
-    def look(self) -> list[Identity]:
+    def present(self) -> list[Identity]:
         """All processes with memory of their own, ascending by pid.
 
         Kernel threads and zombies are left out, and so is a process that vanishes meanwhile or

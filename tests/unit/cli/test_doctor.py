@@ -82,7 +82,7 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
     wants.mkdir(parents=True)
     for name in ("ksmtuned", "mom-vdsm", "momentum"):
         (wants / f"{name}.service").symlink_to("/nowhere")
-    found = host.look(proc=proc, sys=sys, etc=etc, cgroups=tmp_path)
+    found = host.examine(proc=proc, sys=sys, etc=etc, cgroups=tmp_path)
     assert found.capabilities == ("CAP_SYS_PTRACE",)
     assert (found.seccomp_filters, found.user_namespace) == (2, True)
     assert (found.unprivileged_userfaultfd, found.max_map_count) == (1, 1000)
@@ -99,7 +99,7 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
 
 
 def test_what_a_host_does_not_tell_is_none(tmp_path: Path) -> None:
-    found = host.look(proc=tmp_path, sys=tmp_path, etc=tmp_path, cgroups=tmp_path)
+    found = host.examine(proc=tmp_path, sys=tmp_path, etc=tmp_path, cgroups=tmp_path)
     assert (found.capabilities, found.drivers) == ((), ())
     assert found.seccomp_filters is found.ptrace_scope is found.max_map_count is None
     assert found.huge_pages is found.swap_bytes is found.numa_nodes is None

@@ -103,7 +103,7 @@ def test_an_answer_that_comes_just_too_late_heals_what_its_lateness_did() -> Non
             ends.client.tardy = False
 
         ends.link.pause()
-        asked = asyncio.ensure_future(ends.client.ask(wire.Kind.LOOK, b"", 0.1, late))
+        asked = asyncio.ensure_future(ends.client.ask(wire.Kind.LIST, b"", 0.1, late))
         await asyncio.sleep(0.02)
         # It has come, and the frames of this peer wait for their turn.
         ends.link._received += wire.HEADER.pack(1, wire.Kind.REGIONS, ends.question()) + b"x"

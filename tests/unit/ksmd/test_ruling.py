@@ -15,36 +15,36 @@ RULES = Rule("in", unit="web-*"), Rule("in", guest="*"), Rule("out", command="*s
 
 def test_processes_come_change_and_go() -> None:
     running: list[Identity] = []
-    opting = Opting(RULES, look=lambda: running)
-    assert opting.look() == Changes()
+    opting = Opting(RULES, present=lambda: running)
+    assert opting.changes() == Changes()
 
     running = [WEB, GUEST]
-    first = opting.look()
+    first = opting.changes()
     assert [decision.who for decision in first.opt_in] == [WEB]
     assert [decision.opt for decision in first.news] == ["in", "refused"]
     assert opting.holder == WEB.uid
-    assert opting.look() == Changes(), "once is enough"
+    assert opting.changes() == Changes(), "once is enough"
 
     # By exec it becomes what is opted out.
     running = [replace(WEB, command="secret keeper"), GUEST]
-    second = opting.look()
+    second = opting.changes()
     assert second.opt_out == (running[0],)
     assert [decision.who for decision in second.opt_in] == [GUEST], "nobody holds it any more"
     assert [decision.opt for decision in second.news] == ["out", "in"]
     assert opting.holder == GUEST.uid
 
     running = [GUEST]
-    assert opting.look() == Changes(), "who has gone needs no opting out"
+    assert opting.changes() == Changes(), "who has gone needs no opting out"
     running = [replace(GUEST, start_time=7000)]
-    assert [decision.who for decision in opting.look().opt_in] == running, "the pid again"
+    assert [decision.who for decision in opting.changes().opt_in] == running, "the pid again"
 
 
 def test_of_several_users_all_are_in_by_word() -> None:
-    opting = Opting(RULES, across_users=True, look=lambda: [WEB, GUEST])
-    assert len(opting.look().opt_in) == 2
+    opting = Opting(RULES, across_users=True, present=lambda: [WEB, GUEST])
+    assert len(opting.changes().opt_in) == 2
     assert opting.holder is None
 
 
 def test_ourselves_are_left_alone() -> None:
     own = replace(WEB, pid=os.getpid())
-    assert Opting([Rule("in", command="*")], look=lambda: [own]).look() == Changes()
+    assert Opting([Rule("in", command="*")], present=lambda: [own]).changes() == Changes()

@@ -39,7 +39,7 @@ Reader = Callable[[Path, Path], Any]
 READERS: dict[str, Reader] = {
     "everyone": lambda root, sys: found.everyone(root),
     "named": lambda root, sys: found.named([str(PID), "x", "\udcff"], root),
-    "identities": lambda root, sys: Identities(root).look(),
+    "identities": lambda root, sys: Identities(root).present(),
     "stat": lambda root, sys: process.stat(PID, root),
     "status": lambda root, sys: process.status(PID, root),
     "name": lambda root, sys: process.name(PID, root),
@@ -75,7 +75,7 @@ READERS: dict[str, Reader] = {
     "driver": lambda root, sys: Ksm(sys, root).driver(),
     "ksmd": lambda root, sys: Ksm(sys, root).ksmd_cpu_seconds(),
     "our engine": lambda root, sys: merged_by_us(PID, (), root),
-    "host": lambda root, sys: host.look(proc=root, sys=sys, etc=sys, cgroups=sys),
+    "host": lambda root, sys: host.examine(proc=root, sys=sys, etc=sys, cgroups=sys),
 }
 
 
@@ -100,7 +100,7 @@ def test_what_the_kernel_means_is_read(root: Path, who: Meant) -> None:
     assert process.stat(PID, folder).name == process.name(PID, folder) == name
     assert process.stat(PID, folder).start_time == who.start_time
     assert found.everyone(folder) == [found.Process(PID, name, who.uid)]
-    (identity,) = Identities(folder).look()
+    (identity,) = Identities(folder).present()
     assert (identity.pid, identity.name, identity.start_time) == (PID, name, who.start_time)
     words = (b"\0".join(who.arguments))[: process.MOST_ARGUMENTS].split(b"\0")
     assert identity.command == " ".join(map(text_of, words))

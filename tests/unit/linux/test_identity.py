@@ -160,7 +160,7 @@ def test_an_identity(proc: Folder) -> None:
     proc.add(9, state="Z")
     (proc.path / "11").mkdir()  # It vanished after the listing.
     own = pwd.getpwuid(os.geteuid()).pw_name
-    (found,) = Identities(proc.path).look()
+    (found,) = Identities(proc.path).present()
     assert (found.pid, found.start_time, found.uid, found.user) == (7, 500, os.geteuid(), own)
     assert (found.name, found.command) == ("some (one)", "some one")
     assert (found.unit, found.guest) == ("web.service", "")
@@ -172,14 +172,14 @@ def test_only_what_is_new_or_changed_is_read(proc: Folder) -> None:
         proc.add(pid)
     identities = Identities(proc.path)
     identities._looks = 20  # So that it is nobody's turn for a while.
-    first = identities.look()
+    first = identities.present()
     assert identities.read == 4
-    assert identities.look() == first
+    assert identities.present() == first
     assert identities.read == 0
     proc.add(pids[0], start=501)
     proc.add(pids[1], stack=8, command="other\0")
     proc.add(pids[2], name="renamed")
-    second = identities.look()
+    second = identities.present()
     assert identities.read == 3
     assert [who.start_time for who in second] == [501, 500, 500, 500]
     assert second[1].command == "other"
@@ -191,9 +191,9 @@ def test_a_move_to_another_cgroup_is_seen_in_turn_and_at_once_in_the_young(proc:
     proc.add(20)
     proc.add(21, start=99_900)
     identities = Identities(proc.path)
-    identities.look()
+    identities.present()
     for pid, start in ((20, 500), (21, 99_900)):
         proc.add(pid, start=start, cgroup="/system.slice/other.service")
-    units = [[who.unit for who in identities.look()] for _ in range(TURNS)]
+    units = [[who.unit for who in identities.present()] for _ in range(TURNS)]
     assert units[0] == ["web.service", "other.service"]
     assert units[-1] == ["other.service", "other.service"]
