@@ -19,21 +19,21 @@ class Attach:
 
     pagemerge stops each process, has it ask the kernel to merge all of its memory, what it maps
     later and its children's too, and lets it go on exactly as it was. The stop takes some tens of
-    microseconds where a processor is free, and longer on a busy host; HELD tells how long. Some
-    system calls can return early, as after any stop by a debugger: docs/kernel.md lists them.
+    microseconds if a processor is free, and longer on a busy host; HELD tells how long. Some system
+    calls can return early, as after any stop by a debugger: docs/kernel.md lists them.
 
     Kernel KSM is one trust domain, the whole host: by the time that a write takes, a program can
-    tell whether anybody else has a page with the same bytes. So processes of different users are
-    not put into it together, unless --across-users says so.
+    tell whether another process has a page with the same bytes. So attach refuses to put processes
+    of different users together, unless --across-users allows it.
 
-    With --select the finder looks first, and only ranges that hold duplicates are marked: ksmd then
-    looks at a third of the pages where two thirds are unique. What the process maps later is not
-    marked then. --dry-run shows what would be.
+    With --select, pagemerge first finds out which ranges hold duplicates, and marks only those: if
+    two thirds of the memory are unique, ksmd then scans the other third only. Memory that the
+    process maps later is not marked in that case. --dry-run shows what would be done.
 
-    ksmd's own settings are left alone. Undo with `pagemerge detach`. Needs root.
+    attach does not change ksmd's settings. `pagemerge detach` undoes it. Needs root.
 
-    Exit status: 0, 1 if one of the processes could not be attached (the others are) or a name fits
-    none (nothing is done then), 77 if kernel KSM cannot be used here.
+    Exit status: 0; 1 if one of the processes could not be attached (the others are) or a name fits
+    no process (nothing is done then); 77 if kernel KSM cannot be used here.
     """
 
     @staticmethod

@@ -25,43 +25,51 @@ from pagemerge.model import PAGE_SIZE
 class Daemon:
     """Run a hub in the foreground: it finds equal pages of its clients and has them merged.
 
-    A hub starts by itself with the first program that uses pagemerge, and ends with the last;
-    run one by hand to keep it, to watch its log, or to give it settings of its own.
+    A hub starts by itself with the first program that uses pagemerge, and ends with the last one.
+    Run a hub by hand to keep it running, to watch its log, or to give it settings of its own.
 
-    With --engine kernel, govern kernel KSM instead (needs root): ksmd runs, fast, when something
-    new can be merged that is worth its processor time, and stands still otherwise. Every knob is
-    put back at the end; what was merged stays merged.
+    With --engine kernel, the daemon drives kernel KSM instead (needs root). It lets ksmd run at
+    full speed when something new can be merged that is worth the processor time, and stops it
+    otherwise. At the end it restores every setting of ksmd. What was merged stays merged.
 
-    Exit status: 0 when told to end (SIGTERM, SIGINT), 1 if another one is there already, 2 for
-    wrong usage or settings, 77 if kernel KSM cannot be driven here.
+    Exit status: 0 after SIGTERM or SIGINT, 1 if another daemon runs already, 2 for wrong usage or
+    settings, 77 if kernel KSM cannot be driven here.
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""
         parser.add_argument(
-            "--engine", choices=["user", "kernel"], default="user", help="who merges"
+            "--engine", choices=["user", "kernel"], default="user", help="engine to use"
         )
         parser.add_argument("--socket", type=as_path, help="where to listen (PAGEMERGE_SOCKET)")
         parser.add_argument(
-            "--config", type=as_path, help="a TOML file; [hub], or [kernel] and [[rule]]"
+            "--config", type=as_path, help="a TOML file with [hub], or with [kernel] and [[rule]]"
         )
         parser.add_argument(
             "--cpu",
             type=float,
             metavar="PERCENT",
-            help="most of one core that it may use, over time (overrides cpu_percent)",
+            help="limit of processor time, in percent of one core (overrides cpu_percent)",
         )
         parser.add_argument(
-            "--until-idle", action="store_true", help="end when the last client has gone"
+            "--until-idle", action="store_true", help="end when the last client has left"
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="print what would be merged, and merge nothing"
         )
         parser.add_argument(
-            "--trace", type=as_path, metavar="FILE", help="note each decision (--engine kernel)"
+            "--trace",
+            type=as_path,
+            metavar="FILE",
+            help="write each decision to FILE (--engine kernel)",
         )
-        parser.add_argument("--verbose", "-v", action="store_true", help="say who comes and goes")
+        parser.add_argument(
+            "--verbose",
+            "-v",
+            action="store_true",
+            help="log clients joining and leaving, and each decision",
+        )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:

@@ -24,17 +24,17 @@ BARRIERS = ("auto", "move", "write-protect", "park", "intern")
 class Demo:
     """Merge real duplicate memory of a few workers, and show what it saved.
 
-    Starts a hub of its own and some workers. Each worker loads the same real files into mergeable
-    memory, adds random data, and has one thread that never stops writing to a part of it. Their
-    memory is merged and measured by the kernel's own accounts, before and after; then every page
-    is verified, and one worker writes to shared pages to show that only it changes.
+    The demo starts a hub and some workers. Each worker loads the same real files into mergeable
+    memory, adds random data, and has one thread that never stops writing to a part of it. The demo
+    merges their memory and measures it by the kernel's own accounts, before and after. Then it
+    verifies every page, and has one worker write to shared pages: only that worker may change.
 
     With a full-mode userfaultfd (root, CAP_SYS_PTRACE, or access to /dev/userfaultfd) the hub
-    merges behind the workers' backs; without it they merge what they loaded themselves.
+    merges in the background. Without it, the workers merge what they have loaded themselves.
 
-    Exit status: 0, or 1 where contents differ, a write was lost, or less than 95% of what was
-    expected was saved (the workers may take half a megabyte each for themselves meanwhile); 77 if
-    this host does not allow the barrier asked for.
+    Exit status: 0; 1 if contents differ, a write was lost, or less than 95% of the expected memory
+    was saved (the workers may take half a megabyte each for themselves meanwhile); 77 if this host
+    does not allow the barrier that --barrier names.
     """
 
     @staticmethod

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class Detach:
     """Undo `pagemerge attach`: these processes get pages of their own again.
 
-    Takes as much memory as merging had saved. What a program has marked as mergeable itself (QEMU
-    does) is separated, too. Children that it has started since it was attached are processes of
-    their own: name them as well. pagemerge stops each process again and again meanwhile, for some
-    milliseconds at a time (HELD tells the longest), and lets it run in between. --dry-run tells how
-    much would be separated. Needs root.
+    This takes as much memory as merging had saved. detach also separates the memory that a program
+    has marked as mergeable itself, as QEMU does. Children that a process has started since it was
+    attached are processes of their own: name them as well. pagemerge stops each process again and
+    again, for some milliseconds at a time (HELD tells the longest), and lets it run in between.
+    --dry-run tells how much memory would be separated. Needs root.
 
-    Exit status: 0, 1 if one of the processes could not be detached (the others are) or a name fits
-    none (nothing is done then), 77 if kernel KSM cannot be used here.
+    Exit status: 0; 1 if one of the processes could not be detached (the others are) or a name fits
+    no process (nothing is done then); 77 if kernel KSM cannot be used here.
     """
 
     @staticmethod

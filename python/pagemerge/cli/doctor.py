@@ -36,10 +36,11 @@ COLUMNS = (7, 17)
 
 
 class Doctor:
-    """Tell what this host can do, for this user: which engine works, and what would have to change.
+    """Tell which engine works on this host for this user, and what would have to change.
 
-    Looks at kernel KSM and who drives it, at userfaultfd, at what may be read of other processes,
-    and at the limits of a container. Changes nothing. Run it as the user who will run pagemerge.
+    Looks at kernel KSM and at the programs that drive it, at userfaultfd, at the rights to read
+    other processes, and at the limits of a container. It changes nothing. Run it as the user who
+    will run pagemerge.
 
     Exit status: 0 if at least one engine can work, 77 if none can.
     """

@@ -27,23 +27,24 @@ STARTED = ("PAGEMERGE_ENGINE", "kernel")
 class Run:
     """Start CMD so that its memory is merged.
 
-    --engine user (the default) merges what the program marks with madvise(MADV_MERGEABLE); QEMU
-    and other hypervisors do so. Nothing of the program has to change, and neither kernel KSM nor
-    root is needed: equal pages of all programs of this user that were started so are kept once
-    (--domain keeps some apart). See `pagemerge status` for what that saves. Programs that nothing
-    can be preloaded into (static, of musl, 32 bits, with rights of their own) are refused. If no
-    memory of it could be merged, one line says why when the program ends by itself, on stderr if
-    it has left that open.
+    --engine user (the default) merges the memory that the program marks with
+    madvise(MADV_MERGEABLE), as QEMU and other hypervisors do. The program does not have to change,
+    and neither kernel KSM nor root is needed. All programs that this user starts in this way share
+    one copy of equal pages (--domain keeps some apart). `pagemerge status` shows what that saves.
+    run refuses programs that it cannot preload a library into: static ones, 32-bit ones, those of
+    musl, and those with rights of their own (set-id, file capabilities). If no memory could be
+    merged, one line on stderr says why when the program ends, unless the program has closed stderr.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
-    with that of every other program on this host that is so marked: there is one trust domain.
-    ksmd has to run, which is root's to decide.
+    with the memory of every other program on this host that is marked so: there is one trust
+    domain. ksmd must run, and only root can start it.
 
-    --engine auto takes the user engine where it can work for this program, else the kernel if ksmd
+    --engine auto takes the user engine if it can work for this program, else the kernel if ksmd
     runs, and says which. It is not the default, because the kernel's trust domain is wider.
 
-    Exit status: the program's own. Where it does not start: 2 for wrong usage (no such program,
-    too), 1 if the kernel refuses it, 77 if this host or this program cannot have the engine.
+    Exit status: the program's own. If the program does not start: 2 for wrong usage (also if there
+    is no such program), 1 if the kernel refuses to execute it, 77 if the engine cannot work on this
+    host or for this program.
     """
 
     @staticmethod
@@ -54,12 +55,12 @@ class Run:
             "                     [--domain NAME] [--socket SOCKET] [--quiet] -- CMD [ARG ...]"
         )
         parser.add_argument(
-            "--engine", choices=["user", "kernel", "auto"], default="user", help="who merges"
+            "--engine", choices=["user", "kernel", "auto"], default="user", help="engine to use"
         )
         parser.add_argument(
             "--barrier",
             choices=["auto", "move", "write-protect", "park"],
-            help="user engine: how writers are kept out for the moment of a merge "
+            help="user engine: how to keep writers out while pages are compared "
             "(PAGEMERGE_BARRIER; auto)",
         )
         parser.add_argument(
@@ -72,7 +73,9 @@ class Run:
             "--socket", type=as_path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
         )
         parser.add_argument(
-            "--quiet", action="store_true", help="say nothing on stderr, except why it cannot start"
+            "--quiet",
+            action="store_true",
+            help="print nothing on stderr, except why CMD cannot start",
         )
         parser.add_argument("command", nargs="+", metavar="CMD", help="the program, after --")
 

@@ -28,14 +28,14 @@ SORTS = ("gain", "name", "pid")
 class Scan:
     """Tell what merging identical pages of running processes would save.
 
-    Reads the private anonymous memory of the processes once and counts pages with the same
-    content. Changes nothing, stops nobody, touches neither holes nor swapped pages. Pages count
-    as duplicates inside a trust domain only: the processes of one user.
+    Reads the private anonymous memory of the processes once and counts the pages with the same
+    content. It changes nothing and stops no process. It does not read holes or swapped pages. Two
+    pages count as duplicates only inside a trust domain: the processes of one user.
 
-    Other users' processes need root. The figures are those of the moment. What pagemerge has merged
-    already is told by the processes' mappings, and is not counted again.
+    Reading other users' processes needs root. The figures hold for the moment of the scan. Pages
+    that pagemerge has merged already are counted apart, by the mappings of the processes.
 
-    Exit status: 0 if one of the processes could be looked at, else 1.
+    Exit status: 0 if at least one of the processes could be read, else 1.
     """
 
     @staticmethod
@@ -47,7 +47,13 @@ class Scan:
         add("--json", action="store_true", help="print figures as JSON")
         add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")
         add("--top", type=_count(10**6), metavar="N", help="show the first N processes only")
-        add("--threads", type=_count(4096), default=0, metavar="N", help="default: all processors")
+        add(
+            "--threads",
+            type=_count(4096),
+            default=0,
+            metavar="N",
+            help="threads that read (default: all processors)",
+        )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:

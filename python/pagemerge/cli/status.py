@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """What the hub has merged, for whom, and at what cost.
+    """Show what the hub has merged, for which processes, and at what cost.
 
-    Asks the hub of this user (or the one that listens at --socket) for its counters. The words
-    are those of the kernel's own same-page merging: a stable page is one that was merged, and
-    pages "sharing" are the mappings of stable pages beyond the first of each.
+    Asks this user's hub, or the one at --socket, for its counters. Their names are those of Linux's
+    KSM: a stable page is a merged page, and pages "sharing" are the mappings of stable pages beyond
+    the first of each.
 
-    Exit status: 0, or 1 where no hub runs.
+    Exit status: 0, or 1 if no hub runs.
     """
 
     @staticmethod
