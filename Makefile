@@ -42,6 +42,7 @@ lint: $(VENV)/.test ## rustfmt, clippy, ruff
 
 types: build $(VENV)/.test ## mypy --strict, and the stub of the core against the module
 	$(BIN)/mypy --strict
+	$(BIN)/mypy --strict benchmarks
 	@# PyO3 adds __all__ by itself; __buffer__ has a name in Python from 3.12 on only (PEP 688).
 	@printf 'pagemerge[.]_core[.]%s\n' __all__ Memory.__buffer__ >$(VENV)/stubtest-allowed
 	$(BIN)/python -m mypy.stubtest --concise --mypy-config-file pyproject.toml \

@@ -148,7 +148,7 @@ def has_room(group: cgroup.Cgroup, guests: list[guest.Guest], args: argparse.Nam
     need = args.memory + QEMU_BYTES
     coming = sum(max(need - it.resident_bytes(), 0) for it in booting) + need
     room = min(group.limit_bytes - group.used_bytes(), available_bytes() or group.limit_bytes)
-    return coming <= room
+    return bool(coming <= room)
 
 
 def note_ready(run: Run, guests: list[guest.Guest], began: float) -> bool:

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lab import guest, hub
 from lab.scene import (
@@ -73,7 +74,7 @@ class Result:
     """Pages that merging saves at the end."""
 
     @classmethod
-    def of(cls, scene: str, engine: str, seconds: float, cpu: float, **more: float) -> Result:
+    def of(cls, scene: str, engine: str, seconds: float, cpu: float, **more: Any) -> Result:
         """``cpu`` seconds of processor time in ``seconds``."""
         share = cpu / seconds
         minute, percent = round(60 * share, 3), round(100 * share, 3)

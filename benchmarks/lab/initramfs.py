@@ -131,8 +131,8 @@ class _Archive:
     ) -> None:
         self.inode += 1
         links, owner, changed = 1, 0, 0
-        fields = (self.inode, mode, owner, owner, links, changed, len(content))
-        fields += (0, 0, *device, len(name) + 1, 0)
+        fields = [self.inode, mode, owner, owner, links, changed, len(content)]
+        fields += [0, 0, *device, len(name) + 1, 0]
         self._padded(b"070701" + b"".join(b"%08X" % it for it in fields) + name.encode() + b"\0")
         self._padded(content)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support import ksm
 
@@ -62,7 +63,7 @@ def fill(children: Sequence[Child]) -> None:
 
 
 @contextlib.contextmanager
-def held_user_engine(scene: Scene, **settings: float) -> Iterator[tuple[hub.Hub, list[Child]]]:
+def held_user_engine(scene: Scene, **settings: Any) -> Iterator[tuple[hub.Hub, list[Child]]]:
     """A hub that is stopped, and its clients with their memory filled: ``release`` the hub."""
     with (
         hub.running(cpu_percent=100, **settings) as own,
@@ -77,10 +78,8 @@ def held_user_engine(scene: Scene, **settings: float) -> Iterator[tuple[hub.Hub,
         yield own, children
 
 
-def until_merged(
-    own: hub.Hub, pids: Sequence[int], pages: int, deadline: float
-) -> tuple[float, int]:
-    """When ``pages`` were saved (or the deadline), and how many were.
+def until_merged(own: hub.Hub, pids: Sequence[int], pages: int, deadline: float) -> int:
+    """Wait until ``pages`` are saved, or for the deadline; returns how many are.
 
     The hub takes a moment to count: until the kernel's own accounts, which cost nothing, say that
     most of it is done, it is asked twice a second only.

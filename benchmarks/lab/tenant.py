@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 # By path, as a script, it has no package.
-from worker import U64, WORDS, content, parts
+from worker import U64, WORDS, content, parts  # type: ignore[import-not-found]
 
 from pagemerge.demo.dialog import Answer, die_with_parent, serve
 from pagemerge.linux.prctl import set_merge_any

@@ -17,8 +17,8 @@ from types import TracebackType
 from pagemerge.demo.dialog import Child
 from pagemerge.hub import admission
 from pagemerge.model import PAGE_SIZE
-from tests.conftest import VICTIMS
 from tests.fuzz import waiting
+from tests.support.building import VICTIMS
 from tests.support.commands import NOBODY
 from tests.support.hubs import Hub
 

@@ -281,9 +281,17 @@ def blocked(pid: int) -> bool:
     return state(pid) == "S" and call.isdecimal()
 
 
+def stays_blocked(pid: int) -> bool:
+    """Does it sleep in a system call, and a moment later too?"""
+    if not blocked(pid):
+        return False
+    time.sleep(0.002)
+    return blocked(pid)
+
+
 def until_blocked(pid: int) -> None:
     deadline = time.monotonic() + 30
-    while not (blocked(pid) and (time.sleep(0.002) or blocked(pid))):
+    while not stays_blocked(pid):
         assert time.monotonic() < deadline, f"process {pid} makes no call that blocks"
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -268,7 +269,7 @@ def test_containers_of_root_are_domains_of_their_own(hub: Hub, victim: Spawn) ->
     members = [victim("member", env=hub.env) for _ in "ab"]
     for member in members:
         member.ask("copy", pages=1024, seed=1)
-        hub.until(lambda member=member: merged(member), "merge it")
+        hub.until(partial(merged, member), "merge it")
     code = (
         "import numpy as np, pagemerge, time\n"
         "pages = np.zeros((1024, 512), np.uint64)\n"

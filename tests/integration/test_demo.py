@@ -128,8 +128,13 @@ def folder() -> Iterator[Path]:
 def test_nothing_stays_when_it_is_ended(number: signal.Signals, folder: Path) -> None:
     argv = [sys.executable, "-m", "pagemerge", "demo", "--size", "64"]
     env = {**os.environ, "TMPDIR": str(folder)}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(argv, env=env, **pipes, preexec_fn=hear_interrupts) as run:
+    with subprocess.Popen(
+        argv,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
+    ) as run:
         until(lambda: len(children(run.pid)) == 5)  # the hub and four workers
         started = children(run.pid)
         run.send_signal(number)

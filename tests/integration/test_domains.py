@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def members_of(hub: Hub, victim: Spawn, *domains: str) -> list[Child]:
     found = [victim("member", env={**hub.env, "PAGEMERGE_DOMAIN": name}) for name in domains]
     for member in found:
         member.ask("copy", pages=PAGES, seed=1)
-        hub.until(lambda member=member: merged(member), "merge it")
+        hub.until(partial(merged, member), "merge it")
         assert member.ask("check") == {"wrong": 0}
     return found
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def static(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("nothing can be linked statically here (libc.a)")
 
 
-def told(*words: str, code: str = TELL, **env: str) -> tuple[dict[str, str], str]:
+def told(*words: str, code: str = TELL, **env: Any) -> tuple[dict[str, str], str]:
     """What a Python under ``pagemerge run WORDS`` says, and what was said on stderr."""
     done = command("run", *words, "--", sys.executable, "-c", code, **env)
     assert done.returncode == 0, done.stderr

@@ -284,7 +284,7 @@ def test_a_process_that_exits_in_the_middle_is_a_row(
     monkeypatch.setattr(sources, "STEP", 256)
     victims = [start("pages", 0, 0, 4000)["pid"] for _ in range(2)]
     found = process.named(map(str, victims))
-    gone = []
+    gone: list[int] = []
 
     def kill_at_once(_done: int, _total: int) -> None:
         if not gone:

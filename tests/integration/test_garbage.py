@@ -9,6 +9,7 @@ import random
 import resource
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -140,7 +141,7 @@ def test_reports_that_do_not_fit_their_plans(hub: Hub, bystanders: Bystanders) -
     bystanders.go_on()
 
 
-def address_of(memory: object) -> int:
+def address_of(memory: Any) -> int:
     import ctypes
 
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))

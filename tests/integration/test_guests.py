@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.lab import guest, hub
@@ -38,9 +39,7 @@ def own_hub() -> Iterator[hub.Hub]:
 
 
 @contextmanager
-def guests(
-    image: guest.Image, *sizes: guest.Size, **options: object
-) -> Iterator[list[guest.Guest]]:
+def guests(image: guest.Image, *sizes: guest.Size, **options: Any) -> Iterator[list[guest.Guest]]:
     """Guests that have filled their memory."""
     with ExitStack() as stack:
         booting = [stack.enter_context(guest.Guest(image, it, **options)) for it in sizes]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,11 @@ def until(done: Callable[[], object], what: str) -> None:
 
 
 def merged(member: Child, pages: int = PAGES) -> bool:
-    return member.ask("slabbed")["slabbed"] >= pages
+    return bool(member.ask("slabbed")["slabbed"] >= pages)
+
+
+def has_written(writer: Child, turns: int) -> bool:
+    return bool(writer.ask("written")["turns"] > turns)
 
 
 def ended(handle: int) -> bool:
@@ -105,7 +110,7 @@ def test_killed_again_and_again_under_load(victim: Spawn, hub_socket: Path) -> N
             # A user without a barrier is not merged in the background: the other asks, too.
             readers[1 - death % 2].ask("intern")
             for writer, before in zip(writers, turns, strict=True):
-                until(lambda w=writer, b=before: w.ask("written")["turns"] > b, "let them write")
+                until(partial(has_written, writer, before), "let them write")
         assert len(hubs) == DEATHS
         ask_all(readers, "intern")
         for member in readers:

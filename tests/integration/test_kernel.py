@@ -13,7 +13,7 @@ import pytest
 
 from pagemerge.errors import UsageError
 from pagemerge.linux import ksm as kernel
-from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.knobs import Knobs, Value
 from pagemerge.linux.ksm import Ksm
 from tests.conftest import Spawn
 from tests.support import ksm as lab
@@ -72,7 +72,12 @@ def test_the_advisor_is_put_back_with_its_limits(ksm: Ksm) -> None:
 def test_rules_are_those_of_this_kernel(ksm: Ksm) -> None:
     """What is refused here by rule is what the kernel refuses, and changes nothing there."""
     before = ksm.knobs()
-    wrong = {"run": 3, "max_page_sharing": 1, "advisor_mode": "both", "sleep_millisecs": 2**32}
+    wrong: dict[str, Value] = {
+        "run": 3,
+        "max_page_sharing": 1,
+        "advisor_mode": "both",
+        "sleep_millisecs": 2**32,
+    }
     for name, value in wrong.items():
         if getattr(before, name) is None:
             continue

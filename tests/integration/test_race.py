@@ -83,9 +83,13 @@ class Race:
             for other in [it for it in numbered if it not in own]:
                 remote = victim("racer", str(library), str(fills), "0")
                 base, pid = member.ready["base"], member.pid
-                start = {"writers": [other], "of": len(ways), "pages": PAGES}
+                start: dict[str, Any] = {"writers": [other], "of": len(ways), "pages": PAGES}
                 remote.ask("start", **start, base=base, pid=pid)
                 self.remotes.append(remote)
+
+    def is_at_rest(self) -> bool:
+        """Do both processes map one frame for each fill?"""
+        return at_rest(self.frames())
 
     def counted(self) -> tuple[int, int]:
         """Merges and separations of both clients."""
@@ -135,7 +139,7 @@ def test_no_write_is_lost_under_any_barrier(
             assert separations > PAGES * SECONDS / 120, told
         for race in races:
             # At rest now: one page frame for each fill, whoever maps it, by the kernel's account.
-            race.hub.until(lambda race=race: at_rest(race.frames()), "merge what stays as it is")
+            race.hub.until(race.is_at_rest, "merge what stays as it is")
 
 
 def at_rest(frames: dict[int, set[tuple[int, int]]]) -> bool:

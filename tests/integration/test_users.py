@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def users(hub: Hub, victim: Spawn) -> dict[int, list[Child]]:
     for members in found.values():
         for member in members:
             member.ask("copy", pages=PAGES, seed=1)
-            hub.until(lambda member=member: merged(member), "merge it")
+            hub.until(partial(merged, member), "merge it")
     return found
 
 

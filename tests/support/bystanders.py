@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pagemerge.demo.dialog import Child
 from tests.conftest import Spawn
 from tests.support.hubs import Hub
@@ -23,14 +25,14 @@ class Bystanders:
             member.ask("fill", pages=PAGES, seed=self.seed)
         for member in self.members:
             if member.ask("summary")["barrier"]:
-                self.hub.until(lambda member=member: merged(member), "merge the bystanders")
+                self.hub.until(partial(merged, member), "merge the bystanders")
             else:
                 member.ask("intern")
                 # Not at once: the kernel may be moving a page frame, and shows none meanwhile.
-                self.hub.until(lambda member=member: merged(member), "see it merged")
+                self.hub.until(partial(merged, member), "see it merged")
             assert member.ask("check") == {"wrong": 0}
         self.hub.assert_alive()
 
 
 def merged(member: Child) -> bool:
-    return member.ask("slabbed")["slabbed"] == PAGES
+    return bool(member.ask("slabbed")["slabbed"] == PAGES)

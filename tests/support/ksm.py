@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux import ksm as kernel
-from pagemerge.linux.knobs import RUN, STOP, Value
+from pagemerge.linux.knobs import RUN, Value
+from pagemerge.linux.knobs import STOP as STOP  # users of this module need it, too
 from pagemerge.linux.knobs import UNMERGE as FORGET
 from pagemerge.linux.ksm import ROOT, KsmCounters
 

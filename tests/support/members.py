@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pagemerge.demo.dialog import Child
 from tests.conftest import Spawn, require
 from tests.support.hubs import Hub
@@ -18,10 +20,10 @@ def member_of(hub: Hub, victim: Spawn, barrier: str = "auto", pages: int = PAGES
 
 
 def merged(member: Child, pages: int = PAGES) -> bool:
-    return member.ask("slabbed")["slabbed"] >= pages
+    return bool(member.ask("slabbed")["slabbed"] >= pages)
 
 
-def run(member: Child, code: str) -> dict[str, object]:
+def run(member: Child, code: str) -> dict[str, Any]:
     """Run code in the member; ``answer`` is its answer."""
     found: dict[str, object] = member.ask("call", code=code)
     return found

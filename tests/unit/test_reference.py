@@ -17,7 +17,11 @@ from pagemerge.ksmd.settings import KernelSettings, RuleTable
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference.md").read_text()
-TABLES = {"[hub]": Settings, "[kernel]": KernelSettings, "[[rule]]": RuleTable}
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "[hub]": Settings,
+    "[kernel]": KernelSettings,
+    "[[rule]]": RuleTable,
+}
 VARIABLE = re.compile(r"PAGEMERGE_[A-Z]+(?:_[A-Z]+)*")
 TYPES = {int: "integer", float: "number", bool: "boolean", str: "text"}
 

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from tests.victims.member import Member
@@ -94,7 +95,7 @@ class Forker(Member):
             return {"seen": seen or -1}
         return {"seen": 0}
 
-    def _children(self, times: int, fork: object, live: object) -> Answer:
+    def _children(self, times: int, fork: Callable[[], int], live: Callable[[], int]) -> Answer:
         wrong: list[int] = []
         for _ in range(times):
             child = fork()
@@ -105,7 +106,7 @@ class Forker(Member):
                 wrong.append(os.waitstatus_to_exitcode(status))
         return {"wrong": len(wrong), "statuses": wrong[:9]}
 
-    def _run(self, live: object) -> int:
+    def _run(self, live: Callable[[], int]) -> int:
         ctypes.CDLL(None).alarm(60)  # a child that hangs is a child that dies
         try:
             return live()

@@ -36,7 +36,7 @@ class Member:
 
     def fill(self, pages: int, seed: int) -> Answer:
         """Have ``pages`` pages of contents of that seed in mergeable memory."""
-        memory = np.frombuffer(pagemerge.buffer(pages * PAGE_SIZE), np.uint64)
+        memory = np.frombuffer(memoryview(pagemerge.buffer(pages * PAGE_SIZE)), np.uint64)
         self.memory = memory.reshape(pages, WORDS)
         self.wanted = np.arange(pages, dtype=np.uint64) * np.uint64(2**32) + np.uint64(seed)
         self.memory[:] = self.wanted[:, None]

@@ -42,9 +42,8 @@ class Racer:
 
     def __init__(self, library: str, fills: str, pages: int) -> None:
         self.library, self.fills = ctypes.CDLL(library), fills
-        self.memory = (
-            np.frombuffer(pagemerge.buffer(pages * PAGE_SIZE), np.uint8) if pages else None
-        )
+        memory = memoryview(pagemerge.buffer(pages * PAGE_SIZE)) if pages else b""
+        self.memory = np.frombuffer(memory, np.uint8)
         self.running: list[tuple[Race, threading.Thread]] = []
 
     def start(

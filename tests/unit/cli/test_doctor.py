@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -101,8 +102,8 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
 def test_what_a_host_does_not_tell_is_none(tmp_path: Path) -> None:
     found = host.examine(proc=tmp_path, sys=tmp_path, etc=tmp_path, cgroups=tmp_path)
     assert (found.capabilities, found.drivers) == ((), ())
-    assert found.seccomp_filters is found.ptrace_scope is found.max_map_count is None
-    assert found.huge_pages is found.swap_bytes is found.numa_nodes is None
+    assert {found.seccomp_filters, found.ptrace_scope, found.max_map_count} == {None}
+    assert {found.huge_pages, found.swap_bytes, found.numa_nodes} == {None}
 
 
 def said(who: Host, ksm: KernelKsm, barrier: str, reason: str = "") -> tuple[str, list[bool]]:
@@ -226,7 +227,7 @@ def test_two_pagemerges_are_told_of_each_other() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_it_is_printed_whole(terminal: bool) -> None:
     out = io.StringIO()
-    colours = "standard" if terminal else None
+    colours: Literal["standard"] | None = "standard" if terminal else None
     console = Console(file=out, force_terminal=terminal, width=80, color_system=colours)
     engines = [
         findings.user_engine(USER, "intern", "no full-mode one"),

@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,11 @@ def fit(lines: list[str], width: int) -> bool:
 @given(names, foreign)
 def test_scan(width: int, chosen: list[str], error: str) -> None:
     who = processes(chosen)
-    sizes = {"pages": 250_000_000, "zero_pages": 9, "saveable_bytes": 999_000_000_000}
+    sizes: dict[str, Any] = {
+        "pages": 250_000_000,
+        "zero_pages": 9,
+        "saveable_bytes": 999_000_000_000,
+    }
     rows = [Row(one, **sizes) for one in who]
     rows[-1] = replace(rows[-1], error=error)
     result = Survey(rows, Totals(pages=7), Stable(), {"device": 4096}, 9, 1.0, 1.0)

@@ -16,8 +16,11 @@ A, B = 11, 12
 MOST = Limits(slots=10, slabs=100, slots_of_one=6, slabs_of_one=50)
 
 
-def judged(donors: list[int], held: dict[int, int], slabs: int = 0, most: Limits = MOST) -> list:
-    return judge(np.array(donors, np.uint64), held, slabs, most).tolist()
+def judged(
+    donors: list[int], held: dict[int, int], slabs: int = 0, most: Limits = MOST
+) -> list[int]:
+    verdicts: list[int] = judge(np.array(donors, np.uint64), held, slabs, most).tolist()
+    return verdicts
 
 
 def test_each_has_its_share_and_all_together_theirs() -> None:
