@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pagemerge._core import Memory
+from pagemerge._core import VERSION, Memory
 from pagemerge.arrays import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
 from pagemerge.errors import (
     AccessDenied,
@@ -15,7 +15,7 @@ from pagemerge.errors import (
     UsageError,
 )
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AccessDenied",

@@ -19,6 +19,8 @@ _Words = Buffer | NDArray[np.uint64]
 _Numbers = Buffer | NDArray[np.uint32]
 
 PAGE_SIZE: int
+VERSION: str
+"""Of the package: Cargo.toml has it."""
 
 # find: crates/python/src/find.rs
 

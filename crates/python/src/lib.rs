@@ -15,6 +15,7 @@ mod wire;
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PAGE_SIZE", pagemerge_pages::PAGE)?;
+    module.add("VERSION", env!("CARGO_PKG_VERSION"))?;
     find::register(module)?;
     peer::register(module)?;
     store::register(module)?;
