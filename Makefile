@@ -29,6 +29,7 @@ help: ## this list
 
 demo: build ## merge real duplicate memory of a few processes, and show what it saved
 	@$(BIN)/pagemerge demo $(ARGS)
+	@echo "To run pagemerge yourself: '. .venv/bin/activate', or call .venv/bin/pagemerge" >&2
 
 test: lint types rust python ## all checks: format, lint, types, Rust tests, Python tests
 
