@@ -210,7 +210,13 @@ class Campaign:
         log = hub.log()
         if not all(line.isprintable() for line in log.split("\n")):
             result.faults.append("the hub's log is not plain text")
-        for word in ("Traceback", "a cycle of", "a request failed", "is let go of", "hub failed"):
+        for word in (
+            "Traceback",
+            "a cycle of",
+            "a request failed",
+            "disconnecting process",
+            "hub failed",
+        ):
             for line in log.split("\n"):
                 if word in line:
                     result.faults.append(f"the hub says: {line}")

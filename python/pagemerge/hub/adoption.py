@@ -1,4 +1,4 @@
-"""After a hub was replaced: which page of a client maps which slot of a slab it handed back."""
+"""Finds, after a hub was replaced, which page of a client maps which slot of a handed-back slab."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pagemerge.model import PAGE_SIZE
 
 
 async def adopt_mappings(client: Client, store: Store) -> None:
-    """After a hub has been replaced: learn from /proc/PID/maps which page maps which slot.
+    """Learn from /proc/PID/maps which page maps which slot, after a hub was replaced.
 
-    Raises as ``read``; it is to be done again then.
+    Raises the errors of ``Client.read``; the caller tries again then.
     """
     data = await client.read(client.peer.maps)
     client.adopting = False
@@ -28,14 +28,14 @@ async def adopt_mappings(client: Client, store: Store) -> None:
             continue
         start, end = (int(part, 16) for part in fields[0].split(b"-"))
         place = int(fields[2], 16) // PAGE_SIZE
-        # A mapping may be longer than its file; what lies behind the file's end is no memory.
+        # A mapping may be longer than its file; behind the end of the file there is no memory.
         pages = min((end - start) // PAGE_SIZE, slab.pages - place)
         if pages > 0:
             _adopt(client, start, pages, slab.base + place)
 
 
 def _adopt(client: Client, start: int, pages: int, first: int) -> None:
-    """Consecutive pages from address ``start`` on map consecutive slots."""
+    """Note that consecutive pages from address ``start`` on map consecutive slots."""
     end = start + pages * PAGE_SIZE
     for region in client.regions.values():
         low = max(start, region.start)

@@ -1,4 +1,4 @@
-"""Merges at birth: a client asks for pages to be merged at once, while no thread writes them."""
+"""Merges at birth: a client asks the hub to merge pages at once, while no thread writes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PAGES = 4096
 """Pages that one request may ask for (16 MiB); agents ask for no more."""
 
 SMALL = 512
-"""Pages of a request (2 MiB) that waits for no larger one of the same user."""
+"""The most pages of a request (2 MiB) that does not wait for larger ones of the same user."""
 
 
 async def merge(
@@ -33,12 +33,12 @@ async def merge(
     source, target, pages, region = asked
     members = merger.members
     if not 0 < pages <= MOST_PAGES or target % PAGE_SIZE:
-        raise ProtocolError("a request to merge that no agent makes")
+        raise ProtocolError("a request to merge with an invalid number of pages or target address")
     try:
         if region not in client.regions:
             await client.refresh(awaited=True)
         seen = np.empty(pages, np.uint64)
-        # One at a time of each client; large ones of one user take turns.
+        # The hub reads for one request of a client at a time; large ones of one user take turns.
         async with client.asking, readers.of(members.domain.uid, pages > SMALL):
             await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
         offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
@@ -51,7 +51,7 @@ async def merge(
             np.zeros(len(donors), np.uint64),
             offset[donors] + np.uint64(source),
             seen[donors],
-            within=Patience.LONGEST,  # nobody else waits, however short of patience they are
+            within=Patience.LONGEST,  # no other client waits for this, so patience does not matter
         )
         members.grow(max(members.store.next_slot - there, 0))
         slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
@@ -71,12 +71,12 @@ async def merge(
 
 
 def refuse(client: Client, sequence: int, why: str) -> None:
-    """Tell a client why its request is not met."""
+    """Tell a client why the hub refuses its request."""
     client.births.pop(sequence, None)
     client.link.send(wire.Kind.REFUSED, sequence, plain(why, 1000).encode())
 
 
 def note(merger: Merger, client: Client, planned: tuple[U64, U32], body: bytes) -> None:
-    """Take in the report of a request's merge."""
+    """Note the client's report of the merge that it asked for."""
     merger.note(client, body, *planned)
     merger.members.share_grown()

@@ -1,6 +1,6 @@
-"""Where what one client brings about ends.
+"""Contains the errors that serving one client causes.
 
-Whatever is raised while the hub serves a client ends that client's turn, and never the hub.
+An error that is raised while the hub serves a client ends that client's turn, and never the hub.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ log = logging.getLogger("pagemerge.hub")
 
 
 def pass_over(client: Client, error: Exception) -> None:
-    """A client's turn has ended with an error: go on without it, or end its connection.
+    """Handle the error that ended a client's turn: go on without it, or end its connection.
 
-    What is not ours to foresee (no memory, a fault of the hub's own) is logged with the place
-    where it was raised, and ends the connection: the same would happen again and again.
+    An unexpected error (no memory, a fault of the hub's own) is logged with the place where it was
+    raised, and ends the connection: the same would happen again and again.
     """
     if isinstance(error, ProtocolError):
         client.link.close(f"it does not speak the protocol: {error}")
     elif isinstance(error, (PagemergeError, OSError)):
         log.info("passing over process %d: %s", client.pid, told(error))
     elif client.link.open:
-        log.warning("process %d is let go of: %s", client.pid, told(error))
+        log.warning("disconnecting process %d: %s", client.pid, told(error))
         client.link.close("the hub failed to serve it")

@@ -7,12 +7,12 @@ import time
 from pagemerge.hub.decide import pace
 
 LATER = 0.01
-"""Seconds that a greeting waits while the budget is overdrawn. A process that has hung up by then,
-as those do that come and go all the time, costs no more."""
+"""Seconds that a greeting waits while the budget is overdrawn. Processes that connect and leave all
+the time have hung up by then, and cost nothing more."""
 
 MOST_SPARE = 1.0
-"""Processor seconds that may be saved up for work that yields little, and are there at the start:
-so a hub that has little to do does it at once."""
+"""Processor seconds that the hub may save up for work that yields little. It has them at the start,
+so that a hub with little work does it at once."""
 
 
 class Budget:
@@ -25,18 +25,18 @@ class Budget:
 
     @property
     def is_overdrawn(self) -> bool:
-        """Is there work to rest for? Then a new client waits for a moment (``LATER``)."""
+        """True if the hub has to rest for its work; then a new client waits for ``LATER``."""
         return self._owed > 0
 
     @property
     def has_spare(self) -> bool:
-        """May work be done that yields little?"""
+        """True if the hub may do work that yields little."""
         return self._spare > 0
 
     def rest(self, is_spare: bool) -> float:
-        """Seconds to rest for all work since the last time, what clients asked for too.
+        """Return the seconds to rest for all work since the last call, clients' requests included.
 
-        ``is_spare``: it was not worth it by what it yielded.
+        ``is_spare``: the work yielded too little to be worth it.
         """
         worked, now = time.process_time(), time.monotonic()
         spent, passed = worked - self._worked, now - self._seen
@@ -44,6 +44,6 @@ class Budget:
         self._spare = min(self._spare + self._idle_share * passed, MOST_SPARE)
         if is_spare:
             self._spare -= spent
-        # What a time without work would have allowed is not saved up.
+        # Time without work earns no credit for later.
         self._owed = pace.rest(self._owed + spent, passed, self._share) * self._share
         return self._owed / self._share

@@ -1,4 +1,4 @@
-"""The user engine, hub side: what the hub knows of a client, and how it has things done there."""
+"""The user engine, hub side: what the hub knows of a client, and how it makes requests to it."""
 
 from __future__ import annotations
 
@@ -36,24 +36,25 @@ DEADLINE = 5.0
 """Seconds that a client may keep the hub waiting before the hub goes on without it."""
 
 RECOUNT = 10.0
-"""Seconds for which the number of a client's mappings is taken for known, at least."""
+"""The fewest seconds after which the hub counts the mappings of a client again."""
 
 RECOUNT_PAUSE = 1000
-"""And as many times the time that it takes to count (30 ms where a guest has 26,000), if that is
-not more than a minute."""
+"""The hub waits this many times the time that counting took (30 ms for a guest with 26,000), if
+that is longer than ``RECOUNT``, but no more than a minute."""
 
 MOST_REQUESTS = 4
-"""Merges at birth that a client may ask for before it has reported the first; agents ask for one,
-and for another when a caller has given up. Until then it may map what it was given for them."""
+"""The most merges at birth that a client may ask for before it has reported the first. Agents ask
+for one, and for another when a caller has given up. Until the report, the client may map what it
+was given for them."""
 
 MOST_REGIONS = 1 << 16
 """Regions of one client: each costs the hub about a kilobyte."""
 
 _MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
-"""Pages of one client: address space is free, the hub's records of it are not."""
+"""The most pages of one client: address space costs nothing, the hub's records of it do."""
 
 FEW = 64
-"""Regions that are no reason to let others have a turn: most clients have no more."""
+"""Regions that the hub handles before it lets others have a turn: most clients have no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,25 +70,25 @@ class Client:
     barrier: str = "intern"
     note: str = ""
     regions: dict[int, Region] = field(default_factory=dict)
-    """By the agent's id, in order of address."""
+    """Regions by the agent's id, in order of address."""
     given: set[int] = field(default_factory=set)
     """Slabs whose descriptor the agent has."""
     merges: int = 0
     separations: int = 0
-    """Pages merged, and found separated, since it came."""
+    """Pages merged, and found separated, since the client joined."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason -> pages that were left alone; ``leave_alone`` and ``forget`` change it."""
     room: int = 0
-    """Mappings that it may still get, as of the last count, less those that it was told of."""
+    """Mappings that it may still get: by the last count, less those that it was told to make."""
     promised: int = 0
-    """Those of them that are set aside for a plan under way."""
+    """Mappings of ``room`` that are set aside for a current plan."""
     recount: float = 0.0
-    """When they are to be counted again (time.monotonic)."""
+    """When the hub counts its mappings again (time.monotonic)."""
     births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
     """Merges at birth that have not been reported yet: addresses and slots, one a page; None while
     they are not planned."""
     adopting: bool = False
-    """It handed slabs back: what it maps has to be read from /proc/PID/maps."""
+    """True if it handed slabs back: the hub has to read from /proc/PID/maps what it maps."""
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
@@ -98,28 +99,28 @@ class Client:
     """Held for the one merge at birth that is being prepared."""
     stuck: Future[Any] | None = None
     patience: Patience = field(default_factory=Patience)
-    """Of its domain."""
+    """The patience of its domain."""
     claims: Claims = field(default_factory=Unlimited)
-    """Of its user."""
+    """The claims of its user."""
     most_regions: int = MOST_REGIONS
     most_pages: int = _MOST_PAGES
-    """Of its user."""
+    """The most regions and pages that its user may claim."""
     claimed: tuple[int, int] = (0, 0)
     """Its part of its user's claims: regions and pages."""
     _located: tuple[dict[int, Region], list[Region], U64] | None = None
     """For ``locate``: the regions, in a list, and their starts."""
     turn: asyncio.Task[bool] | None = None
-    """The look at it that is under way, or whose result nobody has taken yet."""
+    """The current look at it, or a finished look whose result the hub has not taken yet."""
     waits_since: float = inf
     """When the hub began to wait for it (time.monotonic)."""
     missed: int = 0
-    """Pages of its that plans have left out because it kept the hub waiting."""
+    """Pages of the client that plans have left out because it kept the hub waiting."""
     tardy: bool = True
-    """It has not answered yet, or was late: nobody waits for it until it has answered."""
+    """True if it has not answered yet, or was late: no client waits for it until it answers."""
 
     @property
     def is_late(self) -> bool:
-        """Do the others go on without it?"""
+        """True if the other clients go on without it."""
         if self.tardy:
             return True
         if time.monotonic() - self.waits_since > self.patience.seconds:
@@ -129,37 +130,37 @@ class Client:
 
     @property
     def is_ready(self) -> bool:
-        """Has it answered everything, and can it be read?"""
+        """True if it has answered all questions, and the hub can read its memory."""
         stuck = self.stuck is not None and not self.stuck.done()
         return self.link.open and not stuck and not self.link.owes
 
     @property
     def is_known(self) -> bool:
-        """Is it known what it maps? Otherwise that may be anything of the slabs it was given."""
+        """True if the hub knows what it maps; else it may map any slot of slabs it was given."""
         return self.is_ready and not self.births and not self.adopting
 
     def begin(self, sequence: int) -> None:
-        """It asks for a merge at birth. ``ProtocolError`` if it asks for too much at once."""
+        """Note a request for a merge at birth. Raises ``ProtocolError`` if there are too many."""
         if sequence in self.births or len(self.births) >= MOST_REQUESTS:
             raise ProtocolError("it asks for more before it has reported the first")
         self.births[sequence] = None
 
     @property
     def has_barrier(self) -> bool:
-        """Can it be merged in the background?"""
+        """True if the hub can merge its pages in the background."""
         return self.barrier != "intern"
 
     async def read(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """Call a function that reads this process, in a thread that a deadline can abandon.
 
-        A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then,
-        ``AccessDenied`` if the process is not what it was when it became a client, which ends the
-        connection, and whatever the function raises.
+        A process can make its reader wait for ever (userfaultfd, FUSE). Raises ``HubError`` then.
+        Raises ``AccessDenied``, and ends the connection, if the process is not what it was when it
+        became a client. Also raises the errors of the function.
         """
         return await self.read_within(DEADLINE, partial(function, *arguments, **options))
 
     async def read_within(self, seconds: float, work: Callable[[], T]) -> T:
-        """As ``read``, with a deadline of its own."""
+        """Do some work like ``read``, with a deadline of ``seconds``."""
         self.check_open()
         if self.stuck is not None and not self.stuck.done():
             raise HubError(f"process {self.pid}: {self.note}", pid=self.pid)
@@ -180,7 +181,7 @@ class Client:
         try:
             return future.result()
         except AccessDenied as error:
-            # It has left its trust domain, and whoever holds its socket must not read it.
+            # It has left its trust domain, and a process that holds its socket must not read it.
             self.link.close(str(error))
             raise
 
@@ -192,9 +193,9 @@ class Client:
     async def refresh(self, *, awaited: bool = False) -> bool:
         """Ask for the regions; true if there are new ones. ``awaited``: see ``breathe``.
 
-        Raises ``HubError`` without answer.
+        Raises ``HubError`` if the client does not answer.
         """
-        # One at a time: what is noted of a region that two make anew would be lost with one.
+        # One call at a time: if two calls made the same region anew, one would lose its records.
         async with self._refreshing:
             return await self._refresh(awaited)
 
@@ -203,12 +204,12 @@ class Client:
         rows = wire.rows(body, wire.REGION)
         rows = rows[np.argsort(rows["start"], kind="stable")]
         claimed = checked(rows)
-        # The read also tells whether the process is there still. A request is read in any case.
+        # The read also checks that the process still exists. A request reads memory in any case.
         if claimed > self._size or not awaited:
             self._size = await self.read(self.peer.pages)
         if claimed > self._size:
             raise ProtocolError("it claims more memory than it has")
-        self.check_open()  # it may have hung up in the same breath, and claims for nobody stay
+        self.check_open()  # if it hung up meanwhile, its claims would never be released
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
         fresh = False
@@ -224,10 +225,10 @@ class Client:
         return fresh
 
     def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """Those of the regions that the hub remembers, and that its user may claim.
+        """Return the regions that the hub keeps records of, within the limits of the user.
 
-        What is remembered of them is the hub's memory: of one process no more than of all memory
-        that the host has.
+        The records take the hub's memory: for one process, no more than for as many pages as the
+        host has.
         """
         regions, pages = (
             self.most_regions - self.claims.regions + self.claimed[0],
@@ -237,7 +238,7 @@ class Client:
         kept[max(min(MOST_REGIONS, regions), 0) :] = False
         if not kept.all():
             rows = rows[kept]
-            self.note = "its regions, or its user's, are too many or too large: some are left"
+            self.note = "it, or its user, has too many or too large regions: the hub ignores some"
         self._claim(len(rows), int(rows["pages"].sum()))
         return rows
 
@@ -253,9 +254,10 @@ class Client:
         within: float = DEADLINE,
         late: Callable[[bytes], object] | None = None,
     ) -> bytes:
-        """Ask and wait; a client that does not answer in time is left out until it does.
+        """Ask and wait for the answer; the hub leaves a client out until it has answered.
 
-        ``late`` is called with the answer if it comes after ``within`` seconds.
+        ``late`` is called with an answer that comes after ``within`` seconds. Raises ``HubError``
+        if the client does not answer in time, or the connection ends.
         """
         answer = self.link.ask(kind, body, late)
         timer = asyncio.get_running_loop().call_later(within, self._give_up, answer)
@@ -271,26 +273,28 @@ class Client:
         return said
 
     def _give_up(self, answer: asyncio.Future[bytes]) -> None:
-        """It is late. Before ``late`` can be called, and not when the waiting task comes round."""
+        """Note that the client is late: at once, before ``late`` can be called, and not only when
+        the waiting task runs again."""
         if not answer.done():
             self.tardy = True
             self.patience.spent()
             answer.set_exception(TimeoutError())
 
     def give(self, slabs: Iterable[Slab]) -> None:
-        """Send the descriptors of slabs that it does not have yet."""
+        """Send the descriptors of the slabs that the client does not have yet."""
         for slab in slabs:
             if slab.id not in self.given:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
     async def budget(self, wanted: int, most: int, within: float | None = None) -> int:
-        """How many mappings a plan that wants ``wanted`` may add; ``most``: vm.max_map_count.
+        """Return how many mappings a plan that wants ``wanted`` may add.
 
-        ``within``: seconds that counting may take, else as many as the domain has patience for.
+        ``most``: vm.max_map_count; ``within``: seconds that counting may take; by default as many
+        as the domain has patience for.
 
-        Counting them means reading all of /proc/PID/maps. The eighth that is kept for the program
-        covers what it maps by itself in between. Raises as ``read``.
+        Counting reads all of /proc/PID/maps. The eighth that is kept for the program covers the
+        mappings that the program makes itself between counts. Raises the errors of ``read``.
         """
         now = time.monotonic()
         if wanted > (self.room - self.promised) // 4 or now > self.recount:
@@ -301,16 +305,16 @@ class Client:
         return self.room - self.promised
 
     def leave_alone(self, reason: str, pages: int) -> None:
-        """Candidates are left alone; see ``ClientStatus.skipped``."""
+        """Count candidates that are left alone; see ``ClientStatus.skipped``."""
         self.skipped[reason] += pages
 
     def forget(self, *reasons: str) -> None:
-        """Pages left alone for these reasons count anew from here on."""
+        """Reset the counts of pages that were left alone for these reasons."""
         for reason in reasons:
             self.skipped[reason] = 0
 
     def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
-        """Take in a ``MERGED``: count the pages left alone; returns which pages are merged."""
+        """Note a ``MERGED`` frame: count the pages left alone; returns which pages are merged."""
         for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
             self.leave_alone(reason, count)
         bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
@@ -342,15 +346,15 @@ class Client:
             yield region, slice(int(first), int(first) + inside), index[:inside]
 
     def close(self) -> None:
-        """Let go of everything; a reader that is stuck ends with the process it reads."""
+        """Release everything; a reader that is stuck ends with the process that it reads."""
         self._claim(0, 0)
         self.reader.shutdown(wait=False)
         self.peer.close()
 
 
 def mappings_left(peer: _core.Peer, most: int) -> int:
-    """How many more mappings a process may get: its limit, less what it has, less an eighth.
+    """Return how many more mappings a process may get: the limit, less its own, less an eighth.
 
-    ``most`` is vm.max_map_count. Raises as ``Peer.check``.
+    ``most`` is vm.max_map_count. Raises the errors of ``Peer.check``.
     """
     return max(most - most // 8 - peer.maps().count(b"\n"), 0)

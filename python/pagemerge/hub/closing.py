@@ -1,7 +1,7 @@
-"""Closing what somebody else has sent.
+"""Closes descriptors that another process has sent.
 
-To close a descriptor asks its file system first, and waits for the answer. A file system that is a
-program (FUSE) may never give one. So only what is known to be a memory file is closed at once.
+Closing a descriptor asks its file system first, and waits for the answer. A file system that is a
+program (FUSE) may never answer. So only a descriptor of a memory file is closed at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ F_GET_SEALS = 1034
 
 
 def has_seals(descriptor: int) -> bool:
-    """Is it a memory file? Never blocks."""
+    """Return true if the descriptor is of a memory file. Never blocks."""
     try:
         fcntl.fcntl(descriptor, F_GET_SEALS)
     except OSError:
@@ -26,7 +26,7 @@ def has_seals(descriptor: int) -> bool:
 
 
 class Closer:
-    """Closes the descriptors that one user has sent, in a thread where that may wait."""
+    """Closes the descriptors that one user has sent, in a thread if closing may wait."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -36,12 +36,12 @@ class Closer:
         self._runs = False
 
     def received(self, count: int) -> None:
-        """The user has sent so many."""
+        """Count descriptors that the user has sent."""
         with self._lock:
             self.held += count
 
     def let_go(self) -> None:
-        """A descriptor is somebody else's to close now."""
+        """Count a descriptor no more, because the caller closes it itself."""
         self.received(-1)
 
     def close(self, descriptor: int) -> None:
@@ -57,7 +57,7 @@ class Closer:
             self._runs = True
         try:
             threading.Thread(target=self._work, name="closer", daemon=True).start()
-        except RuntimeError:  # no thread can be started now: the next one takes it along
+        except RuntimeError:  # no thread can be started now: the next call starts one for both
             self._runs = False
 
     def _work(self) -> None:
@@ -66,7 +66,7 @@ class Closer:
                 if self._queue.empty():
                     self._runs = False
                     return
-            # The file system may answer with an error; the descriptor is closed all the same.
+            # The file system may answer with an error; the kernel closes the descriptor anyway.
             with contextlib.suppress(OSError):
                 os.close(self._queue.get())
             self.let_go()

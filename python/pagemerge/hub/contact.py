@@ -1,9 +1,9 @@
-"""Who is at the other end of a connection, and whether it may become a client.
+"""Identifies the process at the other end of a connection, and decides if it may become a client.
 
-The kernel notes who calls connect(2). Between that and the greeting the process may hand its end
-on, execute another program, or change its credentials. So the greeting counts only if the process
-is now exactly what the kernel noted then, and if another process with the same credentials could
-read it. From there on ``_core.Peer`` watches over it.
+The kernel notes which process calls connect(2). Between that and the greeting the process may hand
+its socket to another process, execute another program, or change its credentials. So the greeting
+counts only if the process is still exactly what the kernel noted, and if another process with the
+same credentials could read it. From then on ``_core.Peer`` checks this.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pagemerge.hub.decide.trust import Domain, checked_name
 from pagemerge.linux import text
 
 _SO_PEERSEC, _SO_PEERGROUPS, _SO_PEERPIDFD = 31, 59, 77
-"""Of asm-generic/socket.h; Python's socket module has no names for them."""
+"""Socket options from asm-generic/socket.h; Python's socket module has no names for them."""
 
 _ABSENT = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
-"""The kernel is too old for this question, or has no security module."""
+"""Errors that mean that the kernel is too old for the option, or has no security module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called connect(2), by the kernel's word."""
+    """The process that called connect(2), as the kernel describes it."""
 
     pid: int
-    """As this process sees it; 0 for a process outside our PID namespace."""
+    """The pid in our PID namespace; 0 for a process outside of it."""
     uid: int
     gid: int
     groups: frozenset[int] | None
@@ -42,7 +42,7 @@ class Caller:
 
 
 def caller_of(peer: socket.socket) -> Caller:
-    """Who called connect(2) on the other end of ``peer``. Raises ``OSError``."""
+    """Return which process called connect(2) on the other end of ``peer``. Raises ``OSError``."""
     form = "iII"
     raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
     pid, uid, gid = struct.unpack(form, raw)
@@ -58,9 +58,10 @@ def caller_of(peer: socket.socket) -> Caller:
 
 
 def greet(peer: socket.socket, caller: Caller) -> _core.Peer:
-    """The process that called connect(2), if it is now what it was then. May block.
+    """Return the process that called connect(2), if it is still what it was then. May block.
 
-    Raises ``HubError`` with the reason if it cannot be a client, ``OSError`` for what we lack.
+    Raises ``HubError`` with the reason if it cannot be a client, ``OSError`` if the hub lacks a
+    resource.
     """
     if caller.pid == 0:
         raise HubError(
@@ -81,10 +82,10 @@ def greet(peer: socket.socket, caller: Caller) -> _core.Peer:
 
 
 def domain_of(caller: Caller, peer: _core.Peer, own: tuple[int, int, int], name: bytes) -> Domain:
-    """The trust domain of a process that says that it is called ``name``.
+    """Return the trust domain of a process; the process says that its domain is called ``name``.
 
-    A name can only narrow it: the rest is what the kernel says. ``own``: our own user, pid and
-    cgroup namespaces. Raises ``ProtocolError`` for a name that cannot be.
+    A name can only narrow the domain: the rest comes from the kernel. ``own``: our own user, pid
+    and cgroup namespaces. Raises ``ProtocolError`` for an invalid name.
     """
     try:
         part = checked_name(name.decode("ascii", errors="replace")) if name else ""
@@ -102,10 +103,10 @@ def domain_of(caller: Caller, peer: _core.Peer, own: tuple[int, int, int], name:
 
 
 def own_namespaces() -> tuple[int, int, int]:
-    """Our own user, pid and cgroup namespaces; 0 for what the kernel does not have.
+    """Return our own user, pid and cgroup namespaces; 0 for those that the kernel does not have.
 
-    Raises ``HubError`` if /proc shows another PID namespace than ours: its numbers would name
-    other processes than those that call.
+    Raises ``HubError`` if /proc shows another PID namespace than ours: its pids would name other
+    processes than those that connect.
     """
     if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115
         raise HubError(
@@ -123,10 +124,10 @@ def own_namespaces() -> tuple[int, int, int]:
 
 
 def _handle(peer: socket.socket, pid: int) -> int:
-    """A pidfd of the process that called connect(2); the caller closes it.
+    """Return a pidfd of the process that called connect(2); the caller closes it.
 
-    SO_PEERPIDFD (Linux 6.5) names that very process; before, its number may have been given to
-    another since, which has to have the same credentials to get any further.
+    SO_PEERPIDFD (Linux 6.5) names exactly that process. On older kernels another process may have
+    got the same pid since; the hub accepts it only if it has the same credentials.
     """
     try:
         return peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -147,21 +148,21 @@ def _compare(caller: Caller, peer: _core.Peer) -> None:
     )
     same = uids == {caller.uid} and gids == {caller.gid}
     same &= caller.groups is None or groups == caller.groups
-    # Smack and others have labels of files only, or none for sockets: then both are empty.
+    # Smack and others label only files, or do not label sockets: then both labels are empty.
     same &= not caller.label or caller.label == _label(peer.label)
     if not same:
         raise AccessDenied(
-            f"process {caller.pid} has other users, groups or another security label than when "
-            "it connected: connect again",
+            f"process {caller.pid} has changed its users, groups or security label since it "
+            "connected: connect again",
             pid=caller.pid,
         )
 
 
 def _option(peer: socket.socket, option: int) -> bytes | None:
-    """A socket option of bytes; None where the kernel does not have it.
+    """Return a socket option of bytes; None if the kernel does not have it.
 
-    Python reads no more than 1 kB of it. Whoever has more than 256 groups, or a longer label, is
-    compared by the rest.
+    Python reads no more than 1 kB of it. For a process with more than 256 groups, or a longer
+    label, only the other credentials are compared.
     """
     try:
         return peer.getsockopt(socket.SOL_SOCKET, option, 1024)
@@ -172,5 +173,6 @@ def _option(peer: socket.socket, option: int) -> bytes | None:
 
 
 def _label(raw: bytes) -> str:
-    """A label as it is compared: the kernel ends it with a newline in one place, NUL in another."""
+    """Return a label for comparison: the kernel ends it with a newline in one place, and with NUL
+    in another."""
     return text.decoded(raw.strip(b"\0\n "))

@@ -1,6 +1,6 @@
-"""The state of a trust domain: its clients, its store, and what waits to be done.
+"""The state of a trust domain: its clients, its store, and its pending work.
 
-What waits changes by the methods here only, each of which names the event that changes it.
+Only the methods here change what is pending; each method is named after the event that changes it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from pagemerge.hub.patience import Patience
 from pagemerge.hub.store import Store
 
 FEW, FEW_OF = 64, 256
-"""So many pages, and one for each so many of the domain, are no reason to plan anew: each plan goes
-through the whole domain, and those that lie close to each other are merged behind one barrier."""
+"""``FEW`` pending pages, and one more for each ``FEW_OF`` pages of the domain, are too few for a
+new plan: each plan goes through the whole domain, and pages that lie close to each other are merged
+behind one barrier."""
 
 LOOK_UP = 0.5
-"""Seconds of a rest after which a hub looks whether a client is left."""
+"""Seconds of a rest after which a hub checks whether a client is left."""
 
 AGAIN = 64
-"""Cycles until slabs that some client did not leave are tried again."""
+"""Cycles until the hub tries again to empty slabs that some client did not leave."""
 
 
 @dataclass(slots=True, eq=False)
 class Filling:
-    """Slots that are being filled."""
+    """Slots that the hub is filling."""
 
     digests: npt.NDArray[np.uint64]
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,86 +50,90 @@ class Members:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends the pause between two cycles: a client has joined, or has answered late."""
     fillings: list[Filling] = field(default_factory=list)
-    """Those under way."""
+    """The fillings that are not done yet."""
     born: set[int] = field(default_factory=set)
-    """Slabs that plans under way may use, though no client maps them yet."""
+    """New slabs that current plans may use, though no client maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
-    """Slabs that were to be emptied -> the cycle from which on that is tried again."""
+    """Slab that the hub has tried to empty -> the cycle from which on it tries again."""
     pending: int = 0
-    """Pages for which no plan has been made since they became worth it, or whose plan failed."""
+    """Pages that have become worth merging, or whose plan failed, and that have no plan yet."""
     grown: int = 0
-    """Slots that requests have added and whose merges have not been reported yet."""
+    """Slots that requests have added, and whose merges the clients have not reported yet."""
     short: int = 0
     """Slots that a quota has refused: they are pending again when there is room."""
 
     @property
     def is_worth_a_plan(self) -> bool:
-        """Are many pages pending?"""
+        """True if enough pages are pending for a plan."""
         return self.pending > FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
 
     @property
     def is_over(self) -> bool:
-        """Is no client left, and nothing under way? Clients choose names: domains must end, too."""
+        """True if no client, slab or filling is left. Domains have to end, because clients choose
+        their names."""
         return not (self.clients or self.store.slabs or self.fillings)
 
     def await_plan(self, pages: int) -> None:
-        """Pages have become worth merging, or a plan for them has failed."""
+        """Count pages that have become worth merging, or whose plan has failed."""
         self.pending += pages
 
     def begin_plan(self) -> None:
-        """A plan is made for all that was pending."""
+        """Note that a plan is made for all pending pages."""
         self.pending = 0
 
     def refuse(self, slots: int) -> None:
-        """A quota refuses new slots for now."""
+        """Count new slots that a quota refuses for now."""
         self.short += slots
 
     def find_room(self) -> None:
-        """A store has become smaller: what was refused is tried again."""
+        """Make refused slots pending again, because a store has become smaller."""
         self.pending += self.short
         self.short = 0
 
     def grow(self, slots: int) -> None:
-        """A request has added slots, which clients may share once its merge is reported."""
+        """Count slots that a request has added.
+
+        Clients may share them once the merge of the request is reported.
+        """
         self.grown += slots
 
     def share_grown(self) -> None:
-        """A request's merge is reported: others may hold the same pages for long, and had nobody to
-        share them with until now."""
+        """Make added slots pending, because the merge of a request is reported: other clients may
+        have held the same pages for long, and could not share them until now."""
         self.pending += self.grown
         self.grown = 0
 
     def adopt(self, slab: int) -> None:
-        """A slab is new: it stays for one cycle though no client maps it yet."""
+        """Keep a new slab for one cycle, though no client maps it yet."""
         self.born.add(slab)
 
     def outgrow(self, slab: int) -> bool:
-        """A cycle is over: true if the slab was new until now."""
+        """Return true if the slab was new in the cycle that is over; it is not new any more."""
         is_new = slab in self.born
         self.born.discard(slab)
         return is_new
 
     def may_empty(self, slab: int) -> bool:
-        """May clients be asked to leave a slab?"""
+        """Return true if the hub may ask clients to leave a slab."""
         return slab not in self.born and self.stubborn.get(slab, 0) <= self.cycles
 
     def try_to_empty(self, slabs: Iterable[int]) -> None:
-        """Clients are asked to leave slabs; those that some do not leave rest for ``AGAIN``."""
+        """Note that clients are asked to leave slabs, and when the hub may ask again."""
         kept = {it: when for it, when in self.stubborn.items() if it in self.store.slabs}
         self.stubborn = kept | dict.fromkeys(slabs, self.cycles + AGAIN)
 
     def end_cycle(self) -> None:
-        """A cycle is over."""
+        """Count a cycle that is over."""
         self.cycles += 1
         self.patience.recover()
 
     def rouse(self, _: object = None) -> None:
-        """Something has happened: the pause between two cycles ends. Fit to be a callback."""
+        """End the pause between two cycles. Can be used as a callback."""
         self.wake.set()
 
     async def rest(self, seconds: float) -> None:
-        """Rest for what was worked; not for long once the last client has gone, so that its memory
-        comes back soon."""
+        """Rest for ``seconds``. The rest ends soon after the last client has gone, so that the hub
+        frees its memory soon."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, LOOK_UP))

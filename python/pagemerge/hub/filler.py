@@ -28,8 +28,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Filler:
-    """Copies pages of the clients of a domain into slabs, in a thread that is given up when one
-    makes it wait."""
+    """Copies pages of the clients of a domain into slabs, in a thread that the hub gives up when a
+    client makes it wait."""
 
     def __init__(self, members: Members, quota: Quota) -> None:
         self._members, self._quota = members, quota
@@ -43,12 +43,12 @@ class Filler:
         digests: U64,
         within: float | None = None,
     ) -> tuple[U32, Bools]:
-        """Have slots for pages of clients; those that the store lacks are filled.
+        """Provide slots for pages of clients, and fill those that the store lacks.
 
-        ``whose``: the number in ``clients`` of each page's owner; ``digests`` is what the pages
-        should be, each of them once; at most a slab of them. Returns the slot of each page, or
-        ``NO_SLOT``, and which pages changed before they were copied. ``within``: seconds to wait
-        for a slab, else as many as the domain has patience for.
+        ``whose``: the number in ``clients`` of each page's owner; ``digests``: the expected digests
+        of the pages, all different; at most as many as a slab has pages. Returns the slot of each
+        page, or ``NO_SLOT``, and which pages changed before they were copied. ``within``: seconds
+        to wait for a slab; by default as many as the domain has patience for.
         """
         store, fillings = self._members.store, self._members.fillings
         await self._wait_for_others(digests)
@@ -65,17 +65,17 @@ class Filler:
         finally:
             fillings.remove(filling)
             filling.done.set()
-        # What was there before may be gone meanwhile, and its number be another's.
+        # A slot found above may be gone meanwhile, and its number may belong to another slot.
         return store.find(digests), changed
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Let the thread end after its work."""
         if self._builder is not None:
             self._builder.shutdown(wait=False)
             self._builder = None
 
     async def _wait_for_others(self, digests: U64) -> None:
-        """Another filling with some of these contents may finish first, if it does so soon."""
+        """Wait for other fillings with some of these contents, if they finish soon."""
         for other in list(self._members.fillings):
             if np.isin(digests, other.digests).any():
                 waiter = asyncio.ensure_future(other.done.wait())
@@ -90,7 +90,7 @@ class Filler:
         digests: U64,
         within: float | None,
     ) -> Bools:
-        """Fill new slots, in order; which pages have changed before they were copied."""
+        """Fill new slots, in order; returns which pages changed before they were copied."""
         members, changed = self._members, np.zeros(len(whose), np.bool_)
         pids = np.array([client.pid for client in clients], np.uint64)[whose]
         fit = np.flatnonzero(self._quota.admit(members, pids))
@@ -100,7 +100,7 @@ class Filler:
         seconds = within or members.patience.seconds
         future = await self._build(clients, whose, addresses, seconds)
         if not future.done():
-            # A donor makes us wait. Its slab comes to nothing; the thread is given up.
+            # A donor makes the hub wait: give up the slab and the thread.
             future.add_done_callback(_discard)
             self.close()
             members.patience.spent()
@@ -111,7 +111,7 @@ class Filler:
         try:
             descriptor, slab, sealed = future.result()
         except (PagemergeError, OSError, MemoryError) as error:
-            # A donor has left the domain, or there are no descriptors or no memory left.
+            # A donor has left the domain, or no descriptors or no memory are left.
             _dismiss(clients, error)
             members.await_plan(len(pids))
             log.warning("passing over a slab: %s", told(error))
@@ -120,7 +120,7 @@ class Filler:
             self._check_members(clients, whose)
             members.store.add(descriptor, slab, sealed, pids)
         except BaseException as error:
-            os.close(descriptor)  # no client has been told of it, and none will be
+            os.close(descriptor)  # no client knows of it
             if not isinstance(error, PagemergeError):
                 raise
             log.warning("passing over a slab: %s", error)
@@ -145,7 +145,7 @@ class Filler:
         return await work_in(self._builder, build, seconds)
 
     def _check_members(self, clients: Sequence[Client], whose: U64) -> None:
-        """After pages were copied: raise unless their owners are in the domain still."""
+        """Raise ``PagemergeError`` if an owner of copied pages is not in the domain any more."""
         for number in np.unique(whose).tolist():
             client = clients[number]
             client.check_open()
@@ -154,7 +154,7 @@ class Filler:
 
 
 def _dismiss(clients: Sequence[Client], error: BaseException) -> None:
-    """A donor that is not what it was is no client any more."""
+    """Disconnect the donor that is not what it was when it became a client."""
     if isinstance(error, AccessDenied):
         for client in clients:
             if client.pid == error.pid:
@@ -162,7 +162,7 @@ def _dismiss(clients: Sequence[Client], error: BaseException) -> None:
 
 
 def _discard(future: Future[tuple[int, int, U64]]) -> None:
-    """A slab that was given up is ready after all."""
+    """Close the descriptor of a slab that was given up, and is ready now."""
     if not future.cancelled() and future.exception() is None:
         os.close(future.result()[0])
 
@@ -170,8 +170,8 @@ def _discard(future: Future[tuple[int, int, U64]]) -> None:
 async def _find_stuck(
     clients: Sequence[Client], whose: U64, addresses: U64, seed: int, within: float
 ) -> None:
-    """Of donors of pages one of which makes readers wait: read each by itself, so that its name is
-    known. It is left out until it can be read again; the others are not.
+    """Find which of several donors makes readers wait, by reading each of them alone. The hub
+    leaves that donor out until it can be read again; the others stay.
 
     ``whose``: the number in ``clients`` of each page's owner.
     """

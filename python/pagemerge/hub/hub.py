@@ -1,7 +1,7 @@
-"""The hub: find, decide, merge, tidy, over and over, for the clients of each trust domain.
+"""The loop of the hub: find, decide, merge, tidy, for the clients of each trust domain.
 
-``Hub.cycle`` is the whole idea. ``birth`` does the same for pages that a client wants merged at
-once. Who connects, and what they say, is in ``service`` and ``session``.
+``Hub.cycle`` is one round of it. ``birth`` does the same for pages that a client wants merged at
+once. ``service`` and ``session`` handle connections and what clients send.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("pagemerge.hub")
 OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
 GLANCE = 0.02
-"""Seconds after which the hub looks whether those it waits for are late."""
+"""Seconds after which the hub checks whether the clients that it waits for are late."""
 
 
 class Hub:
@@ -46,7 +46,7 @@ class Hub:
     def __init__(self, settings: Settings, on_plan: OnPlan | None = None) -> None:
         self.settings = settings
         self._on_plan = on_plan
-        """Dry run: gets each plan, which is not carried out then."""
+        """For a dry run: called with each plan, which the hub then does not carry out."""
         self.domains: dict[Domain, Members] = {}
         self._mergers: dict[Domain, Merger] = {}
         self.origins = Origins(self.domains)
@@ -59,12 +59,12 @@ class Hub:
 
     @property
     def clock(self) -> int:
-        """Seconds since the start: the clock of what is remembered of pages."""
+        """Seconds since the start: the clock of the records of pages."""
         return int(time.monotonic() - self._started)
 
     @property
     def runs_dry(self) -> bool:
-        """Are plans told of, and not carried out?"""
+        """True if the hub only reports its plans, and does not carry them out."""
         return self._on_plan is not None
 
     def status(self, uid: int) -> Generator[None, None, Status]:
@@ -73,7 +73,7 @@ class Hub:
         return report.status(self.domains, uid, looks, scans, self._started)
 
     def enter(self, domain: Domain) -> Merger:
-        """What merges in a domain, which is served from now on until it is over."""
+        """Return the merger of a domain; the hub serves the domain from now on until it is over."""
         if domain not in self.domains:
             members = Members(domain, cycles=self._full_scans)
             self.domains[domain] = members
@@ -91,12 +91,12 @@ class Hub:
             try:
                 found = await self.cycle(merger)
             except Exception as error:
-                # Not of one client, or it would have ended there: a fault of the hub's own.
+                # An error of one client would have ended there: this is a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
                 found = 0
             members.end_cycle()
             self._full_scans = max(self._full_scans, members.cycles)
-            # A hub that waits as long as it may looks in any case; all else has to be worth it.
+            # A cycle after the longest pause runs in any case; all other work must be worth it.
             waits = found == 0 and pause >= self.settings.longest_pause
             rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
             await members.rest(rest)
@@ -112,16 +112,15 @@ class Hub:
         self._mergers.pop(members.domain, None)
 
     def _weight(self, found: float) -> float:
-        """As many as were found, or infinite where there is time to go on for any."""
+        """Return the pages found, or infinity if some were found and the hub has spare time."""
         return inf if found and self.budget.has_spare else found
 
     async def cycle(self, merger: Merger) -> float:
-        """Merge what the looks so far have found, and look at every client once. Returns the pages
-        that were merged, or have become worth it; infinite where there are new regions.
+        """Merge what the looks so far have found, and look at every client once. Returns the number
+        of pages that were merged, or have become worth it; infinite if there are new regions.
 
         In this order the compare of a merge is the last look that a page needs: an unchanged page
-        is read once, not twice. With ``looks = 1``, merging at first sight, it is the other way
-        round.
+        is read once, not twice. With ``looks = 1``, merging at first sight, the hub looks first.
         """
         members = merger.members
         at_first_sight = self.settings.looks == 1
@@ -142,10 +141,10 @@ class Hub:
     async def _visit_all(self, members: Members) -> bool:
         """Look at all clients; true if one of them has new regions, a reason to look again soon.
 
-        A client that keeps the hub waiting is looked at as well, but the others do not wait for it:
-        its turn goes on beside the next cycles, and ends the pause between two of them. A client
-        that owes an answer gets no turn: it would end at once, and cycle would follow cycle as long
-        as the client is silent.
+        The hub also looks at a client that keeps it waiting, but the others do not wait for that
+        client: its turn continues during the next cycles, and its end ends the pause between two of
+        them. A client that owes an answer gets no turn: the turn would end at once, and cycle would
+        follow cycle as long as the client is silent.
         """
         for client in members.clients:
             if client.turn is None and client.is_ready:
@@ -172,7 +171,8 @@ class Hub:
         return fresh
 
     async def _decide(self, merger: Merger) -> int:
-        """Merge what is known to be worth it, if enough is new; returns the pages merged."""
+        """Merge the pages that are known to be worth it, if enough of them are new; returns the
+        number of pages merged."""
         members, looks = merger.members, self.settings.looks
         clients = [it for it in members.clients if it.is_ready and it.has_barrier]
         for client in clients:

@@ -1,4 +1,4 @@
-"""The hub's end of one connection: frames in, frames out, descriptors beside them."""
+"""The hub's end of one connection: receives and sends frames, and descriptors with them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from pagemerge.hub.closing import Closer
 from pagemerge.linux.fault import told
 
 MOST_DESCRIPTORS = 16
-"""Received and not asked for yet; whoever sends more than it announces is disconnected."""
+"""The most descriptors received and not yet taken; the hub disconnects a peer that sends more."""
 MOST_WAITING = 16 << 20
-"""Bytes that a client may leave unread before it is disconnected."""
+"""The most bytes that a client may leave unread before the hub disconnects it."""
 MOST_BODY = 4 << 20
-"""Bytes of a frame that an agent may send: all of its regions, 170,000 of them."""
+"""The most bytes of a frame's body from an agent: enough for 170,000 regions."""
 MOST_GREETING = 4096
-"""Bytes of a frame before the greeting, the greeting itself included."""
+"""The most bytes of a frame before the greeting is accepted, the greeting itself included."""
 MOST_AT_ONCE = 1 << 16
-"""Bytes of a read."""
+"""The most bytes of a read."""
 SLICE = 0.0005
 """Seconds for the frames of one peer, before the others have their turn."""
 PERIOD, ALLOWED = 0.1, 0.003
-"""A peer whose frames take no more than so many seconds of each period has no need of turns."""
+"""A peer whose frames take less than ``ALLOWED`` seconds of each ``PERIOD`` waits for no turn."""
 LONGEST_TURN = 0.1
-"""Seconds that it waits for one: its user's others must not keep an honest one for long."""
+"""The most seconds that a peer waits for its turn: an honest peer must not wait long for the other
+processes of its user."""
 
 Late = Callable[[bytes], object]
-"""Called with the body of an answer that nobody waits for any more."""
+"""Called with the body of an answer that no caller waits for any more."""
 
 Handler = Callable[[int, int, bytes], None]
 """Called with kind, sequence number and body of each frame that answers no ``ask``."""
@@ -51,31 +52,34 @@ class Link:
         leaves_unread: Callable[[int], None] = lambda _: None,
         turn: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
-        """``closer`` closes what the peer sends; ``may_receive`` is told how many bytes of frames
-        have come or gone, and answers whether there may be so many; ``leaves_unread`` is told how
-        many bytes of ours the peer has left unread, or read; ``turn`` is told how many seconds the
-        frames of a talkative peer have taken, and answers how many it has to wait."""
+        """Serve ``peer``.
+
+        ``closer`` closes the descriptors that the peer sends. ``may_receive`` gets the bytes of
+        frames that have arrived, or negative the bytes that were handled, and returns whether so
+        many may be held. ``leaves_unread`` gets the bytes of our frames that the peer has not read,
+        or negative those that it has read. ``turn`` gets the seconds that the frames of a busy peer
+        have taken, and returns the seconds that the peer has to wait."""
         self.most = MOST_BODY
-        """Bytes of a frame's body, at most."""
+        """The most bytes of a frame's body."""
         self._closer = closer or Closer()
         self._may_receive = may_receive
         self._leaves_unread = leaves_unread
         self._turn = turn
         self._spent, self._since = 0.0, 0.0
-        """Seconds that its frames have taken, and from when on."""
+        """Seconds that its frames have taken in this period, and when the period began."""
         self._paused = 0
         self._socket = peer
-        # By its number: asyncio words an error for each socket that it does not know yet.
+        # By its number: asyncio formats an error text for each socket object that is new to it.
         self._number = peer.fileno()
         self._on_frame = on_frame
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._descriptors: deque[int | None] = deque()
-        """In the order of their frames; None: it came, and we had no room for it."""
+        """Descriptors in the order of their frames; None for a descriptor that found no room."""
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
         self.unread = 0
-        """Bytes that were sent and that the peer has no room for yet."""
+        """Bytes of frames that wait because the socket has no room for them yet."""
         self._asked: dict[int, tuple[asyncio.Future[bytes], Late | None]] = {}
         self._sequence = 0
         self.open = True
@@ -105,13 +109,14 @@ class Link:
 
     @property
     def owes(self) -> bool:
-        """Is there a question that the peer has not answered?"""
+        """True if the peer has not answered all questions."""
         return bool(self._asked)
 
     def ask(self, kind: int, body: bytes = b"", late: Late | None = None) -> asyncio.Future[bytes]:
-        """Send a frame and return the future body of its answer (``HubError`` if the link ends).
+        """Send a frame and return a future with the body of its answer.
 
-        An answer that finds the future done goes to ``late``.
+        The future raises ``HubError`` if the link ends. If it is done when the answer comes,
+        ``late`` gets the answer.
         """
         self._sequence += 2  # even numbers are the hub's
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -123,27 +128,28 @@ class Link:
         return future
 
     def take_descriptor(self) -> int | None:
-        """The descriptor that came with a frame, the caller's to close.
+        """Return the descriptor that came with a frame; the caller closes it.
 
-        Through the ``closer`` of this link, or after ``closer.let_go``. None if this process could
-        open no more (RLIMIT_NOFILE). ``ProtocolError`` if none came.
+        The caller uses the ``closer`` of this link, or calls ``closer.let_go`` first. None if this
+        process could open no more descriptors (RLIMIT_NOFILE). Raises ``ProtocolError`` if the
+        frame came without one.
         """
         if not self._descriptors:
             raise ProtocolError("a frame lacks its descriptor")
         return self._descriptors.popleft()
 
     def greeted(self, most: int) -> None:
-        """Frames may be so long from here on."""
+        """Allow bodies of up to ``most`` bytes from now on."""
         self.most = most
 
     def pause(self) -> None:
-        """Read nothing more until ``resume`` was called as often."""
+        """Read nothing more until ``resume`` has been called as often as ``pause``."""
         self._paused += 1
         if self._paused == 1 and self.open:
             self._loop.remove_reader(self._number)
 
     def resume(self) -> None:
-        """Go on with what has come meanwhile."""
+        """Continue with the frames that have arrived meanwhile."""
         self._paused -= 1
         if self._paused == 0 and self.open:
             self._loop.add_reader(self._number, self._readable)
@@ -171,7 +177,7 @@ class Link:
         for future, _ in self._asked.values():
             if not future.done():
                 future.set_exception(HubError("the client has gone"))
-                future.exception()  # whoever waited may have given up: no warning then
+                future.exception()  # no warning if the caller no longer waits for it
         self._asked.clear()
         self._on_end(why)
 
@@ -204,7 +210,7 @@ class Link:
         self._guarded(self._receive)
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Whatever a peer's frames bring about ends this peer's connection, and nothing else."""
+        """Do some work; an error that a peer's frames cause ends this peer's connection only."""
         try:
             work()
         except ProtocolError as error:
@@ -236,7 +242,7 @@ class Link:
         self._frames()
 
     def _frames(self) -> None:
-        """Hand on what has come; a peer that says much waits for its turn to go on."""
+        """Handle the frames that have arrived; a peer that sends much waits for its next turn."""
         began = self._loop.time()
         if began - self._since > PERIOD:
             self._since, self._spent = began, 0.0
@@ -273,7 +279,7 @@ def _answer(future: asyncio.Future[bytes], late: Late | None, body: bytes) -> No
 
 
 def listen(path: str) -> socket.socket:
-    """A listening socket at ``path``; the caller holds the lock that makes it the only one."""
+    """Return a listening socket at ``path``; the caller holds the lock, so no other hub listens."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108 - a path of bytes limits, not of a tree
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -1,4 +1,4 @@
-"""What the hub sees of a client's memory: it reads what is due, and notes what that says."""
+"""Looks at a client's memory: the hub reads the blocks that are due, and notes what it finds."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from pagemerge.hub.turns import breathe
 from pagemerge.model import PAGE_SIZE
 
 MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK
-"""Pages of the parts that are read at once. Where there are many small ones, asking whether the
-process is still what it was, and handing the work to a thread, would take longer than to read."""
+"""Pages of the parts that are read at once. For many small parts, checking that the process is
+still the same, and handing the work to a thread, would take longer than reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Whole blocks of a region that are to be looked at, or were."""
+    """Whole blocks of a region that the hub looks at, or has looked at."""
 
     region: Region
     first: int
-    """Page of the region."""
+    """Index of the first page in the region."""
     pages: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What a look at some parts found."""
+    """The result of a look at some parts."""
 
     parts: list[Part]
     digests: npt.NDArray[np.uint64]
-    """u64[pages of all parts]: of one after the other."""
+    """u64[pages of all parts]: the digests of the parts, one part after the other."""
     merges: int
     """Pages that the client had merged when the look began."""
 
 
 async def due(client: Client) -> AsyncIterator[list[Part]]:
-    """What is to be looked at in this cycle, in lots of about ``MOST_AT_ONCE`` pages."""
+    """Yield the parts to look at in this cycle, in lots of about ``MOST_AT_ONCE`` pages."""
     lot: list[Part] = []
     pages = 0
-    # New regions first: there is most to find.
+    # New regions first, because there is most to find in them.
     for region in sorted(client.regions.values(), key=lambda it: it.looked):
         await breathe()
         region.looked = True
@@ -61,7 +61,7 @@ async def due(client: Client) -> AsyncIterator[list[Part]]:
 
 
 async def look(client: Client, parts: list[Part], seed: int) -> Seen:
-    """Read and digest what is there. Raises as ``Client.read``."""
+    """Read and digest the pages of some parts. Raises the errors of ``Client.read``."""
     starts = [part.region.start + part.first * PAGE_SIZE for part in parts]
     pages = np.array([part.pages for part in parts], np.uint64)
     seen = Seen(parts, np.empty(int(pages.sum()), np.uint64), client.merges)
@@ -70,12 +70,12 @@ async def look(client: Client, parts: list[Part], seed: int) -> Seen:
 
 
 async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
-    """Take in what a look has found; returns how many pages have become candidates by it."""
+    """Note what a look has found; returns the number of pages that became candidates by it."""
     at = stable = 0
     for part in seen.parts:
         await breathe()
         if client.merges != seen.merges:
-            break  # pages merged meanwhile, on demand, would seem to be written
+            break  # pages merged meanwhile, on request, would seem to be written
         digests, pages = seen.digests[at : at + part.pages], part.region.pages
         observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
         pace.settle(pages, part.first, observed.awake, observed.empty)
@@ -86,14 +86,14 @@ async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: in
 
 
 async def candidates(clients: list[Client], looks: int) -> Candidates:
-    """All pages that are stable and not merged, in order of client and address."""
+    """Return all pages that are stable and not merged, in order of client and address."""
     ready = deque[tuple[int, int, npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]()
     for number, client in enumerate(clients):
         for region in list(client.regions.values()):
             await breathe()
             index = stability.candidates(region.pages, looks)
             if len(index):
-                # The digests at once, because they may change before the next breath is over.
+                # Copy the digests now, because they may change while others have their turn.
                 digests = region.pages.digest[index]
                 ready.append((number, region.start, index.astype(np.uint32), digests))
     total = sum(len(index) for _, _, index, _ in ready)
@@ -101,7 +101,7 @@ async def candidates(clients: list[Client], looks: int) -> Candidates:
         np.empty(total, np.uint32), np.empty(total, np.uint64), np.empty(total, np.uint64)
     )
     at = 0
-    while ready:  # each part is let go of at once: this is the hub's largest moment
+    while ready:  # free each part at once: the hub uses the most memory here
         await breathe()
         number, start, where, digests = ready.popleft()
         part = slice(at, at := at + len(where))
@@ -112,7 +112,7 @@ async def candidates(clients: list[Client], looks: int) -> Candidates:
 
 
 async def check_separated(client: Client) -> None:
-    """A client without a barrier is looked at for statistics only: which pages it wrote."""
+    """Find which merged pages a client without a barrier has written, for statistics only."""
     for region in client.regions.values():
         slot = region.pages.slot
         if not np.any(slot != NO_SLOT):

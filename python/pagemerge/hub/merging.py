@@ -1,4 +1,4 @@
-"""Has clients map slots, for one domain, and notes what they have done."""
+"""Has the clients of one domain map slots, and notes what they have done."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 MOST_PLANNED = 8192
-"""Pages of a plan that a client is told of at once: scattered, they take it some 50 ms, and an
-answer that takes too long is taken for none."""
+"""The most pages of a plan that the hub sends to a client at once. If they are scattered, the
+client needs about 50 ms, and an answer that takes too long counts as no answer."""
 
 
 class Merger:
@@ -39,7 +39,8 @@ class Merger:
         self._most_mappings = most_mappings()
 
     async def carry_out(self, client: Client, address: U64, slot: U32) -> int:
-        """Have a client map slots, pages in order of address; returns how many pages it did."""
+        """Have a client map slots; returns the number of pages merged. Pages are in order of
+        address."""
         merged = 0
         try:
             least = self.settings.least_run
@@ -60,15 +61,15 @@ class Merger:
     ) -> tuple[U64, U32, npt.NDArray[np.void]]:
         """Give a client the slabs that it needs; returns its pages, their slots, and its runs.
 
-        Pages are left out for which it has no mappings, or whose slab is gone. ``within`` as for
-        ``afford``, which says what is raised.
+        Pages for which the client has no mappings left, or whose slab is gone, are left out.
+        ``within`` and the errors raised are those of ``afford``.
         """
         store = self.members.store
         slab, place = store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
         kept = await self.afford(client, runs, slab, least, within)
-        # Counting took a while: a slab that no client mapped any more may be gone.
+        # Counting takes a while: meanwhile a slab that no client maps any more may be gone.
         there = [0, _core.WIRE_OWN, *store.slabs]
         kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
         first, pages = runs.first[kept], runs.pages[kept]
@@ -83,9 +84,10 @@ class Merger:
     async def afford(
         self, client: Client, runs: Runs, slab: U64, least: int, within: float | None = None
     ) -> I64:
-        """Which runs a client has mappings for, the longest first, none shorter than ``least``.
+        """Return the runs that a client has mappings for: the longest, none shorter than ``least``.
 
-        ``slab``: of each page, 0 for zero pages, which cost no mapping. Raises as ``Client.read``.
+        ``slab`` u64[pages]: the slab of each page, 0 for zero pages, which cost no mapping.
+        ``within`` as for ``Client.budget``. Raises the errors of ``Client.read``.
         """
         costs = slab[runs.first] != 0
         wanted = int(np.count_nonzero(costs))
@@ -93,10 +95,10 @@ class Merger:
         return plan.within_budget(runs, costs, budget, least)
 
     def note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:
-        """Take in a client's report: which pages are merged, and which are not."""
+        """Note a client's report of its merge; returns the number of pages merged."""
         refused = client.skipped["refused"]
         merged = client.note_merged(body, address, slot)
-        # Refused for no lasting reason (threads that did not stop in time): once more, soon.
+        # If the reason does not last (threads did not stop in time), the hub tries again soon.
         is_refused = client.skipped["refused"] > refused
         again = is_refused and not client.note
         for region, part, index in client.locate(address):
@@ -104,14 +106,14 @@ class Merger:
             region.pages.digest[index[good]] = ABSENT
             restless.begin(region.pages, index[good])
             pace.reward(region.pages, index if again else index[good])
-            if is_refused:  # which is no page's own fault
+            if is_refused:  # the pages are not the reason
                 restless.begin(region.pages, index[~good])
             else:
                 restless.begin_anew(region.pages, index[~good], self.most_vain)
         return int(np.count_nonzero(merged))
 
     def _note_late(self, client: Client, address: U64, slot: U32, body: bytes) -> None:
-        """A report that comes after its deadline: what is mapped is mapped."""
+        """Note a report that comes after its deadline: the client has mapped these pages."""
         try:
             self.note(client, body, address, slot)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What the parts of the hub hand each other: frozen dataclasses, no I/O."""
+"""The data that the parts of the hub exchange: frozen dataclasses, no I/O."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ BLOCK = 512
 """Pages of a block (2 MiB): the unit in which looking is paced."""
 
 LOOKS = 15
-"""The half of ``Pages.standing`` that counts looks, and the most it counts."""
+"""The bits of ``Pages.standing`` that count looks, and the highest count."""
 
 NO_SLOT = 0xFFFF_FFFF
 """A page that maps no slot."""
 ZERO_SLOT = 0xFFFF_FFFE
 """A zero page that was given back."""
 OWN_SLOT = 0xFFFF_FFFD
-"""In a plan: a page that shall leave the slab under it. Slot numbers are smaller than this."""
+"""In a plan: a page that must leave the slab under it. Slot numbers are smaller than this."""
 
 PAGE_BYTES, BLOCK_BYTES = 17, 5
-"""What a hub remembers of a page and of a block: ``Pages``."""
+"""Bytes of the hub's records of a page and of a block; see ``Pages``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pages:
-    """What is remembered of a region: ``PAGE_BYTES`` a page and ``BLOCK_BYTES`` a block, changed in
+    """The hub's records of a region: ``PAGE_BYTES`` a page and ``BLOCK_BYTES`` a block, changed in
     place."""
 
     digest: npt.NDArray[np.uint64]
-    """u64[n]: as last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
+    """u64[n]: the digest last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
     standing: npt.NDArray[np.uint8]
-    """u8[n]: looks in a row that saw it (low half), and how often in a row it changed in spite of
-    that (high half); see ``decide.restless``."""
+    """u8[n]: looks in a row that saw this digest (low half), and how often in a row the page
+    changed in spite of that (high half); see ``decide.restless``."""
     slot: npt.NDArray[np.uint32]
     """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
     under: npt.NDArray[np.uint32]
-    """u32[n]: the slot whose mapping stands under the page, though it may have been written since;
-    as long as it does, its slab cannot die."""
+    """u32[n]: the slot whose mapping is under the page, though the page may have been written
+    since; as long as the mapping exists, its slab cannot be freed."""
     quiet: npt.NDArray[np.uint8]
     """u8[blocks]: looks in a row without a yield."""
     wait: npt.NDArray[np.uint8]
-    """u8[blocks]: cycles that the block is still passed over."""
+    """u8[blocks]: cycles for which the block is still passed over."""
     untouched: npt.NDArray[np.bool_]
     """bool[blocks]: no look has found anything there yet."""
     looked: npt.NDArray[np.uint16]
-    """u16[blocks]: when it was looked at, in seconds on the hub's clock, of which 16 bits count."""
+    """u16[blocks]: time of the last look, in seconds on the hub's clock, of which 16 bits count."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,7 @@ class Candidates:
     client: npt.NDArray[np.uint32]
     """u32[n]: number of the client in this cycle."""
     address: npt.NDArray[np.uint64]
-    """u64[n]: bytes, in that client."""
+    """u64[n]: address in that client."""
     digest: npt.NDArray[np.uint64]
     """u64[n]."""
 
@@ -75,16 +75,16 @@ class Layout:
     """The number of the first new slot, for this plan only: what the store gives may differ."""
 
     def new(self, slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Which of these numbers are new slots': bool[n]."""
+        """Return which of these numbers are of new slots: bool[n]."""
         return (slot >= self.first_new) & (slot < OWN_SLOT)
 
     def only(self, admitted: npt.NDArray[np.bool_]) -> Layout:
-        """The same without the new slots that are not ``admitted``: bool[m]."""
+        """Return the layout without the new slots that are not ``admitted``: bool[m]."""
         if admitted.all():
             return self
         import numpy as np
 
-        # Numbers stay without gaps, so that runs of the pages that are left stay runs.
+        # Numbers have no gaps, so that runs of the remaining pages stay runs.
         number = np.where(admitted, self.first_new + np.cumsum(admitted) - 1, NO_SLOT)
         slot, new = self.slot.copy(), self.new(self.slot)
         slot[new] = number.astype(np.uint32)[slot[new] - np.uint32(self.first_new)]
@@ -101,9 +101,9 @@ class Planned:
     zero_pages: int
     """Pages that would be given back."""
     mappings: int
-    """VMAs that this would cost it."""
+    """VMAs that the plan would cost the client."""
     new_slots: int
-    """New stable pages that would be filled from it."""
+    """New stable pages that would be filled from the client."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +113,7 @@ class Runs:
     first: npt.NDArray[np.int64]
     """i64[r]: index of each run's first page among the pages given."""
     pages: npt.NDArray[np.int64]
-    """i64[r]."""
+    """i64[r]: number of pages in each run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,9 @@ class Status:
     zero_pages: int
     """Zero pages given back."""
     pages_unshared: int
-    """Looked at, stable, and unique."""
+    """Pages that the hub has looked at, and that are stable and unique."""
     pages_volatile: int
-    """Changed between the last two looks."""
+    """Pages that changed between the last two looks."""
     full_scans: int
     """Cycles that looked at every region of every client."""
     store_bytes: int
@@ -170,9 +170,9 @@ class Status:
     metadata_bytes: int
     """Memory that the hub's own per-page records hold."""
     general_profit_bytes: int
-    """Bytes saved, less slots nobody shares, less metadata and mappings."""
+    """Bytes saved, less unused slots, less metadata and mappings."""
     cpu_seconds: float
     """Processor time of the hub since it started (user and system)."""
     seconds: float
-    """Since the hub started."""
+    """Seconds since the hub started."""
     clients: tuple[ClientStatus, ...]

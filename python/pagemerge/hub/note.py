@@ -1,7 +1,8 @@
-"""The note that ``pagemerge run`` leaves for the end of a program of which nothing was merged.
+"""The note with which ``pagemerge run`` tells, when a program ends, why nothing of it was merged.
 
-The first process of the program that marks memory which the user engine can merge takes it away;
-what is left is told in one line by the process that was started (``crates/preload/src/note.rs``).
+The first process of the program that marks memory which the user engine can merge removes the note.
+If the note is still there at the end, the process that ``pagemerge run`` started prints one line of
+it (``crates/preload/src/note.rs``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pagemerge.hub.reach import own_directory
 from pagemerge.linux.text import plain
 
 VARIABLE = "PAGEMERGE_NOTE"
-"""PID:DEVICE:INODE:PATH: who tells, what its standard error was, and the note."""
+"""PID:DEVICE:INODE:PATH: the process that prints, its standard error, and the path of the note."""
 
 _FIRST = b"1\n"
-"""Which line is told, before anything was marked."""
+"""The number of the line to print, as long as nothing was marked."""
 _MOST_NAME = 60
 
 SWITCHES = {
@@ -26,14 +27,16 @@ SWITCHES = {
     "kvm": ("-machine mem-merge=on", "a memory backend with share=off"),
     "cloud-hypervisor": ("--memory mergeable=on", "--memory shared=off"),
 }
-"""How a program's name begins -> what has it mark its memory, and what makes that private."""
+"""Start of a program's name -> the options that mark its memory, and that make the memory private.
+"""
 
 
 def leave(program: str, kernel: str, socket: str) -> None:
-    """Leave a note for this process, which is to become ``program``; the environment names it.
+    """Leave a note for this process, which then executes ``program``; the environment names the
+    note.
 
-    ``kernel``: what the kernel engine could do for it, empty if nothing; ``socket``: where its hub
-    is. Where no note can be left, nothing is told at the end.
+    ``kernel``: what the kernel engine could do for the program, empty if nothing; ``socket``: the
+    path of its hub. If no note can be left, nothing is printed at the end.
     """
     try:
         folder, stderr = own_directory(), os.fstat(2)
@@ -52,14 +55,14 @@ def leave(program: str, kernel: str, socket: str) -> None:
 
 
 def take_away() -> None:
-    """This process merges memory by other means than marking it (the Python API)."""
+    """Remove the note: this process merges memory without marking it (the Python API)."""
     if path := os.environ.get(VARIABLE, "").split(":", 3)[3:]:
         with suppress(OSError):
             Path(path[0]).unlink()
 
 
 def _clear(folder: Path) -> None:
-    """Notes of programs that were killed are of no use."""
+    """Remove the notes of programs that were killed."""
     for old in folder.glob("run-*"):
         pid = old.name.partition("-")[2]
         if re.fullmatch("[0-9]{1,9}", pid) and not Path(f"/proc/{pid}").exists():
@@ -67,7 +70,8 @@ def _clear(folder: Path) -> None:
 
 
 def _lines(program: str, kernel: str, socket: str) -> tuple[str, str, str, str]:
-    """Nothing was marked; only shared memory was; only memory of another kind was; no hub came."""
+    """Return a line for each case: the program marked nothing; it marked only shared memory; it
+    marked only memory of another kind; no hub answered."""
     name = plain(Path(program).name, _MOST_NAME)
     who = f"pagemerge run: nothing of {name} was merged: "
     mark, private = next(
@@ -81,6 +85,6 @@ def _lines(program: str, kernel: str, socket: str) -> tuple[str, str, str, str]:
         f"{private and f' ({private})'}",
         f"{who}it marked memory only that this engine leaves alone, such as malloc's"
         f"{engine and ': try ' + engine}",
-        f"{who}no hub answers at {plain(socket)}, nor could one be started there: "
-        "`pagemerge daemon --socket` with that path tells why",
+        f"{who}no hub answers at {plain(socket)}, and none could be started there: "
+        "`pagemerge daemon --socket` with that path shows why",
     )

@@ -1,4 +1,4 @@
-"""Of which domain each slab is, or was."""
+"""Remembers to which domain each slab belongs, or belonged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 
 MOST_GONE = 1 << 16
-"""Dropped slabs whose domain is remembered."""
+"""The most dropped slabs whose domain is remembered."""
 
 
 class Origins:
@@ -20,14 +20,14 @@ class Origins:
         """Slabs that were dropped -> their domain, the oldest first."""
 
     def forget(self, domain: Domain, slabs: Iterable[int]) -> None:
-        """Slabs of a domain were dropped."""
+        """Remember the domain of slabs that were dropped."""
         for slab in slabs:
             self._gone[slab] = domain
         while len(self._gone) > MOST_GONE:
             del self._gone[next(iter(self._gone))]
 
     def is_foreign(self, domain: Domain, slab: int) -> bool:
-        """Is, or was, this a slab of another domain?"""
+        """Return true if the slab belongs, or belonged, to another domain."""
         if self._gone.get(slab, domain) != domain:
             return True
         return any(slab in it.store.slabs for key, it in self._domains.items() if key != domain)

@@ -1,4 +1,4 @@
-"""What a domain puts up with from its members, and a hub from its users."""
+"""How long the members of a domain wait for one of them, and what a user's clients claim."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 class Patience:
     """Seconds that the members of a domain wait for one of them.
 
-    Honest clients answer within milliseconds. Whoever makes the others wait does so once: from
-    then on they wait less for everybody, until nobody has been late for a while.
+    Honest clients answer within milliseconds. A client can make the others wait for long only once:
+    from then on they wait less for every client, until no client has been late for a while.
     """
 
     LONGEST, SHORTEST = 0.5, 0.05
@@ -19,16 +19,16 @@ class Patience:
         self.seconds = self.LONGEST
 
     def spent(self) -> None:
-        """Somebody was late."""
+        """Shorten the wait: a client was late."""
         self.seconds = self.SHORTEST
 
     def recover(self) -> None:
-        """A cycle has gone by."""
+        """Lengthen the wait a little: a cycle has passed."""
         self.seconds = min(self.seconds * 1.02, self.LONGEST)
 
 
 class Claims(Protocol):
-    """What the clients of one user claim together."""
+    """The regions and pages that the clients of one user claim together."""
 
     regions: int
     pages: int
@@ -36,7 +36,7 @@ class Claims(Protocol):
 
 @dataclass(slots=True)
 class Unlimited:
-    """Claims of a user who may claim what there is."""
+    """The claims of a user without limits."""
 
     regions: int = 0
     pages: int = 0

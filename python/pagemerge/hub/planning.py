@@ -1,7 +1,7 @@
-"""A plan for one domain, complete before anything of it is done: ``--dry-run`` prints it.
+"""Makes a plan for one domain, complete before the hub begins it; ``--dry-run`` prints this plan.
 
-Which page maps which slot, which new slots a quota admits, which runs each client has mappings for,
-and in which stage each page is merged. ``stages`` carries it out.
+The plan says which page maps which slot, which new slots a quota admits, which runs each client has
+mappings for, and in which stage each page is merged. ``stages`` carries it out.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Share:
 
     client: Client
     pages: I64
-    """i64[n]: which candidates, those of a stage together, in order of address there."""
+    """i64[n]: indices of its candidates, grouped by stage, in order of address in each stage."""
     ends: I64
     """i64[stages]: where each stage ends in ``pages``."""
     mappings: I64
     """i64[stages]: mappings that are set aside for each stage."""
 
     def of(self, stage: int) -> I64:
-        """The candidates that it merges in a stage."""
+        """Return the candidates that the client merges in a stage."""
         return self.pages[self.ends[stage - 1] if stage else 0 : self.ends[stage]]
 
     def release(self, stage: int) -> None:
-        """A stage is carried out, or will not be: nothing is set aside for it any more."""
+        """Set nothing aside for a stage any more: it is carried out now, or never will be."""
         self.client.promised -= int(self.mappings[stage])
         self.mappings[stage] = 0
 
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """Stage 0 needs no new slab, stage ``k`` the ``k``-th."""
+    """A plan in stages: stage 0 needs no new slab, stage ``k`` needs the ``k``-th new slab."""
 
     found: Candidates
     layout: Layout
@@ -57,7 +57,7 @@ class Plan:
     stages: int
 
     def used(self) -> npt.NDArray[np.bool_]:
-        """Which of the new slots some client is to map: bool[new slots]."""
+        """Return which of the new slots some client is going to map: bool[new slots]."""
         used = np.zeros(len(self.layout.donors), np.bool_)
         for share in self.shares:
             slot = self.layout.slot[share.pages]
@@ -65,7 +65,7 @@ class Plan:
         return used
 
     def describe(self) -> tuple[Planned, ...]:
-        """What it means, client by client."""
+        """Return what the plan means for each client."""
         donors = self.found.client[self.layout.donors[self.used()]]
         rows = []
         for number, share in enumerate(self.shares):
@@ -82,14 +82,14 @@ class Plan:
         return tuple(rows)
 
     def release(self) -> None:
-        """It is not carried out, or is done: nothing is set aside for it any more."""
+        """Set nothing aside for the plan any more: it is done, or will not be carried out."""
         for share in self.shares:
             for stage in range(self.stages):
                 share.release(stage)
 
 
 async def make(merger: Merger, clients: list[Client], found: Candidates) -> Plan:
-    """The plan for what was found in ``clients``, which are numbered there in this order."""
+    """Make the plan for the candidates ``found``, which number ``clients`` in this order."""
     members = merger.members
     layout = _lay_out(members, found)
     if len(layout.donors):
@@ -105,7 +105,7 @@ async def make(merger: Merger, clients: list[Client], found: Candidates) -> Plan
 
 
 def _lay_out(members: Members, found: Candidates) -> Layout:
-    """Which page maps which slot; the numbers of new ones are for this plan only."""
+    """Give each candidate a slot; the numbers of new slots are for this plan only."""
     store = members.store
     known = store.find(found.digest)
     unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
@@ -116,7 +116,7 @@ def _lay_out(members: Members, found: Candidates) -> Layout:
 async def _share(
     merger: Merger, found: Candidates, layout: Layout, stages: int, whose: tuple[int, Client]
 ) -> Share:
-    """What a client can map, and when: the longest runs, where mappings are short."""
+    """Return what a client can map, and in which stage: the longest runs if mappings are scarce."""
     number, client = whose
     start, end = np.searchsorted(found.client, (number, number + 1))
     mine = start + np.flatnonzero(layout.slot[start:end] != NO_SLOT)

@@ -1,4 +1,4 @@
-"""The agent as a library to preload: what it is, and which programs it gets into."""
+"""The agent as a library to preload: where it is, and which programs can load it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ LIBRARY = Path(__file__).parents[1] / engine.LIBRARY
 
 
 def of_others() -> list[str]:
-    """What LD_PRELOAD names beside our own library, of whatever installation (ld.so(8))."""
+    """Return what LD_PRELOAD names beside our own library, from any installation (ld.so(8))."""
     words = re.split(r"[: ]+", os.environ.get("LD_PRELOAD", ""))
     return [word for word in words if word and Path(word).name != LIBRARY.name]
 
 
 def obstacle(program: Path) -> str:
-    """Why the agent cannot get into ``program``, or the hub not read it; empty if they can.
+    """Return why ``program`` cannot load the agent, or the hub cannot read it; empty if they can.
 
-    Of a script its interpreter counts. Of what is no ELF file nothing is known, so nothing is
-    said. Raises ``PagemergeError`` if our library is missing.
+    For a script, its interpreter counts. The result is empty for a file that is not ELF, because
+    nothing is known of it. Raises ``PagemergeError`` if our library is missing.
     """
     ours = linux.elf(LIBRARY)
     if ours is None:
-        raise PagemergeError(f"{LIBRARY} is missing: pagemerge is not whole, install it again")
+        raise PagemergeError(f"{LIBRARY} is missing: install pagemerge again")
     chain = linux.interpreters(program)
     why = _obstacle(chain[-1], ours)
     if not why:
@@ -42,7 +42,7 @@ def _obstacle(path: Path, ours: linux.Elf) -> str:
     if gained := linux.gains_rights(path):
         return f"{gained}: ld.so preloads nothing into such programs, and no hub may read them"
     if not os.access(path, os.R_OK, effective_ids=True) and path.exists():
-        return "may be run but not read: the kernel then lets no hub read its memory"
+        return "may be executed but not read: the kernel then lets no hub read its memory"
     found = linux.elf(path)
     if found is None:
         return ""

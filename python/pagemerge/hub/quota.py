@@ -1,4 +1,4 @@
-"""Enforces limits across all domains of a hub: what the kernel lets it have, by its settings."""
+"""Enforces limits across all domains of a hub, from its settings and the limits of the kernel."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ log = logging.getLogger("pagemerge.hub")
 
 _HOST = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
 _REASONS = {Verdict.OVER_QUOTA: "over_quota", Verdict.STORE_FULL: "store_full"}
-"""As ``status`` calls them, beside what agents leave alone."""
+"""The names that ``status`` uses, beside the reasons of agents to leave pages alone."""
 
 
 class Quota:
-    """Says which new slots may be filled, and why others may not."""
+    """Decides which new slots may be filled, and why others may not."""
 
     def __init__(self, domains: Mapping[Domain, Members], settings: Settings) -> None:
         self._domains, self._settings = domains, settings
         self._told: set[Verdict] = set()
 
     def foresee(self, members: Members, donors: U64) -> Bools:
-        """Which of some new slots could be filled from these processes now: bool[n]."""
+        """Return which of some new slots could be filled from these processes now: bool[n].
+
+        ``donors`` u64[n]: the process that each slot would be filled from.
+        """
         if len(donors) == 0:
             return np.ones(0, np.bool_)
         return np.asarray(self._judge(members, donors) == Verdict.ADMITTED)
 
     def admit(self, members: Members, donors: U64) -> Bools:
-        """As ``foresee``, for slots that are about to be filled; the refused ones are counted."""
+        """Do what ``foresee`` does, for slots to be filled now, and count the refused ones."""
         if len(donors) == 0:
             return np.ones(0, np.bool_)
         verdict = self._judge(members, donors)
@@ -56,17 +59,17 @@ class Quota:
         return admitted
 
     def forget(self, client: Client) -> None:
-        """What a client could not fill counts anew from here on: a new request, or a new plan."""
+        """Reset the count of slots that a client could not fill: a new request or plan begins."""
         client.forget(*_REASONS.values())
 
     def may_hand_back(self, members: Members, client: Client, pages: int) -> bool:
-        """May a slab of another hub's be taken in from this client?"""
+        """Return true if this client may hand back a slab of another hub, of ``pages`` pages."""
         donors = np.full(pages, client.pid, np.uint64)
         most = self._limits(members).slabs_of_one
         return len(client.given) < most and not self._judge(members, donors).any()
 
     def freed(self) -> None:
-        """A store has become smaller: what was refused in any domain is tried again."""
+        """Have all domains try again what was refused: a store has become smaller."""
         for members in self._domains.values():
             members.find_room()
 
@@ -75,18 +78,18 @@ class Quota:
         stores = [it.store for it in domains]
         held = sum((store.held for store in stores), Counter[int]())
         slabs = sum(len(store.slabs) for store in stores)
-        # A process can fork, and choose names of domains: what counts is whose it is.
+        # A process can fork, and choose names of domains, so the user is what counts.
         users = sum(it.store.held.total() for it in domains if it.domain.uid == uid)
         verdict = shares.judge(donors, held, slabs, self._limits(members), users)
         for one in {Verdict(it) for it in np.unique(verdict)} - {Verdict.ADMITTED} - self._told:
-            self._told.add(one)  # once is enough for a log; ``status`` has it all the time
+            self._told.add(one)  # once is enough for a log; ``status`` always shows it
             log.warning("%s: no new stable pages for now; see pagemerge status", self._words(one))
         return verdict
 
     def _limits(self, members: Members) -> shares.Limits:
         settings = self._settings
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Asked each time: an admin may change the limit of a cgroup at any time.
+        # Read each time: an admin may change the limit of a cgroup at any time.
         return shares.limits(
             cgroup_limit_bytes(),
             _HOST,

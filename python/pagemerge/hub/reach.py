@@ -1,4 +1,4 @@
-"""What a program says to a hub that it does not share memory with: where it is, how it is."""
+"""Finds this user's hub, starts it, and asks it for its counters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pagemerge.linux.text import plain
 
 
 def socket_path() -> Path:
-    """Where this user's hub listens: PAGEMERGE_SOCKET, else in a directory of the user's own."""
+    """Return where this user's hub listens: PAGEMERGE_SOCKET, else in ``own_directory``."""
     if named := os.environ.get("PAGEMERGE_SOCKET"):
         return Path(named)
     return own_directory() / "hub.sock"
 
 
 def own_directory() -> Path:
-    """A directory that only this user can write: XDG_RUNTIME_DIR, else one in /run or /tmp."""
+    """Return a directory that only this user can write: in XDG_RUNTIME_DIR, /run or /tmp."""
     uid = os.geteuid()
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if runtime.is_absolute() and runtime.is_dir() and runtime.stat().st_uid == uid:
@@ -29,14 +29,14 @@ def own_directory() -> Path:
 
 
 def barrier() -> str:
-    """The barrier that this user wants: PAGEMERGE_BARRIER, else ``auto``."""
+    """Return the barrier that this user wants: PAGEMERGE_BARRIER, else ``auto``."""
     return os.environ.get("PAGEMERGE_BARRIER") or "auto"
 
 
 def hub_command(path: str) -> list[str]:
-    """The command that starts a hub at ``path`` which ends with its last client.
+    """Return the command that starts a hub at ``path``; this hub ends after its last client.
 
-    Empty where PAGEMERGE_AUTOSTART=0 asks for none, or inside another program's interpreter.
+    Empty if PAGEMERGE_AUTOSTART=0 asks for no hub, or inside another program's interpreter.
     """
     if os.environ.get("PAGEMERGE_AUTOSTART", "1") == "0" or not sys.executable:
         return []
@@ -44,9 +44,9 @@ def hub_command(path: str) -> list[str]:
 
 
 def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
-    """The counters of the hub at ``path`` (default: ``socket_path()``).
+    """Return the counters of the hub at ``path`` (default: ``socket_path()``).
 
-    Raises ``HubError`` if none listens there, or it does not answer in ``timeout`` seconds.
+    Raises ``HubError`` if no hub listens there, or it does not answer in ``timeout`` seconds.
     """
     import msgspec
 
@@ -62,12 +62,12 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
             body = _exactly(peer, min(length, wire.MOST_BODY))
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         if named:
-            told = f"no hub runs at {path}; `pagemerge status` without --socket asks this user's"
+            told = f"no hub runs at {path}; `pagemerge status` without --socket asks your own hub"
             raise HubError(told, path=str(path)) from error
         raise HubError(
-            f"no hub runs at {path}, so the user engine merges nobody's memory. One starts with "
-            "the first program that marks memory under `pagemerge run`, or merges it from Python; "
-            "by hand: `pagemerge daemon`. What Linux merges: `pagemerge doctor`",
+            f"no hub runs at {path}, so the user engine merges no memory. A hub starts with the "
+            "first program that marks memory under `pagemerge run`, or merges memory from Python; "
+            "`pagemerge daemon` starts one by hand. `pagemerge doctor` shows what Linux merges",
             path=str(path),
         ) from error
     except OSError as error:
@@ -77,7 +77,7 @@ def fetch_status(path: Path | None = None, timeout: float = 10.0) -> Status:
     if kind == wire.Kind.REFUSED:
         raise HubError(f"the hub at {path} refuses: {plain(body, 300)}", path=str(path))
     if kind != wire.Kind.COUNTERS:
-        raise HubError(f"what listens at {path} is no pagemerge hub", path=str(path))
+        raise HubError(f"the program that listens at {path} is no pagemerge hub", path=str(path))
     return msgspec.json.decode(body, type=Status)
 
 

@@ -1,4 +1,4 @@
-"""What a client has that may be merged, as its agent says."""
+"""The regions of a client that may be merged, as its agent lists them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Region:
     start: int
     pages: Pages
     looked: bool = False
-    """Has it been looked at before?"""
+    """True if the hub has looked at it before."""
 
     def __len__(self) -> int:
         return len(self.pages.digest)
 
     @classmethod
     def of(cls, start: int, count: int) -> Region:
-        """A region nothing is known of yet."""
+        """Return a region of which nothing is known yet."""
         blocks = -(-count // BLOCK)
         return cls(
             start,
@@ -44,9 +44,9 @@ class Region:
 
 
 def checked(rows: npt.NDArray[np.void]) -> int:
-    """The pages of the regions that a client claims, in order of address.
+    """Return the number of pages in the regions that a client claims, given in order of address.
 
-    Raises ``ProtocolError`` if they cannot be.
+    Raises ``ProtocolError`` if there cannot be such regions.
     """
     start, pages = rows["start"], rows["pages"]
     most = np.uint64(1 << 56)
@@ -55,5 +55,5 @@ def checked(rows: npt.NDArray[np.void]) -> int:
     if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
         raise ProtocolError("it claims regions that overlap, or are empty")
     if len(np.unique(rows["id"])) < len(rows):
-        raise ProtocolError("it claims two regions of one name")
+        raise ProtocolError("it claims two regions with the same id")
     return int(sum(pages.tolist()))

@@ -1,4 +1,4 @@
-"""What a hub tells viewers: the counters of the domains that they may see."""
+"""Counts what a hub tells viewers: the counters of the domains that they may see."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from pagemerge.hub.model import BLOCK_BYTES, PAGE_BYTES, ClientStatus, Status
 from pagemerge.model import PAGE_SIZE
 
 Steps = Generator[None, None, None]
-"""Work in steps of a millisecond or so: clients may have any number of regions, and the hub has
-others to serve in between. What is counted may change meanwhile, page by page."""
+"""Work in steps of about a millisecond: clients may have any number of regions, and the hub serves
+other clients in between. The counted pages may change meanwhile, page by page."""
 
 
 def status(
     domains: Mapping[Domain, Members], uid: int, looks: int, full_scans: int, started: float
 ) -> Generator[None, None, Status]:
-    """The counters that a viewer of ``uid`` may see, its own domains or root all, in steps.
+    """Work out, in steps, the counters that a viewer of ``uid`` may see: its own domains; for root,
+    all domains.
 
-    ``looks``: the setting; ``started``: when the hub did, on the monotonic clock.
+    ``looks``: the setting; ``started``: when the hub started, on the monotonic clock.
     """
     clients: list[ClientStatus] = []
     total = counters.Tally()
@@ -71,9 +72,9 @@ class Count:
         self.rows: list[ClientStatus] = []
         self.total = counters.Tally()
         self.metadata = 0
-        """Bytes that the hub remembers of its pages."""
+        """Bytes that the hub's records of the pages take."""
         self.sharers = np.zeros(members.store.next_slot, np.uint32)
-        """u32[slots]: pages that map each."""
+        """u32[slots]: pages that map each slot."""
 
     def steps(self) -> Steps:
         """Count all clients."""

@@ -1,4 +1,4 @@
-"""The hub as a service: one socket, one lock, clients and viewers."""
+"""Runs the hub as a service: one socket, one lock, clients and viewers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from pagemerge.linux.fault import told
 log = logging.getLogger("pagemerge.hub")
 
 SWITCH = 0.0005
-"""Seconds that a thread of a hub waits for another that computes."""
+"""Seconds that a thread of a hub waits for another thread that computes."""
 
 GRACE = 3.0
-"""Seconds that a hub without clients waits for one, if it is to end with the last."""
+"""Seconds that a hub waits for a new client before it ends, if it is started to end when idle."""
 
 
 class Service:
-    """Listens, greets, and hands the hub what clients ask for."""
+    """Listens at the socket, and hands connections and their requests to the hub."""
 
     def __init__(self, hub: Hub, path: Path, until_idle: bool) -> None:
         self.hub = hub
@@ -44,22 +44,23 @@ class Service:
         self.namespaces = own_namespaces()
         self.links: set[Link] = set()
         self.silent: dict[Link, Account] = {}
-        """Connections that have not said anything whole so far, oldest first."""
+        """Connections that have not sent a complete frame so far, oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone.
 
-        Not until its terminal is closed (SIGHUP): clients in other terminals go on.
+        The service does not end when its terminal is closed (SIGHUP): clients in other terminals
+        go on.
         """
-        # Each request is handed to a thread and back. Where peers keep the loop busy, each of these
-        # steps waits for the interpreter; 5 ms, Python's own choice, would be most of a request.
+        # Each request goes to a thread and back. If peers keep the loop busy, each of these steps
+        # waits for the interpreter; Python's default, 5 ms, would be most of a request's time.
         sys.setswitchinterval(SWITCH)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "its terminal was closed: it goes on")
+        loop.add_signal_handler(signal.SIGHUP, log.info, "the terminal was closed: the hub goes on")
         server = listen(str(self.path))
         loop.add_reader(server, self._accept, server)
         idle = asyncio.create_task(self._idle()) if self.until_idle else None
@@ -84,7 +85,7 @@ class Service:
             peer, _ = server.accept()
         except OSError as error:
             log.warning("cannot accept a connection: %s", error)
-            # The connection still waits there: do not ask again and again for what we lack.
+            # The connection still waits in the socket: pause, so as not to fail again and again.
             loop = asyncio.get_running_loop()
             loop.remove_reader(server)
             loop.call_later(1.0, self._accept_again, server)
@@ -103,11 +104,11 @@ class Service:
             peer.close()
 
     def _admit(self, peer: socket.socket, caller: Caller) -> None:
-        """Serve a connection. Raises ``HubError`` with the reason if it may not be."""
+        """Serve a connection. Raises ``HubError`` with the reason if the hub must not serve it."""
         if not may_join(caller.uid, os.geteuid()):
             raise HubError(
                 f"process {caller.pid} belongs to user {caller.uid}, and this hub to user "
-                f"{os.geteuid()}: start one of your own, or one of root's for all users"
+                f"{os.geteuid()}: start a hub of your own, or let root start one for all users"
             )
         account = self.admission.of(caller.uid)
         if not self.admission.may_connect(account):
@@ -117,10 +118,10 @@ class Service:
         account.silent += 1
         if account.silent > MOST_SILENT:
             oldest = next(it for it, whose in self.silent.items() if whose is account)
-            oldest.close("it has nothing to say")
+            oldest.close("it sends no request")
 
     def has_spoken(self, link: Link) -> None:
-        """A connection is not silent any more, or has ended."""
+        """Note that a connection is not silent any more, or has ended."""
         account = self.silent.pop(link, None)
         if account is not None:
             account.silent -= 1
@@ -130,7 +131,7 @@ class Service:
             asyncio.get_running_loop().add_reader(server, self._accept, server)
 
     def spawn(self, link: Link, work: Coroutine[object, object, None]) -> None:
-        """Run a client's request; whatever it raises ends this client's connection."""
+        """Run a client's request; any error ends this client's connection."""
 
         async def guarded() -> None:
             try:
@@ -140,7 +141,7 @@ class Service:
             except (HubError, AccessDenied) as error:
                 refuse(link, str(error))
             except Exception as error:
-                # Let nobody wait for an answer.
+                # The peer must not wait for an answer that never comes.
                 log.warning("a request failed: %s", told(error))
                 link.close("the hub failed")
 
@@ -150,16 +151,16 @@ class Service:
 
 
 def refuse(link: Link, why: str) -> None:
-    """Tell an agent why it cannot join, and hang up."""
+    """Tell an agent why it cannot join, and close its connection."""
     link.send(wire.Kind.REFUSED, 0, why.encode(errors="replace"))
     link.close(why)
 
 
 @contextlib.contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Hold the lock of the socket at ``path``: its directory is made, and checked.
+    """Hold the lock of the socket at ``path``, after making and checking the directory of ``path``.
 
-    Raises ``HubError`` if another hub has it, or if somebody else could replace the socket.
+    Raises ``HubError`` if another hub holds the lock, or if other users could replace the socket.
     """
     parent = path.parent
     parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
@@ -167,15 +168,15 @@ def only_one(path: Path) -> Iterator[None]:
     if owner.st_uid not in (0, os.geteuid()) or (
         owner.st_mode & 0o022 and not owner.st_mode & 0o1000
     ):
-        raise HubError(f"others can write to {parent}: choose a directory of your own")
+        raise HubError(f"other users can write to {parent}: choose a directory of your own")
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
         why = (
-            "`pagemerge status` shows it, and one that programs have started ends with the last of "
-            "them; or give this one another --socket"
+            "`pagemerge status` shows it, and a hub that programs have started ends after the last "
+            "of them; or give the new hub another --socket"
         )
         raise HubError(f"a hub is running at {path} already: {why}", path=str(path)) from None
     try:

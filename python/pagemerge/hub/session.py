@@ -1,4 +1,4 @@
-"""One connection, from its first frame to its end."""
+"""Serves one connection, from its first frame to its end."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ log = logging.getLogger("pagemerge.hub")
 _HOST_PAGES = os.sysconf("SC_PHYS_PAGES")
 
 MOST_NOTE = 1000
-"""Characters of a client's note."""
+"""The most characters of a client's note."""
 
 
 class Server(Protocol):
-    """What a session needs of the server that has accepted it."""
+    """The parts of the server that a session needs."""
 
     hub: Hub
     admission: Admission
@@ -52,14 +52,14 @@ class Server(Protocol):
     links: set[Link]
 
     def has_spoken(self, link: Link) -> None:
-        """A connection is not silent any more, or has ended."""
+        """Note that a connection is not silent any more, or has ended."""
 
     def spawn(self, link: Link, work: Coroutine[object, object, None]) -> None:
-        """Run a request of a connection; what it raises ends the connection."""
+        """Run a request of a connection; any error ends the connection."""
 
 
 class Session:
-    """A connection: of a viewer, and of a client from its greeting on."""
+    """A connection of a viewer, or of a process that becomes a client with its greeting."""
 
     def __init__(
         self, service: Server, peer: socket.socket, caller: Caller, account: Account
@@ -68,7 +68,7 @@ class Session:
         self.caller, self.account = caller, account
         self.client: Client | None = None
         self.merger: Merger | None = None
-        """Of its domain."""
+        """The merger of the client's domain."""
         self._greeting = False
         self._peer = peer
         self.link = Link(
@@ -104,7 +104,7 @@ class Session:
             self._serve(client, merger, kind, sequence, body)
 
     def _serve(self, client: Client, merger: Merger, kind: int, sequence: int, body: bytes) -> None:
-        """A frame of a client."""
+        """Handle a frame of a client."""
         hub = self.service.hub
         if kind == wire.Kind.HANDBACK:
             self._adopt(client, merger)
@@ -114,24 +114,24 @@ class Session:
             request = wire.unpack(body, wire.INTERN)
             client.begin(sequence)
             if hub.runs_dry:
-                birth.refuse(client, sequence, "the hub runs dry: it merges nothing")
+                birth.refuse(client, sequence, "the hub runs with --dry-run: it merges nothing")
                 return
             work = birth.merge(merger, hub.readers, client, sequence, request)
             self.service.spawn(self.link, work)
         elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
             del client.births[sequence]
             birth.note(merger, client, planned, body)
-        elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # those may come late
+        elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # these two may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")
 
     def _turn(self, seconds: float) -> float:
-        """Its frames have taken so long: how many seconds it has to wait."""
+        """Note the seconds that its frames have taken; returns the seconds that it has to wait."""
         wait = self.account.frames.wait
         self.account.frames.spend(seconds, len(self.service.admission))
         return wait
 
     async def _answer(self, sequence: int) -> None:
-        """Tell a viewer the counters."""
+        """Send a viewer the counters."""
         service, viewers = self.service, self.account.viewers
         count = partial(service.hub.status, self.caller.uid)
         counters = await viewers.answer(count, len(service.admission))
@@ -144,10 +144,10 @@ class Session:
         self.link.resume()
 
     async def _hello(self, body: bytes) -> None:
-        """Take in a client. Raises ``HubError`` with the reason if it cannot be one."""
+        """Accept a client. Raises ``HubError`` with the reason if the process cannot be one."""
         version, barrier = wire.unpack(body, wire.HELLO)
         if version != wire.VERSION or barrier not in wire.BARRIERS:
-            raise ProtocolError(f"its agent is of version {version}, we of {wire.VERSION}")
+            raise ProtocolError(f"its agent has version {version}, the hub has {wire.VERSION}")
         if self.service.hub.budget.is_overdrawn:
             await asyncio.sleep(LATER)
             if not self.link.open:
@@ -190,8 +190,8 @@ class Session:
         self.link.resume()
 
     async def _greet(self, reader: ThreadPoolExecutor) -> _core.Peer:
-        """Look at the process, in a thread that it may keep waiting."""
-        # A socket of our own: the connection may end meanwhile, and its number be another's.
+        """Look at the process, in a thread, because the process may make the thread wait."""
+        # A duplicate: the connection may end meanwhile, and its number may belong to another file.
         peer = self._peer.dup()
 
         def look() -> _core.Peer:
@@ -204,20 +204,20 @@ class Session:
         return work.result()
 
     def _adopt(self, client: Client, merger: Merger) -> None:
-        """A slab that another hub made: ours from now on, if nobody can change it."""
+        """Take a slab that another hub made, if no process can change it."""
         descriptor = self.link.take_descriptor()
         if descriptor is None:
             log.warning("no descriptor is left for a slab of process %d: see ulimit -n", client.pid)
             return
         if not has_seals(descriptor):
-            # Not even asked for its size: a file system that is a program may never answer.
+            # Do not even ask for its size: a file system that is a program may never answer.
             self.account.closer.close(descriptor)
             raise ProtocolError("not a slab: it has no seals")
         self.link.pause()
         self.service.spawn(self.link, self._take_slab(client, merger, descriptor))
 
     async def _take_slab(self, client: Client, merger: Merger, descriptor: int) -> None:
-        """Take in a slab. What is refused costs no look at its bytes."""
+        """Take in a slab. The hub does not read the bytes of a slab that it refuses."""
         kept = False
         try:
             kept = await self._admit_slab(client, merger, descriptor)
@@ -229,22 +229,22 @@ class Session:
         self.link.resume()
 
     async def _admit_slab(self, client: Client, merger: Merger, descriptor: int) -> bool:
-        """True if the descriptor is the store's now."""
+        """Add a slab to the store, if allowed; true if the store owns the descriptor now."""
         found = os.fstat(descriptor)
         slab, pages = found.st_ino, found.st_size // PAGE_SIZE
         members, origins = merger.members, self.service.hub.origins
         if origins.is_foreign(members.domain, slab):
-            # The domain that had it first keeps it: we never have a page mapped in two domains.
+            # The domain that had the slab first keeps it: no page is ever mapped in two domains.
             log.info("process %d hands back a slab of another domain", client.pid)
             return False
         new = slab not in members.store.slabs
         if new:
             if pages <= _core.SLAB_PAGES and not merger.quota.may_hand_back(members, client, pages):
-                return False  # its pages stay merged as they are; nobody new shares them
+                return False  # its pages stay merged as they are; no new client shares them
             slab, sealed = await client.read(_core.open_slab, descriptor, members.store.seed)
             digests = np.frombuffer(sealed, np.uint64)
             if origins.is_foreign(members.domain, slab):
-                return False  # another domain was quicker
+                return False  # another domain has taken it meanwhile
             new = slab not in members.store.slabs
             if new:
                 donors = np.full(len(digests), client.pid, np.uint64)
@@ -259,7 +259,7 @@ class Session:
         return self.account.unfinished <= MOST_UNFINISHED
 
     def _give_up(self) -> None:
-        self.link.close("it has nothing to say")
+        self.link.close("it sends no request")
 
     def _end(self, why: str) -> None:
         self._deadline.cancel()

@@ -1,7 +1,8 @@
-"""Carries out a plan, slab by slab: while one is merged, the next is filled.
+"""Carries out a plan, slab by slab: while clients merge one slab, the hub fills the next.
 
-So the memory of a new slab is what merging the one before has given back: a host that is short of
-memory needs none of it first, and pages that were just freed are still in the processor's cache.
+So a new slab takes the memory that merging the previous slab has freed: a host that is short of
+memory needs no extra memory first, and pages that were just freed are still in the processor's
+cache.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.planning import Plan, Share
 
 AHEAD = 2
-"""Slabs that are filled, or being filled, and not merged by all yet."""
+"""The most slabs that are filled, or being filled, and that not all clients have merged yet."""
 
 
 class Stages:
-    """One plan, while it is carried out."""
+    """A plan while the hub carries it out."""
 
     def __init__(self, merger: Merger, plan: Plan) -> None:
         self._merger, self._members, self._plan = merger, merger.members, plan
         self._used = plan.used()
         self._made: npt.NDArray[np.uint32] = np.full(len(self._used), NO_SLOT, np.uint32)
-        """What number each new slot has got."""
+        """u32[new slots]: the number that the store has given each new slot."""
         self._filled = [asyncio.Event() for _ in range(plan.stages)]
         self._filled[0].set()
         self._merged = [asyncio.Event() for _ in range(plan.stages)]
-        """Set when all clients are through with a stage."""
+        """Set when all clients have finished a stage."""
         self._left: list[int] = []
-        """How many are not, for each stage."""
+        """Number of clients that have not finished each stage."""
 
     async def run(self) -> int:
-        """Carry it out; returns the pages merged."""
+        """Carry out the plan; returns the number of pages merged."""
         shares = self._plan.shares
         for stage in range(self._plan.stages):
             self._left.append(sum(len(it.of(stage)) > 0 for it in shares))
@@ -52,7 +53,7 @@ class Stages:
         return sum(merging.result())
 
     async def _fill_all(self, clients: list[Client]) -> None:
-        """Make slab after slab, but not many that have not been merged yet."""
+        """Make slab after slab, but at most ``AHEAD`` before they are merged."""
         for stage in range(1, self._plan.stages):
             if stage > AHEAD:
                 await self._merged[stage - AHEAD].wait()
@@ -60,7 +61,7 @@ class Stages:
             self._filled[stage].set()
 
     async def _merge_all(self, share: Share) -> int:
-        """Have a client carry out its part of each stage as soon as its slab is there."""
+        """Have a client carry out its part of each stage as soon as the stage's slab is filled."""
         merged = 0
         for stage in range(self._plan.stages):
             if len(share.of(stage)) == 0:
@@ -73,7 +74,7 @@ class Stages:
         return merged
 
     async def _fill(self, clients: list[Client], stage: int) -> None:
-        """Make the slab of a stage, of those slots that some client is to map."""
+        """Make the slab of a stage, from the slots that some client is going to map."""
         first = (stage - 1) * _core.SLAB_PAGES
         new = first + np.flatnonzero(self._used[first : first + _core.SLAB_PAGES])
         if len(new) == 0:
@@ -81,7 +82,7 @@ class Stages:
         found, donors = self._plan.found, self._plan.layout.donors[new]
         address, digest = found.address[donors], found.digest[donors]
         whose = found.client[donors].astype(np.uint64)
-        # What came by a merge at birth meanwhile is there already.
+        # The store already has contents that a merge at birth has added meanwhile.
         made, changed = await self._merger.filler.provide(clients, whose, address, digest)
         self._made[new] = made
         anew = donors[changed]
@@ -92,10 +93,10 @@ class Stages:
                 restless.begin_anew(region.pages, index, self._merger.most_vain)
 
     async def _merge(self, share: Share, stage: int) -> int:
-        """Have a client carry out its part of a stage; returns the pages merged."""
+        """Have a client carry out its part of a stage; returns the number of pages merged."""
         share.release(stage)
         pages, layout = share.of(stage), self._plan.layout
-        if not share.client.is_ready:  # it owes us an answer of a stage before
+        if not share.client.is_ready:  # it owes the hub an answer of an earlier stage
             self._members.await_plan(len(pages))
             return 0
         slot = layout.slot[pages]

@@ -1,7 +1,7 @@
 """The store of one trust domain: its slabs, and which digest lies in which slot.
 
-Slots are numbered through all slabs of a domain. A number is used again only after its slab has
-been dropped, and a slab is dropped only when nobody remembers a slot of it.
+Slots are numbered across all slabs of a domain. A number is used again only after its slab has been
+dropped, and a slab is dropped only when no record refers to a slot of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LARGE = 1 << 16
 """Digests that fit into a processor's cache."""
 
 AT_ONCE = 1 << 18
-"""Digests that are sorted at once before they are looked up: it takes memory."""
+"""The most digests that are sorted at once before they are looked up, because sorting takes memory.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class Slab:
     """A sealed memory file of stable pages."""
 
     id: int
-    """Its inode number, the name that hub and agents use."""
+    """Its inode number, by which hub and agents name it."""
     descriptor: int
     base: int
     """Number of its first slot."""
@@ -42,10 +43,10 @@ class Slab:
     heads: U32
     """u32[r]: the first slot, counted from 0, of each run that one process has filled."""
     donors: U32
-    """u32[r]: that process, or who handed the slab back."""
+    """u32[r]: the process that filled each run, or that handed the slab back."""
 
     def filled(self) -> Counter[int]:
-        """How many slots each process has filled."""
+        """Return how many slots each process has filled."""
         counts: Counter[int] = Counter()
         for donor, pages in zip(self.donors, np.diff(self.heads, append=self.pages), strict=True):
             counts[int(donor)] += int(pages)
@@ -57,20 +58,21 @@ class Store:
 
     def __init__(self) -> None:
         self.seed = secrets.randbits(64)
-        """Of the digests; secret, so that nobody can prepare pages whose digests collide."""
+        """Seed of the digests; secret, so that no process can prepare pages whose digests collide.
+        """
         self.slabs: dict[int, Slab] = {}
         self.held: Counter[int] = Counter()
-        """Process -> slots it is the donor of."""
+        """Process -> number of slots that were filled from it."""
         self._digests: U64 = np.empty(0, np.uint64)
         self._slots: U32 = np.empty(0, np.uint32)
 
     def add(
         self, descriptor: int, slab: int, digests: U64, donors: U64 | U32, findable: bool = True
     ) -> Slab:
-        """Take in a sealed slab; its descriptor is the store's from now on.
+        """Add a sealed slab; from now on the store owns its descriptor.
 
-        ``donors``: the process that each slot was filled from.
-        ``find`` names its slots only if it is ``findable``; ``publish`` makes it so later.
+        ``donors``: the process that each slot was filled from. ``find`` returns slots of the slab
+        only if it is ``findable``; ``publish`` makes it findable later.
         """
         heads = np.flatnonzero(np.diff(donors, prepend=donors[:1] + 1)).astype(np.uint32)
         whose, base = donors[heads].astype(np.uint32), self._room(len(digests))
@@ -82,12 +84,12 @@ class Store:
         return made
 
     def publish(self, slab: Slab, digests: U64) -> None:
-        """Have ``find`` name the slots of a slab with these digests."""
+        """Have ``find`` return the slots of a slab, which have these digests."""
         useful = np.flatnonzero(digests > ZERO)
         new, first = np.unique(digests[useful], return_index=True)
         fresh = self.find(new) == NO_SLOT
         new, slots = new[fresh], (useful[first[fresh]] + slab.base).astype(np.uint32)
-        # Put where they belong, not sorted with all the others: that takes six times as long.
+        # Insert in order: sorting them together with all the others takes six times as long.
         at = np.searchsorted(self._digests, new)
         self._digests, self._slots = (
             np.insert(self._digests, at, new),
@@ -99,29 +101,30 @@ class Store:
     ) -> tuple[int, int, U64]:
         """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.
 
-        ``whose``: which of the peers each run is of. Reads other processes, which may make it wait:
-        to be called where a deadline can abandon it. The slab is not in the store yet; ``add`` it.
-        Digests come from the sealed bytes. Raises ``AccessDenied`` if one of the peers is not what
-        it was when it became a client; then no slab has been made.
+        ``whose``: the number of the peer that each run belongs to. This reads other processes,
+        which may make it wait: call it in a thread that a deadline can abandon. The slab is not in
+        the store yet; ``add`` it. Digests come from the sealed bytes. Raises ``AccessDenied`` if
+        one of the peers is not what it was when it became a client; then no slab has been made.
         """
         descriptor, slab, digests = _core.build_slab(list(peers), whose, starts, pages, self.seed)
         return descriptor, slab, np.frombuffer(digests, np.uint64)
 
     def find(self, digests: U64) -> U32:
-        """The slot of each digest, or ``NO_SLOT``."""
+        """Return the slot of each digest, or ``NO_SLOT``."""
         if len(self._digests) == 0:
             return np.full(len(digests), NO_SLOT, np.uint32)
         at = np.empty(len(digests), np.int64)
         for first in range(0, len(digests), AT_ONCE):
             some = digests[first : first + AT_ONCE]
-            # In a large index neighbours are found in the processor's cache.
+            # In a large index, sorted digests find their neighbours in the processor's cache.
             order = np.argsort(some) if len(self._digests) > LARGE else slice(None)
             at[first : first + AT_ONCE][order] = np.searchsorted(self._digests, some[order])
         at[at == len(self._digests)] = 0
         return np.where(self._digests[at] == digests, self._slots[at], np.uint32(NO_SLOT))
 
     def locate(self, slots: U32) -> tuple[U64, U32]:
-        """Slab id and place in it of slots; 0 and 0 for numbers that are no slot (any more)."""
+        """Return the slab ids of slots, and their places in the slab; 0 and 0 for numbers that are
+        no slot (any more)."""
         slabs = self._in_order()
         if not slabs or len(slots) == 0:
             return np.zeros(len(slots), np.uint64), np.zeros(len(slots), np.uint32)
@@ -134,7 +137,7 @@ class Store:
         return np.where(inside, ids[at], np.uint64(0)), place
 
     def copy(self, slots: U32) -> tuple[int, int, U64]:
-        """Copy slots of any slabs into a new one: descriptor, id and digests, as ``build``."""
+        """Copy slots of any slabs into a new slab: descriptor, id and digests, like ``build``."""
         ids, places = self.locate(slots)
         descriptors = np.array([self.slabs[int(it)].descriptor for it in ids], np.uint64)
         descriptor, slab, digests = _core.copy_slots(
@@ -143,7 +146,7 @@ class Store:
         return descriptor, slab, np.frombuffer(digests, np.uint64)
 
     def donors(self, slots: U32) -> U32:
-        """The process that each of these slots was filled from."""
+        """Return the process that each of these slots was filled from."""
         ids, places = self.locate(slots)
         whose = np.empty(len(slots), np.uint32)
         for slab in (self.slabs[int(it)] for it in np.unique(ids)):
@@ -153,14 +156,14 @@ class Store:
         return whose
 
     def retire(self, slabs: Iterable[int]) -> None:
-        """Have ``find`` name no slot of these slabs any more; they can still be located."""
+        """Have ``find`` return no slot of these slabs any more; ``locate`` still finds them."""
         keep = np.ones(len(self._slots), np.bool_)
         for slab in (self.slabs[it] for it in slabs):
             keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
         self._digests, self._slots = self._digests[keep], self._slots[keep]
 
     def drop(self, slabs: Iterable[int]) -> None:
-        """Forget slabs that nobody shares; the kernel frees them with their last mapping."""
+        """Forget slabs that no client shares; the kernel frees them with their last mapping."""
         known = [it for it in slabs if it in self.slabs]
         self.retire(known)
         for slab in map(self.slabs.pop, known):
@@ -187,7 +190,7 @@ class Store:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)
 
     def _room(self, pages: int) -> int:
-        """The first number from which on so many are free."""
+        """Return the first number from which ``pages`` numbers are free."""
         base = 0
         for slab in self._in_order():
             if slab.base - base >= pages:

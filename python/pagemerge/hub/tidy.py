@@ -1,4 +1,4 @@
-"""What a hub does with its slabs when a cycle is over: drop the dead, empty the dying."""
+"""Tidies the slabs of a hub when a cycle is over: drops dead slabs, and empties dying ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger("pagemerge.hub")
 
 
 async def tidy(merger: Merger, origins: Origins) -> None:
-    """Drop slabs that nobody maps, and empty those that are mostly dead.
+    """Drop slabs that no client maps, and empty those that are mostly dead.
 
-    What a client maps is not known while it has a plan and does not answer: then all slabs that it
-    was ever given stay, and only those.
+    While a client has a plan and does not answer, the hub does not know what it maps: then all
+    slabs that the client was ever given stay, and only those.
     """
     members = merger.members
     if members.fillings:
@@ -44,7 +44,7 @@ def _drop_unmapped(members: Members, origins: Origins) -> None:
     unused = []
     for slab in members.store.slabs.values():
         if members.outgrow(slab.id):
-            continue  # it gets one more cycle
+            continue  # the slab is new and gets one more cycle
         if slab.id not in unknown and not counts[slab.base : slab.base + slab.pages].any():
             unused.append(slab.id)
     if not unused:
@@ -63,9 +63,9 @@ def _given_to_silent(members: Members) -> set[int]:
 
 
 async def _compact(merger: Merger) -> None:
-    """Copy what lives in slabs that are mostly dead, and have everybody move there.
+    """Copy the live slots of slabs that are mostly dead, and have all clients map the copies.
 
-    Pages can move behind a barrier only, so slabs that a client without one maps stay.
+    Pages can move behind a barrier only, so slabs that a client without a barrier maps stay.
     """
     members = merger.members
     store, clients = members.store, [it for it in members.clients if it.has_barrier]
@@ -96,7 +96,7 @@ async def _compact(merger: Merger) -> None:
         try:
             descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
         except (PagemergeError, OSError, RuntimeError, MemoryError) as error:
-            # No memory, descriptor or thread is left: what is merged stays as it is.
+            # No memory, descriptor or thread is left: merged pages stay as they are.
             log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
             return
         made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
@@ -112,6 +112,6 @@ async def _compact(merger: Merger) -> None:
     if moved and made:
         store.retire(it.slab for it in dying)
         store.publish(made, digests)
-    # Otherwise no client could move (one that pins memory, say): all is as it was, and the copy,
-    # which no client knows, is dropped with the next cycle.
+    # Otherwise no client could move pages (because it pins memory, for example): nothing changes,
+    # and the next cycle drops the copy, which no client knows.
     log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)

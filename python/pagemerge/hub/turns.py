@@ -1,6 +1,6 @@
-"""Whose turn it is in a hub's loop.
+"""Decides whose turn it is in a hub's loop.
 
-It serves everybody: what one peer has it do must not be felt by the others.
+The loop serves all peers: the work of one peer must not slow down the others.
 """
 
 from __future__ import annotations
@@ -18,45 +18,46 @@ from weakref import WeakKeyDictionary
 T = TypeVar("T")
 
 SHARE = 0.1
-"""Part of the loop's time for what peers say or ask beyond what agents do, all users together."""
+"""Part of the loop's time, 0 to 1, for frames and questions of peers beyond what agents need; all
+users together."""
 
 SLICE = 0.001
-"""Seconds of long work until others have their turn."""
+"""Seconds of long work after which others have their turn."""
 
 
 @dataclass(slots=True)
 class Turns:
-    """Of one user, for one kind of work."""
+    """The turns of one user, for one kind of work."""
 
     _free: float = 0.0
-    """When the next one comes (time.monotonic)."""
+    """When the next turn begins (time.monotonic)."""
 
     @property
     def wait(self) -> float:
-        """Seconds until the next one comes."""
+        """Seconds until the next turn begins."""
         return max(self._free - time.monotonic(), 0.0)
 
     def spend(self, seconds: float, users: int) -> None:
-        """So long it has taken. Each of ``users`` gets an equal part of ``SHARE``."""
+        """Note the seconds that a turn took. Each of ``users`` gets an equal part of ``SHARE``."""
         self._free = max(self._free, time.monotonic()) + seconds * max(users, 1) / SHARE
 
 
 @dataclass(slots=True)
 class _Turnstile:
-    """Long work of a loop: one slice of it between two looks at what has come, whoever's it is.
+    """Long work of a loop: one slice in each round of the loop, for one task at a time.
 
     If each of hundreds of clients had a slice of its own in each round of the loop, a round would
-    take as long as all of them.
+    take as long as all these slices together.
     """
 
     loop: asyncio.AbstractEventLoop
     _queues: tuple[deque[asyncio.Future[None]], ...] = field(
         default_factory=lambda: (deque(), deque())
     )
-    """Of what is done in the background, and of what a program waits for: by turns."""
+    """Tasks that work in the background, and tasks that a program waits for; they alternate."""
     _last: bool = False
     _working: asyncio.Task[object] | None = None
-    """Whose slice it is, and since when."""
+    """The task that has the slice, and since when."""
     _since: float = 0.0
 
     async def breathe(self, awaited: bool) -> None:
@@ -72,7 +73,7 @@ class _Turnstile:
         self._working, self._since = task, self.loop.time()
 
     def _pass(self) -> None:
-        """Let one in, and the next one a round later."""
+        """Give one task a slice, and the next task a slice one round later."""
         self._last = not self._last if self._queues[not self._last] else self._last
         turn = self._queues[self._last].popleft()
         if not turn.done():  # it may have been cancelled
@@ -85,11 +86,10 @@ _stiles: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turnstile] = WeakKeyDicti
 
 
 async def breathe(*, awaited: bool = False) -> None:
-    """In a loop over something of which peers may have any number: let others have a turn.
+    """Let others have a turn. Call it in each round of a loop whose length peers can choose.
 
-    Before the first one, too. What was true before the call may have changed after it.
-    ``awaited``: a program waits for this work, which does not wait for all that is done in the
-    background.
+    Call it before the first round, too. What was true before the call may be false after it.
+    ``awaited``: a program waits for this work, so it does not queue behind all background work.
     """
     loop = asyncio.get_running_loop()
     if loop not in _stiles:
@@ -98,11 +98,11 @@ async def breathe(*, awaited: bool = False) -> None:
 
 
 async def work_in(executor: Executor, work: Callable[[], T], seconds: float) -> Future[T]:
-    """Have a thread do some work, and wait for it, but no longer than so many seconds.
+    """Have a thread do some work, and wait for it for at most ``seconds``.
 
-    Returns the future, which need not be done. What a request waits for is counted in rounds of
-    the loop, and a busy one's take milliseconds: this is one round less than run_in_executor and
-    asyncio.wait take. Raises ``RuntimeError`` if no thread can be started.
+    Returns the future, which may not be done yet. A request waits for several rounds of the loop,
+    and the rounds of a busy loop take milliseconds: this function needs one round less than
+    run_in_executor and asyncio.wait. Raises ``RuntimeError`` if no thread can be started.
     """
     loop = asyncio.get_running_loop()
     over = loop.create_future()

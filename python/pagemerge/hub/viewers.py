@@ -1,4 +1,4 @@
-"""Who asks a hub for its counters."""
+"""Serves the counters of a hub to the viewers that ask for them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from pagemerge.hub.model import Status
 from pagemerge.hub.turns import Turns, breathe
 
 Count = Callable[[], Generator[None, None, Status]]
-"""Begins to work out the counters, in steps of a millisecond or so."""
+"""Begins to work out the counters, in steps of about a millisecond."""
 
 
 @dataclass(slots=True)
 class Viewers:
-    """Those of one user who ask for the counters.
+    """The viewers of one user.
 
-    What several ask at a time is worked out once, and one answer after the other: so it does not
-    matter how many ask, and what an answer has cost is known before the next one is begun.
+    Viewers that ask at the same time get the same answer, and the hub works out one answer after
+    the other. So the cost does not depend on the number of viewers, and the hub knows what an
+    answer has cost before it begins the next one.
     """
 
     turns: Turns = field(default_factory=Turns)
     _next: asyncio.Task[bytes] | None = None
-    """The answer that has not been begun yet."""
+    """The answer that the hub has not begun yet."""
     _working: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answer(self, count: Count, users: int) -> bytes:
-        """The counters (``Status`` as JSON), as they are at some moment after this call.
+        """Return the counters (``Status`` as JSON), as they are at some moment after this call.
 
-        ``users``: how many share the loop.
+        ``users``: the number of users that share the loop.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._work(count, users))
-        return await asyncio.shield(self._next)  # others wait for it, too
+        return await asyncio.shield(self._next)  # other viewers wait for it, too
 
     async def _work(self, count: Count, users: int) -> bytes:
         async with self._working:

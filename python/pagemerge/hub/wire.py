@@ -52,7 +52,7 @@ RUN = np.dtype([("address", "u8"), ("slab", "u8"), ("slot", "u4"), ("pages", "u4
 
 
 def rows(body: bytes, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """The structs of a body. Raises ``ProtocolError`` if the length does not fit."""
+    """Return the structs of a body. Raises ``ProtocolError`` if the length does not fit."""
     if len(body) % dtype.itemsize:
         raise ProtocolError(f"a body of {len(body)} bytes does not fit")
     return np.frombuffer(body, dtype)
@@ -64,14 +64,15 @@ def runs(
     slot: npt.NDArray[np.uint32],
     pages: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.void]:
-    """What a ``MERGE`` carries: one element a run in each array; ``slot`` within its slab."""
+    """Return the runs that a ``MERGE`` carries: each array has one element a run; ``slot`` counts
+    within its slab."""
     found = np.empty(len(address), RUN)
     found["address"], found["slab"], found["slot"], found["pages"] = address, slab, slot, pages
     return found
 
 
 def unpack(body: bytes, form: struct.Struct) -> tuple[int, ...]:
-    """The integers at the start of a body. Raises ``ProtocolError`` if it is too short."""
+    """Return the integers at the start of a body. Raises ``ProtocolError`` if it is too short."""
     if len(body) < form.size:
         raise ProtocolError(f"a body of {len(body)} bytes is too short")
     return form.unpack_from(body)

@@ -1,8 +1,9 @@
-"""Opting a running process in to kernel KSM, and out again.
+"""Opts a running process in to kernel KSM, and out again.
 
-Only a process itself can have its memory merged, so it is stopped for a moment and made to ask
-(``crates/pages/src/inject``): for all of its memory by prctl(PR_SET_MEMORY_MERGE), which holds for
-what it maps later and for its children, too; on kernels before 6.4 range by range by madvise.
+Only a process itself can have its memory merged, so pagemerge stops it for a moment and makes it
+ask (``crates/pages/src/inject``): for all of its memory by prctl(PR_SET_MEMORY_MERGE), which also
+holds for memory that it maps later and for its children; on kernels before 6.4, range by range by
+madvise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pagemerge.linux.process import PROC, pids
 
 How = Literal["prctl", "madvise"]
 Ranges = Sequence[tuple[int, int]]
-"""Start and end address of each."""
+"""Start and end address of each range."""
 
 MERGEABLE = 12
 """madvise(2), include/uapi/asm-generic/mman-common.h of Linux."""
@@ -35,34 +36,34 @@ class Outcome:
     name: str
     how: How
     already: bool
-    """It was so before: nothing had to be done. Never with ``madvise``, where nobody can tell."""
+    """True if nothing had to be done. Never with ``madvise``, where the kernel does not tell."""
     held_seconds: float
-    """For how long one of its threads was stopped, all in all."""
+    """Seconds for which one of its threads was stopped, in total."""
     longest_hold_seconds: float
-    """... and at once."""
+    """Seconds of the longest stop."""
     ranges: int
     """Ranges that were marked one by one, or pieces that were separated."""
     refused_ranges: int
-    """... of which so many could not be: unmapped meanwhile, too many mappings, or no memory."""
+    """Ranges or pieces that were refused: unmapped meanwhile, too many mappings, or no memory."""
     merged_pages_before: int | None
-    """Pages of it that mapped a stable page of ksmd before, as of ksmd's last scan; None where the
-    kernel does not tell. Afterwards nobody knows yet: ksmd counts when it comes by."""
+    """Pages of it that mapped a stable page of ksmd before, as of ksmd's last scan; None if the
+    kernel does not tell. The number afterwards is unknown until ksmd scans the process again."""
     stops: int = 1
     """How often one of its threads was stopped."""
     seconds: float = 0.0
-    """How long all of it took."""
+    """Seconds that all of it took."""
     separated_bytes: int | None = None
-    """Memory that was merged, and is its own again; None where the kernel does not tell (before
-    Linux 6.7), and for ``attach``."""
+    """Bytes of memory that were merged and are the process's own again; None if the kernel does not
+    tell (before Linux 6.7), and for ``attach``."""
     still_mergeable: bool | None = None
-    """Some of its memory can be merged after all: it has marked more meanwhile, or something was
-    refused. None where the kernel does not tell, and for ``attach``."""
+    """True if some of its memory can still be merged: it has marked more meanwhile, or something
+    was refused. None if the kernel does not tell, and for ``attach``."""
 
 
 def attach(pid: int, name: str, ranges: Callable[[], Ranges], how: How | None = None) -> Outcome:
     """Let ksmd merge the memory of process ``pid``; ``how`` None: all of it, where Linux can.
 
-    ``ranges`` is asked for what may be marked, if it has to be range by range. Raises
+    ``ranges`` is called for the ranges to mark, if they have to be marked one by one. Raises
     ``PagemergeError`` with the reason if the process cannot be stopped and made to ask;
     ``NoSuchProcess``; ``AccessDenied``; ``Unsupported`` for a ``prctl`` that this kernel lacks.
     """
@@ -91,19 +92,19 @@ def detach(
     ranges: Callable[[], Ranges],
     progress: Callable[[int], object] = lambda _bytes: None,
 ) -> Outcome:
-    """Undo ``attach``, and separate what was merged. Also undoes what the program marked itself.
+    """Undo ``attach``, and separate merged pages. Also undoes what the program has marked itself.
 
-    ``ranges`` is asked for all of its memory that can be mergeable, in order of address;
-    ``progress`` is told of bytes of them that were done since the last time, and what it raises
-    ends the work. Errors as ``attach``; what was separated until then stays so.
+    ``ranges`` is called for all of its memory that can be mergeable, in order of address.
+    ``progress`` is called with the bytes done since the last call, and an error that it raises ends
+    the work. Raises the errors of ``attach``; pages that were separated until then stay separated.
     """
     before, began = merging_pages(pid), time.monotonic()
     merged, tells = merged_bytes(pid), process_ksm(pid).mergeable is not None
     done = _Separated()
     if _is_marked(pid):
         done.add(pid, ranges(), progress, across=tells)
-    # Last, because it separates all that is left in one call. Not first, though memory that is
-    # mapped meanwhile is mergeable until then: that is not much.
+    # Last, because this call separates all remaining pages at once. Memory that the process maps
+    # before this call is still mergeable until then, but that is not much.
     try:
         was_on, held = _core.inject_prctl(pid, False)
         done.held += held
@@ -136,7 +137,7 @@ def detach(
 
 @dataclass(slots=True)
 class _Separated:
-    """What separating has taken so far: as ``Outcome`` has it."""
+    """The stops, calls and seconds of separating so far, as in ``Outcome``."""
 
     stops: int = 0
     calls: int = 0
@@ -160,7 +161,7 @@ class _Separated:
 
 
 def merging_pages(pid: int, proc: Path = PROC) -> int | None:
-    """Pages of process ``pid`` that map a stable page of ksmd; None where that is not to be had."""
+    """Return the pages of process ``pid`` that map a stable page of ksmd; None if unknown."""
     try:
         return process_ksm(pid, proc).merging_pages
     except PagemergeError:
@@ -168,7 +169,10 @@ def merging_pages(pid: int, proc: Path = PROC) -> int | None:
 
 
 def users_merged(proc: Path = PROC) -> dict[int, list[int]]:
-    """The processes that ksmd may merge already, by user: kernel KSM has one domain for all."""
+    """Return the processes that ksmd may already merge, by user.
+
+    Kernel KSM is one domain for all users.
+    """
     users: dict[int, list[int]] = {}
     for pid in pids(proc):
         try:
@@ -181,7 +185,7 @@ def users_merged(proc: Path = PROC) -> dict[int, list[int]]:
 
 
 def listed(users: Mapping[int, Sequence[int]]) -> str:
-    """Users and a process of each, for people: ``uid 7 (process 42 and 3 more)``."""
+    """Return users and a process of each, as text: ``uid 7 (process 42 and 3 more)``."""
     found = []
     for uid, (first, *others) in sorted(users.items()):
         more = f" and {len(others):,} more" if others else ""
@@ -190,7 +194,7 @@ def listed(users: Mapping[int, Sequence[int]]) -> str:
 
 
 def merged_bytes(pid: int) -> int | None:
-    """Memory of it that is merged just now; None where the kernel does not tell."""
+    """Return the bytes of a process that are merged now; None if the kernel does not tell."""
     try:
         return ksm_bytes(pid)
     except PagemergeError:
@@ -198,5 +202,5 @@ def merged_bytes(pid: int) -> int | None:
 
 
 def _is_marked(pid: int) -> bool:
-    """Can any of its memory be merged? Where the kernel does not tell: yes."""
+    """Return true if any memory of a process can be merged, or if the kernel does not tell."""
     return process_ksm(pid).mergeable is not False

@@ -1,7 +1,7 @@
-"""Opting processes in to kernel KSM by the admin's rules, as they appear, and out again.
+"""Opts processes in to kernel KSM by the admin's rules, as they appear, and out again.
 
-Where a rule says ``select``, the finder looks first, and only ranges that hold duplicates are
-marked; again when the process has grown.
+If a rule says ``select``, the finder looks first, and only ranges that hold duplicates are marked.
+The finder looks again when the process has grown.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ log = logging.getLogger("pagemerge.governor")
 
 GROWN = 16 << 20
 GROWN_SHARE = 0.1
-"""Bytes, and the share of a process, that it must have grown by to be looked at again."""
+"""Bytes, and the share of its size, by which a process must have grown to be looked at again."""
 LOOKS = 0.02
-"""Share of a core that looking for what to select may take."""
+"""Share of a core that selecting ranges may take."""
 
 
 class Marks(Protocol):
-    """What is done to processes; each raises ``PagemergeError`` where it cannot be."""
+    """Changes to processes; each method raises ``PagemergeError`` if the change is impossible."""
 
     def all(self, who: Identity) -> None:
         """Make all memory of a process mergeable."""
 
     def ranges(self, who: Identity, selection: Selection) -> None:
-        """Make ranges of it mergeable."""
+        """Make ranges of a process mergeable."""
 
     def undo(self, who: Identity) -> None:
-        """Separate what is merged, and have nothing mergeable."""
+        """Separate the merged pages of a process, and make none of its memory mergeable."""
 
 
 @dataclass(slots=True)
@@ -56,13 +56,14 @@ class _Selected:
     seen: int = 0
     """Bytes of anonymous memory at the last refresh."""
     looked: int = 0
-    """... when it was looked at."""
+    """Bytes of anonymous memory when the finder last looked at it."""
 
 
 class Enrolment:
-    """Who is in, by the rules in ``opting``. A process that cannot be marked is not asked again.
+    """Opts processes in and out by the rules in ``opting``; a process that cannot be marked is not
+    tried again.
 
-    ``beside``: the pids whose memory is mergeable already; ``dry_run``: only say it.
+    ``beside``: the pids whose memory is mergeable already; ``dry_run``: only log the decisions.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Enrolment:
         self._looks_after = 0.0
 
     def refresh(self) -> list[int]:
-        """Opt in who came, and out who shall not be; returns the pids that were changed."""
+        """Opt processes in and out as the rules say now; returns the pids that were changed."""
         changes = self._opting.changes()
         for decision in changes.news:
             log.info("process %d (%s) is %s", decision.who.pid, decision.who.name, decision.reason)
@@ -99,11 +100,11 @@ class Enrolment:
         return changed + self._reselect()
 
     def _reselect(self) -> list[int]:
-        """Look at those that have grown and stand still; returns the pids that were marked."""
+        """Look at selected processes that have grown and are stable; returns the pids marked."""
         due = []
         for key, one in list(self._selected.items()):
             size = anonymous_bytes(one.who.pid)
-            if size == 0:  # it has gone
+            if size == 0:  # the process has ended
                 del self._selected[key]
                 continue
             still, one.seen = abs(size - one.seen) < GROWN, size
@@ -113,7 +114,7 @@ class Enrolment:
             return []
         began = time.process_time()
         mine = {one.who.pid for one in self._selected.values()}
-        # All that are selected, too: what is like theirs is a duplicate, marked or not.
+        # All selected processes, too: pages equal to theirs are duplicates, marked or not.
         others = sorted((mine | set(self._beside())) - {one.who.pid for one in due})
         found = select(
             [_process(one.who) for one in due],
@@ -150,28 +151,30 @@ class Enrolment:
 
 
 class Kernel:
-    """``Marks`` on real processes; of one user at a time unless ``across_users``."""
+    """``Marks`` on real processes, of one user at a time unless ``across_users``."""
 
     def __init__(self, across_users: bool = False) -> None:
         self._across_users = across_users
 
     def all(self, who: Identity) -> None:
-        """By prctl where Linux has it: what it maps later is mergeable, too."""
+        """Make all memory of a process mergeable, by prctl where Linux has it: then memory that it
+        maps later is mergeable, too."""
         self._check(who)
         attach(who.pid, who.name, lambda: eligible.eligible(who.pid))
 
     def ranges(self, who: Identity, selection: Selection) -> None:
-        """By madvise."""
+        """Make ranges of a process mergeable, by madvise."""
         self._check(who)
         attach(who.pid, who.name, lambda: selection.ranges, "madvise")
 
     def undo(self, who: Identity) -> None:
-        """Also what the program has marked by itself: out is out."""
+        """Separate and unmark all memory of a process, also what the program has marked itself."""
         if is_mergeable(who.pid):
             detach(who.pid, who.name, lambda: eligible.eligible(who.pid))
 
     def _check(self, who: Identity) -> None:
-        """Whoever has marked memory without us counts as well."""
+        """Raise ``PagemergeError`` if the process must not be marked. Processes that have marked
+        memory without pagemerge count as well."""
         if reason := merged_by_us(who.pid, mappings(who.pid)):
             raise PagemergeError(reason, pid=who.pid)
         others = {} if self._across_users else users_merged()
@@ -179,7 +182,7 @@ class Kernel:
         if others:
             raise PagemergeError(
                 f"kernel KSM has processes of {listed(others)} already, and is one trust domain: "
-                "detach them, or say across_users = true under [kernel]",
+                "detach them, or set across_users = true under [kernel]",
                 pid=who.pid,
             )
 

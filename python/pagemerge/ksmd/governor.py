@@ -1,7 +1,7 @@
-"""THE loop of the kernel engine: see how ksmd does, decide, set its knobs, watch.
+"""The loop of the kernel engine: look at ksmd, decide, set its knobs, watch.
 
-All that is decided is decided in ``decide.govern``; here is what it takes to know things, and to
-leave the host as it was found.
+``decide.govern`` makes all decisions. This module collects what they need, and leaves the host as
+it was before.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from pagemerge.model import PAGE_SIZE
 log = logging.getLogger("pagemerge.governor")
 
 NOTE = Path("/run/pagemerge/knobs.json")
-"""Of root's alone: nobody else governs."""
+"""Only root can write it, because only root runs a governor."""
 
 REFRESH = 0.5
-"""Seconds between two looks at who is there."""
+"""Seconds between two looks at which processes there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a trace: what was known, and what was decided."""
+    """One line of a trace: what the governor knew, and what it decided."""
 
     snapshot: Snapshot
     decision: Decision
@@ -69,7 +69,7 @@ class Governor:
     ) -> None:
         self.goals = goals
         self.enrolment: Enrolment | None = None
-        """Opts processes in, where somebody does."""
+        """Opts processes in, if the configuration has rules; else None."""
         self.ksm = ksm
         self.dry_run = dry_run
         self.mergeable = Mergeable(is_mergeable)
@@ -84,14 +84,14 @@ class Governor:
         self._meddled = False
 
     def run(self) -> None:
-        """Until ``ended`` is set."""
+        """Govern until ``ended`` is set."""
         decision = Decision(Knobs(), "the beginning", 0.0)
         with contextlib.suppress(Ended):
             while not self.ended.wait(decision.wait_seconds):
                 decision = self.step(decision)
 
     def step(self, last: Decision) -> Decision:
-        """One turn: what ``last`` wanted to know is in the snapshot that this one is made on."""
+        """Take a snapshot with what the decision ``last`` wanted to know, and decide on it."""
         now = self._snapshot(last)
         self._note_meddling(now.knobs)
         self._course, decision = govern(self._course, now, self.goals)
@@ -100,14 +100,15 @@ class Governor:
         changes = changed(decision.knobs)
         self._tell(decision, changes)
         if self.dry_run:
-            # Nothing will come of it: the next news are to be weighed, too.
+            # ksmd does not run for it, so the governor goes on deciding as if ksmd stood still.
             self._course = replace(self._course, working=False, checking=False)
         elif changes:
             self._write(changes)
         return decision
 
     def _tell(self, decision: Decision, changes: dict[str, int | str]) -> None:
-        """Log what is done and why; and once, until something is done, why nothing is."""
+        """Log changes and their reason. If nothing is changed, log the reason once only, until the
+        next change."""
         if decision.reason == self._told:
             return
         self._told = decision.reason
@@ -124,7 +125,8 @@ class Governor:
         )
 
     def _write(self, changes: dict[str, int | str]) -> None:
-        """Who else drives ksmd may be in the way for a moment: that is no reason to end."""
+        """Write knobs. The governor goes on after an error, because another program that drives
+        ksmd may be in the way for a moment only."""
         try:
             self.ksm.write(**changes)
         except PagemergeError as error:
@@ -147,13 +149,13 @@ class Governor:
         looked = 0.0
         if wanted.look:
             began = time.process_time()
-            # Before the look, or what is written during it would count as seen.
+            # Before the look, because pages written during the look would otherwise count as seen.
             self._sample = Sample(pids)
             promised = promise(pids, self.ended)
             sharing = sharing_pages(pids)
             looked = time.process_time() - began
         counters = self.ksm.counters()
-        # That counter is live; pages_sharing is not.
+        # ksm_zero_pages is live; pages_sharing is not.
         zeros = counters.ksm_zero_pages or 0
         return Snapshot(
             seconds=seconds,
@@ -173,7 +175,7 @@ class Governor:
         )
 
     def _note_meddling(self, found: Knobs) -> None:
-        """Say once that somebody else writes to the knobs, too."""
+        """Warn once that another program writes to the knobs, too."""
         if self._meddled or self._written == Knobs() or found == self._written:
             return
         self._meddled = True
@@ -183,24 +185,25 @@ class Governor:
             if value != getattr(self._written, name)
         ]
         log.warning(
-            "somebody else drives ksmd, too: %s; `pagemerge doctor` may tell who", ", ".join(differ)
+            "another program sets ksmd's knobs: %s; `pagemerge doctor` may name it",
+            ", ".join(differ),
         )
 
 
 def changed(knobs: Knobs) -> dict[str, int | str]:
-    """Those that are not None."""
+    """Return the knobs that are not None."""
     values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
     return {name: value for name, value in values if value is not None}
 
 
 class Ended(Exception):
-    """Told to end while it looked at pages."""
+    """The governor was told to end while it looked at pages."""
 
 
 def promise(pids: Sequence[int], ended: threading.Event | None = None) -> int:
-    """Bytes that merging would still save in these processes, by looking at all their pages.
+    """Return the bytes that merging would still save in these processes, by looking at all pages.
 
-    Raises ``Ended`` soon after ``ended`` is set: to look at a terabyte takes minutes.
+    Raises ``Ended`` soon after ``ended`` is set, because a look at a terabyte takes minutes.
     """
 
     def progress(_done: int, _total: int) -> None:
@@ -211,16 +214,17 @@ def promise(pids: Sequence[int], ended: threading.Event | None = None) -> int:
     for pid in pids:
         with contextlib.suppress(PagemergeError):
             found += named([str(pid)])
-    # ksmd merges whatever is marked; whether users may be together was asked before the marking.
+    # ksmd merges all marked memory; whether users may share was checked before the marking.
     totals = survey(found, 0, progress, together=True, locate=locate_marked).totals
     return totals.saveable_pages * PAGE_SIZE
 
 
 def endings() -> set[int]:
-    """The signals that would end this process and that it can end upon by itself (signal(7)).
+    """Return the signals that would end this process, and that it can catch to end cleanly
+    (signal(7)).
 
-    Not those that it was started to ignore (nohup(1)), and not those that a fault of its own
-    raises: to go on after one of these is to raise it again.
+    These are not the signals that it was started to ignore (nohup(1)), and not those that a fault
+    of its own raises: going on after such a signal would raise it again.
     """
     kept = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
     stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
@@ -235,9 +239,10 @@ def endings() -> set[int]:
 
 @contextlib.contextmanager
 def alone(ksm: Ksm) -> Iterator[None]:
-    """Nobody else drives ksmd meanwhile, as far as they ask. Who started us may hold it for us.
+    """Lock ksmd, so that no other program that respects the lock drives it. The parent process may
+    hold the lock for us.
 
-    Raises ``PagemergeError`` that names who does.
+    Raises ``PagemergeError`` that names the program that drives ksmd.
     """
     if ksm.driver() == os.getppid():
         yield
@@ -248,17 +253,17 @@ def alone(ksm: Ksm) -> Iterator[None]:
 
 @contextlib.contextmanager
 def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[None]:
-    """Have every knob put back at the end, as it was before.
+    """Put every knob back at the end, as it was before.
 
-    ``note``: a file that remembers how that was. A governor that was killed leaves it behind, and
-    the next one goes by it, unless somebody has set ksmd's pace since.
+    ``note``: a file that remembers the values before. A governor that was killed leaves it behind,
+    and the next governor uses it, unless ksmd's pace was changed since.
     """
     before = ksm.knobs()
     with contextlib.suppress(OSError, msgspec.DecodeError):
         found = msgspec.json.decode(note.read_bytes(), type=Knobs)
         if before.pages_to_scan == BATCH:
             before = found
-            log.warning("the last governor was killed: what it had found is put back at the end")
+            log.warning("the last governor was killed: the knobs get their old values at the end")
     note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     made = note.with_suffix(f".{os.getpid()}")
     made.write_bytes(msgspec.json.encode(before))

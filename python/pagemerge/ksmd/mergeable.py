@@ -1,7 +1,7 @@
-"""Which processes have memory that kernel KSM may merge, cheaply enough to ask all the time.
+"""Finds which processes have memory that kernel KSM may merge, cheaply enough to do it always.
 
-A process is asked about when it is new, and then again each time its age has doubled: programs mark
-their memory when they start.
+It asks about a process when the process is new, and again each time the age of the process has
+doubled, because programs mark their memory when they start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from pagemerge.linux.process import PROC, pids
 
 SELDOM = 30.0
-"""Seconds between two questions about an old process."""
+"""The most seconds between two questions about a process."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _Known:
 class Mergeable:
     """The processes of this host that have mergeable memory, as of the last ``refresh``.
 
-    ``ask`` tells whether the process with this pid has, false for one that has gone.
+    ``ask`` returns whether the process with this pid has mergeable memory; false if it has ended.
     """
 
     def __init__(self, ask: Callable[[int], bool], proc: Path = PROC) -> None:
@@ -35,22 +35,23 @@ class Mergeable:
 
     @property
     def pids(self) -> list[int]:
-        """Ascending."""
+        """The pids of these processes, ascending."""
         return sorted(pid for pid, known in self._known.items() if known.mergeable)
 
     def refresh(self, now: float) -> None:
-        """See who came, went, and changed; ``now`` in seconds on any clock that goes forward."""
+        """Note which processes came, ended or changed; ``now``: seconds on any clock that never
+        goes back."""
         running = set(pids(self._proc))
         for pid in self._known.keys() - running:
             del self._known[pid]
         for pid in running:
             known = self._known.setdefault(pid, _Known(now, now, mergeable=False))
             wait = min(known.asked - known.since, SELDOM)
-            # A number that is used again shows as one process: it is asked about soon enough.
+            # A pid that the kernel uses again counts as one process; the next question finds out.
             if now - known.asked >= wait:
                 known.asked, known.mergeable = now, self._ask(pid)
 
     def forget(self, pids: Iterable[int]) -> None:
-        """Ask about these at the next refresh: they were marked just now."""
+        """Ask about these processes at the next refresh, because they were marked just now."""
         for pid in pids:
             self._known.pop(pid, None)

@@ -1,7 +1,7 @@
-"""What kernel KSM has merged, as it is now: counted in page tables, frame by frame.
+"""Counts what kernel KSM has merged at this moment, in page tables, frame by frame.
 
 KSM's own counters lag. A merged page that was written to, or whose process has ended, stays in
-``pages_sharing`` until ksmd comes by, and a ksmd that stands never does. Sources:
+``pages_sharing`` until ksmd scans it, and a ksmd that stands still never does. Sources:
 Documentation/admin-guide/mm/pagemap.rst of Linux (pagemap, kpageflags).
 """
 
@@ -32,11 +32,11 @@ AT_ONCE = 1 << 20
 
 
 def sharing_pages(pids: Iterable[int], proc: Path = PROC) -> int | None:
-    """Mappings of stable pages beyond the first of each, in these processes together.
+    """Count the mappings of stable pages beyond the first of each, in these processes together.
 
-    This is what ``pages_sharing`` would be if ksmd had just come by; zero pages are not in it. A
-    process that has gone or cannot be looked at counts nothing. None where the kernel does not
-    name frames or their flags (CAP_SYS_ADMIN, CONFIG_PROC_PAGE_MONITOR).
+    The result is what ``pages_sharing`` would be if ksmd had just scanned all; zero pages are not
+    in it. A process that has ended or cannot be looked at adds nothing. None if the kernel does not
+    show frames or their flags (CAP_SYS_ADMIN, CONFIG_PROC_PAGE_MONITOR).
     """
     found = [frames for pid in pids for frames in _shared(pid)]
     everything = np.concatenate(found) if found else np.empty(0, np.uint64)
@@ -52,9 +52,9 @@ def sharing_pages(pids: Iterable[int], proc: Path = PROC) -> int | None:
 
 
 def present(pid: int) -> tuple[UInt64s, UInt64s]:
-    """Runs of anonymous pages that can be merged or are: addresses and pages, u64[r] each.
+    """Return the runs of anonymous pages that are merged or can be: addresses and pages, u64[r].
 
-    None of a process that cannot be looked at.
+    There are no runs for a process that cannot be looked at.
     """
     runs = []
     try:
@@ -71,7 +71,7 @@ def present(pid: int) -> tuple[UInt64s, UInt64s]:
 
 
 def _shared(pid: int) -> list[UInt64s]:
-    """The frames of a process that are mapped more than once, by itself or by others."""
+    """Return the frames of a process that are mapped more than once, by itself or by others."""
     starts, pages = present(pid)
     cuts = np.searchsorted(np.cumsum(pages), np.arange(AT_ONCE, int(pages.sum()), AT_ONCE))
     found: list[UInt64s] = []
@@ -86,7 +86,7 @@ def _shared(pid: int) -> list[UInt64s]:
 
 
 def _flags(frames: UInt64s, proc: Path) -> UInt64s:
-    """Flags of frames, which ascend: u64[n]."""
+    """Return the flags of frames, which ascend: u64[n]."""
     flags = np.zeros(len(frames), np.uint64)
     window = frames // np.uint64(WINDOW)
     starts = np.flatnonzero(np.diff(window, prepend=np.uint64(2**64 - 1)))

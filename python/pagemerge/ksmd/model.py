@@ -1,4 +1,4 @@
-"""What the parts of the kernel engine hand each other: frozen dataclasses, no I/O."""
+"""The data that the parts of the kernel engine exchange: frozen dataclasses, no I/O."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pagemerge.linux.ksm import KsmCounters
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """The ranges of one process that are worth being marked as mergeable."""
+    """The ranges of one process that are worth marking as mergeable."""
 
     pid: int
     name: str
     start: npt.NDArray[np.uint64]
     """u64[r]: page-aligned; ascending, disjoint, each inside one mapping."""
     end: npt.NDArray[np.uint64]
-    """u64[r]."""
+    """u64[r]: address behind each range."""
     looked: int
-    """Pages that marking the whole process would have ksmd look at."""
+    """Pages that ksmd would look at if the whole process were marked."""
     marked: int
-    """Pages that it will look at."""
+    """Pages that ksmd will look at."""
     duplicates: int
-    """Of these, pages that merge, if their like are marked too."""
+    """Pages of ``marked`` that will merge, if the pages equal to them are marked too."""
     left_out: int
     """Duplicates that are not marked."""
     gain: float
-    """Pages of memory that marking these frees."""
+    """Pages of memory that marking these ranges frees."""
     mappings: int
     """VMAs that marking adds to the process."""
     error: str = ""
@@ -40,28 +40,29 @@ class Selection:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """First byte and byte behind of each."""
+        """Start and end address of each range."""
         return list(zip(self.start.tolist(), self.end.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What the admin wants of the governor."""
+    """The admin's goals for the governor."""
 
     cpu_percent: float = 20.0
-    """Of one core that ksmd and the governor may use over time."""
+    """Percent of one core that ksmd and the governor may use over time."""
     burst_seconds: float = 30.0
-    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    """The most processor seconds that may be spent at once, saved up while ksmd stands still."""
     price_bytes: float = 100_000.0
-    """Bytes a second that a percent of a core must gain: a processor second, 100 times as many."""
+    """Bytes a second that a percent of a core must gain; a processor second must gain 100 times as
+    many bytes."""
     pressure_percent: float = 5.0
-    """Share of the time in which something waits for memory (PSI some avg10) from which on memory
+    """Percent of the time in which some task waits for memory (PSI some avg10) from which on memory
     counts for more: the budget is a whole core then, and the price a tenth."""
     available_percent: float = 10.0
-    """Share of the host's memory below which the same holds if no more is available."""
+    """Percent of the host's memory: if less is available, memory counts for more as well."""
     merge_across_nodes: int | None = None
-    """To be set before the first page is merged, since the kernel refuses it after; None: leave it.
-    """
+    """Value to set before the first page is merged, because the kernel refuses it later; None:
+    leave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +70,32 @@ class Snapshot:
     """What the governor knows at one moment."""
 
     seconds: float
-    """On the monotonic clock."""
+    """Time on the monotonic clock."""
     knobs: Knobs
     counters: KsmCounters
     spent_seconds: float
     """Processor time of ksmd and of the governor itself, so far."""
     processes: int
-    """That have mergeable memory."""
+    """Number of processes with mergeable memory."""
     resident_bytes: int
-    """Their anonymous memory."""
+    """Anonymous memory of these processes."""
     available_bytes: int | None = None
     total_bytes: int = 0
-    """Of the host."""
+    """Available memory, and all memory, of the host."""
     pressure: float | None = None
-    """PSI: percent of the last ten seconds in which something waited for memory."""
+    """PSI: percent of the last ten seconds in which some task waited for memory."""
     changed_share: float | None = None
-    """Of a sample: what differs from the last look, and not from the sample before. None where
-    none was taken."""
+    """Share of a sample that differs from the last look, but not from the sample before; None if no
+    sample was taken."""
     moving_share: float | None = None
-    """Of the same sample: what differs from the sample before."""
+    """Share of the same sample that differs from the sample before."""
     promised_bytes: int | None = None
-    """What the finder says merging would still save; None where it did not look."""
+    """Bytes that merging would still save, by the finder; None if it did not look."""
     merged_bytes: int | None = None
-    """What is merged now, counted frame by frame (``find.merged``), zero pages too; None where it
-    did not look or cannot tell."""
+    """Bytes that are merged now, counted frame by frame (``ksmd.merged``), zero pages too; None if
+    the governor did not look or the kernel does not tell."""
     look_seconds: float = 0.0
-    """Processor time that this look took."""
+    """Processor seconds that this look took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +103,15 @@ class Decision:
     """What the governor does now, and what it wants to know next."""
 
     knobs: Knobs
-    """Those to write; None: leave it."""
+    """The knobs to write; None: leave the knob as it is."""
     reason: str
     wait_seconds: float
-    """Until the next snapshot."""
+    """Seconds until the next snapshot."""
     sample: bool = False
-    """The next snapshot shall tell what has changed."""
+    """True if the next snapshot must tell what has changed."""
     look: bool = False
-    """The next snapshot shall tell what merging would save."""
+    """True if the next snapshot must tell what merging would save."""
     topic: str = ""
-    """What ``reason`` is about, if that is to be told once even where no knob is written: done, or
-    why ksmd stands (nobody, little, restless). Figures in ``reason`` change; this does not."""
+    """The subject of ``reason``, if the governor logs it once even when it writes no knob: done, or
+    why ksmd stands still (nobody, little, restless). Figures in ``reason`` change; the topic does
+    not."""

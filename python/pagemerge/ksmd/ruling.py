@@ -1,6 +1,6 @@
-"""Rules applied to processes as they appear, change and go: who is to be opted in or out now.
+"""Applies the rules to processes as they appear, change and end: which to opt in or out now.
 
-Nothing is done to any process here; whoever opts them in asks once a second or so.
+This module does nothing to any process; ``enrolment`` opts them in, and asks here again and again.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pagemerge.ksmd.decide.rules import Decision, Rule, rule_on
 from pagemerge.linux.identity import Identities, Identity
 
 Key = tuple[int, int]
-"""Pid and start time: one process for good."""
+"""Pid and start time, which identify a process for ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is different from the last look."""
+    """The differences from the last look."""
 
     opt_in: tuple[Decision, ...] = ()
-    """Processes that are in now and were not."""
+    """Processes that the rules opt in now and did not before."""
     opt_out: tuple[Identity, ...] = ()
-    """Processes that were in, still run, and are not in any more: another program by exec,
-    another user, another cgroup. What they were opted in for survives all of that (prctl(2))."""
+    """Processes that were in, still run, and are not in any more: they have another program by
+    exec, another user, or another cgroup. Being opted in survives all of that (prctl(2))."""
     news: tuple[Decision, ...] = ()
-    """Every decision that is new or has another reason, those of ``opt_in`` too: for the log."""
+    """Every decision that is new or has another reason, those of ``opt_in`` too, for the log."""
 
 
 class Opting:
-    """What the rules say of the processes of this host, from look to look."""
+    """What the rules say about the processes of this host, from look to look."""
 
     def __init__(
         self,
@@ -40,8 +40,10 @@ class Opting:
         holder: int | None = None,
         present: Callable[[], list[Identity]] | None = None,
     ) -> None:
-        """``holder``: the uid whose processes are in already, from before; ``present`` lists all
-        processes (``Identities().present``)."""
+        """Apply ``rules`` from now on.
+
+        ``holder``: the uid whose processes are in already; ``present`` lists all processes, by
+        default ``Identities().present``."""
         self._rules = rules
         self._across_users = across_users
         self._present = present or Identities().present
@@ -50,8 +52,9 @@ class Opting:
         """The uid that kernel KSM belongs to; see ``decide.rules``."""
 
     def changes(self) -> Changes:
-        """Look at all processes but our own and init: a rule for everybody would give kernel KSM to
-        whoever started first."""
+        """Look at all processes but our own and init, and return what has changed.
+
+        A rule for all processes would give kernel KSM to the process that started first: init."""
         running = {(who.pid, who.start_time): who for who in self._present()}
         ruling = rule_on(
             (who for who in running.values() if who.pid not in (1, os.getpid())),

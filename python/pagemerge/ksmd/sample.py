@@ -1,8 +1,9 @@
-"""What has changed in the memory of some processes, by looking at a few pages again and again.
+"""Estimates what has changed in the memory of some processes, from a few pages that it looks at
+again and again.
 
-Some blocks of pages are drawn by chance, each page as likely as any other, and digested each time.
-A share of them that changed is an estimate of the share of all memory that did: with 512 blocks,
-a change of 2% is missed once in 30,000 times, and costs some milliseconds to see.
+It draws some blocks of pages at random, each page as likely as any other, and digests them each
+time. The share of them that changed is an estimate of the share of all memory that changed: with
+512 blocks, a change of 2% is missed once in 30,000 times, and a look costs a few milliseconds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from pagemerge.model import PAGE_SIZE
 UInt64s = NDArray[np.uint64]
 
 BLOCKS = 512
-"""That are drawn from all processes together."""
+"""Number of blocks that are drawn from all processes together."""
 BLOCK_PAGES = 8
-"""Pages of each."""
+"""Pages of each block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Change:
     """Shares of the pages of a sample, 0 to 1."""
 
     still: float
-    """Differ from when the sample was drawn, and not from the look before."""
+    """Share that differs from when the sample was drawn, but not from the look before."""
     moving: float
-    """Differ from the look before."""
+    """Share that differs from the look before."""
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class _Part:
 
 
 class Sample:
-    """Pages of the processes ``pids``, drawn now; what they hold from now on is compared with now.
+    """Pages of the processes ``pids``, drawn now; later looks compare their contents with now.
 
     Processes that cannot be looked at are left out.
     """
@@ -65,7 +66,7 @@ class Sample:
         ]
 
     def compare(self) -> Change:
-        """Digest the pages again. A process that has gone counts no more."""
+        """Digest the pages again, and return what changed; processes that ended do not count."""
         still = moving = pages = 0
         for part in self._parts:
             now = self._digests(part.pid, part.starts, part.pages)
@@ -78,7 +79,7 @@ class Sample:
         return Change(still / pages, moving / pages) if pages else Change(0.0, 0.0)
 
     def _draw(self, pid: int, starts: UInt64s, pages: UInt64s, total: int) -> _Part | None:
-        """Its share of all blocks, each at a random page of the runs."""
+        """Draw the blocks of one process, each at a random page of its runs."""
         mine = int(pages.sum())
         blocks = -(-BLOCKS * mine // total) if total else 0
         if blocks == 0:
@@ -94,7 +95,7 @@ class Sample:
         return _Part(pid, at, length, first, first)
 
     def _digests(self, pid: int, starts: UInt64s, pages: UInt64s) -> UInt64s:
-        """u64[sum(pages)]; all absent if the process has gone."""
+        """Return the digests u64[sum(pages)]; all absent if the process has ended."""
         entries = np.empty(int(pages.sum()), np.uint64)
         digests = np.zeros_like(entries)
         try:

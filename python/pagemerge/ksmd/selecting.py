@@ -1,4 +1,4 @@
-"""What to mark in which process: the finder looks, and ranges are chosen. Marks nothing itself."""
+"""Selects what to mark in which process, from what the finder sees. Marks nothing itself."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def select(
     threads: int = 0,
     progress: Progress = lambda _done, _total: None,
 ) -> list[Selection]:
-    """The ranges of ``processes`` that are worth being marked, one answer for each.
+    """Return the ranges of ``processes`` that are worth marking: one selection for each process.
 
-    ``beside``: processes whose memory is marked already, so that what is like theirs counts as a
-    duplicate. ``share``: least part of a range that is duplicates, 0 to 1. ``zero_pages``: whether
-    zero pages count. ``whole``: split no mapping, see ``decide.select.choose``.
+    ``beside``: processes whose memory is marked already, so that pages equal to theirs count as
+    duplicates. ``share``: least part of a range that is duplicates, 0 to 1. ``zero_pages``: whether
+    zero pages count. ``whole``: split no mapping, see ``decide.ranges.choose``.
 
-    Reads only; a process that cannot be looked at has an ``error``. Raises ``UsageError`` for a
-    share that is none.
+    This only reads; a process that cannot be looked at has an ``error``. Raises ``UsageError`` if
+    ``share`` is not between 0 and 1.
     """
     if not 0 <= share <= 1:
-        raise UsageError(f"{share:g} is no share of a range: give one between 0 and 1")
+        raise UsageError(f"{share:g} is no share of a range: give a number between 0 and 1")
     found = evidence.gather(
         [*processes, *beside], threads, zero_pages=zero_pages, progress=progress
     )

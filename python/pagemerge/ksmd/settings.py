@@ -1,4 +1,4 @@
-"""What the ``[kernel]`` table and each ``[[rule]]`` of a configuration may say."""
+"""The settings that the ``[kernel]`` table and each ``[[rule]]`` of a configuration may have."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ Pattern = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the ``[kernel]`` table may say: whom it is for, and goals of the governor."""
+    """Settings of the kernel engine: whether it merges across users, and goals of the governor."""
 
     across_users: bool = False
-    """Kernel KSM is one trust domain: whoever is in it can tell by timing which pages the others
-    hold. Unless this says true, processes of one user only are opted in (``decide.rules``)."""
+    """Kernel KSM is one trust domain: each process in it can detect by timing which pages the
+    others hold. Unless this is true, processes of one user only are opted in (``decide.rules``)."""
 
     cpu_percent: Percent = 20
     """Share of one core that ksmd and the governor may use over time."""
     burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
-    """Processor seconds that may be spent at once, saved up while ksmd stands."""
+    """The most processor seconds that may be spent at once, saved up while ksmd stands still."""
     price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
     """Bytes a second that a percent of a core must gain."""
     pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
     """PSI (memory, some avg10) from which on memory counts for more than processor time."""
     available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
-    """Share of the host's memory below which the same holds if no more is available."""
+    """Percent of the host's memory: if less is available, memory counts for more as well."""
 
     merge_across_nodes: bool | None = None
-    """Merge pages of different NUMA nodes? Written while nothing is merged; unset: as it is."""
+    """True if ksmd may merge pages of different NUMA nodes. The governor writes it while nothing is
+    merged; unset: it stays as it is."""
 
     def goals(self) -> Goals:
-        """The same, as decisions are made by."""
+        """Return the settings as the goals that decisions use."""
         return Goals(
             self.cpu_percent,
             self.burst_seconds,
@@ -66,9 +67,9 @@ class RuleTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 'for every process write command = "*"'
             )
         if self.select and self.opt == "out":
-            raise ValueError('select says how to opt in: leave it out where opt = "out"')
+            raise ValueError('select is for opt = "in" only: remove it where opt = "out"')
 
     def rule(self) -> Rule:
-        """The same, as it is applied."""
+        """Return the rule of this table."""
         values = {name: str(getattr(self, name)) for name in MATCHERS}
         return Rule(self.opt, **values, select=self.select)

@@ -1,5 +1,5 @@
-"""The processes that are opted in to kernel KSM, or out of it: what stands in the way of each, and
-what was done."""
+"""Opts processes in to kernel KSM or out of it, and tells for each what prevents it, or what was
+done."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ Action = Callable[[int, str, Callable[[], Ranges]], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One process: what stands in the way, or what was done."""
+    """A process, with the obstacle to opting it in or out, or with what was done."""
 
     process: Process
     ranges: Ranges = ()
-    """What of it can be merged, when it was looked at."""
+    """Ranges of it that could be merged when it was looked at."""
     error: str = ""
     outcome: Outcome | None = None
     remark: str = ""
-    """What else is to be said of it."""
+    """An additional remark for the user."""
     merged_bytes: int | None = None
-    """What ksmd has merged of it; None where nobody has asked, or the kernel does not tell."""
+    """Bytes of it that ksmd has merged; None if not asked for, or if the kernel does not tell."""
 
     @property
     def eligible_bytes(self) -> int:
-        """How much of it can be merged."""
+        """Bytes of it that can be merged."""
         return sum(end - start for start, end in self.ranges)
 
 
 def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
-    """Kernel KSM, and the processes that ``words`` name.
+    """Return kernel KSM, and the processes that ``words`` name.
 
-    Raises ``Unsupported`` where there is no kernel KSM or it is not this user's to use.
+    Raises ``Unsupported`` if there is no kernel KSM, or this user may not use it.
     """
     ksm = Ksm()
-    if reason := ksm.lack():  # our own engine is no way to reach a program that runs already
+    if reason := ksm.lack():  # the user engine cannot reach a program that already runs
         raise Unsupported(reason)
     return ksm, named(words)
 
@@ -58,7 +58,7 @@ def ready(words: Iterable[str]) -> tuple[Ksm, list[Process]]:
 def refuse_several_users(processes: Iterable[Process], merged: Mapping[int, list[int]]) -> None:
     """Raise ``UsageError`` if different users' memory would be merged with each other.
 
-    ``merged``: the processes that kernel KSM has already, as ``users_merged`` tells them.
+    ``merged``: the processes that kernel KSM already has, as ``users_merged`` returns them.
     """
     users = {process.uid for process in processes}
     others = {uid: pids for uid, pids in merged.items() if uid not in users}
@@ -74,7 +74,7 @@ def refuse_several_users(processes: Iterable[Process], merged: Mapping[int, list
 
 
 def examine(process: Process) -> Target:
-    """What can be merged of a process, or what stands in the way; does nothing to it."""
+    """Find what can be merged of a process, or what prevents it; does nothing to the process."""
     try:
         _core.inject_check(process.pid)
         found = mappings(process.pid)
@@ -86,7 +86,7 @@ def examine(process: Process) -> Target:
 
 
 def choose(targets: Iterable[Target], progress: Progress) -> dict[int, Selection]:
-    """What is worth being marked in each process that can be attached, by pid."""
+    """Select what is worth marking in each process that can be attached, by pid."""
     from pagemerge.ksmd.selecting import select
 
     wanted = [it.process for it in targets if not it.error]
@@ -97,14 +97,14 @@ def choose(targets: Iterable[Target], progress: Progress) -> dict[int, Selection
 
 
 def mark(chosen: Selection | None, pid: int, name: str, _: Callable[[], Ranges]) -> Outcome:
-    """Attach the chosen ranges of a process."""
+    """Attach the chosen ranges of a process. Raises ``PagemergeError`` if there are none."""
     if chosen is None or chosen.error:
         raise PagemergeError(chosen.error if chosen else "it has gone", pid=pid)
     return attach(pid, name, lambda: chosen.ranges, "madvise")
 
 
 def do(target: Target, action: Action) -> Target:
-    """``target`` with what came of it."""
+    """Do ``action`` to a process, and return its target with the outcome or the error."""
     if target.error:
         return target
     who = target.process
@@ -115,7 +115,7 @@ def do(target: Target, action: Action) -> Target:
 
 
 def is_whole(target: Target) -> bool:
-    """May ksmd merge all of a process already?"""
+    """Return true if ksmd may already merge all memory of a process."""
     try:
         return bool(process_ksm(target.process.pid).merge_any)
     except PagemergeError:
@@ -123,5 +123,5 @@ def is_whole(target: Target) -> bool:
 
 
 def remarked(target: Target, applies: bool, remark: str) -> Target:
-    """``target`` with a remark, if that applies and nothing worse is to be said."""
+    """Return ``target`` with a remark, if the remark applies and ``target`` has no error."""
     return replace(target, remark=remark) if applies and not target.error else target

@@ -1,4 +1,4 @@
-"""From the arrays of a domain to KSM's counters; pure functions."""
+"""Works out KSM's counters from the arrays of a domain; pure functions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pagemerge.hub.model import LOOKS, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
 from pagemerge.model import ABSENT
 
 VMA_BYTES = 287
-"""What a mapping costs the kernel, measured with 60,000 single-page mappings of one slab."""
+"""Bytes that a mapping costs the kernel, measured with 60,000 single-page mappings of one slab."""
 
 MOST_PAGES = 1 << 16
-"""Pages of a lot: about a millisecond's work."""
+"""The most pages of a lot: about a millisecond of work."""
 
 MOST_REGIONS = 1 << 11
-"""... and regions, because small ones cost more than their pages do."""
+"""The most regions of a lot, because small ones cost more than their pages do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,17 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lot:
-    """Pages of several regions, or a part of one: as many as are counted in one go."""
+    """Pages of several regions, or a part of one, that are counted in one step."""
 
     digest: npt.NDArray[np.uint64]
     standing: npt.NDArray[np.uint8]
     slot: npt.NDArray[np.uint32]
     before: npt.NDArray[np.uint32]
-    """u32[n]: the slot of the page before; ``NO_SLOT`` where a region begins."""
+    """u32[n]: the slot of the previous page; ``NO_SLOT`` where a region begins."""
 
 
 def lots(regions: Iterable[Pages]) -> Iterator[Lot]:
-    """All pages of ``regions``, each once."""
+    """Split all pages of ``regions`` into lots; each page is in one of them."""
     some: list[Pages] = []
     count = 0
     for pages in regions:
@@ -75,7 +75,7 @@ def lots(regions: Iterable[Pages]) -> Iterator[Lot]:
 
 
 def _parts(pages: Pages) -> Iterator[Lot]:
-    """One large region."""
+    """Split one large region into lots."""
     for first in range(0, len(pages.slot), MOST_PAGES):
         part = slice(first, first + MOST_PAGES)
         slot = pages.slot[part]
@@ -86,7 +86,7 @@ def _parts(pages: Pages) -> Iterator[Lot]:
 
 
 def _together(some: Sequence[Pages]) -> Lot:
-    """Several regions, small ones."""
+    """Join several small regions into one lot."""
     slot = np.concatenate([pages.slot for pages in some])
     before = np.empty_like(slot)
     before[1:] = slot[:-1]
@@ -97,7 +97,7 @@ def _together(some: Sequence[Pages]) -> Lot:
 
 
 def tally(lot: Lot, required: int) -> Tally:
-    """Count; ``required`` looks make a page stable."""
+    """Count the pages of a lot; ``required`` looks make a page stable."""
     slot = lot.slot
     mapped = slot < OWN_SLOT
     seen = (lot.digest != ABSENT) & (slot == NO_SLOT)
@@ -115,7 +115,10 @@ def tally(lot: Lot, required: int) -> Tally:
 
 
 def sharers(maps: Iterable[npt.NDArray[np.uint32]], slots: int) -> npt.NDArray[np.uint32]:
-    """How many pages map each slot: u32[slots]. ``maps``: ``slot`` (or ``under``) of regions."""
+    """Count the pages that map each slot: u32[slots].
+
+    ``maps``: ``slot`` or ``under`` of regions.
+    """
     counts = np.zeros(slots, np.uint32)
     left = iter(maps)
     while some := list(islice(left, MOST_REGIONS)):

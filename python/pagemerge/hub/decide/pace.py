@@ -1,7 +1,7 @@
-"""How often to look: pure functions.
+"""Decides how often the hub looks at memory: pure functions.
 
-A block of 2 MiB that never yields is looked at less and less often, and a hub whose clients do
-not change sleeps longer and longer.
+The hub looks less and less often at a block of 2 MiB that never yields, and it sleeps longer and
+longer while its clients do not change.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ import numpy.typing as npt
 from pagemerge.hub.model import BLOCK, Pages
 
 MOST_AT_ONCE = 32
-"""Blocks of one look (64 MiB, some 8 ms of reading). Most find nothing to read: then it is the
-asking that costs."""
+"""The most blocks of one look (64 MiB, about 8 ms of reading). Most looks find nothing to read:
+then the system call dominates."""
 
 FEW = 16
 """Pages that a cycle has to find to be worth it."""
 
 SHORTEST = 0.05
-"""Seconds between two cycles at the least."""
+"""The fewest seconds between two cycles."""
 
 MOST_SKIPPED = 63
-"""Cycles that a block is passed over at the most."""
+"""The most cycles that a block is passed over."""
 
 MOST_EMPTY = 3
-"""``quiet`` of a block with nothing in it at the most: what comes there is new, and worth finding
-within eight cycles. Asking each time whether something has come was most of an idle hub's work."""
+"""The highest ``quiet`` of an empty block: memory that appears there is new, and worth finding
+within eight cycles. Asking in each cycle would be most of the work of an idle hub."""
 
 
 def due(pages: Pages) -> list[tuple[int, int]]:
-    """The runs of blocks to look at in this cycle, as (first page, pages); counts the others down.
+    """Return the runs of blocks to look at in this cycle, as (first page, pages), and count down
+    the wait of the others.
 
-    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short. Where one block's turn has
-    come, its neighbours that have waited half of theirs come along: turns that have drifted apart
-    would be a look for each block, for ever.
+    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short. If one block is due, the
+    look includes its neighbours that have waited half of their time. Otherwise blocks that were due
+    at different times would need a look for each block, for ever.
     """
     if len(pages.wait) == 1:  # most regions, where there are many
         if waits := int(pages.wait[0]):
@@ -57,7 +58,7 @@ def due(pages: Pages) -> list[tuple[int, int]]:
 
 
 def _turns(pages: Pages) -> npt.NDArray[np.bool_]:
-    """Which blocks are looked at now: bool[blocks]."""
+    """Return which blocks are looked at now: bool[blocks]."""
     turn: npt.NDArray[np.bool_] = pages.wait == 0
     group = np.arange(len(turn)) // MOST_AT_ONCE
     called = np.bincount(group[turn], minlength=len(turn) // MOST_AT_ONCE + 1) > 0
@@ -65,7 +66,7 @@ def _turns(pages: Pages) -> npt.NDArray[np.bool_]:
 
 
 def _skipped(quiet: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Cycles that blocks are passed over, by the looks in a row without a yield."""
+    """Return the cycles that blocks are passed over, by the looks in a row without a yield."""
     skipped: npt.NDArray[np.int64] = np.minimum((1 << quiet.astype(np.int64)) - 1, MOST_SKIPPED)
     return skipped
 
@@ -73,11 +74,11 @@ def _skipped(quiet: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 def settle(
     pages: Pages, first: int, awake: npt.NDArray[np.bool_], empty: npt.NDArray[np.bool_]
 ) -> None:
-    """A look at some blocks is over: pass over those that have not yielded for long.
+    """Note that a look at some blocks is over: pass over those that have long yielded nothing.
 
-    ``first``: their first page; ``awake`` bool[blocks]: blocks that are looked at again soon
-    whatever they yielded; ``empty`` bool[blocks]: with nothing to look at. ``reward`` does the same
-    for blocks that have yielded.
+    ``first``: the first page of the blocks; ``awake`` bool[blocks]: blocks to look at again soon
+    even if they yielded nothing; ``empty`` bool[blocks]: blocks with nothing to look at. ``reward``
+    does the same for blocks that have yielded.
     """
     blocks = slice(first // BLOCK, first // BLOCK + len(awake))
     pages.untouched[blocks] &= empty
@@ -89,23 +90,23 @@ def settle(
 
 
 def recall(pages: Pages) -> None:
-    """Memory is being filled somewhere: ask with the next cycle whether it is here, too.
+    """Look at untouched blocks in the next cycle, because some client is filling memory.
 
-    Programs that do the same work fill their memory at the same time, and what is found together
-    is merged together, by all of them at once.
+    Programs that do the same work fill their memory at the same time. Pages that the hub finds in
+    the same cycle are merged by all clients at once.
     """
     pages.wait[pages.untouched] = 0
 
 
 def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
-    """Pages were merged: look at their blocks again soon."""
+    """Look at the blocks of these pages again soon, because the pages were merged."""
     blocks = np.unique(indices // BLOCK)
     pages.quiet[blocks] = 0
     pages.wait[blocks] = 0
 
 
 def rest(worked: float, took: float, share: float) -> float:
-    """Seconds to rest after work, whatever there is to do, so that its share of a core holds.
+    """Return the seconds to rest after work, so that the hub keeps to its share of a core.
 
     ``worked``: processor seconds; ``took``: seconds that have passed meanwhile; ``share``: how much
     of a core may be used (0 to 1).
@@ -114,11 +115,11 @@ def rest(worked: float, took: float, share: float) -> float:
 
 
 def pause(last: float, found: float, longest: float) -> float:
-    """Seconds to wait before the next cycle: so long that it finds ``FEW`` pages, if they come as
-    they did, but no more than twice as long as before.
+    """Return the seconds to wait before the next cycle: so long that it finds ``FEW`` pages, if
+    they come at the same rate, but at most twice as long as before.
 
-    ``last``: the pause before; ``found``: pages that have become worth it meanwhile, or were
-    merged; infinite where the next cycle is to follow at once.
+    ``last``: the previous pause in seconds; ``found``: pages that have become worth it meanwhile,
+    or were merged; infinite if the next cycle must follow at once.
     """
     most = 2 * last if found <= FEW / 2 else last * FEW / found
     return min(max(most, SHORTEST), longest)

@@ -1,8 +1,8 @@
-"""From candidates to a plan: which page maps which slot, and which slots are new.
+"""Makes a plan from candidates: which page maps which slot, and which slots are new.
 
-Pure functions on arrays. Order matters twice: new slots are laid out in the order of the pages
-that need them first, so that runs stay runs (a mapping costs the kernel a VMA each); and where
-mappings are short, the longest runs come first.
+Pure functions on arrays. Order matters twice. New slots have the order of the pages that need them
+first, so that runs stay runs (each mapping costs the kernel a VMA). And if there are too few
+mappings, the longest runs come first.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pagemerge.hub.model import NO_SLOT, OWN_SLOT, ZERO_SLOT, Candidates, Layout
 from pagemerge.model import PAGE_SIZE, ZERO
 
 MOST_VISITS = 2
-"""How often a client's barrier may be raised for the same memory, on average."""
+"""The most times that a client raises its barrier for the same memory, on average."""
 
 _WINDOW_BITS = 18
-"""64 pages: what the barrier ``move`` holds at a time."""
+"""64 pages: the memory that the barrier ``move`` holds at a time."""
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ def lay_out(
 
     ``known`` u32[n]: the slot whose digest the store has, or ``NO_SLOT``; ``members`` and
     ``starts``: groups of equal digests among the candidates (indices into ``found``, ascending
-    inside a group), of which only those without a known slot get new ones, from ``next_slot`` on.
+    inside a group). Only groups without a known slot get new slots, from ``next_slot`` on.
     """
     slot = known.copy()
     slot[found.digest == ZERO] = ZERO_SLOT
@@ -51,11 +51,12 @@ def lay_out(
 
 
 def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
-    """Maximal runs of pages at consecutive addresses that map consecutive slots of one slab.
+    """Return the maximal runs of pages at consecutive addresses that map consecutive slots of one
+    slab.
 
-    All three arrays have one element a page, in order of address; zero pages have ``ZERO_SLOT``
-    and slab 0 and form runs of their own, as do pages with ``OWN_SLOT``. Pages with ``NO_SLOT``
-    must have been left out.
+    All three arrays have one element a page, in order of address. Zero pages have ``ZERO_SLOT`` and
+    slab 0 and form runs of their own; so do pages with ``OWN_SLOT``. The caller leaves out pages
+    with ``NO_SLOT``.
     """
     if len(address) == 0:
         none = np.empty(0, np.int64)
@@ -64,16 +65,16 @@ def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
     joined = (
         (np.diff(address) == PAGE_SIZE)
         & (slab[1:] == slab[:-1])
-        & (step == (slot[1:] < OWN_SLOT))  # where it is not a slot's number, no step at all
+        & (step == (slot[1:] < OWN_SLOT))  # 1 for slot numbers, 0 for ZERO_SLOT and OWN_SLOT
     )
     first = np.flatnonzero(np.concatenate(([True], ~joined)))
     return Runs(first, np.diff(np.append(first, len(address))))
 
 
 def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least: int) -> I64:
-    """Indices of the runs to carry out, in order of address.
+    """Return the indices of the runs to carry out, in order of address.
 
-    ``costs``: whether a run costs a mapping (zero runs in anonymous memory do not); at most
+    ``costs``: whether a run costs a mapping (zero runs in anonymous memory do not). At most
     ``budget`` of those are kept, the longest first, and none shorter than ``least`` pages.
     """
     wanted = ~costs | (found.pages >= least)
@@ -85,18 +86,19 @@ def within_budget(found: Runs, costs: npt.NDArray[np.bool_], budget: int, least:
 
 
 def pages_of(found: Runs, kept: I64) -> I64:
-    """Indices of all pages of the runs ``kept``, in order: i64[n]."""
+    """Return the indices of all pages of the runs ``kept``, in order: i64[n]."""
     first, pages = found.first[kept], found.pages[kept]
     before = np.concatenate(([0], np.cumsum(pages)[:-1]))
     return np.repeat(first - before, pages) + np.arange(pages.sum())
 
 
 def stages(address: U64, stage: I64, last: int) -> I64:
-    """When each page of a client is merged, if what it needs is there from ``stage`` i64[n] on.
+    """Return the stage in which each page of a client is merged: i64[n].
 
-    ``address`` u64[n] ascends; ``last`` is the last stage. As early as can be without going
-    through the same memory in each stage: raising a barrier costs what a few pages cost. A client
-    whose pages lie in another order than the slots waits until more of them, or all, are filled.
+    ``stage`` i64[n]: the first stage in which the slot of the page is filled; ``address`` u64[n]
+    ascends; ``last`` is the last stage. Pages are merged as early as possible without visiting the
+    same memory in each stage: raising a barrier costs as much as a few pages. If the pages of a
+    client have another order than the slots, the client waits until more slots, or all, are filled.
     """
     window = address >> np.uint64(_WINDOW_BITS)
     moves_on = np.diff(window) != 0
@@ -109,15 +111,15 @@ def stages(address: U64, stage: I64, last: int) -> I64:
 
 
 MOST_RUNS = 1024
-"""Runs of a part: what a report of it says is noted region by region, some 0.1 ms each, and others
-wait meanwhile."""
+"""The most runs of a part: the hub notes the report of a part region by region, about 0.1 ms each,
+and other clients wait meanwhile."""
 
 
 def parts(pages: npt.NDArray[np.uint32], most: int) -> list[tuple[slice, slice]]:
     """Split runs, one element each, into parts of about ``most`` pages: (its runs, its pages).
 
-    A run is never split, so a part may be longer by less than its last run; it has ``MOST_RUNS`` at
-    the most.
+    A run is never split, so a part may be longer by less than its last run. A part has at most
+    ``MOST_RUNS`` runs.
     """
     ends = np.cumsum(pages, dtype=np.int64)
     found, run, page = [], 0, 0

@@ -1,18 +1,19 @@
-"""Pages that change again and again are left alone for longer and longer: pure functions.
+"""Leaves pages that change again and again alone for longer and longer: pure functions.
 
-A page that is merged and soon written again costs two moves, a fault of the program's, and a plan,
-and saves nothing. Digests cannot foresee it: the bytes may be the same at each look. So it is told
-from what became of the page before. Each time that a merge did not last, or could not be made, or
-that the page changed though it had stood as long as it had to, it has to stand twice as long the
-next time. A merge that has lasted (``PAID``) has paid for itself: all is forgotten.
+A page that is merged and soon written again costs two moves, a fault in the program, and a plan,
+and saves nothing. Digests cannot predict it: the bytes may be the same at each look. So the history
+of the page decides. Each time that a merge did not last, or failed, or that the page changed after
+it had stood (stayed the same) for its time, the page has to stand twice as long the next time. A
+merge that has lasted (``PAID``) has paid for itself: the hub forgets the history.
 
-This takes no memory: the record of a look has room for it. ``Pages.standing`` u8: the low half
-counts what has gone by since the page began to stand as it does, the high half how often in a row
-that was in vain (``vain``). Of a page that is not merged, looks in a row are counted that saw the
-same; of one that has to stand for ``hold`` seconds, only looks between which the clock has passed a
-multiple of that, and one more of them. So it stands one to two times as long. From then on, and of
-a merged page, multiples of ``1 << PAID`` are counted: what has lasted two of them was not in vain.
-Of the clock it is remembered when a block was looked at.
+This takes no memory, because the record of a look has room for it. In ``Pages.standing`` u8, the
+low half counts what has passed since the page began to stand, and the high half how often in a row
+standing was in vain (``vain``). For a page that is not merged, the low half counts looks in a row
+that saw the same bytes. For a page that has to stand for ``hold`` seconds, it counts only looks
+between which the clock has passed a multiple of ``hold``, and one more look is needed: so the page
+stands one to two times as long. After that, and for a merged page, it counts multiples of
+``1 << PAID``: a state that has lasted two of them was not in vain. Each block remembers the clock
+of the last look at it.
 """
 
 from __future__ import annotations
@@ -27,42 +28,45 @@ U8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 FREE = 4
-"""How often standing may be in vain before a page has to stand longer: that costs little, and most
-pages that change a few times have changed for good."""
+"""How often standing may be in vain before a page has to stand longer. These attempts cost little,
+and most pages that change a few times do not change after that."""
 
 MOST_VAIN = FREE + 10
-"""``vain`` counts up to here: a hold of 1024 seconds."""
+"""The highest count of ``vain``: a hold of 1024 seconds."""
 
 PAID = 5
-"""What has lasted for twice 32 (1 << 5) seconds, or almost, was not in vain."""
+"""A state that has lasted for twice 32 (1 << 5) seconds, or almost, was not in vain."""
 
 
 def counted(standing: U8) -> U8:
-    """What has gone by since the page began to stand."""
+    """Return the count of what has passed since the page began to stand."""
     return standing & np.uint8(LOOKS)
 
 
 def vain(standing: U8) -> U8:
-    """How often in a row standing was in vain. Beyond ``FREE`` the hold is 2, 4, ... 1024 s."""
+    """Return how often in a row standing was in vain.
+
+    Beyond ``FREE`` the hold is 2, 4, ... 1024 s.
+    """
     return standing >> np.uint8(4)
 
 
 def needed(standing: U8, looks: int) -> U8:
-    """What has to be counted where ``looks`` are enough for other pages."""
+    """Return the count that a page needs, if ``looks`` are enough for pages without a hold."""
     more: U8 = np.minimum(np.uint8(looks) + (vain(standing) > FREE), LOOKS).astype(np.uint8)
     return more
 
 
 def is_due(pages: Pages, indices: I64, now: int) -> Bools:
-    """Whether a look at these pages counts: their hold has gone by since the one before."""
+    """Return whether a look at these pages counts: their hold has passed since the look before."""
     steps = np.maximum(vain(pages.standing[indices]), FREE) - np.uint8(FREE)
     due: Bools = (passed(pages, indices, now) >> steps != 0) | (steps == 0)
     return due
 
 
 def passed(pages: Pages, indices: I64, now: int) -> npt.NDArray[np.uint16]:
-    """What has changed of the clock since the look before: it has passed a multiple of ``1 << n``
-    if this ``>> n`` is not 0.
+    """Return the bits of the clock that differ from the look before: the clock has passed a
+    multiple of ``1 << n`` if the result ``>> n`` is not 0.
 
     ``now``: seconds on the hub's clock, of which 16 bits count.
     """
@@ -70,43 +74,43 @@ def passed(pages: Pages, indices: I64, now: int) -> npt.NDArray[np.uint16]:
 
 
 def count(pages: Pages, indices: I64) -> None:
-    """One more has gone by."""
+    """Count one more for these pages."""
     standing = pages.standing[indices]
     pages.standing[indices] = standing + (counted(standing) < LOOKS)
 
 
 def begin(pages: Pages, indices: I64) -> None:
-    """From now on these pages stand as they do; that is held against none of them."""
+    """Start the count anew for these pages, without changing ``vain``."""
     pages.standing[indices] &= np.uint8(LOOKS << 4)
 
 
 def most_vain(longest: float) -> int:
-    """How far ``vain`` counts where no page is to stand for more than ``longest`` seconds, which is
-    up to twice its hold."""
+    """Return the highest count of ``vain`` with which no page stands for more than ``longest``
+    seconds. A page stands for up to twice its hold."""
     return min(FREE + int(np.log2(max(longest / 2, 1))), MOST_VAIN)
 
 
 def begin_anew(pages: Pages, indices: I64, most: int = MOST_VAIN) -> None:
-    """From now on these pages stand as they do, and what was before was in vain; ``most``: as of
-    ``most_vain``."""
+    """Start the count anew for these pages, and count the time before as in vain; ``most``: the
+    result of ``most_vain``."""
     more = np.minimum(vain(pages.standing[indices]) + 1, most)
     pages.standing[indices] = (more << 4).astype(np.uint8)
 
 
 def has_lasted(standing: U8, looks: int) -> Bools:
-    """Which pages, not merged, have long been ready to be where ``looks`` are enough."""
+    """Return which unmerged pages have long been ready to be merged, if ``looks`` are enough."""
     lasted: Bools = counted(standing) >= needed(standing, looks) + np.uint8(2)
     return lasted
 
 
 def note_lasting(pages: Pages, first: int, merged: Bools, ready: Bools, now: int) -> None:
-    """Pages from ``first`` on, which begins a block, are merged still, or unchanged and ready to be
-    merged: bool[n] both."""
+    """Note the pages from ``first`` on that are still merged, or unchanged and ready to be merged:
+    bool[n] both. ``first`` begins a block."""
     blocks = np.arange(first, first + len(merged), BLOCK)
     for block in blocks[passed(pages, blocks, now) >> PAID != 0].tolist():
         part = slice(block - first, block - first + BLOCK)
         known = pages.standing[block : block + len(merged[part])] > 0
-        # A merged page with a clean record has nothing to be forgotten.
+        # A merged page with a clean record has no history to forget.
         count(pages, np.flatnonzero(ready[part] | merged[part] & known) + block)
         paid = np.flatnonzero(merged[part] & known) + block
         pages.standing[paid[counted(pages.standing[paid]) > 1]] = 0

@@ -1,9 +1,11 @@
-"""How much of the store there may be, and whose it may be: pure functions.
+"""Decides how large the store may become, and how much of it a process or user may fill: pure
+functions.
 
-The store is charged to the memory cgroup of the hub, whoever filled it. So it stops at a share of
-what the hub may have, and no process and no user may fill more than a share of that, lest nothing
-is left for the others. The hub's own user may: all of the store is that user's. Merging into slots
-that are there already costs nothing, and goes on.
+The kernel charges the store to the memory cgroup of the hub, not to the process that filled it. So
+the store stops at a share of what the hub may have, and no process and no user may fill more than a
+share of that, so that something is left for the others. The hub's own user has no such limit,
+because all of the store belongs to that user. Merging into existing slots costs nothing, and goes
+on.
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ U64 = npt.NDArray[np.uint64]
 
 
 class Verdict(IntEnum):
-    """What becomes of a new slot."""
+    """Whether a new slot may be made, or why not."""
 
     ADMITTED = 0
     OVER_QUOTA = 1
-    """Its donor, or the donor's user, has filled its share."""
+    """The donor, or the user of the donor, has filled its share."""
     STORE_FULL = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of all stores of a hub together."""
+    """Limits of all stores of a hub together."""
 
     slots: int | None
     """Most slots; None: no limit."""
@@ -53,14 +55,14 @@ def limits(
     client_share: float,
     user_share: float | None = None,
 ) -> Limits:
-    """The limits of a hub.
+    """Return the limits of a hub.
 
     ``memory``: bytes that its cgroup may use, None for no limit; ``host``: bytes that the host
     has; ``descriptors``: RLIMIT_NOFILE; the shares: settings, 0 to 1; ``user_share`` None: users
-    have no limit but that of all.
+    have no limit of their own.
     """
     slots = None if memory is None else int(memory * store_share) // PAGE_SIZE
-    # Half of the descriptors are left for clients, who need two each, and for what comes and goes.
+    # Half of the descriptors are left for clients, which need two each, and for short-lived uses.
     slabs = descriptors // 2
     base = host // PAGE_SIZE if slots is None else slots
     of_user = None if user_share is None else int(base * user_share)
@@ -70,11 +72,12 @@ def limits(
 def judge(
     donors: U64, held: Mapping[int, int], slabs: int, most: Limits, users: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """Whether each of some new slots may be made: a ``Verdict`` each.
+    """Return a ``Verdict`` for each of some new slots: u8[n].
 
-    ``donors`` u64[n]: the process that each would be filled from, in the order in which they would
-    be made; ``held``: slots there are, by the process they were filled from; ``slabs``: how many
-    slabs there are; ``users``: slots that were filled from processes of the same user.
+    ``donors`` u64[n]: the process that each slot would be filled from, in the order in which the
+    slots would be made; ``held``: number of existing slots, by the process they were filled from;
+    ``slabs``: number of existing slabs; ``users``: number of slots that were filled from processes
+    of the same user.
     """
     verdict = np.full(len(donors), Verdict.ADMITTED, np.uint8)
     for donor in np.unique(donors):

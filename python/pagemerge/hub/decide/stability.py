@@ -1,11 +1,11 @@
-"""Which pages stay equal long enough to be worth it: pure functions on arrays.
+"""Decides which pages stay equal long enough to be worth merging: pure functions on arrays.
 
 One element a page. ``digest`` u64: 0 not looked at, 1 a page of zeros, else XXH3-64; ``standing``
-u8: how many looks in a row saw that digest, and what was in vain before (``restless``); ``slot``
-u32: what the page maps (``model.NO_SLOT``, ``model.ZERO_SLOT``, or a slot's number).
+u8: how many looks in a row saw that digest, and how often standing was in vain (``restless``);
+``slot`` u32: what the page maps (``model.NO_SLOT``, ``model.ZERO_SLOT``, or a slot's number).
 
-The merge itself is a look, for it compares every byte, some time after the look that found the
-page. So of the looks that are required the last is left to it.
+The merge itself counts as a look, because it compares every byte, some time after the look that
+found the page. So the merge is the last of the required looks.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Observed:
     """What a look found, in pages."""
 
     separated: int
-    """Mapped a slot, and were written since."""
+    """Pages that mapped a slot and were written since."""
     volatile: int
-    """Changed since the last look."""
+    """Pages that changed since the last look."""
     stable: int
-    """Became candidates with this look."""
+    """Pages that became candidates with this look."""
     awake: npt.NDArray[np.bool_]
-    """bool[blocks touched]: blocks where pages have come that were not there before."""
+    """bool[blocks touched]: blocks with pages that are present now and were not before."""
     empty: npt.NDArray[np.bool_]
     """bool[blocks touched]: blocks with nothing to look at: untouched, given back, or merged."""
 
@@ -46,11 +46,11 @@ def observe(
 ) -> Observed:
     """Note a look at ``pages[first : first + len(seen)]``, whole blocks, in place.
 
-    A page that is present and anonymous though it was merged has been written: the hardware
-    separated it. ``required`` looks, that of the merge among them, have to see the same; a page
-    that has changed does not count the look that saw it so, unless one is enough. A page that
-    changes again and again has to stand longer (``restless``, also for ``most_vain``). ``now``:
-    seconds on the hub's clock.
+    A merged page that is present and anonymous again has been written: the write separated it.
+    ``required`` looks, including that of the merge, have to see the same bytes. The look that finds
+    a page changed does not count, unless one look is enough. A page that changes again and again
+    has to stand longer; see ``restless``, also for ``most_vain``. ``now``: seconds on the hub's
+    clock.
     """
     part = slice(first, first + len(seen))
     digest, slot, standing = pages.digest[part], pages.slot[part], pages.standing[part]
@@ -83,19 +83,19 @@ def observe(
 
 
 def before_merge(required: int) -> int:
-    """How many looks must have seen the same before the merge, for ``required`` in all."""
+    """Return how many of the ``required`` looks must see the same bytes before the merge."""
     return max(required - 1, 1)
 
 
 def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
-    """Indices of the pages that are worth comparing: stable, and not merged yet."""
+    """Return the indices of the pages that are worth comparing: stable, and not merged yet."""
     enough = restless.needed(pages.standing, before_merge(required))
     stable = restless.counted(pages.standing) >= enough
     return np.flatnonzero(stable & (pages.slot == NO_SLOT) & (pages.digest != ABSENT))
 
 
 def _by_block(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which blocks have a marked page; the first element is the first page of a block."""
+    """Return which blocks have a marked page; the first element is the first page of a block."""
     if len(marks) == 0:
         return marks
     return np.bitwise_or.reduceat(marks, np.arange(0, len(marks), BLOCK))

@@ -1,9 +1,9 @@
-"""Who may share pages with whom.
+"""Decides which processes may share pages.
 
-The members of one domain can read each other's merged pages, and tell by timing what the others
-hold. So a domain is no wider than what Linux lets read each other's memory anyway. Mount
-namespaces are no part of it: processes that differ in nothing else can read each other's memory,
-and services of one user with ``PrivateTmp=`` would not share.
+The members of one domain can read each other's merged pages, and can detect by timing what the
+others hold. So a domain contains only processes that Linux lets read each other's memory anyway.
+Mount namespaces are no part of it: processes that differ only in these can read each other's
+memory, and services of one user with ``PrivateTmp=`` would not share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_NAME - 1}}}")
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A trust domain: pages never merge across."""
+    """A trust domain: pages are never merged across domains."""
 
     uid: int
     """Owner of the processes, as the kernel tells it (SO_PEERCRED, socket(7))."""
@@ -35,13 +35,14 @@ class Domain:
     """LSM label, /proc/PID/attr/current; empty where there is none."""
 
     name: str = ""
-    """What the process calls its part of all that (``pagemerge run --domain``); empty: no part."""
+    """The name that the process gives its part of the domain (``pagemerge run --domain``); empty if
+    it names no part."""
 
     pid_namespace: int = 0
     """Inode of /proc/PID/ns/pid; 0 if it is the hub's. So a container is a domain of its own."""
     cgroup_namespace: int = 0
-    """Inode of /proc/PID/ns/cgroup; 0 if it is the hub's. It tells containers apart that were
-    started with the host's PID namespace."""
+    """Inode of /proc/PID/ns/cgroup; 0 if it is the hub's. It distinguishes containers that run in
+    the host's PID namespace."""
 
     def __str__(self) -> str:
         parts = [f"uid {self.uid}"]
@@ -57,7 +58,7 @@ class Domain:
 
 
 def checked_name(name: str) -> str:
-    """``name``, if a domain may be called so. Raises ``UsageError`` with the cure if not.
+    """Return ``name`` if it is valid for a domain. Raises ``UsageError`` with the cure if not.
 
     Names come from programs and end in terminals and logs, so they are plain words.
     """
@@ -70,8 +71,9 @@ def checked_name(name: str) -> str:
 
 
 def may_join(peer_uid: int, hub_uid: int) -> bool:
-    """May a process of ``peer_uid`` be a client of a hub of ``hub_uid``?
+    """Return true if a process of ``peer_uid`` may be a client of a hub of ``hub_uid``.
 
-    A hub of root serves everybody, each in a domain of their own; any other only its own user.
+    A hub of root serves all users, each in domains of their own; any other hub serves only its own
+    user.
     """
     return hub_uid in (0, peer_uid)

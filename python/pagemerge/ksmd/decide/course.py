@@ -1,4 +1,4 @@
-"""What the governor remembers and how it reckons: pure functions on what is known at one moment."""
+"""What the governor remembers and how it calculates: pure functions on one snapshot."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pagemerge.linux.ksm import KsmCounters
 from pagemerge.model import PAGE_SIZE
 
 BATCH = 4096
-"""Pages that ksmd scans at a time (pages_to_scan): some 10 ms. It answers to nobody meanwhile."""
+"""Pages that ksmd scans at a time (pages_to_scan): about 10 ms, in which it reacts to nothing."""
 
 TICK = 0.25
 """Seconds between two looks at the counters while ksmd runs or memory grows."""
 
 NOTABLE = 16 << 20
 NOTABLE_SHARE = 0.01
-"""Bytes, and the share of all mergeable memory, below which nothing is news."""
+"""Bytes, and the share of all mergeable memory, below which a change does not count."""
 
 CALM = 2.0
-"""Seconds that memory may go on growing before it is looked at all the same."""
+"""Seconds after which growing memory is looked at, though it still grows."""
 
 DONE = 0.98
-"""Share of what was promised that is enough: the rest changes, or is about to."""
+"""Share of the promised bytes that is enough: the rest changes, or is about to change."""
 
 SCANS = 2
 """Full scans that ksmd needs to merge what it has never seen: the first notes checksums."""
@@ -32,11 +32,12 @@ PAGE_SECONDS = 3e-6
 
 AGAIN = 4.0
 SELDOM = 256.0
-"""Seconds until what is left, though it would pay, is looked at again: at first, and at most."""
+"""Seconds until the finder looks again at memory that did not merge though it would pay: at first,
+and at most."""
 
 SAMPLE = 1.0
 LONGEST = 4.0
-"""Seconds between two samples: at first, and when nothing ever comes of it. One takes a few
+"""Seconds between two samples: at first, and if samples find nothing. A sample takes a few
 milliseconds."""
 
 
@@ -50,57 +51,57 @@ class Course:
     seconds: float = -1.0
     """When the last snapshot was taken; negative before the first."""
     spent: float = 0.0
-    """Processor seconds of ksmd and governor, as of then."""
+    """Processor seconds of ksmd and governor, at the last snapshot."""
     resident: int = 0
     """Bytes of mergeable memory as of the last look, or less if some of it has gone."""
     growing: float = -1.0
-    """Since when it has been seen to grow; negative while it does not."""
+    """Time since when mergeable memory has been growing; negative while it does not grow."""
     last_resident: int = 0
     look_after: float = 0.0
-    """Until then it is not looked again: looks alone must not spend the budget."""
+    """Time of the earliest next look: looks alone must not spend the budget."""
     page_seconds: float = PAGE_SECONDS
     period: float = SAMPLE
     """Seconds between two samples."""
     due: float = 0.0
-    """When the next is."""
+    """Time of the next sample."""
     moving: bool = False
-    """The last sample saw memory change: the next one comes soon, to see whether it still does."""
+    """True if the last sample saw memory change: the next comes soon, to see if it still does."""
     wait: float = AGAIN
-    """Seconds from the end of work until what it has left is looked at again."""
+    """Seconds from the end of work until the finder looks again at memory that is left."""
     again: float = -1.0
-    """When that is; negative if nothing is left that would pay."""
+    """Time of that look; negative if nothing is left that would pay."""
     # While it works:
     checking: bool = False
-    """ksmd stands, and the next look tells whether it is done."""
+    """True if ksmd stands still, and the next look tells whether it is done."""
     poor: str = ""
     """Why another scan would not pay; empty if the work seems done."""
     begun: int = 0
     """Bytes that were merged when the work began."""
     promised: int = 0
-    """Bytes that were to be saved, from the beginning on."""
+    """Bytes that the work can save in total, by the finder."""
     left: int = 0
-    """Bytes that were still to be saved at the last look,"""
+    """Bytes that could still be saved at the last look."""
     merged: int = 0
-    """... that were merged then,"""
+    """Bytes that were merged at the last look."""
     counted: int = 0
-    """... and that were merged then as KSM counts."""
+    """Bytes that were merged at the last look, by KSM's counters."""
     scans: int = 0
     """full_scans when the work began, or when the last yield was measured."""
     seen: int = 0
     """Full scans since the last look."""
     marked_counted: int = 0
-    """Bytes that were merged, as KSM counts, when the yield was last measured."""
+    """Bytes that were merged, by KSM's counters, when the yield was last measured."""
     marked_spent: float = 0.0
     marked_scanned: int = 0
 
 
 def saved_bytes(counters: KsmCounters) -> int:
-    """Bytes that ksmd has saved by its own account, as of when it last came by."""
+    """Return the bytes that ksmd has saved by its own counters, as of its last scan."""
     return PAGE_SIZE * ((counters.pages_sharing or 0) + (counters.ksm_zero_pages or 0))
 
 
 def account(course: Course, now: Snapshot, goals: Goals) -> Course:
-    """Fill the bucket, take out what was spent, and note how memory has grown."""
+    """Add tokens for the time that passed, subtract what was spent, and note how memory grew."""
     passed = max(now.seconds - course.seconds, 0.0) if course.seconds >= 0 else 0.0
     tokens = course.tokens + passed * share(now, goals) - (now.spent_seconds - course.spent)
     grew = now.resident_bytes - course.last_resident >= notable(now) / 4
@@ -122,19 +123,20 @@ def account(course: Course, now: Snapshot, goals: Goals) -> Course:
 
 
 def news(course: Course, now: Snapshot) -> str:
-    """Memory that was not there at the last look, in words; empty if there is none to speak of."""
+    """Return, in words, how much memory is new since the last look; empty if it is too little."""
     new = now.resident_bytes - course.resident
     return f"{size(new)} of new memory" if new >= notable(now) else ""
 
 
 def is_settled(course: Course, now: Snapshot) -> bool:
-    """Is it worth a look? While memory grows it tells little of what it will hold; not for ever."""
+    """Return true if a look is worth it now. A look at growing memory tells little of what the
+    memory will hold, but after ``CALM`` seconds of growth the look is due anyway."""
     grows = course.growing >= 0 and now.seconds - course.growing < CALM
     return not grows and now.seconds >= course.look_after
 
 
 def looked(course: Course, now: Snapshot) -> Course:
-    """What the finder has seen, noted."""
+    """Note what the finder has seen."""
     assert now.promised_bytes is not None
     counted = saved_bytes(now.counters)
     return replace(
@@ -148,36 +150,37 @@ def looked(course: Course, now: Snapshot) -> Course:
 
 
 def cost(course: Course, now: Snapshot) -> float:
-    """Processor seconds until ksmd has merged all that can be."""
+    """Return the processor seconds that ksmd needs to merge all that can be merged."""
     return SCANS * course.page_seconds * now.resident_bytes / PAGE_SIZE
 
 
 def pays(course: Course, now: Snapshot, goals: Goals) -> bool:
-    """Is what is left to save worth the scans?"""
+    """Return true if the bytes left to save are worth the scans."""
     return course.left >= max(NOTABLE / 4, price(now, goals) * cost(course, now))
 
 
 def gained(course: Course, now: Snapshot) -> int:
-    """Bytes merged since the last look, by KSM's counters: too few rather than too many.
+    """Return the bytes merged since the last look, by KSM's counters: too few rather than too many.
 
-    What was freed or rewritten before is taken off the counters within the first scans.
+    ksmd takes memory that was freed or rewritten before off its counters within the first scans.
     """
     before = course.counted if course.seen < SCANS else course.merged
     return saved_bytes(now.counters) - before
 
 
 def share(now: Snapshot, goals: Goals) -> float:
-    """Of one core, that may be used over time; all of it when memory runs short."""
+    """Return the share of one core that may be used over time; all of it if memory runs short."""
     return 1.0 if is_short(now, goals) else goals.cpu_percent / 100
 
 
 def price(now: Snapshot, goals: Goals) -> float:
-    """Bytes that a processor second must gain; a tenth of it when memory runs short."""
+    """Return the bytes that a processor second must gain; a tenth of that if memory runs short."""
     return 100.0 * goals.price_bytes * (0.1 if is_short(now, goals) else 1.0)
 
 
 def is_short(now: Snapshot, goals: Goals) -> bool:
-    """Does this host run short of memory, by what is available or by who waits for it (PSI)?"""
+    """Return true if the host runs short of memory: too little is available, or tasks wait for it
+    (PSI)."""
     if now.pressure is not None and now.pressure >= goals.pressure_percent:
         return True
     if now.available_bytes is None or not now.total_bytes:
@@ -186,10 +189,10 @@ def is_short(now: Snapshot, goals: Goals) -> bool:
 
 
 def notable(now: Snapshot) -> float:
-    """Bytes from which on something is news."""
+    """Return the bytes from which on a change counts."""
     return max(NOTABLE, NOTABLE_SHARE * now.resident_bytes)
 
 
 def size(count: float) -> str:
-    """In words."""
+    """Return a number of bytes in words, in MB."""
     return f"{count / 1e6:,.0f} MB"

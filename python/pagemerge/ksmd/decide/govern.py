@@ -1,11 +1,11 @@
-"""When ksmd runs, and how fast: pure functions on what is known at one moment.
+"""Decides when ksmd runs, and how fast: pure functions on one snapshot.
 
-ksmd by itself scans for ever, at one speed. The governor has it run for something: memory that is
-new, or that has changed and stands still again, of which the finder says that merging it would
-pay. ksmd then runs as fast as its budget lets it, until it seems done or the yield falls below the
-price. Then it stands, and the finder looks again: only that tells what is merged and what is left,
-because KSM's counters go on counting memory that was freed or rewritten. If what is left pays, ksmd
-goes on.
+By itself ksmd scans for ever, at one speed. The governor lets it run for a reason: memory that is
+new, or that has changed and is stable again, and that would pay for the merging, as the finder
+says. Then ksmd runs as fast as its budget allows, until it seems done or the yield falls below the
+price. Then ksmd stands still, and the finder looks again: only this look tells what is merged and
+what is left, because KSM's counters still count memory that was freed or rewritten. If the memory
+that is left pays, ksmd goes on.
 
 Every decision is a function of a ``Course`` (what the governor remembers) and a ``Snapshot``, so
 that a recorded trace can be played back.
@@ -44,7 +44,7 @@ from pagemerge.linux.knobs import Knobs
 
 
 def govern(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
-    """What ksmd shall do from now on, what to look at next, and why."""
+    """Decide what ksmd does from now on, what to look at next, and why."""
     first = course.seconds < 0
     if first:
         course = replace(
@@ -60,7 +60,7 @@ def govern(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
 
 
 def _rest(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
-    """ksmd stands: has anything happened that it should see?"""
+    """Decide, while ksmd stands still, whether something has happened that it should scan."""
     if now.processes == 0:
         told = "no process has mergeable memory"
         return course, _stand(now, told, wait=4 * TICK, topic="nobody")
@@ -80,7 +80,7 @@ def _rest(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision
 
 
 def _changed(course: Course, now: Snapshot) -> tuple[Course, Decision]:
-    """A sample was taken: is there enough that changed, and stands still since?"""
+    """Decide, after a sample, whether enough memory has changed and has been stable since."""
     assert now.changed_share is not None
     changed = now.changed_share * now.resident_bytes
     moving = (now.moving_share or 0.0) * now.resident_bytes
@@ -98,7 +98,7 @@ def _changed(course: Course, now: Snapshot) -> tuple[Course, Decision]:
 
 
 def _rarer(course: Course, now: Snapshot) -> Course:
-    """Nothing came of the last samples: more time passes before the next."""
+    """Wait longer before the next sample, because the last samples led to nothing."""
     return replace(
         course,
         period=min(2 * course.period, LONGEST),
@@ -108,7 +108,7 @@ def _rarer(course: Course, now: Snapshot) -> Course:
 
 
 def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
-    """The finder has looked: does what it promises pay for the scans it takes?"""
+    """Decide, after a look, whether the bytes to save pay for the scans that this takes."""
     known = now.resident_bytes - course.resident < notable(now)
     course = looked(course, now)
     told = f"{size(course.left)} to save in some {cost(course, now):.1f} s of processor time"
@@ -131,12 +131,12 @@ def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
 
 
 def _work(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
-    """ksmd runs: is it done, or does it not pay any more?"""
+    """Decide, while ksmd runs, whether it is done, or does not pay any more."""
     if now.processes == 0:
         return _stop(course, now, "the last process with mergeable memory has gone")
     if now.promised_bytes is not None:
         course = looked(course, now)
-        # What came meanwhile is promised, too.
+        # Memory that came meanwhile counts as promised, too.
         promised = max(course.promised, course.merged - course.begun + course.left)
         course = replace(course, promised=promised)
         if course.checking:
@@ -156,7 +156,8 @@ def _work(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision
 
 
 def _measure(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, str]:
-    """A scan is over: what it has cost a page, and why it is not worth another, if it is not."""
+    """Measure a scan that is over: its cost for each page, and why another scan would not pay, if
+    that is so."""
     scans = now.counters.full_scans or 0
     spent = now.spent_seconds - course.marked_spent
     pages = (now.counters.pages_scanned or 0) - course.marked_scanned
@@ -164,8 +165,8 @@ def _measure(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, str]:
     came = counted - course.marked_counted
     seen = course.seen + scans - course.scans
     poor = ""
-    # The scan that ran when the work began counts for nothing: it had passed some by. And until
-    # ksmd has come by everywhere, what was freed before is taken off its counters.
+    # The scan that ran when the work began does not count: it had already passed some memory. And
+    # until ksmd has scanned everything, it still takes memory freed before off its counters.
     if seen > SCANS and came < price(now, goals) * spent:
         poor = f"the last scan added {size(max(came, 0))} for {spent:.1f} s of processor time"
     course = replace(
@@ -181,17 +182,17 @@ def _measure(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, str]:
 
 
 def _ask(course: Course, now: Snapshot, poor: str = "") -> tuple[Course, Decision]:
-    """ksmd stands while the finder looks whether it is done."""
+    """Let ksmd stand still while the finder checks whether it is done."""
     course = replace(course, checking=True, poor=poor)
     return course, _stand(now, poor or "it seems done", wait=0.0, look=True)
 
 
 def _check(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decision]:
-    """The finder has looked whether ksmd is done: then it ends, and what is merged is told."""
+    """Decide, after a look, whether the work ends, and say what is merged if it does."""
     poor, course = course.poor, replace(course, checking=False)
     worth = pays(course, now, goals)
     merged, left = size(course.merged), size(course.left)
-    # Pages that did not merge before are passed over by smart_scan: they get one more chance.
+    # smart_scan passes over pages that did not merge before: they get one more chance without it.
     if worth and not (poor and now.knobs.smart_scan != 1):
         return course, _run(course, now, goals, f"{merged} are merged, {left} left", smart=False)
     saved, near = (
@@ -206,7 +207,7 @@ def _check(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
     else:
         told += f"and {left} left: {f'{poor}, too little' if poor else 'not worth it'}"
     if poor and worth:
-        # It does not stand still, or cannot be merged: ask ever less often.
+        # The memory that is left changes, or cannot be merged: look less and less often.
         again, wait = now.seconds + course.wait, min(2 * course.wait, SELDOM)
         course = _rarer(replace(course, again=again, wait=wait), now)
     else:
@@ -234,7 +235,7 @@ def _stand(
     look: bool = False,
     topic: str = "",
 ) -> Decision:
-    """ksmd stands; what is merged stays so."""
+    """Return the decision that ksmd stands still; merged pages stay merged."""
     run = 0 if now.knobs.run == 1 else None
     return Decision(Knobs(run=run), reason, wait, sample=sample, look=look, topic=topic)
 
@@ -248,10 +249,11 @@ def _run(
     look: bool = False,
     smart: bool | None = None,
 ) -> Decision:
-    """ksmd runs as fast as it may: at once while there are tokens, at its share of a core after.
+    """Return the decision that ksmd runs as fast as it may: at full speed while there are tokens,
+    then at its share of a core.
 
-    Memory that was seen before and has changed is passed over by smart_scan for up to eight scans:
-    it is off then, and on where only new memory counts.
+    smart_scan passes over memory that was seen before and has changed, for up to eight scans: so it
+    is off for such memory, and on if only new memory counts.
     """
     sleep = 0
     if course.tokens <= 0:
@@ -272,7 +274,7 @@ def _run(
 
 
 def _changes(wanted: Knobs, have: Knobs) -> Knobs:
-    """Those of the wanted knobs that this kernel has, and that are not so already."""
+    """Return those of the wanted knobs that this kernel has, and that have another value now."""
     fields = {}
     for name in Knobs.__slots__:
         value, old = getattr(wanted, name), getattr(have, name)

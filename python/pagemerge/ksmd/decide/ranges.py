@@ -1,15 +1,16 @@
-"""Which ranges of a process are worth being marked for ksmd: pure functions on arrays.
+"""Decides which ranges of a process are worth marking for ksmd: pure functions on arrays.
 
-Marking a range makes mappings of it: what was one becomes up to three. Leaving it in has ksmd look
-at pages in vain. So duplicates that lie close to each other become one range with what is between
-them, as long as enough of the range are duplicates; where they are not, the range is cut finer, up
-to single stretches. A range near the edge of its mapping is drawn to it, for that costs one less.
+Marking a range splits its mapping into up to three. Marking too many pages has ksmd look at pages
+in vain. So duplicates that lie close to each other become one range with the pages between them, as
+long as enough pages of the range are duplicates. If not enough are, the range is cut finer, down to
+single stretches. A range near the edge of its mapping is extended to the edge, because that costs
+one mapping less.
 
-How close is close: a mapping takes 350 to 530 bytes of the kernel (measured on Linux 6.18) and a
-page that ksmd looks at in vain 64, and each gap that is bridged saves two mappings: hence
-``BRIDGE``. How many are enough: with ``SHARE`` ksmd looks at no more than twice the pages that
-merge, wherever they lie. Of memory with 30% of duplicates this marks, in pages and in mappings for
-each 1000 pages of it:
+``BRIDGE`` says how close is close: a mapping takes 350 to 530 bytes of the kernel (measured on
+Linux 6.18), a page that ksmd looks at in vain takes 64, and each bridged gap saves two mappings.
+``SHARE`` says how many duplicates are enough: with it, ksmd looks at no more than twice the pages
+that merge, wherever they lie. Of memory with 30% duplicates this marks, in pages and in mappings
+for each 1000 pages of it:
 
 | share | runs of 153 | clumps of 1 to 63 | of 1 to 7 | single pages |
 |---|---|---|---|---|
@@ -18,9 +19,9 @@ each 1000 pages of it:
 | 0.5 | 30%, 4 | 31%, 13 | 45%, 57 | 47%, 201 |
 | 0.6 | 30%, 4 | 31%, 13 | 38%, 75 | 39%, 278 |
 
-Counting duplicates in blocks instead, and marking those over a threshold, was tried: blocks of 512
-pages mark all or nothing of runs of 153, and blocks of 16 with a threshold of 0.2 mark 75% of the
-single pages' memory and still lose 13% of them.
+Counting duplicates in blocks, and marking blocks over a threshold, is worse: blocks of 512 pages
+mark all or nothing of runs of 153, and blocks of 16 with a threshold of 0.2 mark 75% of the memory
+with single pages and still lose 13% of these pages.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ Bools = npt.NDArray[np.bool_]
 SHARE = 0.5
 """Least part of a range that is duplicates."""
 BRIDGE = 16
-"""Pages of the widest gap that is marked along, present or not: holes may fill with anything."""
+"""Pages of the widest gap that is marked too, present or not: any page may appear in a hole."""
 LEAST_SHARE = 0.05
-"""How far the share is lowered where mappings are short."""
+"""The lowest share that is tried if there are too few mappings."""
 RESERVE = 8
 """One in so many mappings of a process's limit is kept free for the process itself."""
 
@@ -54,11 +55,11 @@ class _Ranges:
     """Ranges to mark, in order of address; arrays of one element each."""
 
     first: I64
-    """The stretch that it begins with."""
+    """Index of the first stretch of the range."""
     last: I64
-    """The stretch that it ends with."""
+    """Index of the last stretch of the range."""
     to_start: Bools
-    """Begins where its mapping does."""
+    """True if the range begins where its mapping begins."""
     to_end: Bools
 
     def __getitem__(self, kept: Bools) -> _Ranges:
@@ -66,7 +67,7 @@ class _Ranges:
 
     @property
     def cost(self) -> I64:
-        """Mappings that each adds: one before it and one behind, where something is left there."""
+        """Mappings that each range adds: one before and one behind it, if pages are left there."""
         cost: I64 = 2 - self.to_start.astype(np.int64) - self.to_end
         return cost
 
@@ -79,14 +80,15 @@ def choose(
     most: int | None = None,
     whole: bool = False,
 ) -> Selection:
-    """Choose ranges of a process, of which ``share`` or more of the pages are duplicates each.
+    """Choose ranges of a process; ``share`` or more of the pages of each range are duplicates.
 
     ``bridge``: pages of the widest gap to bridge; ``most``: mappings that may be added (as by
-    ``budget``). Where they do not suffice, twice the gap and half the share are tried, and so on,
-    for looking in vain costs less than not merging; then the ranges that gain least are left out.
+    ``budget``). If these do not suffice, twice the gap and half the share are tried, and so on,
+    because looking in vain costs less than not merging. At last the ranges that gain least are left
+    out.
 
-    ``whole``: only whole mappings, so that none is split. mremap(2) refuses to grow a mapping that
-    was (EFAULT); realloc of glibc copies then, but programs that call it themselves may not.
+    ``whole``: choose only whole mappings, so that none is split. mremap(2) refuses to grow a split
+    mapping (EFAULT); realloc of glibc copies then, but programs that call mremap may not.
     """
     mapping = np.searchsorted(evidence.start, evidence.address, side="right") - 1
     if whole:
@@ -101,12 +103,13 @@ def choose(
 
 
 def budget(evidence: Evidence, limit: int) -> int:
-    """Mappings that may be added to a process; ``limit`` is vm.max_map_count (proc_sys_vm(5))."""
+    """Return the mappings that may be added to a process; ``limit`` is vm.max_map_count
+    (proc_sys_vm(5))."""
     return max(limit - limit // RESERVE - evidence.mappings, 0)
 
 
 def _whole(evidence: Evidence, mapping: I64, share: float) -> _Ranges:
-    """The mappings of which ``share`` are duplicates."""
+    """Return the mappings of which at least ``share`` of the pages are duplicates."""
     first = np.flatnonzero(np.diff(mapping, prepend=-1))
     last = np.append(first[1:], len(mapping))[: len(first)] - 1
     edge = np.ones(len(first), np.bool_)
@@ -115,7 +118,7 @@ def _whole(evidence: Evidence, mapping: I64, share: float) -> _Ranges:
 
 
 def _cut(evidence: Evidence, mapping: I64, share: float, bridge: int) -> _Ranges:
-    """All stretches in ranges of at least ``share``: the widest gaps first, then ever finer."""
+    """Put all stretches into ranges of at least ``share``: the widest gaps first, then finer."""
     found = list(_finer(evidence, mapping, share, bridge))
     first = np.concatenate([first for first, _ in found])
     last = np.concatenate([last for _, last in found])
@@ -126,7 +129,7 @@ def _cut(evidence: Evidence, mapping: I64, share: float, bridge: int) -> _Ranges
 def _finer(
     evidence: Evidence, mapping: I64, share: float, bridge: int
 ) -> Iterator[tuple[I64, I64]]:
-    """First and last stretches of ranges, those of each width of gap in order of address."""
+    """Yield the first and last stretches of ranges, for each width of gap in order of address."""
     behind = evidence.address + evidence.pages.astype(np.uint64) * np.uint64(PAGE_SIZE)
     gap = np.zeros(len(mapping), np.uint64)
     gap[1:] = (evidence.address[1:] - behind[:-1]) // np.uint64(PAGE_SIZE)
@@ -135,7 +138,7 @@ def _finer(
     until = np.append(0, np.cumsum(evidence.pages))
     todo = np.arange(len(mapping), dtype=np.int64)
     while True:
-        # Whatever began a range with wider gaps still does, so what is left of two never joins.
+        # A stretch that began a range with wider gaps still does, so parts of two never join.
         at = np.flatnonzero(far[todo] | (gap[todo] > bridge))
         first, last = todo[at], todo[np.append(at[1:], len(todo)) - 1] if len(todo) else todo
         span = evidence.before[last] + evidence.pages[last] - evidence.before[first]
@@ -152,7 +155,7 @@ def _finer(
 def _drawn_to_edges(
     evidence: Evidence, mapping: I64, first: I64, last: I64, share: float, reach: int
 ) -> _Ranges:
-    """Ranges, drawn to the edges of mappings where those are near and the share stays enough."""
+    """Extend ranges to the edges of mappings, if these are near and the share stays enough."""
     start, behind = _extents(evidence, first, last)
     inside = mapping[first]
     pages, near = _duplicates(evidence, first, last), np.uint64(reach * PAGE_SIZE)
@@ -168,7 +171,7 @@ def _drawn_to_edges(
 
 
 def _within(evidence: Evidence, ranges: _Ranges, most: int) -> _Ranges:
-    """Those that gain most, as many as the mappings suffice for."""
+    """Return the ranges that gain most, as many as the mappings suffice for."""
     cost = ranges.cost
     sums = np.append(0.0, np.cumsum(evidence.gain, dtype=np.float64))
     order = np.argsort(-(sums[ranges.last + 1] - sums[ranges.first]), kind="stable")
@@ -201,7 +204,8 @@ def _selection(evidence: Evidence, mapping: I64, ranges: _Ranges) -> Selection:
 
 
 def _extents(evidence: Evidence, first: I64, last: I64) -> tuple[U64, U64]:
-    """Addresses of the first byte, and behind the last, of the stretches of each range."""
+    """Return the address of the first byte, and the address behind the last, of the stretches of
+    each range."""
     size = evidence.pages[last].astype(np.uint64) * np.uint64(PAGE_SIZE)
     return evidence.address[first], evidence.address[last] + size
 

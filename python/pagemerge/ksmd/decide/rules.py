@@ -1,20 +1,20 @@
-"""Which processes kernel KSM is opted in for: rules of the admin, and one user at a time.
+"""Decides which processes are opted in to kernel KSM: by rules of the admin, one user at a time.
 
 A rule has matchers, all of which must fit a process. Any fitting rule that says ``out`` wins over
-every one that says ``in``; of several that say ``in``, the first speaks (``select``).
+every rule that says ``in``; of several that say ``in``, the first applies (``select``).
 
-Kernel KSM is one trust domain: whoever is in it can tell by timing which pages the others hold. So
-unless the configuration says ``across_users = true``, it belongs to one user: the one it is held
-by already, as long as a process of theirs is in it; when it is free, the user of the process that
-fits the earliest rule, and among those of the one that started first. The admin's order thus says
-who comes first, a newcomer never takes it away, and the answer is the same at every look. The size
-of processes has no say: it changes, and whoever grows would throw others out.
+Kernel KSM is one trust domain: each process in it can detect by timing which pages the others hold.
+So unless the configuration says ``across_users = true``, kernel KSM belongs to one user. That is
+the user who holds it already, as long as a process of this user is in it. If it is free, it is the
+user of the process that fits the earliest rule; among several, of the process that started first.
+So the admin's order decides, a new process never takes kernel KSM away, and the answer is the same
+at every look. The size of processes does not matter: it changes, and a growing process would push
+others out.
 
-Commands of pagemerge's own are not opted in, whatever fits: `pagemerge run -- CMD` has CMD on its
-command line, and what it is opted in for outlives its exec.
+Commands of pagemerge itself are not opted in, whatever rule fits: `pagemerge run -- CMD` has CMD on
+its command line, and being opted in outlives its exec.
 
-All patterns are globs (fnmatch: ``*``, which fits ``/`` too, ``?``, ``[abc]``), in upper and lower
-case as written.
+All patterns are globs (fnmatch: ``*``, which fits ``/`` too, ``?``, ``[abc]``) and case-sensitive.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MATCHERS = ("cgroup", "unit", "user", "command", "guest")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Some processes, and whether they are opted in; an empty matcher fits everything."""
+    """Matchers for processes, and whether these are opted in; an empty matcher fits everything."""
 
     opt: Opt
     cgroup: str = ""
     """Glob of ``Identity.cgroup``."""
     unit: str = ""
-    """Glob of ``Identity.unit``, with ``-`` where systemd writes an escaped one, or as it does."""
+    """Glob of ``Identity.unit``, with ``-`` where systemd escapes it, or as systemd writes it."""
     user: str = ""
     """Name or uid."""
     command: str = ""
@@ -47,7 +47,8 @@ class Rule:
     guest: str = ""
     """Glob of ``Identity.guest``."""
     select: bool = False
-    """Mark only what the finder has seen to be duplicated, not all memory of the process."""
+    """True to mark only ranges in which the finder sees duplicates, not all memory of the process.
+    """
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {text}" for name in MATCHERS if (text := getattr(self, name)))
@@ -55,34 +56,34 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the rules say of one process."""
+    """What the rules say about one process."""
 
     who: Identity
     opt: Literal["in", "out", "refused"]
-    """Only ``in`` is opted in."""
+    """Only ``in`` means that the process is opted in."""
     select: bool
     reason: str
-    """For people; starts with ``opt``."""
+    """The reason as text; starts with ``opt``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the rules say of all processes."""
+    """What the rules say about all processes."""
 
     decisions: tuple[Decision, ...]
-    """In the order of the processes given; those that no rule is about are left out."""
+    """Decisions in the order of the given processes; processes that fit no rule are left out."""
     holder: int | None
-    """The uid that kernel KSM belongs to now, for the next look; None if nobody is in, or if it
-    belongs to all."""
+    """The uid that kernel KSM belongs to now, for the next look; None if no process is in, or if
+    kernel KSM belongs to all users."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A process and the rule that speaks for it."""
+    """A process and the rule that applies to it."""
 
     who: Identity
     number: int
-    """Of the rule, from 1."""
+    """Number of the rule, from 1."""
     rule: Rule
 
 
@@ -93,7 +94,7 @@ def rule_on(
     across_users: bool = False,
     holder: int | None = None,
 ) -> Ruling:
-    """Decide for each process; ``holder`` is the uid that kernel KSM belongs to so far."""
+    """Decide for each process; ``holder`` is the uid that kernel KSM belonged to until now."""
     matches = [match for who in processes if (match := _speaks(who, rules))]
     wanted = [match for match in matches if match.rule.opt == "in"]
     if across_users:
@@ -105,7 +106,7 @@ def rule_on(
 
 
 def fits(who: Identity, rule: Rule) -> bool:
-    """Do all matchers of ``rule`` fit?"""
+    """Return true if all matchers of ``rule`` fit the process."""
     return (
         (not rule.user or rule.user in (who.user, str(who.uid)))
         and (not rule.unit or _is_unit(who.unit, rule.unit))
@@ -116,9 +117,9 @@ def fits(who: Identity, rule: Rule) -> bool:
 
 
 def _speaks(who: Identity, rules: Sequence[Rule]) -> _Match | None:
-    """The first rule that opts ``who`` out, else the first that opts it in."""
+    """Return the first rule that opts ``who`` out, else the first that opts it in."""
     found = [_Match(who, at, rule) for at, rule in enumerate(rules, 1) if fits(who, rule)]
-    # What is ours is what a process says of itself: it may stay out by that, and never stay in.
+    # ``ours`` is what a process says about itself: it can keep the process out, and never in.
     asked = () if who.ours else found
     return next((match for match in found if match.rule.opt == "out"), next(iter(asked), None))
 
@@ -140,13 +141,13 @@ def _decision(match: _Match, holder: int | None, user: str) -> Decision:
         "refused",
         False,
         f"refused: rule {match.number} opts it in, but its pages would be merged with those of "
-        f"{named}, whose processes could then tell what it holds; to accept that, say "
+        f"{named}, whose processes could then tell what it holds; to accept that, set "
         "across_users = true under [kernel]; else opt one of the two users out",
     )
 
 
 def _like(text: str, glob: str) -> bool:
-    """Does ``glob`` fit? Nothing but an empty pattern fits what a process has not got."""
+    """Return true if ``glob`` fits. Only an empty pattern fits a text that the process lacks."""
     return not glob or (bool(text) and fnmatchcase(text, glob))
 
 
@@ -155,7 +156,7 @@ def _is_unit(unit: str, glob: str) -> bool:
 
 
 def _unescaped(unit: str) -> str:
-    r"""``machine-qemu\x2d1\x2dweb.scope`` as people say it (systemd.unit(5)); bytes are UTF-8."""
+    r"""Undo escapes like ``machine-qemu\x2d1\x2dweb.scope`` (systemd.unit(5)); bytes are UTF-8."""
     if "\\x" not in unit:
         return unit
     raw = re.sub(
