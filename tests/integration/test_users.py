@@ -94,7 +94,7 @@ member.server.listen()
     member = victim("member", str(NOBODY), env=env)
     member.ask("fill", pages=4, seed=1)
     member.question("intern")
-    with pytest.raises(Exception, match="belongs to somebody else"):
+    with pytest.raises(Exception, match="belongs to another user"):
         member.answer()
     code = "peer, _ = member.server.accept(); answer = dict(said=len(peer.recv(100)))"
     assert server.ask("call", code=code) == {"said": 0}

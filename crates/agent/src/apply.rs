@@ -1,7 +1,7 @@
-//! A hub's plan, carried out window by window under the agent's lock.
+//! The agent carries out a hub's plan here, window by window, under the agent's lock.
 //!
-//! The hub is trusted with nothing: each address, slab, slot and length is checked here, and the
-//! bytes decide. The worst a wrong plan can do is to waste time.
+//! The agent trusts the hub with nothing: it checks each address, slab, slot and length here, and
+//! the bytes decide. A wrong plan can at worst waste time.
 
 use crate::barriers::Barriers;
 use crate::ground::{Found, Ground};
@@ -24,16 +24,16 @@ use std::sync::atomic::Ordering;
 pub struct Slab {
     /// The descriptor that every mapping of it uses: mappings coalesce only through the same one.
     pub descriptor: OwnedFd,
-    /// Pages.
+    /// Number of pages of the slab.
     pub pages: u32,
 }
 
-/// What became of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Pages that were left alone, by reason.
     pub report: Merged,
-    /// A bit a planned page, in order: it is what was planned now.
+    /// One bit for each planned page, in order: set if the page is now what was planned.
     pub bits: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ impl Applied {
         self.bits[index / 8] |= 1 << (index % 8);
     }
 
-    /// Is planned page `index` what was planned?
+    /// Returns whether planned page `index` is now what was planned.
     pub fn has(&self, index: usize) -> bool {
         self.bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
     }
@@ -78,8 +78,8 @@ pub fn apply(
     };
     let mut work =
         Work { barriers, slabs, views: &views, ground: Ground::open(), birth, applied, tried: 0 };
-    // First what stands on slabs: what is merged now stands on one afterwards. Each kind has its
-    // barrier, and windows of the size that is right for it.
+    // First the pages that stand on slabs, because a page that is merged now stands on a slab
+    // afterwards. Each backing has its own barrier, and its own size of window.
     for backing in on_slabs.then_some(Backing::Slab).into_iter().chain([Backing::Anonymous]) {
         let limit = work.limit(backing);
         work.windows(runs, limit, |work, parts| work.window(parts, backing));
@@ -103,7 +103,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Most pages of a window.
+    /// The largest number of pages of a window.
     fn limit(&mut self, backing: Backing) -> usize {
         let most = if self.birth.is_some() { window::FEW } else { WINDOW };
         self.barriers.barrier(backing).map_or(most, |barrier| barrier.most_pages().min(most))
@@ -149,8 +149,9 @@ impl<'a> Work<'a> {
         let start = first.address as usize;
         let end = last.address as usize + last.pages as usize * PAGE;
         let mut state = lock();
-        // A caller that has given up wants nothing done to its memory any more; and it gave its
-        // word that nobody writes for the pages it named, whatever the hub names now.
+        // A caller that has given up wants no more changes to its memory. And the caller's promise
+        // that no thread writes holds only for the pages that it named, whatever pages the hub
+        // names now.
         let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end))
             || LOCKS_FUTURE.load(Ordering::Relaxed); // a slab's mapping would be filled at once
         let Some(region) = state.table.holding(start, end).filter(|_| !wrong) else { return };
@@ -189,8 +190,8 @@ impl<'a> Work<'a> {
         account(region, start, parts, &outcome, backing, &mut self.applied);
     }
 
-    /// The pieces of a window that stand on one backing and may be merged; and how many pages there
-    /// their owner wants left alone.
+    /// Returns the pieces of a window that stand on one backing and may be merged, and the number
+    /// of pages there that the program wants left alone.
     fn pieces(
         &self,
         region: &mut Region,
@@ -213,7 +214,8 @@ impl<'a> Work<'a> {
                     open = false;
                     continue;
                 }
-                // Leaving a slab is no merging: it is done to pages their owner wants left alone.
+                // Taking a page off its slab is no merging: it may be done to pages that the
+                // program wants left alone.
                 if !region.is_mergeable(base + page) && run.slab != OWN {
                     (open, unwanted) = (false, unwanted + 1);
                     continue;
@@ -232,7 +234,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The program has changed something by a call that nobody saw: believe the kernel.
+/// The program has changed something by a call that we did not see: believe the kernel.
 fn correct(table: &mut Table, found: &Found) {
     for part in &found.other {
         table.forget(part.start, part.end);
@@ -248,13 +250,14 @@ fn correct(table: &mut Table, found: &Found) {
     }
 }
 
-/// Address behind the last page of a run.
+/// The address behind the last page of a run.
 fn end_of(run: &Run) -> u64 {
     run.address + u64::from(run.pages) * PAGE as u64
 }
 
-/// Where a window that starts at `address` ends at the latest: with its region, because a plan runs
-/// on where the program has split one in two (mprotect, madvise).
+/// The latest address where a window that starts at `address` may end. It ends with its region,
+/// because a plan does not end where the program has since split a region in two (mprotect,
+/// madvise).
 fn window_end(address: u64, limit: usize) -> u64 {
     let most = address + (limit * PAGE) as u64;
     let start = address as usize;
@@ -262,7 +265,7 @@ fn window_end(address: u64, limit: usize) -> u64 {
     state.table.holding(start, start + PAGE).map_or(most, |region| most.min(region.end() as u64))
 }
 
-/// Do some pages of a plan stand on slabs, because they were merged before?
+/// Returns whether some pages of a plan stand on slabs, because they were merged before.
 fn stand_on_slabs(runs: &[Run]) -> bool {
     let mut state = lock();
     runs.iter().any(|run| {
@@ -275,7 +278,7 @@ fn stand_on_slabs(runs: &[Run]) -> bool {
     })
 }
 
-/// Map the slabs that a plan names, for as long as it is carried out.
+/// Map the slabs that a plan names, for as long as the plan is carried out.
 fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>> {
     let mut views = HashMap::new();
     for run in runs {
@@ -288,7 +291,7 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
         }
         let slab = slabs.get(&run.slab).ok_or_else(|| {
             let why = "raise RLIMIT_NOFILE, if it is short of descriptors";
-            Error::Hub(format!("slab {} has not come to this process: {why}", run.slab))
+            Error::Hub(format!("this process has not received slab {}: {why}", run.slab))
         })?;
         if run.slot.checked_add(run.pages).is_none_or(|end| end > slab.pages) {
             return Err(Error::Protocol(format!("a run beyond the end of slab {}", run.slab)));
@@ -300,7 +303,7 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
     Ok(views)
 }
 
-/// Pages that shall leave a slab and stand on none: done, as it were. Returns how many.
+/// Count pages that the plan takes off slabs, but that stand on none, as done. Returns how many.
 fn already_own(region: &Region, parts: &[Part], applied: &mut Applied) -> u64 {
     let mut count = 0;
     for Part { run, index } in parts.iter().filter(|part| part.run.slab == OWN) {
@@ -335,7 +338,7 @@ fn content<'a>(
     }
 }
 
-/// Write down what a window came to.
+/// Record the result of a window.
 fn account(
     region: &mut Region,
     start: usize,

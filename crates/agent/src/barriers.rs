@@ -1,4 +1,4 @@
-//! Which barrier this process uses, and why not a better one.
+//! The barrier that this process uses, and why it is not a better one.
 
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
@@ -8,23 +8,24 @@ use pagemerge_pages::wire::barrier;
 use pagemerge_pages::{Error, Result};
 use std::time::Duration;
 
-/// After a fork that looked for pinned pages and took a time, the next one comes this many times that
-/// time later: it copies page tables, and the program's next writes are faults.
+/// After a fork that looked for pinned pages and took a time T, the next such fork comes no sooner
+/// than this many times T later: a fork copies page tables, and the program's next writes are
+/// faults.
 const REST: u32 = 8;
 
-/// The longest that a plan waits for that.
+/// The longest that a plan waits for the next such fork.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What the user asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The best that stops no threads: move, else write-protect, else none.
+    /// The best barrier that stops no threads: move, else write-protect, else none.
     Auto,
     /// UFFDIO_MOVE or nothing.
     Move,
     /// UFFDIO_WRITEPROTECT or nothing.
     WriteProtect,
-    /// Stopped threads.
+    /// Stop the threads (ptrace).
     Park,
     /// No background merging.
     Intern,
@@ -34,7 +35,7 @@ impl Choice {
     /// Parse a barrier's name, as `PAGEMERGE_BARRIER` gives it.
     ///
     /// # Errors
-    /// `Usage` with the names there are.
+    /// `Usage` with the valid names.
     pub fn parse(name: &str) -> Result<Self> {
         Ok(match name {
             "" | "auto" => Self::Auto,
@@ -58,11 +59,11 @@ pub struct Barriers {
     mover: Option<Mover>,
     protector: Option<Protector>,
     parker: Option<Parker>,
-    /// Do some pages of the plan stand on slabs?
+    /// Whether some pages of the plan stand on slabs.
     slabs: bool,
     reason: String,
     note: String,
-    /// The process that may read this one (Yama); parking names another for a while.
+    /// The process that may read this one (Yama). Parking names another process for a while.
     pub reader: i32,
 }
 
@@ -96,7 +97,7 @@ impl Barriers {
                 Err(error) => reasons.push(format!("move: {error}")),
             }
         }
-        // Beside move it serves pages that were merged before: those cannot be moved.
+        // Beside move, write-protect serves pages that were merged before: those cannot be moved.
         if matches!(self.choice, Choice::Auto | Choice::Move | Choice::WriteProtect) {
             match Protector::new(REST) {
                 Ok(protector) => {
@@ -105,22 +106,22 @@ impl Barriers {
                         self.kind = barrier::WRITE_PROTECT;
                     }
                 }
-                // No userfaultfd at all: said once is enough.
+                // There is no userfaultfd at all: one reason that says so is enough.
                 Err(_) if self.mover.is_none() && self.choice != Choice::WriteProtect => {}
                 Err(error) => reasons.push(format!("write-protect: {error}")),
             }
         }
         match self.choice {
             Choice::Park => self.kind = barrier::PARK,
-            Choice::Intern => reasons.push("background merging was not wanted".into()),
+            Choice::Intern => reasons.push("background merging is switched off".into()),
             _ => {}
         }
         self.reason = reasons.join("; ");
     }
 
-    /// A mover that fills the holes of children that are born in a window; without one such child
-    /// would have wrong bytes, so one that cannot is taken only where it was asked for by name: then
-    /// with the reason.
+    /// Returns a mover that fills the holes of children that are born in a window. A mover that
+    /// cannot do that would leave such a child with wrong bytes, so it is used only if the user
+    /// asked for move by name. Then the reason comes with it.
     fn new_mover(&self) -> Result<(Mover, Option<Error>)> {
         match Mover::new() {
             Ok(mover) => Ok((mover, None)),
@@ -129,12 +130,12 @@ impl Barriers {
         }
     }
 
-    /// One of `wire::barrier`.
+    /// The barrier of this process, one of `wire::barrier`.
     pub const fn kind(&self) -> u32 {
         self.kind
     }
 
-    /// Why it is not a better one; empty if there is none.
+    /// Why the barrier is not a better one; empty if there is no better one.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -149,11 +150,11 @@ impl Barriers {
         self.note = error.to_string();
     }
 
-    /// Get ready for a plan; one that is carried out at birth needs no barrier. `slabs`: some of
+    /// Get ready for a plan. A plan that is carried out at birth needs no barrier. `slabs`: some of
     /// its pages stand on slabs, which cannot be moved.
     ///
     /// # Errors
-    /// `Unsupported` if this process must not be merged now, with the cause.
+    /// `Unsupported`, with the cause, if this process must not be merged now.
     pub fn prepare(&mut self, birth: bool, slabs: bool) -> Result<()> {
         self.note.clear();
         self.slabs = slabs;
@@ -178,7 +179,8 @@ impl Barriers {
         Ok(())
     }
 
-    /// Wait until pinned pages can be looked for, if a window needs that and it is soon.
+    /// Wait until the agent may look for pinned pages, if a window needs that and the wait is
+    /// short.
     pub fn rest(&self, backing: Backing, birth: bool) {
         let looks = backing == Backing::Slab || self.kind == barrier::WRITE_PROTECT;
         if let (true, false, Some(protector)) = (looks, birth, &self.protector) {
@@ -195,7 +197,7 @@ impl Barriers {
         match self.kind {
             barrier::PARK => self.parker.as_mut().map(|parker| parker as &mut dyn Barrier),
             barrier::MOVE if !slabs => self.mover.as_mut().map(|mover| mover as &mut dyn Barrier),
-            barrier::MOVE if !self.slabs => None, // they came after `prepare` was told
+            barrier::MOVE if !self.slabs => None, // they came to stand on slabs after `prepare`
             barrier::MOVE | barrier::WRITE_PROTECT => self
                 .protector
                 .as_mut()
@@ -205,11 +207,11 @@ impl Barriers {
         }
     }
 
-    /// A barrier could not be raised or lowered. Dropping it closes its userfaultfd, and that
-    /// wakes whoever might still wait.
+    /// A barrier could not be raised or lowered. Dropping the barrier closes its userfaultfd, which
+    /// wakes any thread that still waits.
     pub fn failed(&mut self, error: &Error) {
         if let Error::Unsupported(_) = error {
-            // Refused before anything was done. The barrier stays out for the rest of the plan.
+            // The barrier refused before it did anything. It stays out for the rest of the plan.
             self.note(error);
             self.protector = None;
             self.finish();
@@ -222,7 +224,7 @@ impl Barriers {
         }
     }
 
-    /// A plan is done: nobody stays traced between plans.
+    /// A plan is done: no thread stays traced between plans.
     pub fn finish(&mut self) {
         if self.parker.take().is_some() {
             // SAFETY: prctl with integers. EINVAL: there is no Yama.
@@ -231,7 +233,8 @@ impl Barriers {
     }
 }
 
-/// A range belongs to one engine at a time: ksmd takes all memory of a process where this is on.
+/// A range belongs to one engine at a time, and ksmd takes all memory of a process where this is
+/// on.
 fn refuse_kernel_ksm() -> Result<()> {
     const PR_GET_MEMORY_MERGE: i32 = 68; // Linux 6.4
                                          // SAFETY: prctl with integers; through libc's number, because the preload library answers
@@ -250,9 +253,9 @@ fn refuse_kernel_ksm() -> Result<()> {
     ))
 }
 
-/// Locked memory must stay where it is, page by page; the kernel gives only the sum cheaply.
+/// Locked memory must stay where it is, page by page; the kernel gives only the total cheaply.
 fn refuse_locked() -> Result<()> {
-    // The name in it is any bytes.
+    // The process's name in this file can hold any bytes.
     let status = std::fs::read("/proc/self/status")
         .map_err(|error| Error::os("read of status", error.raw_os_error().unwrap_or(0)))?;
     let mut lines = status.split(|&byte| byte == b'\n');

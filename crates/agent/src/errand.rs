@@ -1,13 +1,13 @@
-//! Making memory anonymous again for a thread of the program's, in the middle of its own call.
+//! Makes memory anonymous again for a thread of the program, in the middle of its own call.
 //!
 //! That needs a userfaultfd, whose descriptor must not appear in the program's table, where the
-//! program could close it. So a thread of its own does it: started by a bare clone with a copy of
-//! the table, of which it closes everything, and gone when the call goes on. It needs no agent, so
-//! it works in a forked copy, too. It has no thread-local memory of its own but shares the
-//! caller's, which waits meanwhile, as the child of a vfork does.
+//! program could close it. So a separate thread does it. A bare clone starts that thread with a
+//! copy of the table, in which it closes everything; it ends before the call goes on. It needs no
+//! agent, so it also works in a forked copy. It has no thread-local memory of its own but shares
+//! the caller's; the caller waits meanwhile, as the parent of a vfork does.
 //!
 //! The caller holds the agent's lock and has all signals blocked. Its stack may lie in the very
-//! memory that is being held: whatever both use lies in a mapping of ours.
+//! memory that is being held, so everything that both threads use lies in a mapping of ours.
 
 use pagemerge_pages::barrier::alone::Alone;
 use pagemerge_pages::barrier::park::Parker;
@@ -26,22 +26,22 @@ const STACK: usize = 256 * 1024;
 /// A run of pages that map a slab, and what the memory in its place must keep.
 pub type Run = (Range<usize>, Keep);
 
-/// At the start of the errand's mapping; its stack grows down towards it.
+/// Lies at the start of the errand's mapping; its stack grows down towards it.
 struct Order {
     /// The thread's number; the kernel clears it and wakes us when the thread has ended.
     thread: AtomicU32,
     runs: Vec<Run>,
-    /// Threads that are known: the caller's and the agent's.
+    /// The threads that are known: the caller's and the agent's.
     known: [i32; 2],
-    /// Who may trace this process (Yama), to be set again after parking.
+    /// The process that may trace this one (Yama), to be set again after parking.
     reader: i32,
-    /// What is anonymous now.
+    /// The ranges that are anonymous now.
     restored: Vec<Range<usize>>,
 }
 
 /// Make runs anonymous again, with the bytes they have, behind a barrier. Returns the parts that
-/// are; what is missing is as it was: pages that a device may be about to write, or for which there
-/// is no memory or no barrier.
+/// are anonymous now. The other parts are as they were: a device may be about to write their pages,
+/// or there is no memory or no barrier for them.
 ///
 /// # Errors
 /// `Os` if no thread can be started.
@@ -65,9 +65,10 @@ pub fn restore(runs: Vec<Run>, agent: i32, reader: i32) -> Result<Vec<Range<usiz
 /// Start the thread, and wait until it has ended.
 ///
 /// # Safety
-/// `base` is a mapping of `STACK` bytes with an Order at its start, used by nobody else.
+/// `base` is a mapping of `STACK` bytes with an Order at its start, and no other thread uses it.
 unsafe fn run(base: *mut libc::c_void) -> Result<()> {
-    // Not the descriptors: the table is a copy. Not the thread-local memory: the caller waits.
+    // Without CLONE_FILES: the table is a copy. Without CLONE_SETTLS: the thread shares the
+    // caller's thread-local memory, and the caller waits.
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_SIGHAND
@@ -75,7 +76,8 @@ unsafe fn run(base: *mut libc::c_void) -> Result<()> {
         | libc::CLONE_SYSVSEM
         | libc::CLONE_CHILD_CLEARTID;
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: by the caller; the mapping stays until the kernel has cleared the number.
+    // SAFETY: the caller guarantees the mapping, which stays until the kernel has cleared the
+    // number.
     unsafe {
         let top = base.wrapping_byte_add(STACK);
         let thread = &raw const (*base.cast::<Order>()).thread;
@@ -84,7 +86,8 @@ unsafe fn run(base: *mut libc::c_void) -> Result<()> {
             return Err(Error::last_os("clone"));
         }
         while (*thread).load(Ordering::Acquire) != 0 {
-            // Not a private futex: the kernel wakes the other kind. EAGAIN: it has ended already.
+            // Not a private futex: the kernel wakes shared ones. EAGAIN: the thread has ended
+            // already.
             let wait = [thread as usize, libc::FUTEX_WAIT as usize, 1, 0, 0, 0];
             let _ = raw::syscall(libc::SYS_futex, wait);
         }
@@ -95,10 +98,10 @@ unsafe fn run(base: *mut libc::c_void) -> Result<()> {
 extern "C" fn work(order: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `restore` passes an Order, and waits for us.
     let order = unsafe { &mut *order.cast::<Order>() };
-    // SAFETY: the table is ours alone; nothing in it was opened by us.
+    // SAFETY: the table belongs to this thread alone, and this thread has opened nothing in it.
     let closed = unsafe { raw::syscall(libc::SYS_close_range, [0, u32::MAX as usize, 0, 0, 0, 0]) };
     if closed.is_ok() {
-        // A panic ends here; what was restored by then is in the list.
+        // A panic ends here; the list holds what was restored by then.
         let _ = catch_unwind(AssertUnwindSafe(|| restore_all(order)));
     }
     0
@@ -130,7 +133,7 @@ fn restore_all(order: &mut Order) {
                 order.restored.push(start..start + pages * PAGE);
             }
             if merged.is_err() {
-                return; // the barrier's end lets everybody go
+                return; // dropping the barrier lets every thread go
             }
             at += pages * PAGE;
         }

@@ -1,12 +1,12 @@
-//! Where anonymous memory of the program itself is: what it mapped, as far as we saw.
+//! The anonymous memory that the program itself has mapped, as far as we saw its calls.
 //!
-//! Only such memory can become a region. What malloc maps is not ours to replace: libc unmaps it
-//! without our seeing it. The record has a fixed size, because it is kept inside mmap, where an
-//! allocator may be waiting for us; what does not fit is not mergeable.
+//! Only such memory can become a region. We must not replace what malloc maps: libc unmaps it by
+//! calls that we do not see. The record has a fixed size, because we maintain it inside mmap, where
+//! an allocator may be waiting for us; what does not fit is not mergeable.
 
 use std::ops::Range;
 
-/// Most ranges that are remembered.
+/// The largest number of ranges that are remembered.
 const MOST: usize = 1024;
 
 /// Disjoint ranges in order of address.
@@ -23,7 +23,7 @@ impl Default for Extents {
 }
 
 impl Extents {
-    /// The program has mapped `[start, end)`, anonymous and private.
+    /// Record that the program has mapped `[start, end)`, anonymous and private.
     pub fn insert(&mut self, start: usize, end: usize) {
         self.remove(start, end);
         let at = self.ranges[..self.count].partition_point(|range| range.0 < start);
@@ -40,7 +40,7 @@ impl Extents {
         }
     }
 
-    /// The program has unmapped `[start, end)`, or mapped something else there.
+    /// Record that the program has unmapped `[start, end)`, or mapped something else there.
     pub fn remove(&mut self, start: usize, end: usize) {
         let mut at = self.ranges[..self.count].partition_point(|range| range.1 <= start);
         while at < self.count && self.ranges[at].0 < end {
@@ -62,7 +62,7 @@ impl Extents {
         }
     }
 
-    /// The parts of `[start, end)` that are known.
+    /// Returns the parts of `[start, end)` that are known.
     pub fn within(&self, start: usize, end: usize) -> Vec<Range<usize>> {
         self.ranges[..self.count]
             .iter()

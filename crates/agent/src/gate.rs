@@ -1,15 +1,16 @@
 //! The agent's lock: it orders the agent's changes with the program's own.
 //!
-//! A mutex of std will not do. The lock's holder may be interrupted by a signal whose handler maps
-//! memory, so signals are blocked while it is held; and a process may be forked while another
-//! thread holds it (`_Fork`, raw clone: no handler runs), so in a forked copy it must be free. The
-//! lock's word lies in a page that the kernel wipes in such copies (MADV_WIPEONFORK, Linux 4.14);
-//! a process that only shares our memory (vfork) sees it as it is.
+//! A mutex of std does not suffice. A signal may interrupt the thread that holds the lock, and its
+//! handler may map memory, so the thread blocks signals while it holds the lock. And a process may
+//! be forked while another thread holds the lock (`_Fork`, raw clone: no handler runs), so the lock
+//! must be free in a forked copy. The lock's word lies in a page that the kernel wipes in such
+//! copies (MADV_WIPEONFORK, Linux 4.14); a process that only shares our memory (vfork) sees the
+//! word as it is.
 //!
-//! libc's fork takes the lock for as long as it lasts, by a handler (pthread_atfork(3)). Handlers of
-//! the program's own run in between, in parent and child, and may map memory: the forking thread
-//! has the lock already then, and goes in (`FORKING`). Nothing here has a destructor that libc runs
-//! when a thread ends, because a thread may fork even after those have run.
+//! libc's fork holds the lock for as long as the fork lasts, by a handler (pthread_atfork(3)).
+//! Handlers of the program run in between, in parent and child, and may map memory: the forking
+//! thread has the lock already then, and enters (`FORKING`). Nothing here has a destructor that
+//! libc runs when a thread ends, because a thread may fork even after those have run.
 
 use crate::State;
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
@@ -25,54 +26,56 @@ const FREE: u32 = 0;
 const HELD: u32 = 1;
 const AWAITED: u32 = 2;
 
-/// What a fork wipes.
+/// The data that a fork wipes.
 #[repr(C)]
 struct Word {
     lock: AtomicU32,
     /// 1 once the lock has been taken in this address space.
     known: AtomicU32,
-    /// 1 while a thread has waited so long that others let it go first.
+    /// 1 while a thread has waited so long that other threads let it go first.
     starved: AtomicU32,
 }
 
-/// How long whoever comes stands back for a thread that has waited long. No longer, because a
-/// process that shares our memory (vfork) may be killed as it waits.
+/// How long a thread that wants the lock stands back for a thread that has waited long. It must not
+/// be longer, because a process that shares our memory (vfork) may be killed as it waits.
 const COURTESY: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
 static WORD: AtomicPtr<Word> = AtomicPtr::new(std::ptr::null_mut());
-/// A copy of "somebody holds it" that a fork does not wipe.
+/// A copy of "a thread holds the lock" that a fork does not wipe.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
 struct Protected(UnsafeCell<Option<State>>);
-// SAFETY: reached through the lock only.
+// SAFETY: the state is reached only by the thread that holds the lock.
 unsafe impl Sync for Protected {}
 static STATE: Protected = Protected(UnsafeCell::new(None));
 
 thread_local! {
-    /// This thread holds the lock for a fork, and had these signals blocked before.
+    /// Set while this thread holds the lock for a fork: the signals that were blocked before.
     static FORKING: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
-    /// This thread is quiet already: most calls ask twice, and each time costs two system calls.
+    /// Whether this thread is quiet already: most calls ask twice, and each time costs two system
+    /// calls.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The lock, held: the state, with all signals blocked.
 pub(crate) struct Locked {
     _quiet: Quiet,
-    /// The thread had it already, for a fork.
+    /// Whether the thread had the lock already, for a fork.
     nested: bool,
 }
 
-/// All signals blocked, and no cancellation (pthread_cancel(3)), until this value goes. What allocates
-/// from a heap of ours inside a call of the program's does so under it: a handler that interrupts
-/// the allocator and maps memory would wait for itself, and a thread that is cancelled would leave.
+/// Blocks all signals, and cancellation (pthread_cancel(3)), until this value is dropped. Code that
+/// allocates from a heap of ours inside a call of the program does so under it: a handler that
+/// interrupts the allocator and maps memory would wait for its own thread, and a cancelled thread
+/// would end inside the allocator.
 #[derive(Debug)]
 pub struct Quiet {
-    /// Signals that were blocked before, and whether the thread could be cancelled; None inside of
-    /// another `Quiet`, which sees to it.
+    /// The signals that were blocked before, and whether the thread could be cancelled. None inside
+    /// another `Quiet`, which restores both.
     before: Option<(libc::sigset_t, libc::c_int)>,
 }
 
-// It may not return where cancellation is asynchronous and waits: then the thread ends here.
+// It may not return where cancellation is asynchronous and pending: then the thread ends here.
 extern "C-unwind" {
     fn pthread_setcancelstate(state: libc::c_int, before: *mut libc::c_int) -> libc::c_int;
 }
@@ -99,7 +102,7 @@ impl Drop for Quiet {
         let Some((signals, cancelable)) = self.before else { return };
         QUIET.set(false);
         unblock(&signals);
-        // SAFETY: as it was before.
+        // SAFETY: it restores the state that `now` found.
         unsafe { pthread_setcancelstate(cancelable, std::ptr::null_mut()) };
     }
 }
@@ -108,7 +111,7 @@ impl Drop for Quiet {
 fn block() -> libc::sigset_t {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
-    // SAFETY: plain sigset calls. libc keeps its own two signals out, which setuid() needs.
+    // SAFETY: plain sigset calls. libc leaves out its own two signals, which setuid() needs.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -133,7 +136,7 @@ pub(crate) fn lock() -> Locked {
     Locked { _quiet: quiet, nested }
 }
 
-/// Wait for the lock's word; a state that cannot be relied on is replaced.
+/// Wait for the lock's word; replace a state that cannot be relied on.
 fn take() {
     let word = word();
     if word.starved.load(Ordering::Relaxed) != 0 {
@@ -149,8 +152,8 @@ fn take() {
     // SAFETY: the lock is held.
     let state = unsafe { &mut *STATE.0.get() };
     if first && busy {
-        // A forked copy of a process in which another thread was changing the state just then:
-        // it cannot be relied on, and must not be dropped.
+        // This is a forked copy of a process in which another thread was changing the state at that
+        // moment: the state cannot be relied on, and must not be dropped.
         std::mem::forget(state.take());
         *state = Some(State { orphan: true, ..State::default() });
     } else if first {
@@ -158,8 +161,8 @@ fn take() {
     }
 }
 
-/// Wait for the lock. A thread that gives it and takes it all the time is always quicker than one
-/// that has to wake up first: one that was too late twice has the others stand back.
+/// Wait for the lock. A thread that gives and takes the lock all the time is always quicker than a
+/// thread that has to wake up first. So a thread that was too late twice has the others stand back.
 fn wait_for(word: &Word) {
     let mut lost = 0;
     while word.lock.swap(AWAITED, Ordering::Acquire) != FREE {
@@ -175,7 +178,7 @@ fn wait_for(word: &Word) {
     }
 }
 
-/// In a forked copy there is no agent, no memory is locked (mlock(2)), and some is not there
+/// A forked copy has no agent and no locked memory (mlock(2)), and lacks some of the memory
 /// (MADV_DONTFORK). A process that shares our memory (vfork) has our agent.
 fn inherit(state: &mut Option<State>) {
     LOCKS_FUTURE.store(false, Ordering::Relaxed);
@@ -194,10 +197,10 @@ fn inherit(state: &mut Option<State>) {
     }
 }
 
-/// Let the lock's word go.
+/// Give the lock's word back.
 fn give() {
     let word = word();
-    // A fork handler lets go in the child, too, where the word has been wiped.
+    // A fork handler also gives the lock in the child, where the word has been wiped.
     word.known.store(1, Ordering::Relaxed);
     BUSY.store(false, Ordering::Relaxed);
     if word.lock.swap(FREE, Ordering::Release) == AWAITED {
@@ -205,7 +208,7 @@ fn give() {
     }
 }
 
-/// The lock's word, made with the first use.
+/// The lock's word; the first use makes it.
 fn word() -> &'static Word {
     let known = WORD.load(Ordering::Acquire);
     if !known.is_null() {
@@ -222,12 +225,13 @@ fn word() -> &'static Word {
                 let _ = rustix::mm::madvise(made, len, Advice::LinuxWipeOnFork);
                 break made.cast::<Word>();
             }
-            // It is made when the library starts. Without room for a page even then: wait for it.
+            // The word is made when the library starts. If there is no room for a page even then,
+            // wait for it.
             rustix::thread::sched_yield();
         }
     };
     let won = WORD.compare_exchange(none, made, Ordering::AcqRel, Ordering::Acquire);
-    // SAFETY: whichever page won is never unmapped; the loser's is ours alone.
+    // SAFETY: the page that won is never unmapped; the page that lost is ours alone.
     unsafe {
         if let Err(other) = won {
             room::unmap(made.cast(), len);
@@ -262,12 +266,13 @@ impl Drop for Locked {
     }
 }
 
-/// An allocator that must be still while the memory is copied: how to stop it, and to let it go on.
+/// How to stop an allocator that must not change while the memory is copied, and how to let it go
+/// on.
 type Heap = (fn(), fn());
 static HEAP: OnceLock<Heap> = OnceLock::new();
 
-/// Keep forks out of windows: a child that is born inside one would miss its pages. `heap`: an
-/// allocator whose lock is taken behind ours, because the agent allocates with the lock held.
+/// Keep forks out of windows: a child that is born inside a window would lack its pages. `heap`: an
+/// allocator whose lock is taken after ours, because the agent allocates with the lock held.
 pub fn watch_forks(heap: Option<Heap>) {
     static ONCE: Once = Once::new();
     extern "C" fn before() {
@@ -284,7 +289,7 @@ pub fn watch_forks(heap: Option<Heap>) {
         }
         let Some(signals) = FORKING.take() else { return };
         if word().known.load(Ordering::Relaxed) == 0 {
-            // SAFETY: the lock is held, in the child as in the parent.
+            // SAFETY: this thread holds the lock, in the child as in the parent.
             inherit(unsafe { &mut *STATE.0.get() });
         }
         give();

@@ -1,37 +1,37 @@
-//! What stands where a window is to be merged, as the kernel tells it.
+//! What the kernel says about the memory where a window is to be merged.
 //!
-//! The table says what the program's calls have left, as far as they were seen. A call that nobody
-//! saw (a system call made without libc) may have put something else there, which must not be
-//! mapped over. And memory with a NUMA policy of its own (mbind(2)) is left alone: on a slab's
-//! mapping the policy would apply to every process that shares the slab.
+//! The table records the effect of the program's calls, as far as we saw them. A call that we did
+//! not see (a system call made without libc) may have put something else there, and the agent must
+//! not map over that. Memory with a NUMA policy of its own (mbind(2)) is left alone, too: on a
+//! slab's mapping the policy would apply to every process that shares the slab.
 
 use pagemerge_pages::mappings::{Kind, Mapping, Mappings};
 use pagemerge_pages::PAGE;
 use rustix::io::Errno;
 use std::ops::Range;
 
-/// Looks mappings up, one by one.
+/// Looks up mappings, one by one.
 #[derive(Debug)]
 pub struct Ground {
     maps: Option<Mappings>,
 }
 
-/// What was found in a range.
+/// The mappings found in a range.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Is all of it private memory, readable and writable, without a policy of its own?
+    /// Whether all of it is private memory, readable and writable, without a policy of its own.
     pub fit: bool,
     /// The parts that are private and anonymous, in order of address.
     pub anonymous: Vec<Range<usize>>,
     /// The parts that map a slab.
     pub slabs: Vec<Range<usize>>,
-    /// The parts where nothing is mapped, or something else. Empty where the kernel cannot tell
+    /// The parts where nothing, or something else, is mapped. Empty where the kernel cannot tell
     /// (before Linux 6.11).
     pub other: Vec<Range<usize>>,
 }
 
 impl Ground {
-    /// For one plan.
+    /// Open the list of mappings for one plan.
     pub fn open() -> Self {
         Self { maps: Mappings::open().ok() }
     }
@@ -47,7 +47,7 @@ impl Ground {
             found.fit &= !has_policy(part.start);
             match here {
                 Err(Errno::NOENT) => found.other.push(part),
-                Err(_) => {} // the kernel cannot tell; a policy was looked for, page by page
+                Err(_) => {} // the kernel cannot tell; the look for a policy goes on, page by page
                 Ok(Mapping { kind, open, .. }) => {
                     found.fit &= open;
                     let kinds = match kind {
@@ -68,7 +68,7 @@ impl Ground {
     }
 }
 
-/// Does the mapping that holds this address have a policy? It is that of a whole mapping.
+/// Returns whether the mapping that holds this address has a policy; it covers a whole mapping.
 fn has_policy(address: usize) -> bool {
     const MPOL_F_ADDR: usize = 1 << 1;
     let mut mode = 0_i32;
@@ -130,7 +130,7 @@ mod tests {
             libc::syscall(libc::SYS_mbind, page, PAGE, bind, &node, 64_usize, 0_usize)
         };
         if bound != 0 {
-            eprintln!("mbind(2) is not to be had here");
+            eprintln!("mbind(2) is not available here");
             return;
         }
         for ground in [&by_mapping, &by_page] {

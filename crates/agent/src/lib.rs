@@ -1,9 +1,9 @@
 //! The part of pagemerge that lives inside a target process.
 //!
 //! One thread, the agent, holds the connection to the hub and makes every change of mapping. One
-//! lock orders it with the program's own calls: whoever holds it may rely on the regions being
-//! mapped as the table says. Nothing of the agent survives a fork; the child's memory is right
-//! without one, and it gets its own with its first call.
+//! lock orders these changes with the program's own calls: a thread that holds the lock may rely on
+//! the regions being mapped as the table says. Nothing of the agent survives a fork. The child's
+//! memory is correct without an agent, and the child gets an agent of its own with its first call.
 
 mod apply;
 mod barriers;
@@ -40,26 +40,26 @@ use std::time::Duration;
 pub struct Config {
     /// The hub's socket.
     pub socket: PathBuf,
-    /// The command (absolute path first) that starts a hub where none listens; empty: none.
+    /// The command (absolute path first) that starts a hub if none listens; empty: start none.
     pub hub: Vec<CString>,
     /// The barrier for background merging.
     pub barrier: Choice,
-    /// What this process calls the part of its trust domain that it belongs to; empty: no part.
+    /// This process's name for the part of its trust domain that it belongs to; empty: no part.
     pub domain: String,
 }
 
-/// What this process has to do with merging.
+/// The state of merging in this process.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// Mergeable ranges.
     pub regions: usize,
     /// Bytes in them.
     pub bytes: usize,
-    /// Pages that map a slab, whether or not they were written since.
+    /// Pages that map a slab, including those that were written since.
     pub slabbed_pages: usize,
     /// One of `wire::barrier`, once the agent has chosen.
     pub barrier: Option<u32>,
-    /// Why it is not a better one.
+    /// Why the barrier is not a better one.
     pub reason: String,
     /// The hub's process, while connected.
     pub hub: Option<i32>,
@@ -70,21 +70,22 @@ pub struct Summary {
 pub(crate) struct State {
     table: Table,
     config: Option<Config>,
-    /// The process that the agent's thread belongs to: after a fork, not ours.
+    /// The process that the agent's thread belongs to; after a fork, that is not this process.
     process: i32,
     agent: i32,
-    /// The agent has been signalled and has not looked yet.
+    /// Whether the agent has been signalled and has not looked yet.
     poked: bool,
-    /// Why there is no agent, though it was started.
+    /// Why there is no agent although one was started.
     broken: Option<Error>,
     jobs: VecDeque<Arc<Job>>,
     summary: Summary,
     /// What the program itself has mapped.
     extents: Extents,
-    /// Where merging has left several mappings of what was one, and regions are no more.
+    /// Ranges where merging has split one mapping into several, and where there are no regions any
+    /// more.
     scattered: Extents,
-    /// This is a forked copy whose table could not be relied on: what is mapped has to be asked
-    /// of the kernel.
+    /// This is a forked copy whose table could not be relied on: only the kernel knows what is
+    /// mapped.
     orphan: bool,
 }
 
@@ -105,7 +106,7 @@ impl Job {
         self.source.wrapping_add(target.wrapping_sub(self.target))
     }
 
-    /// Are these pages among those that the caller named?
+    /// Returns whether the caller named all of these pages.
     fn holds(&self, start: usize, end: usize) -> bool {
         start >= self.target && end <= self.target + self.pages * PAGE
     }
@@ -120,7 +121,8 @@ impl Job {
     }
 }
 
-/// The barrier that this process would get (one of `wire::barrier`), and why not a better one.
+/// Returns the barrier that this process would get (one of `wire::barrier`), and why it is not a
+/// better one.
 #[must_use]
 pub fn probe(choice: Choice) -> (u32, String) {
     let barriers = barriers::Barriers::choose(choice);
@@ -137,7 +139,7 @@ pub fn start(config: Config) -> Result<()> {
     {
         let mut state = lock();
         if state.process != 0 {
-            return Ok(()); // this process's, or that of whom we share the memory with
+            return Ok(()); // this process's agent, or that of a process whose memory we share
         }
         state.config = Some(config.clone());
         state.jobs.clear();
@@ -145,12 +147,12 @@ pub fn start(config: Config) -> Result<()> {
         state.summary = Summary::default();
         state.process = process;
     }
-    // Without the lock: libc allocates for a thread, and the program's allocator may be waiting in
-    // a call of ours, with a lock of its own.
+    // Without the lock: libc allocates memory for a thread, and the program's allocator may be
+    // waiting in a call of ours while it holds a lock of its own.
     thread::start(config).inspect_err(|_| lock().process = 0)
 }
 
-/// Map `bytes` bytes of mergeable memory, zeroed.
+/// Map `bytes` bytes of mergeable memory, filled with zeros.
 ///
 /// # Errors
 /// `Usage` for no bytes, `Memory` when memory runs out.
@@ -168,29 +170,30 @@ pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
                 libc::ENOMEM => Error::Memory { bytes },
                 other => Error::os("mmap", other),
             })?;
-    // Single pages of a huge page can be shared, but not freed. EINVAL: no huge pages here.
+    // Single pages of a huge page can be shared, but not freed. EINVAL: the kernel has no huge
+    // pages.
     // SAFETY: advice about our own fresh mapping.
     let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
     state.table.insert(base as usize, len / PAGE, Keep::default());
     if state.summary.hub.is_none() {
-        poke(&mut state); // an agent without regions may be waiting for the first
+        poke(&mut state); // an agent without regions may be waiting for its first
     }
     NonNull::new(base.cast()).ok_or_else(|| Error::os("mmap", libc::ENOMEM))
 }
 
-/// Bytes (whole pages) of the region that starts at `address`, if one does.
+/// The size in bytes (whole pages) of the region that starts at `address`, if there is one.
 #[must_use]
 pub fn region_bytes(address: usize) -> Option<usize> {
     lock().table.starting_at(address).map(|region| region.pages * PAGE)
 }
 
-/// Does `[address, address + bytes)` lie in one region?
+/// Returns whether `[address, address + bytes)` lies in one region.
 #[must_use]
 pub fn is_mergeable(address: usize, bytes: usize) -> bool {
     lock().table.holding(address, address.saturating_add(bytes)).is_some()
 }
 
-/// The refusal of memory that is in no region.
+/// The error for memory that is in no region.
 #[must_use]
 pub fn not_mergeable() -> Error {
     Error::Usage(
@@ -203,7 +206,7 @@ pub fn not_mergeable() -> Error {
 /// Give mergeable memory back. Does nothing if no region starts there.
 ///
 /// # Safety
-/// Nobody may use the memory any more.
+/// The caller and all other threads must have stopped using the memory.
 pub unsafe fn release(address: usize) {
     let mut state = lock();
     if let Some(region) = state.table.remove(address) {
@@ -216,14 +219,15 @@ pub unsafe fn release(address: usize) {
 /// Merge pages at once; `source` may be anywhere, `target` lies in a region.
 ///
 /// `target` is `source` for merging in place, or untouched memory for a copy: then the caller
-/// copies what is not merged. Returns a bit a page. `patient` is asked ten times a second.
+/// copies what is not merged. Returns one bit for each page. `patient` is called ten times a
+/// second; the call gives up when it returns false.
 ///
 /// # Errors
-/// `Usage` if the target is not mergeable memory; `Hub` if there is no hub, or it refuses.
-/// The target is as it was then, or partly merged with the right contents.
+/// `Usage` if the target is not mergeable memory; `Hub` if there is no hub, or the hub refuses.
+/// Then the target is as it was, or partly merged with the right contents.
 ///
 /// # Safety
-/// `source` must be readable, and nobody may write source or target during the call.
+/// `source` must be readable, and no thread may write source or target during the call.
 pub unsafe fn intern(
     source: usize,
     target: usize,
@@ -269,11 +273,11 @@ pub unsafe fn intern(
 
 /// Give `[address, address + bytes)` pages of its own again, and keep it from being merged.
 ///
-/// Safe beside writers: the kernel separates the pages, as on a write.
+/// Other threads may write meanwhile: the kernel separates the pages, as on a write.
 ///
 /// # Errors
-/// `Usage` if it is not mergeable memory, `Os` when memory runs out: what was separated by then
-/// stays separated.
+/// `Usage` if it is not mergeable memory, `Os` when memory runs out: the pages that were separated
+/// by then stay separated.
 pub fn unmerge(address: usize, bytes: usize) -> Result<()> {
     let (start, end) = (address & !(PAGE - 1), (address + bytes).next_multiple_of(PAGE));
     let mut state = lock();
@@ -287,7 +291,7 @@ pub fn unmerge(address: usize, bytes: usize) -> Result<()> {
     runs.into_iter().try_for_each(|run| separate(run.start, run.len()))
 }
 
-/// Have the kernel give pages of a slab's mapping their own memory, as on a write.
+/// Have the kernel give pages of a slab's mapping their own memory, as it does on a write.
 fn separate(start: usize, len: usize) -> Result<()> {
     // SAFETY: it faults pages in for writing (Linux 5.14) and changes no byte.
     unsafe { rustix::mm::madvise(start as *mut _, len, Advice::LinuxPopulateWrite) }.map_err(
@@ -295,16 +299,17 @@ fn separate(start: usize, len: usize) -> Result<()> {
     )
 }
 
-/// Set when no hub has answered for two seconds, until one lets us join.
+/// Set when no hub has answered for two seconds; cleared when a hub lets us join.
 static HUBLESS: AtomicBool = AtomicBool::new(false);
 
-/// Does memory wait to be merged, and is there no hub? May be asked with any lock held.
+/// Returns whether memory waits to be merged, and there is no hub. May be called with any lock
+/// held.
 #[must_use]
 pub fn is_hubless() -> bool {
     HUBLESS.load(Ordering::Relaxed)
 }
 
-/// What this process has to do with merging.
+/// Returns the state of merging in this process.
 #[must_use]
 pub fn summary() -> Summary {
     let state = lock();
@@ -318,11 +323,11 @@ pub fn summary() -> Summary {
     summary
 }
 
-/// Wake the agent: by a signal for its thread alone, since it shares no descriptor with us.
+/// Wake the agent by a signal to its thread alone, since it shares no descriptor with us.
 fn poke(state: &mut State) {
     if state.agent != 0 && !state.poked {
-        // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING); an
-        // ordinary one always arrives, at the worst without its details.
+        // A real-time signal fails where the user has too many pending (RLIMIT_SIGPENDING). An
+        // ordinary signal always arrives, at worst without its details.
         state.poked = [own::wake_signal(), own::LAST_SIGNAL].into_iter().any(|signal| {
             // SAFETY: the thread is ours and never ends; all signals are blocked in it.
             unsafe { libc::syscall(libc::SYS_tgkill, state.process, state.agent, signal) == 0 }

@@ -1,4 +1,4 @@
-//! What the agent's thread has for itself in a process that is not its own: its signals, and its
+//! What the agent's thread has for itself inside a process of another program: its signals and its
 //! descriptors.
 
 use crate::gate::Quiet;
@@ -7,19 +7,19 @@ use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::mem::MaybeUninit;
 
-/// The signal that wakes the agent, directed at its thread alone. A real-time one, because the
-/// program's own use of it, if any, is directed elsewhere and is not touched.
+/// The signal that wakes the agent, directed at its thread alone. It is a real-time signal, because
+/// the program's own use of it, if any, is directed at other threads and is not affected.
 pub fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 1
 }
 
-/// The signal that wakes it where no real-time signal can be queued.
+/// The signal that wakes the agent where no real-time signal can be queued.
 pub const LAST_SIGNAL: i32 = libc::SIGURG;
 
-/// Bytes of the agent's stack, and of the page below it that nobody may touch.
+/// Bytes of the agent's stack, without the guard page below it.
 const STACK: usize = 1 << 20;
 
-/// Start the agent's thread, deaf to every signal, on a stack in our own room.
+/// Start the agent's thread, with every signal blocked, on a stack in our own room.
 pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let os = |errno: rustix::io::Errno| Error::os("mmap of a stack", errno.raw_os_error());
     let stack = room::map(STACK + PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
@@ -29,7 +29,7 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let mut thread = MaybeUninit::uninit();
     let mut attributes = MaybeUninit::uninit();
     let _quiet = Quiet::now();
-    // SAFETY: the stack is the thread's alone, which never ends; `work` is its own, too.
+    // SAFETY: only the thread uses the stack, and it never ends; `work` belongs to it, too.
     let failed = unsafe {
         let _ = rustix::mm::mprotect(stack, PAGE, MprotectFlags::empty());
         let attributes = attributes.as_mut_ptr();
@@ -51,23 +51,24 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 extern "C" fn begin(work: *mut libc::c_void) -> *mut libc::c_void {
-    // Before it opens anything: what it has open is not the program's.
+    // Before the thread opens anything: what it has open does not belong to the program.
     let own = rustix::thread::gettid().as_raw_nonzero().get();
     pagemerge_pages::barrier::pins::AGENT.store(own, std::sync::atomic::Ordering::Relaxed);
-    // SAFETY: `thread` passes its box, once; the name is a string.
+    // SAFETY: `thread` passes its box, and only once; the name is a C string.
     let work = unsafe {
         libc::prctl(libc::PR_SET_NAME, c"pagemerge".as_ptr());
         Box::from_raw(work.cast::<Box<dyn FnOnce() + Send>>())
     };
-    // A panic here could leave a barrier up: rather no process than one that hangs.
+    // A panic here could leave a barrier raised: no process is better than one that hangs.
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
         std::process::abort();
     }
     std::ptr::null_mut()
 }
 
-/// A descriptor table of our own, so that a program that closes everything cannot hurt us and we
-/// keep nothing of its own open. Returns a descriptor that is readable when we were poked.
+/// Give this thread a descriptor table of its own, so that a program that closes everything does
+/// not harm the agent, and the agent keeps nothing of the program's open. Returns a descriptor that
+/// is readable when the agent has been poked.
 ///
 /// # Errors
 /// `Os` where the table cannot be left (before Linux 5.9), or the process may open nothing.

@@ -1,13 +1,14 @@
-//! The program's own calls about memory that may be merged: each ends as it would without us.
+//! Handles the program's own calls about memory that may be merged: each ends as it would without
+//! us.
 //!
-//! The preload library makes these calls in the program's place. One rule covers them: whatever the
-//! call, the memory it names is made anonymous again first, behind a barrier (`restore`), then the
-//! kernel is asked, and its answer is the program's; what is so now goes into the table. All of that
-//! happens under the agent's lock. Two things are done in another way, because copying for them
-//! would cost too much: memory that is given up (`discard`), and mremap (`remap`). Calls that mean
-//! the same on a slab's mapping are passed on (`note`).
+//! The preload library makes these calls in the program's place. One rule covers them all. First
+//! the memory that the call names is made anonymous again, behind a barrier (`restore`). Then the
+//! kernel is asked, and its answer goes to the program; the result goes into the table. All of that
+//! happens under the agent's lock. Two kinds of call work in another way, because copying for them
+//! would cost too much: those that give up memory (`discard`), and mremap (`remap`). Calls that
+//! mean the same on a slab's mapping are passed on (`note`).
 //!
-//! Where the range has nothing to do with a region (`concerns`), it does not come here at all.
+//! A call whose range has nothing to do with a region (`concerns`) does not come here at all.
 
 mod discard;
 mod remap;
@@ -29,24 +30,24 @@ use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// What a call of the kernel's comes to: its value, or its error number.
+/// The result of a system call: its value, or its error number.
 pub type Answer = std::result::Result<usize, i32>;
 
-/// Address behind the last page of a range; None for what the kernel refuses as a range.
+/// The address behind the last page of a range; None if the kernel refuses the range.
 #[must_use]
 pub fn end_of(start: usize, len: usize) -> Option<usize> {
     start.checked_add(len.checked_next_multiple_of(PAGE)?).filter(|_| start % PAGE == 0)
 }
 
-/// The program has mapped anonymous private memory.
+/// Record that the program has mapped anonymous private memory.
 pub fn mapped(start: usize, len: usize) {
     if let Some(end) = end_of(start, len) {
         lock().extents.insert(start, end);
     }
 }
 
-/// munmap, or a mapping over `[start, end)`: `raw` is the real call. Once it has succeeded, what was
-/// there is gone; a call that fails may have changed a part.
+/// Handles munmap, or a mapping over `[start, end)`; `raw` is the real call. Once it has succeeded,
+/// what was there is gone; a call that fails may have changed a part.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -64,16 +65,19 @@ pub fn replace(start: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer
     answer
 }
 
-/// MADV_MERGEABLE: what of the range can be merged becomes regions, and the agent starts.
+/// Handles MADV_MERGEABLE: the parts of the range that can be merged become regions, and the agent
+/// starts.
 ///
-/// As the kernel does, memory that cannot be merged is passed over in silence. Is some of it?
+/// As the kernel does, it passes over memory that cannot be merged without an error. Returns
+/// whether some of the range can be merged.
 ///
 /// # Errors
 /// `Os` if the agent's thread cannot be started.
 pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<bool> {
     let fit = {
         let mut state = lock();
-        // Under the lock, though it reads for long: another thread may change what it reads.
+        // Under the lock, although reading takes long: another thread may change the mappings that
+        // it reads.
         let known = state.extents.within(from, end);
         let fit = if known.is_empty() { Vec::new() } else { smaps::suitable(&known) };
         for (range, keep) in &fit {
@@ -117,10 +121,11 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
     Ok(true)
 }
 
-/// MADV_UNMERGEABLE: the range's pages are its own again, and stay so. `raw` is the real call.
+/// Handles MADV_UNMERGEABLE: the range's pages are its own again, and stay so. `raw` is the real
+/// call.
 ///
 /// # Errors
-/// EAGAIN if they cannot be restored now; the error number of `raw`.
+/// EAGAIN if the pages cannot be restored now; the error number of `raw`.
 pub fn unmark(from: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer {
     let mut state = lock();
     for region in state.table.touching(from, end) {
@@ -133,11 +138,11 @@ pub fn unmark(from: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer {
     raw()
 }
 
-/// A call for which merged memory must be anonymous: it is, when `raw`, the real call, is made.
-/// `leave`: if it succeeds, the memory is not merged any more, because it is special now.
+/// Handles a call that needs merged memory to be anonymous: makes it so, and then makes `raw`, the
+/// real call. `leave`: if the call succeeds, the memory is special, and is not merged any more.
 ///
 /// # Errors
-/// `busy` if it cannot be restored now; the error number of `raw`.
+/// `busy` if the memory cannot be restored now; the error number of `raw`.
 pub fn restored(
     ranges: &[Range<usize>],
     busy: i32,
@@ -153,7 +158,7 @@ pub fn restored(
     let answer = raw();
     for Range { start, end } in ranges {
         match answer {
-            // ENOMEM: what is mapped of the range is special nevertheless (madvise(2)).
+            // ENOMEM: the mapped parts of the range are special nevertheless (madvise(2)).
             Ok(_) | Err(libc::ENOMEM) if leave => dismiss(&mut state, *start, *end),
             _ => believe_kernel(&mut state, *start, *end),
         }
@@ -161,8 +166,8 @@ pub fn restored(
     answer
 }
 
-/// mprotect: `raw` is the real call. Merged mappings get the new protection, and memory that
-/// cannot be written is left alone.
+/// Handles mprotect; `raw` is the real call. Merged mappings get the new protection, and memory
+/// that cannot be written is left alone.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -173,13 +178,13 @@ pub fn protect(from: usize, end: usize, protection: u32, raw: impl FnOnce() -> A
     if answer.is_ok() {
         state.table.within(from, end).for_each(|region| region.keep.protection = protection);
     } else {
-        // The part before a hole, say, has it.
+        // A part may have the new protection: the part before a hole, for example.
         believe_kernel(&mut state, from, end);
     }
     answer
 }
 
-/// Advice that a mapping keeps (MADV_DONTFORK, RANDOM and so on); `raw` is the real call.
+/// Handles advice that a mapping keeps (MADV_DONTFORK, RANDOM and so on); `raw` is the real call.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -187,7 +192,7 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
     let mut state = lock();
     let answer = raw();
     match answer {
-        // ENOMEM: what is mapped has got it nevertheless (madvise(2)).
+        // ENOMEM: the mapped parts have got the advice nevertheless (madvise(2)).
         Ok(_) | Err(libc::ENOMEM) => {
             state.table.within(from, end).for_each(|region| match advice {
                 libc::MADV_DONTFORK => region.keep.dont_fork = true,
@@ -205,7 +210,8 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
     answer
 }
 
-/// A call that changes what mappings keep, in a way that it does not tell: the kernel is asked.
+/// Handles a call that changes what mappings keep in a way that its arguments do not tell: the
+/// kernel is asked.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -216,11 +222,12 @@ pub fn noted(ranges: &[Range<usize>], raw: impl FnOnce() -> Answer) -> Answer {
     answer
 }
 
-/// mlock, munlock and their kin, for a range or (None) for all memory; `raw` is the real call.
+/// Handles mlock, munlock and the like, for a range or (None) for all memory; `raw` is the real
+/// call.
 ///
-/// Locked memory is the program's own, page by page, so it is restored first. Where it cannot be,
-/// locking it separates its pages from the slab as well. `future`: whether the kernel locks what is
-/// mapped from now on, if that changes.
+/// Locked memory belongs to the program alone, page by page, so it is restored first. Where that
+/// fails, locking it also separates its pages from the slab. `future`: whether the kernel locks
+/// what is mapped from now on, if the call changes that.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -243,15 +250,15 @@ pub fn lock_memory(
         if answer.is_ok() {
             state.table.within(start, end).for_each(|region| region.keep.locked = true);
         }
-        believe_kernel(&mut state, start, end); // a part, or in its own manner
+        believe_kernel(&mut state, start, end); // it may have locked a part, or in its own way
     } else if answer.is_ok() {
         state.table.within(start, end).for_each(|region| region.keep.locked = false);
     }
     answer
 }
 
-/// Make the range anonymous again, with its contents, behind a barrier; false if a part could not
-/// be, and maps a slab still.
+/// Make the range anonymous again, with its contents, behind a barrier. Returns false if a part
+/// could not be made anonymous, and still maps a slab.
 fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     let Some(runs) = slabbed(state, from, end) else { return false };
     if runs.is_empty() {
@@ -268,7 +275,8 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     !state.table.touching(from, end).any(|it| !it.slabbed_runs(from, end).is_empty())
 }
 
-/// Memory that is special now is no region any more; but it may be several mappings by our doing.
+/// Memory that is special now is no region any more; but merging may have split it into several
+/// mappings.
 fn dismiss(state: &mut Locked, from: usize, end: usize) {
     let scattered: Vec<Range<usize>> =
         state.table.within(from, end).map(|region| region.start..region.end()).collect();
@@ -283,7 +291,8 @@ fn set_backing(state: &mut Locked, run: &Range<usize>, backing: Backing) {
     }
 }
 
-/// The runs of a range that are mapped from slabs, in order of address; None if nobody knows.
+/// The runs of a range that are mapped from slabs, in order of address; None if they cannot be
+/// found out.
 fn slabbed(state: &mut Locked, from: usize, end: usize) -> Option<Vec<errand::Run>> {
     if state.orphan {
         return smaps::slabs(from, end); // a forked copy without a table: the kernel knows
@@ -298,14 +307,14 @@ fn slabbed(state: &mut Locked, from: usize, end: usize) -> Option<Vec<errand::Ru
     Some(runs)
 }
 
-/// After a call that failed and may have changed a part, or that has moved memory of which we know
-/// little: take over what the kernel says.
+/// Take over what the kernel says, after a call that failed and may have changed a part, or that
+/// has moved memory of which we know little.
 fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
     if state.table.iter().next().is_none() {
         return;
     }
     let Some(memory) = smaps::memory(from, end) else {
-        // What maps a slab still does, as far as is known; but nothing more is merged there.
+        // As far as we know, what mapped a slab still does; but nothing more is merged there.
         for region in state.table.within(from, end) {
             region.set_mergeable(0..region.pages, false);
         }
@@ -321,7 +330,7 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
                 region.set_backing(0..region.pages, part.backing);
             }
             if part.backing == Backing::Slab {
-                // Not the agent's own views of slabs.
+                // This leaves out the agent's own views of slabs.
                 for range in state.extents.within(part.range.start, part.range.end) {
                     track(state, range, part.keep);
                 }
@@ -335,7 +344,7 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
     state.extents.remove(at, end);
 }
 
-/// What maps a slab must be known, or it would show the slab's bytes when it is given up.
+/// Memory that maps a slab must be known, or it would show the slab's bytes when it is given up.
 fn track(state: &mut Locked, range: Range<usize>, keep: Keep) {
     let known: Vec<Range<usize>> = state
         .table

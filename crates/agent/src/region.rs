@@ -8,22 +8,22 @@ use std::ops::Range;
 /// A mergeable range of this process.
 #[derive(Debug)]
 pub struct Region {
-    /// Never used twice in a process.
+    /// The region's number; never used twice in a process.
     pub id: u64,
-    /// Address of the first page.
+    /// The address of the first page.
     pub start: usize,
-    /// Pages.
+    /// The number of pages.
     pub pages: usize,
-    /// Protection and flags that whatever is mapped there must have.
+    /// The protection and flags that every mapping there must have.
     pub keep: Keep,
-    /// Pages whose mapping is a slab's, whether or not they were written since.
+    /// The pages whose mapping is a slab's, including those that were written since.
     slabbed: Bits,
-    /// Pages that their owner does not want merged.
+    /// The pages that the program does not want merged.
     excluded: Bits,
 }
 
 impl Region {
-    /// What stands under page `page`.
+    /// Returns what page `page` stands on.
     pub fn backing(&self, page: usize) -> Backing {
         if self.slabbed.has(page) {
             Backing::Slab
@@ -32,32 +32,32 @@ impl Region {
         }
     }
 
-    /// Record what stands under some pages now.
+    /// Record what some pages stand on now.
     pub fn set_backing(&mut self, pages: Range<usize>, backing: Backing) {
         self.slabbed.set(pages, backing == Backing::Slab);
     }
 
-    /// May page `page` be merged in the background?
+    /// Returns whether page `page` may be merged in the background.
     pub fn is_mergeable(&self, page: usize) -> bool {
         self.keep.is_open() && !self.excluded.has(page)
     }
 
-    /// Let some pages be merged, or not.
+    /// Record whether some pages may be merged.
     pub fn set_mergeable(&mut self, pages: Range<usize>, mergeable: bool) {
         self.excluded.set(pages, !mergeable);
     }
 
-    /// Is there a page that may be merged?
+    /// Returns whether there is a page that may be merged.
     pub fn is_wanted(&self) -> bool {
         self.keep.is_open() && self.excluded.count() < self.pages
     }
 
-    /// Pages whose mapping is a slab's.
+    /// The number of pages whose mapping is a slab's.
     pub fn slabbed_pages(&self) -> usize {
         self.slabbed.count()
     }
 
-    /// The runs of such pages in `[start, end)`, as addresses.
+    /// The runs of pages in `[start, end)` whose mapping is a slab's, as addresses.
     pub fn slabbed_runs(&self, start: usize, end: usize) -> Vec<Range<usize>> {
         let at = |page: usize| self.start + page * PAGE;
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -70,14 +70,14 @@ impl Region {
         runs
     }
 
-    /// Its pages that lie in `[start, end)`, by number.
+    /// The region's pages that lie in `[start, end)`, by number.
     pub fn pages_in(&self, start: usize, end: usize) -> Range<usize> {
         let first = start.max(self.start).min(self.end());
         let last = end.max(first).min(self.end());
         (first - self.start) / PAGE..(last - self.start).div_ceil(PAGE)
     }
 
-    /// Address behind the last page.
+    /// The address behind the last page.
     pub const fn end(&self) -> usize {
         self.start + self.pages * PAGE
     }
@@ -91,7 +91,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Take in a new region.
+    /// Add a new region.
     pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
         let id = self.new_id();
@@ -103,7 +103,7 @@ impl Table {
         self.last_id
     }
 
-    /// All of them, to be changed.
+    /// All regions, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Region> {
         self.regions.values_mut()
     }
@@ -133,7 +133,7 @@ impl Table {
             .map(|it| it.1)
     }
 
-    /// What all of `[start, end)` must keep, if it is regions that keep the same.
+    /// What all of `[start, end)` must keep, if regions that keep the same cover it.
     pub fn all_alike(&mut self, start: usize, end: usize) -> Option<Keep> {
         let mut at = end;
         let mut alike = None;
@@ -146,7 +146,7 @@ impl Table {
         alike.filter(|_| at <= start)
     }
 
-    /// Have a region end, and another start, at `at` if it lies inside one.
+    /// Split the region that has `at` inside it, so that one region ends and another starts there.
     pub fn split(&mut self, at: usize) {
         let Some(region) = self.holding(at, at) else { return };
         if region.start == at {
@@ -161,14 +161,14 @@ impl Table {
         self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
     }
 
-    /// Have regions end at both ends of `[start, end)`, and give those in between.
+    /// Split regions at both ends of `[start, end)`, and return those in between.
     pub fn within(&mut self, start: usize, end: usize) -> impl Iterator<Item = &mut Region> {
         self.split(start);
         self.split(end);
         self.touching(start, end)
     }
 
-    /// What was at `[start, end)` is at `to` now.
+    /// Record that what was at `[start, end)` is at `to` now.
     pub fn relocate(&mut self, start: usize, end: usize, to: usize) {
         self.split(start);
         self.split(end);
@@ -177,13 +177,13 @@ impl Table {
             moved.into_iter().filter_map(|start| self.regions.remove(&start)).collect();
         self.forget(to, to + (end - start));
         for mut region in moved {
-            // The hub knows it by its id and its place: a new place is a new region.
+            // The hub knows a region by its id and its place: at a new place it is a new region.
             (region.id, region.start) = (self.new_id(), region.start - start + to);
             self.regions.insert(region.start, region);
         }
     }
 
-    /// Forget all of `[start, end)`, parts of regions too.
+    /// Forget all of `[start, end)`, including parts of regions.
     pub fn forget(&mut self, start: usize, end: usize) {
         self.split(start);
         self.split(end);
@@ -193,19 +193,19 @@ impl Table {
         }
     }
 
-    /// All of them.
+    /// All regions.
     pub fn iter(&self) -> impl Iterator<Item = &Region> {
         self.regions.values()
     }
 
-    /// From the first address of the first region to the last of the last.
+    /// From the first address of the first region to the end of the last.
     pub fn hull(&self) -> Range<usize> {
         let first = self.regions.values().next().map_or(0, |region| region.start);
         first..self.regions.values().next_back().map_or(0, Region::end)
     }
 }
 
-/// A bit a page; empty until a bit is set, because most regions never need one.
+/// One bit for each page; empty until a bit is set, because most regions never need one.
 #[derive(Debug)]
 struct Bits {
     words: Vec<u64>,

@@ -1,7 +1,7 @@
-//! Starting a hub from inside somebody else's program, without a trace in it.
+//! Starts a hub from inside a program that is not ours, without leaving a trace in it.
 //!
-//! The hub must not be the program's child: no SIGCHLD, no zombie, nothing for its wait() to
-//! find. So a first child without an exit signal starts the hub as a second, and ends.
+//! The hub must not be the program's child: no SIGCHLD, no zombie, nothing for the program's wait()
+//! to find. So a first child without an exit signal starts the hub as a second child, and ends.
 
 use pagemerge_pages::{room, Error, Result};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -9,17 +9,17 @@ use std::ffi::CString;
 
 const STACK: usize = 64 * 1024;
 
-/// What the children read; the parent waits for them (CLONE_VFORK), so it stays valid.
+/// The data that the children read; the parent waits for them (CLONE_VFORK), so it stays valid.
 struct Order {
     path: *const libc::c_char,
     argv: *const *const libc::c_char,
     stack: *mut libc::c_void,
 }
 
-/// Start `command` (absolute path first) in a session of its own, and forget it.
+/// Start `command` (absolute path first) in a session of its own, without waiting for it.
 ///
 /// # Errors
-/// `Os` if no process can be started. Whether the command runs, its socket will tell.
+/// `Os` if no process can be started. Only the hub's socket shows whether the command runs.
 pub fn detached(command: &[CString]) -> Result<()> {
     let Some(path) = command.first() else {
         return Err(Error::Hub("no command to start a hub with".into()));
@@ -66,7 +66,7 @@ extern "C" fn second(order: *mut libc::c_void) -> libc::c_int {
         let order = &*order.cast::<Order>();
         libc::setsid();
         libc::chdir(c"/".as_ptr());
-        // The agent's thread blocks all signals; a hub must not be born deaf.
+        // The agent's thread blocks all signals; the hub must not inherit that.
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());

@@ -17,13 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A thread of the program has ended by pthread_exit(3): the agent is to look whether it is alone.
+/// Set when a thread of the program has ended by pthread_exit(3): then the agent looks whether its
+/// thread is the only one left.
 static LOOKS_ALONE: AtomicBool = AtomicBool::new(false);
 
-/// How often it looks then.
+/// The time between two such looks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// From now on, end the process when the agent's thread is the last, as libc does without us.
+/// From now on, end the process when the agent's thread is the last one, as libc does without us.
 pub fn end_with_program() {
     LOOKS_ALONE.store(true, Ordering::Relaxed);
     let mut state = lock();
@@ -37,12 +38,12 @@ fn end_if_alone() {
     let others = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse::<i32>().ok());
     let living = others.filter(|&task| task != own && !has_ended(task)).count();
     if living == 0 {
-        // SAFETY: libc's last thread does the same: handlers of the program's end run.
+        // SAFETY: libc does the same when the last thread ends: the program's exit handlers run.
         unsafe { libc::exit(0) };
     }
 }
 
-/// The first thread stays as a zombie until the process ends.
+/// Returns whether a thread has ended. The first thread stays as a zombie until the process ends.
 fn has_ended(task: i32) -> bool {
     let stat = std::fs::read(format!("/proc/self/task/{task}/stat")).unwrap_or_default();
     let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
@@ -62,14 +63,15 @@ struct Agent<'a> {
     current: Option<Current>,
     sequence: u64,
     last_note: String,
-    /// Most pages that any hub has been told of; regions may have gone while a plan was on its way.
+    /// The largest number of pages that any hub has been told of; regions may have gone while a
+    /// plan was on its way.
     told: usize,
     next_try: Instant,
     tries: u32,
-    /// Times in a row that a hub has hung up without a welcome.
+    /// How often in a row a hub has hung up without a welcome.
     dismissed: u32,
     trouble: Error,
-    /// What we were when the slabs came to us.
+    /// Our standing when we received the slabs.
     standing: Standing,
 }
 
@@ -118,7 +120,7 @@ fn run(config: &Config) {
 }
 
 impl Agent<'_> {
-    /// Wait until something arrives, we are poked, or it is time to connect again.
+    /// Wait until something arrives, a thread pokes us, or it is time to connect again.
     fn wait(&mut self, signals: &OwnedFd) {
         let pause = match (&self.connection, self.current.is_some()) {
             (Some(_), false) => None,
@@ -150,7 +152,7 @@ impl Agent<'_> {
         let _ = rustix::event::poll(&mut fds, timeout.as_ref());
         let mut state = lock();
         if state.poked {
-            // Exactly one, ours: one more could be the program's own.
+            // Read exactly one signal, which is ours: one more could be the program's own.
             let mut info = [0_u8; 128];
             if rustix::io::read(signals, &mut info).is_ok() {
                 state.poked = false;
@@ -177,7 +179,7 @@ impl Agent<'_> {
             kind::WELCOME => {
                 let hello = values_of::<Hello>(&frame.body)?;
                 if hello.first().is_none_or(|hello| hello.version != wire::VERSION) {
-                    return Err(Error::Protocol("the hub is of another version".into()));
+                    return Err(Error::Protocol("the hub has another version".into()));
                 }
                 self.dismissed = 0;
                 HUBLESS.store(false, Ordering::Relaxed);
@@ -232,10 +234,11 @@ impl Agent<'_> {
 
     fn take_slab(&mut self) -> Result<()> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        // Where no descriptor is left, plans that name the slab are refused with a note, and the
-        // rest goes on.
+        // If no descriptor is left, plans that name the slab are refused with a note, and the rest
+        // goes on.
         let Some(descriptor) = connection.take_descriptor()? else { return Ok(()) };
-        // The hub is checked like anybody else: what could be changed is never mapped.
+        // The hub is checked like any other peer: memory that could still be changed is never
+        // mapped.
         let pages = slab::check(&descriptor)? as u32;
         self.slabs.insert(slab::id(&descriptor)?, Slab { descriptor, pages });
         Ok(())
@@ -243,11 +246,11 @@ impl Agent<'_> {
 
     fn merge(&mut self, frame: &Frame) -> Result<()> {
         let runs = values_of::<wire::Run>(&frame.body)?;
-        // What a plan costs us is a bit a page, and more for each report: no more than for the
-        // pages that the hub has been told of.
+        // A plan costs us one bit for each page, and more for each report: so a plan may not name
+        // more pages than the hub has been told of.
         let pages: usize = runs.iter().map(|run| run.pages as usize).sum();
         if pages > self.told.max(CHUNK) {
-            return Err(Error::Protocol("a plan for more pages than there are".into()));
+            return Err(Error::Protocol("a plan for more pages than this process has".into()));
         }
         let birth = self
             .current
@@ -255,8 +258,8 @@ impl Agent<'_> {
             .filter(|current| current.sequence == frame.sequence && frame.sequence != 0)
             .map(|current| Arc::clone(&current.job));
         if birth.is_none() && frame.sequence & 1 == 1 {
-            // The answer to a job whose caller has given up. The hub keeps the slabs until it is
-            // told that nobody maps them.
+            // This answers a job whose caller has given up. The hub keeps the slabs until it is
+            // told that no process maps them.
             let bits = vec![0; pages.div_ceil(8)];
             let report = [wire::Merged { unwanted: pages as u64, ..wire::Merged::default() }];
             return self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &bits]);

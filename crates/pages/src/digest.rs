@@ -1,7 +1,7 @@
-//! One 64-bit digest a page: XXH3-64 with a seed, two values set apart.
+//! One 64-bit digest for each page: XXH3-64 with a seed, and two reserved values.
 //!
-//! A digest only nominates pages: bytes are compared again before anything is merged. The seed is
-//! drawn anew by every scanner, so that nobody can prepare pages that collide.
+//! A digest only nominates pages: bytes are compared again before anything is merged. Every scanner
+//! draws a new seed, so that no process can prepare pages that collide.
 
 use twox_hash::XxHash3_64;
 
@@ -9,20 +9,21 @@ use twox_hash::XxHash3_64;
 use crate::xxh3::PageHasher;
 use crate::{Error, Result, PAGE};
 
-/// The page was not looked at: a hole, swapped, not ours to merge, or gone meanwhile.
+/// The page was not looked at: it is a hole, swapped, not ours to merge, or gone meanwhile.
 pub const ABSENT: u64 = 0;
 
 /// Every byte of the page is zero; found by comparison, so this value is exact.
 pub const ZERO: u64 = 1;
 
-/// Is every byte of `page` zero? Leaves at the first block that is not, mostly the first.
+/// Returns whether every byte of `page` is zero. Stops at the first block that is not, mostly the
+/// first.
 #[must_use]
 pub fn is_zero(page: &[u8]) -> bool {
-    // Most pages that are not are known by their first word.
+    // The first word decides for most pages that are not zero.
     if !matches!(page.first_chunk(), Some([0, 0, 0, 0, 0, 0, 0, 0])) {
         return false;
     }
-    // 64 bytes OR-ed together are a few vector registers; the compiler makes them so.
+    // 64 bytes OR-ed together fit into a few vector registers; the compiler vectorizes this.
     let mut blocks = page.chunks_exact(64);
     let none = |bytes: &[u8]| bytes.iter().fold(0, |all, byte| all | byte) == 0;
     blocks.by_ref().all(none) && none(blocks.remainder())
@@ -37,7 +38,7 @@ pub struct Digester {
 }
 
 impl Digester {
-    /// A digester with `seed`. It costs about as much as the digest of a page: keep it.
+    /// Make a digester with `seed`. It costs about as much as the digest of a page, so keep it.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -85,7 +86,7 @@ pub fn pages(data: &[u8]) -> impl Iterator<Item = &[u8; PAGE]> {
     data.chunks_exact(PAGE).filter_map(|page| page.try_into().ok())
 }
 
-/// A hash that happens to be a reserved value becomes one that is not.
+/// Change a hash that happens to be a reserved value into one that is not.
 const fn set_apart(hash: u64) -> u64 {
     if hash <= ZERO {
         hash | 1 << 63

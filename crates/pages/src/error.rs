@@ -1,8 +1,8 @@
-//! The one error type of the Rust side; the binding has the one table from it to Python.
+//! The only error type of the Rust side; the binding has the only table from it to Python.
 
 use std::fmt;
 
-/// What went wrong, with what it is about.
+/// What went wrong, and with which call, process or address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// A system call failed.
@@ -11,23 +11,23 @@ pub enum Error {
         call: &'static str,
         /// The error number.
         errno: i32,
-        /// The process it was about, where it was about one.
+        /// The process that the call was about, if any.
         pid: Option<i32>,
-        /// The address it was about, where it was about one.
+        /// The address that the call was about, if any.
         address: Option<u64>,
     },
     /// There is no memory of this many bytes.
     Memory {
-        /// What was asked for.
+        /// The number of bytes asked for.
         bytes: usize,
     },
     /// This kernel or this user cannot do it; the text says what would have to change.
     Unsupported(String),
-    /// Something about this one process stands in the way; the text says what, and the cure.
+    /// Something about this one process prevents it; the text names the cause and the cure.
     Refused {
         /// The process.
         pid: i32,
-        /// What stands in the way.
+        /// The cause.
         why: String,
     },
     /// This process is not what it was when it asked to be read; the text says what has changed.
@@ -41,11 +41,11 @@ pub enum Error {
     Usage(String),
     /// The hub cannot be reached, went away, or refused.
     Hub(String),
-    /// The other side of a connection sent something that is not the protocol.
+    /// The other side of a connection sent something that breaks the protocol.
     Protocol(String),
 }
 
-/// `Result` with our error.
+/// A `Result` with our error.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -116,8 +116,8 @@ impl fmt::Display for Error {
             }
             Self::Memory { bytes } => write!(
                 f,
-                "there is no memory for {bytes} bytes: ask for less, or raise what limits this \
-                 process (ulimit -v) or the host (vm.overcommit_memory)"
+                "there is no memory for {bytes} bytes: ask for less, or raise the limit of this \
+                 process (ulimit -v) or of the host (vm.overcommit_memory)"
             ),
             Self::Refused { pid, why } | Self::Left { pid, why } => {
                 write!(f, "process {pid} {why}")

@@ -1,4 +1,4 @@
-//! The numbered entries of a folder of /proc, by plain system calls.
+//! Lists the numbered entries of a folder of /proc, by plain system calls.
 //!
 //! libc's opendir(3) allocates, and the program's allocator may be waiting for the very lock that
 //! the agent holds.
@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
-/// Call `see` with each number; it ends the listing with `false`.
+/// Call `see` with each number; the listing ends when `see` returns `false`.
 ///
 /// # Errors
 /// `Os` if the folder cannot be read.

@@ -1,4 +1,4 @@
-//! Mappings, our own as a rule, one question at a time (`PROCMAP_QUERY`, Linux 6.11).
+//! Asks the kernel about single mappings, usually our own (`PROCMAP_QUERY`, Linux 6.11).
 
 use crate::error::{Error, Result};
 use crate::slab;
@@ -33,18 +33,18 @@ const ACCESS: u64 = 0x07;
 const CODE: u64 = 0x05;
 const SHARED: u64 = 0x08;
 
-/// What is mapped at an address.
+/// The mapping at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// Its addresses.
+    /// The mapping's addresses.
     pub range: Range<usize>,
-    /// What kind of memory it is.
+    /// The kind of memory.
     pub kind: Kind,
-    /// Can it be read, and written?
+    /// Whether it can be read and written.
     pub open: bool,
 }
 
-/// What kind of memory a mapping is.
+/// The kind of memory of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Private and anonymous.
@@ -55,14 +55,14 @@ pub enum Kind {
     Other,
 }
 
-/// Where the kernel is asked.
+/// The open list of mappings of a process.
 #[derive(Debug)]
 pub struct Mappings {
     maps: OwnedFd,
 }
 
 impl Mappings {
-    /// Of this process.
+    /// Open the list of this process.
     ///
     /// # Errors
     /// `Os` when descriptors run out.
@@ -70,10 +70,11 @@ impl Mappings {
         Self::at_path("/proc/self/maps")
     }
 
-    /// Of process `pid`, as long as it executes no other program.
+    /// Open the list of process `pid`; it stays valid as long as the process executes no other
+    /// program.
     ///
     /// # Errors
-    /// `Os` if it may not be looked at, or has gone.
+    /// `Os` if the process may not be looked at, or has gone.
     pub fn of(pid: i32) -> Result<Self> {
         Self::at_path(&format!("/proc/{pid}/maps"))
     }
@@ -85,17 +86,17 @@ impl Mappings {
         Ok(Self { maps })
     }
 
-    /// Is there code at `address`, which the program can execute and not write?
+    /// Returns whether there is code at `address`, which the program can execute and not write.
     ///
     /// # Errors
-    /// ENOENT if there is nothing; ENOTTY before Linux 6.11.
+    /// ENOENT if nothing is mapped there; ENOTTY before Linux 6.11.
     pub fn is_code(&self, address: u64) -> rustix::io::Result<bool> {
         let mut query = Query { address, ..Query::default() };
         self.ask(&mut query)?;
         Ok(query.access & ACCESS == CODE)
     }
 
-    /// The mapping that holds `address`.
+    /// Returns the mapping that holds `address`.
     ///
     /// # Errors
     /// ENOENT if there is none; ENOTTY before Linux 6.11.
@@ -115,7 +116,7 @@ impl Mappings {
                 name: name.as_mut_ptr() as u64,
                 ..Query::default()
             };
-            // ENAMETOOLONG: it is none of ours.
+            // ENAMETOOLONG: the mapping is none of our slabs.
             match self.ask(&mut named) {
                 Ok(()) if name.starts_with(slab::PATH.as_bytes()) => Kind::Slab,
                 _ => Kind::Other,

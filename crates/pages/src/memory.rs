@@ -9,7 +9,7 @@ pub struct Anonymous {
 }
 
 impl Anonymous {
-    /// Map `pages` pages, without huge pages; nothing if the kernel has no memory.
+    /// Map `pages` pages, without huge pages; None if the kernel has no memory.
     pub fn new(pages: usize) -> Option<Self> {
         let bytes = pages * PAGE;
         // SAFETY: a new anonymous mapping wherever there is room touches nothing of ours.

@@ -1,4 +1,4 @@
-//! Which pages of a process are there: the `PAGEMAP_SCAN` ioctl, or `/proc/PID/pagemap`.
+//! Tells which pages of a process are there: the `PAGEMAP_SCAN` ioctl, or `/proc/PID/pagemap`.
 //!
 //! Neither touches a page: no fault, no swap-in. Source: Linux
 //! `Documentation/admin-guide/mm/pagemap.rst` and `fs/proc/task_mmu.c`.
@@ -14,18 +14,18 @@ use crate::{Error, Result, PAGE};
 /// Consecutive pages of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// The address of the first.
+    /// The address of the first page.
     pub start: u64,
-    /// How many.
+    /// The number of pages.
     pub pages: u64,
 }
 
-/// Which present pages are asked for. The kernel's shared page of zeros never counts.
+/// The kind of present pages that is asked for. The kernel's shared page of zeros never counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Private anonymous memory, the only kind that can be merged.
     Anonymous,
-    /// Pages of files and shared memory too.
+    /// Also pages of files and shared memory.
     Any,
 }
 
@@ -33,13 +33,13 @@ pub enum Kind {
 pub mod entry {
     /// The page frame number.
     pub const FRAME: u64 = (1 << 55) - 1;
-    /// Mapped by this page table entry alone, in the whole system.
+    /// Only this page table entry maps the page, in the whole system.
     pub const EXCLUSIVE: u64 = 1 << 56;
-    /// A page of a file or of shared memory, not anonymous.
+    /// The page belongs to a file or to shared memory, and is not anonymous.
     pub const FILE: u64 = 1 << 61;
-    /// In swap.
+    /// The page is in swap.
     pub const SWAPPED: u64 = 1 << 62;
-    /// In memory.
+    /// The page is in memory.
     pub const PRESENT: u64 = 1 << 63;
 }
 
@@ -65,7 +65,7 @@ struct ScanArg {
     return_mask: u64,
 }
 
-/// `struct page_region` of the same.
+/// `struct page_region` of the same file.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Region {
@@ -84,8 +84,8 @@ const IS_PFNZERO: u64 = 1 << 5;
 
 /// An open `/proc/PID/pagemap`.
 ///
-/// It keeps describing the address space that it was opened on: after an exec of the process,
-/// or its end, it shows nothing any more, never the pages of another process.
+/// It keeps describing the address space that it was opened on: after the process has called exec
+/// or ended, it shows no pages any more, and never the pages of another process.
 #[derive(Debug)]
 pub struct Pagemap {
     file: File,
@@ -105,7 +105,7 @@ impl Pagemap {
         }
     }
 
-    /// The pagemap of process `pid` that is open already.
+    /// Make a `Pagemap` from the open pagemap of process `pid`.
     pub(crate) const fn of(file: File, pid: i32) -> Self {
         Self { file, pid }
     }
@@ -118,11 +118,11 @@ impl Pagemap {
         self.pid
     }
 
-    /// The runs of pages of `kind` in `[start, end)`, ascending, not touching each other.
+    /// Returns the runs of pages of `kind` in `[start, end)`, ascending, not touching each other.
     ///
     /// # Errors
-    /// [`Error::Usage`] unless both are page aligned and ordered; [`Error::Os`] as the kernel
-    /// says; [`Error::Unsupported`] for more than 1 TiB on kernels without `PAGEMAP_SCAN`.
+    /// [`Error::Usage`] unless both are page aligned and ordered; [`Error::Os`] with the kernel's
+    /// error; [`Error::Unsupported`] for more than 1 TiB on kernels without `PAGEMAP_SCAN`.
     pub fn present_runs(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
         check(start, end)?;
         match self.scan(start, end, kind, 0) {
@@ -131,11 +131,11 @@ impl Pagemap {
         }
     }
 
-    /// The raw entries of the pages from `start` on, one a page (see [`entry`]); zero beyond the
-    /// end of the address space.
+    /// Read the raw entries of the pages from `start` on, one for each page (see [`entry`]); zero
+    /// beyond the end of the address space.
     ///
     /// # Errors
-    /// [`Error::Os`] as the kernel says.
+    /// [`Error::Os`] with the kernel's error.
     pub fn entries(&self, start: u64, out: &mut [u64]) -> Result<()> {
         // SAFETY: any bytes are a u64, and the slice is borrowed for writing as a whole.
         let bytes = unsafe {
@@ -158,10 +158,11 @@ impl Pagemap {
         Ok(())
     }
 
-    /// [`Pagemap::entries`] for each of `runs`, one behind the other.
+    /// [`Pagemap::entries`] for each of `runs`, one after the other.
     ///
     /// # Errors
-    /// [`Error::Usage`] unless `out` has one element for each page; else the same.
+    /// [`Error::Usage`] unless `out` has one element for each page; else those of
+    /// [`Pagemap::entries`].
     pub fn entries_of(&self, runs: &[Run], out: &mut [u64]) -> Result<()> {
         let mut rest = out;
         for run in runs {
@@ -177,11 +178,11 @@ impl Pagemap {
         Err(Error::Usage("more entries than pages".into()))
     }
 
-    /// The first page of [`Kind::Anonymous`] in `[start, end)`, or, on kernels that cannot tell
-    /// quickly, `start`.
+    /// Returns the first page of [`Kind::Anonymous`] in `[start, end)`, or `start` on kernels that
+    /// cannot tell quickly.
     ///
     /// # Errors
-    /// As for [`Pagemap::present_runs`].
+    /// The errors of [`Pagemap::present_runs`].
     pub fn next_present(&self, start: u64, end: u64) -> Result<Option<u64>> {
         check(start, end)?;
         match self.scan(start, end, Kind::Anonymous, 1) {
@@ -190,7 +191,7 @@ impl Pagemap {
         }
     }
 
-    /// By the ioctl; at most `limit` pages, where that is not 0.
+    /// Find runs by the ioctl; at most `limit` pages, unless it is 0.
     fn scan(&self, start: u64, end: u64, kind: Kind, limit: u64) -> Result<Vec<Run>> {
         let unwanted = match kind {
             Kind::Anonymous => IS_FILE | IS_SWAPPED | IS_PFNZERO,
@@ -209,7 +210,8 @@ impl Pagemap {
                 max_pages: limit,
                 category_inverted: unwanted,
                 category_mask: unwanted | IS_PRESENT,
-                // What is returned also decides where regions are cut: only what never varies.
+                // The returned categories also decide where regions are cut, so return only one
+                // that never varies.
                 return_mask: IS_PRESENT,
                 ..ScanArg::default()
             };
@@ -226,7 +228,7 @@ impl Pagemap {
             for region in &found[..count] {
                 append(&mut runs, region.start, (region.end - region.start) / PAGE as u64);
             }
-            // The walk stops early where the array is full; it must at least have moved.
+            // The walk stops early when the array is full; it must at least have moved.
             if arg.walk_end <= from || (limit > 0 && !runs.is_empty()) {
                 break;
             }
@@ -235,9 +237,9 @@ impl Pagemap {
         Ok(runs)
     }
 
-    /// By reading the entries. They do not name the page of zeros: with `CAP_SYS_ADMIN` it is the
-    /// frame that one of our own untouched pages has, without it such pages count as present and
-    /// are later read as zero pages.
+    /// Find runs by reading the entries. They do not name the page of zeros. With `CAP_SYS_ADMIN`
+    /// it is the frame that one of our own untouched pages has; without it such pages count as
+    /// present and are later read as zero pages.
     fn walk(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
         if end - start > FALLBACK_LIMIT {
             return Err(Error::Unsupported(format!(
@@ -284,7 +286,7 @@ fn is_missing(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::ENOTTY | libc::EINVAL))
 }
 
-/// Put `pages` at `start` behind `runs`, as part of the last run where they continue it.
+/// Append `pages` at `start` to `runs`, as part of the last run if they continue it.
 fn append(runs: &mut Vec<Run>, start: u64, pages: u64) {
     match runs.last_mut() {
         Some(last) if last.start + last.pages * PAGE as u64 == start => last.pages += pages,

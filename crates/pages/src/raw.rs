@@ -1,16 +1,16 @@
-//! System calls by the processor's own instruction.
+//! Makes system calls by the processor's own instruction.
 //!
-//! The preload library answers libc's functions in the program's place, `syscall(2)` among them:
-//! what it asks of the kernel itself must not come back to it. No errno is touched either, so a
-//! call can be made in a copy of another thread (a child that shares or has copied its memory).
+//! The preload library answers libc's functions in the program's place, including `syscall(2)`: its
+//! own calls to the kernel must not come back to it. No errno is touched either, so a call can be
+//! made in a copy of another thread (a child that shares or has copied its memory).
 
 /// Make a system call. The error is the kernel's error number.
 ///
 /// # Errors
-/// As the call.
+/// The errors of the call.
 ///
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn syscall(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, i32> {
     let [a, b, c, d, e, f] = arguments;
@@ -31,10 +31,10 @@ pub unsafe fn syscall(number: libc::c_long, arguments: [usize; 6]) -> Result<usi
 /// The same for 64-bit Arm.
 ///
 /// # Errors
-/// As the call.
+/// The errors of the call.
 ///
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 #[cfg(target_arch = "aarch64")]
 pub unsafe fn syscall(number: libc::c_long, arguments: [usize; 6]) -> Result<usize, i32> {
     let [a, b, c, d, e, f] = arguments;

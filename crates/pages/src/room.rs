@@ -1,12 +1,12 @@
 //! Address space of our own, in a program that is not ours.
 //!
 //! A program may count on a hole that it has made: it unmaps a part of a mapping, or moves it away,
-//! and later maps or unmaps there again. Where the kernel chooses an address for us, it may choose
-//! that hole; then the program takes our memory away, and we give back what is the program's. So
-//! the preloaded library sets address space aside when it starts (`set_aside`), before the program
-//! has made any hole, and all that we map lies in there. It takes no memory.
+//! and later maps or unmaps there again. If the kernel chooses an address for us, it may choose
+//! that hole; then the program takes our memory away, and we unmap memory of the program. So the
+//! preloaded library sets address space aside when it starts (`set_aside`), before the program has
+//! made any hole, and everything that we map lies in there. It takes no memory.
 //!
-//! In a process that imports the Python package nothing is set aside, and the kernel chooses.
+//! A process that imports the Python package sets nothing aside, and the kernel chooses.
 
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
@@ -15,23 +15,23 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Most bytes that are set aside.
+/// The largest number of bytes that are set aside.
 const MOST: usize = 1 << 30;
-/// Fewer are not worth it.
+/// Setting fewer bytes aside is not worth it.
 const LEAST: usize = 32 << 20;
 /// The share of a limited address space (RLIMIT_AS) that is taken.
 const SHARE: usize = 16;
 
-/// Where it starts; 0: nothing was set aside.
+/// The start of the room; 0 if nothing was set aside.
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static PAGES: AtomicUsize = AtomicUsize::new(0);
-/// Where the search for room begins.
+/// The page where the search for room begins.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 struct Used(UnsafeCell<[u64; MOST / PAGE / 64]>);
 // SAFETY: read and written under the lock only.
 unsafe impl Sync for Used {}
-/// A bit a page.
+/// One bit for each page.
 static USED: Used = Used(UnsafeCell::new([0; MOST / PAGE / 64]));
 
 /// Set address space aside, once. Without it the kernel chooses, as in other processes.
@@ -63,7 +63,8 @@ pub fn set_aside() {
     }
 }
 
-/// Bytes of address space that are set aside, and count towards a limit of the program's (RLIMIT_AS).
+/// The bytes of address space that are set aside, and count towards a limit of the program
+/// (RLIMIT_AS).
 #[must_use]
 pub fn bytes() -> usize {
     PAGES.load(Ordering::Relaxed) * PAGE
@@ -72,10 +73,10 @@ pub fn bytes() -> usize {
 /// Map anonymous private memory of ours.
 ///
 /// # Errors
-/// As mmap(2); ENOMEM if what was set aside is used up.
+/// The errors of mmap(2); ENOMEM if what was set aside is used up.
 pub fn map(len: usize, access: ProtFlags, flags: MapFlags) -> Result<*mut libc::c_void> {
     place(len, |at, fixed| {
-        // SAFETY: where nothing of anybody's is: our own room, or the kernel's choice.
+        // SAFETY: the place holds no memory in use: it is in our own room, or the kernel's choice.
         unsafe { rustix::mm::mmap_anonymous(at, len, access, flags | MapFlags::PRIVATE | fixed) }
     })
 }
@@ -83,7 +84,7 @@ pub fn map(len: usize, access: ProtFlags, flags: MapFlags) -> Result<*mut libc::
 /// Map a file of ours.
 ///
 /// # Errors
-/// As `map`.
+/// The errors of `map`.
 pub fn map_file(
     len: usize,
     access: ProtFlags,
@@ -114,30 +115,31 @@ fn place(
     made
 }
 
-/// Give memory back that `map` or `map_file` made.
+/// Unmap memory that `map` or `map_file` made.
 ///
 /// # Safety
-/// Nobody may use it any more.
+/// No thread may use it any more.
 pub unsafe fn unmap(at: *mut libc::c_void, len: usize) {
     let Some((page, pages)) = inside(at as usize, len) else {
-        // SAFETY: by the caller. ENOMEM (the mapping limit) loses address space, and nothing else.
+        // SAFETY: the caller gives it up. ENOMEM (the mapping limit) loses address space, and
+        // nothing else.
         let _ = unsafe { rustix::mm::munmap(at, len) };
         return;
     };
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-    // SAFETY: by the caller; it stays set aside. Where that fails, it counts as used.
+    // SAFETY: the caller gives it up; it stays set aside. If that fails, it counts as used.
     if unsafe { rustix::mm::mmap_anonymous(at, pages * PAGE, ProtFlags::empty(), flags) }.is_ok() {
         give(page, pages);
     }
 }
 
-/// Memory that `map` made has been moved away (mremap): set its place aside again, unless somebody
-/// has been given it meanwhile.
+/// Memory that `map` made has been moved away (mremap): set its place aside again, unless another
+/// mapping has been placed there meanwhile.
 pub fn left(from: usize, len: usize) {
     let Some((page, pages)) = inside(from, len) else { return };
     let at = from as *mut libc::c_void;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
-    // SAFETY: it replaces nothing.
+    // SAFETY: the mapping replaces nothing.
     let made = unsafe { rustix::mm::mmap_anonymous(at, pages * PAGE, ProtFlags::empty(), flags) };
     match made {
         Ok(made) if made == at => give(page, pages),
@@ -147,18 +149,18 @@ pub fn left(from: usize, len: usize) {
     }
 }
 
-/// The pages of the room that a range is.
+/// The pages of the room that a range consists of: the first page, and their number.
 fn inside(at: usize, len: usize) -> Option<(usize, usize)> {
     let base = BASE.load(Ordering::Acquire);
     let page = at.checked_sub(base).filter(|_| base != 0)? / PAGE;
     (page < PAGES.load(Ordering::Relaxed)).then_some((page, len.div_ceil(PAGE)))
 }
 
-/// Have the lock. Its word is wiped in a forked copy (MADV_WIPEONFORK), where the thread that held it
-/// does not exist; what that was about to take or give is lost there.
+/// Do `work` with the lock. Its word is wiped in a forked copy (MADV_WIPEONFORK), where the thread
+/// that held it does not exist; pages that this thread was about to take or give are lost there.
 fn locked<T>(work: impl FnOnce(&mut [u64]) -> T) -> T {
     let word = BASE.load(Ordering::Acquire) as *const AtomicU32;
-    // SAFETY: the first page of the room, which is never given back.
+    // SAFETY: the word is the first page of the room, which is never unmapped.
     let word = unsafe { &*word };
     while word.swap(1, Ordering::Acquire) != 0 {
         rustix::thread::sched_yield();
@@ -169,7 +171,7 @@ fn locked<T>(work: impl FnOnce(&mut [u64]) -> T) -> T {
     done
 }
 
-/// The first page of as many free ones as wanted.
+/// Take `wanted` consecutive free pages; returns the first.
 fn take(wanted: usize) -> Option<usize> {
     let pages = PAGES.load(Ordering::Relaxed);
     locked(|used| {
@@ -235,7 +237,7 @@ mod tests {
         assert_eq!(search(&used, 0, 512, 509), Some(3));
     }
 
-    /// In a child of its own: other tests of this process rely on the kernel's choice.
+    /// This runs in a separate child: other tests of this process rely on the kernel's choice.
     #[test]
     fn what_is_mapped_lies_in_the_room() {
         // SAFETY: the child makes system calls and ends.
@@ -252,7 +254,7 @@ mod tests {
         assert_eq!(status, 0, "step {}", status >> 8);
     }
 
-    /// 0, or the number of the step that went wrong.
+    /// Returns 0, or the number of the step that went wrong.
     fn in_child() -> i32 {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         set_aside();
@@ -278,7 +280,7 @@ mod tests {
             // SAFETY: our own memory.
             unsafe { unmap(made, len) };
         }
-        // All is free again, but for the first page.
+        // All is free again, except for the first page.
         if map((pages - 1) * PAGE, access, MapFlags::NORESERVE).is_err() {
             return 5;
         }

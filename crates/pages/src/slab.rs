@@ -1,4 +1,4 @@
-//! Slabs: sealed memory files of stable pages. Once sealed, nobody can change a byte of one.
+//! Slabs: sealed memory files of stable pages. Once a slab is sealed, no process can change a byte.
 
 use crate::error::{Error, Result};
 use crate::room;
@@ -15,13 +15,13 @@ pub const NAME: &str = "pagemerge-slab";
 /// How the path of a slab starts in /proc/PID/maps.
 pub const PATH: &str = "/memfd:pagemerge-slab";
 
-/// Most pages that a slab may have (16 MiB): small enough to die, few enough descriptors.
+/// The largest number of pages of a slab (16 MiB): small enough to die, few enough descriptors.
 pub const MOST_PAGES: usize = 4096;
 
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
-/// Read-only bytes of a slab, mapped for as long as this value lives.
+/// The read-only bytes of a slab, mapped for as long as this value lives.
 #[derive(Debug)]
 pub struct View {
     base: NonNull<u8>,
@@ -59,13 +59,13 @@ impl View {
         unsafe { self.base.as_ptr().add(slot * PAGE) }
     }
 
-    /// Pages of the slab.
+    /// The number of pages of the slab.
     #[must_use]
     pub const fn pages(&self) -> usize {
         self.pages
     }
 
-    /// All bytes.
+    /// All bytes of the slab.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the mapping lives as long as self, and sealed bytes never change.
@@ -75,23 +75,24 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody can borrow any more. It cannot fail but for
-        // the mapping limit, where keeping the mapping is harmless.
+        // SAFETY: our own mapping, which no code can borrow any more. It fails only at the mapping
+        // limit, where keeping the mapping is harmless.
         unsafe { room::unmap(self.base.as_ptr().cast(), self.pages * PAGE) };
     }
 }
 
-/// TMPFS_MAGIC (linux/magic.h): what memory files of ordinary pages lie on.
+/// TMPFS_MAGIC (linux/magic.h): the file system of memory files with ordinary pages.
 const TMPFS: u32 = 0x0102_1994;
 
-/// Pages of a slab that whoever fills or digests it has in hand at once: his own memory counts.
+/// The pages of a slab that a process fills or digests at once: this memory counts as the process's
+/// own.
 const CHUNK: usize = 64;
 
 /// Make a slab of `pages` pages, let `fill` write it piece by piece, in order, and seal it for
-/// good. What `fill` is given is zero.
+/// good. The pieces that `fill` gets are zero.
 ///
 /// # Errors
-/// `Os` when memory or descriptors run out; whatever `fill` returns. Nothing remains then.
+/// `Os` when memory or descriptors run out; the errors of `fill`. Then nothing remains.
 pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
     if pages == 0 || pages > MOST_PAGES {
         return Err(Error::Usage(format!("a slab has 1 to {MOST_PAGES} pages, not {pages}")));
@@ -99,12 +100,12 @@ pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Res
     let os = |call| move |errno: rustix::io::Errno| Error::os(call, errno.raw_os_error());
     let fd = rustix::fs::memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
         .map_err(os("memfd_create"))?;
-    // Before anything else: memory files are born with mode 0777, and whoever may look into
-    // /proc/PID/fd could re-open one for writing.
+    // Before anything else: memory files are created with mode 0777, and a process that may look
+    // into /proc/PID/fd could re-open one for writing.
     rustix::fs::fchmod(&fd, Mode::RUSR).map_err(os("fchmod"))?;
     rustix::fs::ftruncate(&fd, (pages * PAGE) as u64).map_err(os("ftruncate"))?;
-    // Through a buffer that stays in the cache, never through a mapping: a fault a page, and the
-    // kernel zeroing what is overwritten at once, take longer than the copy.
+    // Through a buffer that stays in the cache, never through a mapping: a fault for each page, and
+    // the kernel zeroing what is overwritten at once, take longer than the copy.
     let mut buffer = vec![0_u8; pages.min(CHUNK) * PAGE];
     for first in (0..pages).step_by(CHUNK) {
         let part = &mut buffer[..(pages - first).min(CHUNK) * PAGE];
@@ -130,22 +131,22 @@ fn write_at(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<()> {
     Ok(())
 }
 
-/// Check that `fd` is a slab nobody can change, and return its pages.
+/// Check that `fd` is a slab that no process can change, and return the number of its pages.
 ///
-/// This is what both sides do with every slab that comes out of a socket.
+/// Both sides do this with every slab that comes out of a socket.
 ///
 /// # Errors
-/// `Protocol` if it is not a sealed memory file of a lawful size.
+/// `Protocol` if it is not a sealed memory file of a valid size.
 pub fn check(fd: impl AsFd) -> Result<usize> {
     let no = |why: &str| Error::Protocol(format!("not a slab: {why}"));
     let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| no("it has no seals"))?;
     if !seals.contains(SEALS) {
-        return Err(no("its seals would let somebody change it"));
+        return Err(no("its seals allow changes"));
     }
     let stat = rustix::fs::fstat(&fd).map_err(|_| no("it cannot be examined"))?;
     let size = usize::try_from(stat.st_size).unwrap_or(0);
-    // A memory file of huge pages has seals as well, and cannot be mapped page by page. (Its block
-    // size does not tell: where shmem_enabled is `always`, that of every file is huge.)
+    // A memory file of huge pages has seals as well, and cannot be mapped page by page. (The block
+    // size does not tell: if shmem_enabled is `always`, that of every file is huge.)
     let tmpfs = rustix::fs::fstatfs(&fd).is_ok_and(|about| about.f_type as u32 == TMPFS);
     if !tmpfs || size % PAGE != 0 {
         return Err(no("its pages are not 4 KiB"));
@@ -159,7 +160,7 @@ pub fn check(fd: impl AsFd) -> Result<usize> {
 /// Check a slab as `check` does, and map all of it for reading.
 ///
 /// # Errors
-/// As `check`; `Os` if it cannot be mapped.
+/// The errors of `check`; `Os` if it cannot be mapped.
 pub fn open(fd: impl AsFd) -> Result<View> {
     let pages = check(&fd)?;
     // Private, because before Linux 6.12 a write-sealed file could not be mapped shared at all.
@@ -168,11 +169,10 @@ pub fn open(fd: impl AsFd) -> Result<View> {
 
 /// Check a slab as `check` does, and show its bytes piece by piece, in order.
 ///
-/// Read, not mapped: a fault in a hole would fill it, with memory that is charged to us, and who
-/// hands slabs over decides how many holes they have.
+/// It reads the slab and does not map it: a fault in a hole would fill the hole, with memory that
+/// is charged to us, and the process that hands slabs over decides how many holes they have.
 ///
-/// # Errors
-/// As `check`; `Os` if it cannot be read; whatever `look` returns.
+/// # Errors The errors of `check`; `Os` if it cannot be read; the errors of `look`.
 pub fn read(fd: impl AsFd, mut look: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let pages = check(&fd)?;
     let mut buffer = vec![0_u8; pages.min(CHUNK) * PAGE];

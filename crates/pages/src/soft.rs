@@ -1,11 +1,12 @@
-//! Our own memory, read and written so that a page which the program has taken away is an error and
+//! Reads and writes our own memory so that a page which the program has taken away is an error and
 //! not a signal.
 //!
-//! A program may take memory away from under us at any moment, by calls that nobody sees: guard
-//! pages, protection keys, a raw mprotect or munmap. A plain load would end it by SIGSEGV. The
-//! kernel copies instead, through `/proc/self/mem`, which reads what the program itself may not
-//! read just now (PROT_NONE), and does not wait for a page that a userfaultfd of ours holds back.
-//! Where that file cannot be opened (an undumpable process, no /proc), process_vm_readv(2) does it.
+//! A program may take memory away from us at any moment, by calls that we do not see: guard pages,
+//! protection keys, a raw mprotect or munmap. A plain load would end the program by SIGSEGV.
+//! Instead the kernel copies, through `/proc/self/mem`, which reads memory that the program itself
+//! may not read now (PROT_NONE), and does not wait for a page that a userfaultfd of ours holds
+//! back. Where that file cannot be opened (an undumpable process, no /proc), process_vm_readv(2)
+//! copies.
 
 use crate::raw;
 use rustix::fd::OwnedFd;
@@ -18,14 +19,14 @@ pub struct Soft {
 }
 
 impl Soft {
-    /// Open it; it never fails, and at worst cannot read what the program may not.
+    /// Open it; this never fails. At worst it cannot read what the program itself may not read.
     #[must_use]
     pub fn open() -> Self {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         Self { memory: rustix::fs::open(c"/proc/self/mem", flags, Mode::empty()).ok() }
     }
 
-    /// Copy all of `into.len()` bytes from `address`; false if some of it cannot be read.
+    /// Copy all of `into.len()` bytes from `address`; returns false if some of it cannot be read.
     #[must_use]
     pub fn read(&self, address: usize, into: &mut [u8]) -> bool {
         let mut done = 0;
@@ -45,8 +46,8 @@ impl Soft {
         true
     }
 
-    /// Write all of `bytes` at `address`, whatever its protection; false if some of it could not
-    /// be.
+    /// Write all of `bytes` at `address`, whatever its protection; returns false if some of it
+    /// could not be written.
     #[must_use]
     pub fn write(&self, address: usize, bytes: &[u8]) -> bool {
         let mut done = 0;
@@ -66,25 +67,25 @@ impl Soft {
     }
 }
 
-/// Copy a value that a caller's pointer is said to point to; None where it cannot be read: the
-/// kernel is left to answer that.
+/// Copy a value from a pointer that a caller passed. Returns None if it cannot be read; then the
+/// kernel has to answer the call.
 #[must_use]
 pub fn peek<const SIZE: usize>(address: usize) -> Option<[u8; SIZE]> {
     let mut bytes = [0; SIZE];
     (vm_read(address, &mut bytes) == SIZE).then_some(bytes)
 }
 
-/// Write bytes where a caller's pointer points; false where they cannot be written.
+/// Write bytes to a caller's pointer; returns false if they cannot be written.
 #[must_use]
 pub fn poke(address: usize, bytes: &[u8]) -> bool {
     vm_write(address, bytes) == bytes.len()
 }
 
-/// Bytes that one process_vm_readv of ourselves gets; 0 if none.
+/// The number of bytes that one process_vm_readv of ourselves reads; 0 if none.
 fn vm_read(address: usize, into: &mut [u8]) -> usize {
     let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: into.len() };
-    // SAFETY: the kernel writes into `into` only, and checks the other address.
+    // SAFETY: the kernel writes only into `into`, and checks the other address.
     unsafe { transfer(libc::SYS_process_vm_readv, &local, &remote) }
 }
 
@@ -92,16 +93,16 @@ fn vm_read(address: usize, into: &mut [u8]) -> usize {
 fn vm_write(address: usize, bytes: &[u8]) -> usize {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: address as *mut _, iov_len: bytes.len() };
-    // SAFETY: the kernel reads `bytes` only; what is written is the caller's to write.
+    // SAFETY: the kernel only reads `bytes`; the caller may write the memory at `address`.
     unsafe { transfer(libc::SYS_process_vm_writev, &local, &remote) }
 }
 
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 unsafe fn transfer(call: libc::c_long, local: &libc::iovec, remote: &libc::iovec) -> usize {
     let (local, remote) = (std::ptr::from_ref(local), std::ptr::from_ref(remote));
     let own = std::process::id() as usize;
-    // SAFETY: by the caller; one element each.
+    // SAFETY: the caller guarantees both elements; one element each.
     unsafe { raw::syscall(call, [own, local as usize, 1, remote as usize, 1, 0]) }.unwrap_or(0)
 }
 
@@ -133,7 +134,7 @@ mod tests {
             assert!(soft.write(base, &[7; PAGE]));
             assert!(!soft.write(base + 2 * PAGE, &[8; PAGE]));
         }
-        assert!(Soft::open().read(base + PAGE, &mut bytes), "PROT_NONE is read all the same");
+        assert!(Soft::open().read(base + PAGE, &mut bytes), "PROT_NONE is read nevertheless");
         assert!(bytes == [7; PAGE]);
     }
 }

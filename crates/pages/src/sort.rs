@@ -1,7 +1,7 @@
-//! Sorting many numbers in place on several cores.
+//! Sorts many numbers in place on several cores.
 //!
-//! Why not numpy: its AVX-512 sort compresses vectors to memory, which AMD Zen 4 does in
-//! microcode; 20 million numbers took 1.4 s there, on one core, against 0.4 s on two here.
+//! numpy's AVX-512 sort compresses vectors to memory, which AMD Zen 4 does in microcode; 20 million
+//! numbers took 1.4 s there, on one core, against 0.4 s on two here.
 
 use std::thread;
 
@@ -14,7 +14,7 @@ pub fn sort(keys: &mut [u64], threads: usize) {
         keys.sort_unstable();
         return;
     }
-    // Cut so that all threads get equal parts, even where their number is odd.
+    // Cut so that all threads get equal parts, even if their number is odd.
     let others = threads / 2;
     let cut = keys.len() / threads * others;
     let (low, _, high) = keys.select_nth_unstable(cut);

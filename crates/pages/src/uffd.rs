@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{self, opcode, Setter, Updater};
 use std::ffi::CString;
 
-/// Write protection covers pages that have never been touched, too (Linux 6.4).
+/// Write protection also covers pages that have never been touched (Linux 6.4).
 pub const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 /// Write protection of anonymous memory (Linux 5.7).
 pub const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
@@ -16,8 +16,8 @@ pub const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 pub const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 /// `UFFDIO_MOVE` (Linux 6.8).
 pub const FEATURE_MOVE: u64 = 1 << 16;
-/// A fork waits until it has been told of, and what is watched stays so in the child (Linux 4.11;
-/// since 5.4 for CAP_SYS_PTRACE only).
+/// A fork waits until it has been reported, and what is watched stays watched in the child (Linux
+/// 4.11; since 5.4 for CAP_SYS_PTRACE only).
 pub const FEATURE_EVENT_FORK: u64 = 1 << 1;
 
 const EVENT_FORK: u8 = 0x13;
@@ -78,7 +78,7 @@ struct PoisonArg {
     updated: i64,
 }
 
-/// struct uffd_msg: what has happened, and for a fork the new descriptor behind it.
+/// struct uffd_msg: the event, and after it the new descriptor of a fork.
 #[repr(C)]
 #[derive(Default)]
 struct Message {
@@ -116,12 +116,12 @@ pub struct Userfault {
 }
 
 impl Userfault {
-    /// Open one with all of `wanted` that the kernel has.
+    /// Open a userfaultfd with all of `wanted` that the kernel has.
     ///
     /// # Errors
-    /// `Unsupported` where this user or kernel may not, with the cure.
+    /// `Unsupported`, with the cure, where this user or kernel may not do that.
     pub fn open(wanted: u64) -> Result<Self> {
-        // UFFDIO_API answers only once and refuses unknown features: ask on a first descriptor.
+        // UFFDIO_API answers only once and refuses unknown features, so ask on a first descriptor.
         let supported = handshake(&descriptor()?, 0)?;
         let fd = descriptor()?;
         let features = wanted & supported;
@@ -130,8 +130,8 @@ impl Userfault {
                 if error.errno() == Some(libc::EPERM) && features & FEATURE_EVENT_FORK != 0 =>
             {
                 Err(Error::Unsupported(
-                    "a child that a raw clone or _Fork makes would miss the pages that are being \
-                     compared; only with CAP_SYS_PTRACE does userfaultfd tell of such forks"
+                    "a child that a raw clone or _Fork makes would lack the pages that are being \
+                     compared; userfaultfd tells of such forks only with CAP_SYS_PTRACE"
                         .into(),
                 ))
             }
@@ -139,7 +139,7 @@ impl Userfault {
         }
     }
 
-    /// Does it have all of these features?
+    /// Returns whether it has all of these features.
     #[must_use]
     pub const fn has(&self, features: u64) -> bool {
         self.features & features == features
@@ -148,8 +148,8 @@ impl Userfault {
     /// Make accesses to `[start, start + len)` wait, as `watch` says.
     ///
     /// # Errors
-    /// As ioctl_userfaultfd(2): EBUSY if another userfaultfd has the range, EINVAL if a mapping
-    /// in it is of an unsuitable kind.
+    /// The errors of ioctl_userfaultfd(2): EBUSY if another userfaultfd has the range, EINVAL if a
+    /// mapping in it is of an unsuitable kind.
     pub fn register(&self, start: usize, len: usize, watch: Watch) -> Result<()> {
         let mode = match watch {
             Watch::Missing => REGISTER_MODE_MISSING,
@@ -161,30 +161,29 @@ impl Userfault {
             .map_err(|errno| failed("UFFDIO_REGISTER", errno, start))
     }
 
-    /// Let go of a range; whoever waits in what is still registered is woken.
+    /// Stop watching a range; threads that wait in its parts that are still registered are woken.
     ///
-    /// # Errors
-    /// As ioctl_userfaultfd(2); the caller closes the descriptor then, which frees everybody.
+    /// # Errors The errors of ioctl_userfaultfd(2); then the caller closes the descriptor, which
+    /// frees all threads.
     pub fn unregister(&self, start: usize, len: usize) -> Result<()> {
         // SAFETY: the opcode is UFFDIO_UNREGISTER and the argument is its struct.
         unsafe { ioctl::ioctl(&self.fd, Setter::<IOC_UNREGISTER, _>::new(range(start, len))) }
             .map_err(|errno| failed("UFFDIO_UNREGISTER", errno, start))
     }
 
-    /// Wake whoever waits in a range, whatever is mapped there by now.
+    /// Wake the threads that wait in a range, whatever is mapped there by now.
     ///
-    /// # Errors
-    /// As ioctl_userfaultfd(2).
+    /// # Errors The errors of ioctl_userfaultfd(2).
     pub fn wake(&self, start: usize, len: usize) -> Result<()> {
         // SAFETY: the opcode is UFFDIO_WAKE and the argument is its struct.
         unsafe { ioctl::ioctl(&self.fd, Setter::<IOC_WAKE, _>::new(range(start, len))) }
             .map_err(|errno| failed("UFFDIO_WAKE", errno, start))
     }
 
-    /// Write-protect a range, or lift that.
+    /// Write-protect a range, or lift the protection.
     ///
-    /// # Errors
-    /// As ioctl_userfaultfd(2): ENOENT if part of the range is not registered for writes.
+    /// # Errors The errors of ioctl_userfaultfd(2): ENOENT if part of the range is not registered
+    /// for writes.
     pub fn write_protect(&self, start: usize, len: usize, on: bool) -> Result<()> {
         let mode = if on { WRITEPROTECT_MODE_WP } else { 0 };
         let mut arg = WriteProtectArg { range: range(start, len), mode };
@@ -193,7 +192,7 @@ impl Userfault {
             let done =
                 unsafe { ioctl::ioctl(&self.fd, Updater::<IOC_WRITEPROTECT, _>::new(&mut arg)) };
             match done {
-                // The address space changes under a fork or an munmap elsewhere: it passes.
+                // A fork or an munmap in another thread changes the address space: it passes.
                 Err(rustix::io::Errno::AGAIN) => std::hint::spin_loop(),
                 Err(errno) => return Err(failed("UFFDIO_WRITEPROTECT", errno, start)),
                 Ok(()) => return Ok(()),
@@ -203,9 +202,9 @@ impl Userfault {
 
     /// Move pages from `src` to `dst`, both in this process, without copying.
     ///
-    /// Returns how many bytes were moved, and the error that stopped it if not all were: EBUSY for
-    /// a page that is pinned or shared with a fork child, ENOENT for a hole, EINVAL for a page of
-    /// a mapping that is not anonymous, EAGAIN to try again.
+    /// Returns how many bytes were moved, and the error that stopped the move if not all were:
+    /// EBUSY for a page that is pinned or shared with a fork child, ENOENT for a hole, EINVAL for a
+    /// page of a mapping that is not anonymous, EAGAIN to try again.
     #[must_use]
     pub fn move_pages(&self, dst: usize, src: usize, len: usize) -> (usize, Option<i32>) {
         let mut arg =
@@ -219,7 +218,7 @@ impl Userfault {
         }
     }
 
-    /// Can this process open one more descriptor?
+    /// Check that this process can open one more descriptor.
     ///
     /// # Errors
     /// `Os` if it cannot.
@@ -228,7 +227,8 @@ impl Userfault {
         room.map(|_| ()).map_err(|errno| Error::os("dup", errno.raw_os_error()))
     }
 
-    /// A fork that waits to be told of: the child's own userfaultfd. The fork goes on with this.
+    /// Take the child's own userfaultfd from a fork that waits to be reported. The fork then goes
+    /// on.
     ///
     /// Page faults that are reported in between are passed over: their threads wait to be woken.
     pub fn next_fork(&self) -> Option<Self> {
@@ -250,17 +250,20 @@ impl Userfault {
         }
     }
 
-    /// Is a fork on its way, from the moment it has copied what we watch until it has been told of?
+    /// Returns whether a fork is on its way: from the moment it has copied what we watch until it
+    /// has been reported.
     #[must_use]
     pub fn is_forking(&self) -> bool {
-        // The kernel answers EAGAIN then, whatever is asked; else EINVAL to a range of no bytes.
+        // Then the kernel answers EAGAIN to any request; else it answers EINVAL to a range of no
+        // bytes.
         self.move_pages(0, 0, 0).1 == Some(libc::EAGAIN)
     }
 
     /// Put a copy of the page at `src` in the place of the missing page at `dst`.
     ///
     /// # Errors
-    /// As ioctl_userfaultfd(2): EEXIST if a page is there, ENOENT if `dst` is not watched.
+    /// The errors of ioctl_userfaultfd(2): EEXIST if a page is there, ENOENT if `dst` is not
+    /// watched.
     pub fn copy(&self, dst: usize, src: usize, len: usize) -> Result<()> {
         let (dst, src) = (dst as u64, src as u64);
         let mut arg = CopyArg { dst, src, len: len as u64, mode: 0, copied: 0 };
@@ -269,10 +272,9 @@ impl Userfault {
             .map_err(|errno| failed("UFFDIO_COPY", errno, dst as usize))
     }
 
-    /// Have whoever touches the missing pages of a range get SIGBUS (Linux 6.6).
+    /// Make threads that touch the missing pages of a range get SIGBUS (Linux 6.6).
     ///
-    /// # Errors
-    /// As ioctl_userfaultfd(2).
+    /// # Errors The errors of ioctl_userfaultfd(2).
     pub fn poison(&self, start: usize, len: usize) -> Result<()> {
         let mut arg = PoisonArg { range: range(start, len), mode: 0, updated: 0 };
         // SAFETY: the opcode is UFFDIO_POISON and the argument is its struct.
@@ -289,7 +291,7 @@ fn failed(call: &'static str, errno: rustix::io::Errno, start: usize) -> Error {
     Error::os(call, errno.raw_os_error()).at(start as u64)
 }
 
-/// A new full-mode descriptor: by the system call, else by the device node (Linux 6.1).
+/// Open a new full-mode descriptor: by the system call, else by the device node (Linux 6.1).
 fn descriptor() -> Result<OwnedFd> {
     let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as usize;
     // SAFETY: userfaultfd(2) takes one integer.

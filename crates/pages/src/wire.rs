@@ -1,7 +1,7 @@
-//! What hub and agents say to each other: frames over a Unix stream socket, both on one host.
+//! The protocol between hub and agents: frames over a Unix stream socket, both on one host.
 //!
 //! A frame is a header (body length u32, kind u32, sequence number u64; native byte order) and a
-//! body. Bodies are arrays of the structs below, or UTF-8 text. A descriptor rides on the first
+//! body. Bodies are arrays of the structs below, or UTF-8 text. A descriptor travels with the first
 //! byte of the frame it belongs to, and such a frame is a message of its own.
 
 use crate::error::{Error, Result};
@@ -15,52 +15,53 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 
-/// Raised whenever a frame changes its meaning; both sides refuse another one.
+/// The version of the protocol, raised whenever a frame changes its meaning; both sides refuse
+/// another version.
 pub const VERSION: u32 = 2;
 
-/// Longest body: a plan of 16 million runs is split long before that.
+/// The longest body, in bytes: a plan of 16 million runs is split long before that.
 pub const MOST_BODY: usize = 64 << 20;
 
-/// Bytes of a header.
+/// The size of a header, in bytes.
 pub const HEADER: usize = 16;
 
-/// Most descriptors that may wait for their frames.
+/// The largest number of descriptors that may wait for their frames.
 const MOST_DESCRIPTORS: usize = 64;
 
 /// Kinds of frames.
 pub mod kind {
-    /// Agent: here I am (`Hello`, then text: the name of its domain, which may be empty, a NUL, and
+    /// Agent: greeting (`Hello`, then text: the name of its domain, which may be empty, a NUL, and
     /// the reason for the barrier).
     pub const HELLO: u32 = 1;
-    /// Agent: my regions, all of them (`Region`s); the answer to `LIST`.
+    /// Agent: all its regions (`Region`s); the answer to `LIST`.
     pub const REGIONS: u32 = 2;
-    /// Agent: merge this at once, nobody writes it (`Intern`).
+    /// Agent: a request to merge at once pages that no thread writes (`Intern`).
     pub const INTERN: u32 = 3;
-    /// Agent: what became of a `MERGE` (`Merged`, then a bit a planned page, in order).
+    /// Agent: the result of a `MERGE` (`Merged`, then one bit for each planned page, in order).
     pub const MERGED: u32 = 4;
-    /// Agent, to a new hub: a slab that I map (with its descriptor; no body).
+    /// Agent, to a new hub: a slab that the agent maps (with its descriptor; no body).
     pub const HANDBACK: u32 = 5;
-    /// Agent: why background merging is held back now (text; empty: it is not).
+    /// Agent: why background merging is held back now (text; empty if it is not).
     pub const NOTE: u32 = 6;
     /// Hub: welcome (`Hello`, whose barrier is 0).
     pub const WELCOME: u32 = 17;
-    /// Hub: tell me your regions.
+    /// Hub: a request for the agent's regions.
     pub const LIST: u32 = 18;
     /// Hub: a slab that a later `MERGE` names (with its descriptor; no body).
     pub const SLAB: u32 = 19;
     /// Hub: merge (`Run`s); with the sequence number of an `INTERN`, its answer.
     pub const MERGE: u32 = 20;
-    /// Hub: slabs that nobody shares any more (ids, u64): close them.
+    /// Hub: slabs that no client shares any more (ids, u64), which the agent has to close.
     pub const DROP: u32 = 21;
     /// Hub: an `INTERN` that cannot be done (text).
     pub const REFUSED: u32 = 22;
-    /// A viewer: tell me your counters.
+    /// A viewer: a request for the hub's counters.
     pub const STATUS: u32 = 33;
     /// Hub: the counters, as JSON text.
     pub const COUNTERS: u32 = 34;
 }
 
-/// Instead of a slab's id: pages that shall leave the slab under them and keep their contents.
+/// Instead of a slab's id: pages that have to leave the slab under them and keep their contents.
 pub const OWN: u64 = u64::MAX;
 
 /// Barriers by number, as `Hello` carries them.
@@ -106,11 +107,11 @@ plain! {
 plain! {
     /// A mergeable range of the client.
     Region {
-        /// Never used twice by one client: the same address may come again with other memory.
+        /// Never used twice by one client: other memory may have the same address later.
         id: u64,
-        /// Address of its first page.
+        /// The address of its first page.
         start: u64,
-        /// Pages.
+        /// The number of its pages.
         pages: u64,
     }
 }
@@ -122,23 +123,24 @@ plain! {
         source: u64,
         /// Where the merged pages go; page-aligned, in a region of the client.
         target: u64,
-        /// Pages.
+        /// The number of pages.
         pages: u64,
-        /// Id of the region that holds the target: the hub may know another one of that address.
+        /// The id of the region that holds the target: the hub may know another one at that
+        /// address.
         region: u64,
     }
 }
 
 plain! {
-    /// Consecutive pages that shall map consecutive slots, or read as zero.
+    /// Consecutive pages that have to map consecutive slots, or to read as zero.
     Run {
-        /// Address of the first page, in the client.
+        /// The address of the first page, in the client.
         address: u64,
         /// The slab's id (its inode number), 0 for zero pages, or `OWN`.
         slab: u64,
         /// The first slot.
         slot: u32,
-        /// Pages.
+        /// The number of pages.
         pages: u32,
     }
 }
@@ -148,7 +150,7 @@ plain! {
     Merged {
         /// Their bytes were not those of the slot.
         differed: u64,
-        /// Pinned, or shared with a fork child.
+        /// They are pinned, or shared with a fork child.
         busy: u64,
         /// They went away.
         vanished: u64,
@@ -156,7 +158,7 @@ plain! {
         unmapped: u64,
         /// No barrier could be raised, or the memory is not a region (any more).
         refused: u64,
-        /// Their owner does not want them merged.
+        /// The client does not want them merged.
         unwanted: u64,
     }
 }
@@ -182,12 +184,12 @@ pub fn values_of<T: Plain>(bytes: &[u8]) -> Result<Vec<T>> {
     Ok(bytes.chunks_exact(size_of::<T>()).map(read).collect())
 }
 
-/// A frame as it arrived.
+/// A frame that has arrived.
 #[derive(Debug)]
 pub struct Frame {
     /// One of `kind`.
     pub kind: u32,
-    /// Ties an answer to its question.
+    /// Ties an answer to its request.
     pub sequence: u64,
     /// The body.
     pub body: Vec<u8>,
@@ -198,7 +200,7 @@ pub struct Frame {
 pub struct Connection {
     stream: UnixStream,
     received: Vec<u8>,
-    /// In the order of their frames; None: it came, and we had no room for it (RLIMIT_NOFILE).
+    /// In the order of their frames; None if one came for which we had no room (RLIMIT_NOFILE).
     descriptors: VecDeque<Option<OwnedFd>>,
 }
 
@@ -244,10 +246,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Take in what has arrived.
+    /// Read what has arrived.
     ///
     /// # Errors
-    /// `Hub` when the other side has gone, `Protocol` if it sends descriptors nobody asks for.
+    /// `Hub` when the other side has gone, `Protocol` if it sends descriptors that were not asked
+    /// for.
     pub fn receive(&mut self) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -301,7 +304,7 @@ impl Connection {
         Ok(Some(Frame { kind, sequence: u64::from_ne_bytes(sequence), body }))
     }
 
-    /// The descriptor that came with a frame; None if this process could not open one more.
+    /// Take the descriptor that came with a frame; None if this process could not open one more.
     ///
     /// # Errors
     /// `Protocol` if none came.

@@ -1,10 +1,10 @@
 //! XXH3-64 of exactly one page, with AVX2: the same value as `twox-hash`, a quarter faster.
 //!
 //! Source: the XXH3 specification, <https://github.com/Cyan4973/xxHash>, `doc/xxhash_spec.md`,
-//! "long input". The loop is bound by the processor's vector ports, not by the cache. So it drops
-//! one of six operations a step: XXH3 adds the input with its neighbouring lanes swapped, and the
-//! swap commutes with addition, so it is done once for each block instead of for each stripe. And
-//! what depends on the seed alone is worked out once for each seed, laid out for aligned loads.
+//! "long input". The processor's vector ports limit the loop, not the cache. So it drops one of six
+//! operations in each step: XXH3 adds the input with its neighbouring lanes swapped, and the swap
+//! commutes with addition, so it is done once for each block instead of for each stripe. And values
+//! that depend on the seed alone are computed once for each seed, laid out for aligned loads.
 
 use std::arch::x86_64::{
     __m256i, _mm256_add_epi64, _mm256_load_si256, _mm256_loadu_si256, _mm256_mul_epu32,
@@ -59,7 +59,7 @@ type Halves = [__m256i; 2];
 pub struct PageHasher {
     /// For each stripe of a block.
     stripes: [Lanes; STRIPES],
-    /// For the last stripe of the page, which has one of its own.
+    /// For the last stripe of the page, which has a key of its own.
     last: Lanes,
     /// For the scramble at the end of a block.
     scramble: Lanes,
@@ -68,7 +68,7 @@ pub struct PageHasher {
 }
 
 impl PageHasher {
-    /// A hasher with `seed`; nothing on a processor without AVX2.
+    /// Make a hasher with `seed`; None on a processor without AVX2.
     #[must_use]
     pub fn new(seed: u64) -> Option<Self> {
         if !is_x86_feature_detected!("avx2") {
@@ -112,14 +112,14 @@ impl PageHasher {
         hash ^ hash >> 32
     }
 
-    /// The accumulators behind the last stripe.
+    /// The accumulators after the last stripe.
     ///
     /// # Safety
-    /// The processor has AVX2.
+    /// The processor must have AVX2.
     #[target_feature(enable = "avx2")]
     unsafe fn accumulate(&self, page: &[u8; PAGE]) -> Lanes {
-        // SAFETY: the caller vouches for AVX2; all loads are of whole stripes inside the page, or
-        // of `Lanes`, which are aligned.
+        // SAFETY: the caller guarantees AVX2; all loads are of whole stripes inside the page, or of
+        // `Lanes`, which are aligned.
         unsafe {
             let stripe = |number: usize| page.as_ptr().add(number * STRIPE);
             let mut products = halves(&START);
@@ -146,7 +146,7 @@ impl PageHasher {
 }
 
 /// # Safety
-/// The processor has AVX2.
+/// The processor must have AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn halves(lanes: &Lanes) -> Halves {
@@ -155,14 +155,14 @@ unsafe fn halves(lanes: &Lanes) -> Halves {
     unsafe { [_mm256_load_si256(at), _mm256_load_si256(at.add(1))] }
 }
 
-/// Take in one stripe.
+/// Add one stripe.
 ///
 /// # Safety
-/// The processor has AVX2, and `stripe` points to that many readable bytes.
+/// The processor must have AVX2, and `stripe` must point to that many readable bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn step(products: &mut Halves, inputs: &mut Halves, stripe: *const u8, key: &Lanes) {
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees AVX2 and the stripe's bytes.
     unsafe {
         let key = halves(key);
         for half in 0..2 {
@@ -178,13 +178,13 @@ unsafe fn step(products: &mut Halves, inputs: &mut Halves, stripe: *const u8, ke
 /// The accumulators proper: products, and inputs with neighbouring lanes swapped.
 ///
 /// # Safety
-/// The processor has AVX2.
+/// The processor must have AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(unused_unsafe)] // These intrinsics need no `unsafe` from Rust 1.87 on.
 unsafe fn merged(products: Halves, inputs: Halves) -> Halves {
     const SWAP: i32 = 0b01_00_11_10;
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees AVX2.
     unsafe {
         [
             _mm256_add_epi64(products[0], _mm256_shuffle_epi32::<SWAP>(inputs[0])),
@@ -196,12 +196,12 @@ unsafe fn merged(products: Halves, inputs: Halves) -> Halves {
 /// The end of a block: `(sum ^ sum >> 47 ^ key) * PRIME32_1` in each lane.
 ///
 /// # Safety
-/// The processor has AVX2.
+/// The processor must have AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(unused_unsafe)] // As above.
 unsafe fn scrambled(mut sums: Halves, key: &Lanes) -> Halves {
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller guarantees AVX2.
     unsafe {
         let prime = _mm256_set1_epi64x(PRIME32_1 as i64);
         let key = halves(key);

@@ -1,4 +1,4 @@
-//! Children that are born in the middle of a window, by a raw clone that nobody can hold back.
+//! Children that are born in the middle of a window, by a raw clone that no handler can hold back.
 //!
 //! One thread rewrites its pages and forks, over and over; it knows every byte that the child must
 //! have. Another thread merges without a pause, and a third scribbles: its pages hold one of the
@@ -23,11 +23,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 
 const WINDOW: usize = 64;
-/// Of the forking thread; as many again belong to the scribbler.
+/// The pages of the forking thread; the scribbler has as many.
 const PAGES: usize = 2 * WINDOW;
 const FILLS: u64 = 8;
 
-/// What a fill looks like, word by word: never zero.
+/// The words of a fill: never zero.
 const fn word(fill: u64) -> u64 {
     (fill + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -70,16 +70,16 @@ impl Arena {
         (self.base + page * PAGE) as *mut u64
     }
 
-    /// Write a page; `own` is what its last word is made different by, so that it is not merged.
+    /// Write a page. `own` changes its last word, so that the page is not merged.
     fn fill(&self, page: usize, fill: u64, own: u64) {
         for at in 0..PAGE / 8 {
             let own = if at == PAGE / 8 - 1 { own } else { 0 };
-            // SAFETY: the page is its writer's.
+            // SAFETY: the page belongs to its writer.
             unsafe { self.words(page).add(at).write_volatile(word(fill) ^ own) };
         }
     }
 
-    /// Fresh anonymous memory with contents in it, where a slab may be mapped.
+    /// Map fresh anonymous memory with contents in it, where a slab may be mapped.
     fn renew(&self, page: usize, fill: u64, own: u64) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut slabbed = self.slabbed.lock().unwrap();
@@ -87,7 +87,7 @@ impl Arena {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
         let at = self.words(page).cast();
-        // SAFETY: the page is its writer's, which has given its contents up.
+        // SAFETY: the page belongs to its writer, which has given its contents up.
         unsafe {
             rustix::mm::mmap_anonymous(at, PAGE, access, fixed).unwrap();
             let _ = rustix::mm::madvise(at, PAGE, Advice::LinuxNoHugepage);
@@ -97,7 +97,8 @@ impl Arena {
     }
 }
 
-/// Window after window over all pages, whether or not they are equal to the slot named for them.
+/// Merge window after window over all pages, whether or not they are equal to the slot named for
+/// them.
 fn merger(arena: &Arena, barrier: &mut dyn Barrier, backing: Backing) -> u64 {
     let (mut merged, mut number) = (0, 0);
     while !arena.stop.load(Ordering::Relaxed) {
@@ -112,7 +113,7 @@ fn merger(arena: &Arena, barrier: &mut dyn Barrier, backing: Backing) -> u64 {
             if slabbed[first + page] != (backing == Backing::Slab) {
                 continue;
             }
-            // SAFETY: a racy look at a page, as a finder in another process takes it.
+            // SAFETY: a racy read of a page, as a finder in another process does it.
             let seen = unsafe { arena.words(first + page).read_volatile() };
             let fill = (0..FILLS).find(|&fill| word(fill) == seen).unwrap_or(0);
             let content = Content::Slots {
@@ -145,13 +146,13 @@ fn scribbler(arena: &Arena) {
     }
 }
 
-/// clone(2) as nobody's wrapper makes it.
+/// clone(2), called without libc's wrapper.
 fn raw_fork() -> libc::pid_t {
     // SAFETY: the child calls nothing but _exit.
     unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t }
 }
 
-/// In the child: is every byte what it must be? Calls nothing.
+/// Runs in the child: returns whether a byte is wrong. Calls no function of libc.
 fn wrong(base: usize, fills: &[(u64, u64); PAGES]) -> bool {
     let words = base as *const u64;
     let last = PAGE / 8 - 1;
@@ -176,7 +177,8 @@ fn wrong(base: usize, fills: &[(u64, u64); PAGES]) -> bool {
 fn forker(arena: &Arena, enough: u64) -> u64 {
     let (mut random, mut fills) = (Random(77), [(0, 0); PAGES]);
     let (mut bad, mut born) = (0, 0);
-    // Where a fault must be found the first is enough, however long a busy host takes to show it.
+    // If the test must find a fault, the first one is enough, however long a busy host takes to
+    // show it.
     while bad < enough && (born < children() || enough == 1 && born < 60_000) {
         born += 1;
         for (page, is) in fills.iter_mut().enumerate() {

@@ -1,8 +1,8 @@
-//! Writers against a merger that does nothing but merge: no write may be lost, under any barrier.
+//! Writers against a merger that only merges: no write may be lost, under any barrier.
 //!
-//! Each page is owned by one writer, which remembers what it must hold and checks that before
+//! Each page belongs to one writer, which remembers what the page must hold and checks that before
 //! each change. Without a barrier the same test loses writes within moments: it can fail.
-//! `PAGEMERGE_RACE_SECONDS` sets the time a barrier (default 3).
+//! `PAGEMERGE_RACE_SECONDS` sets the time for each barrier (default 3).
 
 #![allow(clippy::unwrap_used)] // a test
 
@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 const PAGES: usize = 512;
 const WRITERS: usize = 2;
-/// Contents that pages have: few, so that there is much to merge. The first is zero.
+/// The number of contents that pages have: few, so that there is much to merge. The first is zero.
 const FILLS: u64 = 8;
 
 fn seconds() -> Duration {
@@ -37,7 +37,7 @@ fn seconds() -> Duration {
     Duration::from_secs_f64(text.parse().unwrap_or(3.0))
 }
 
-/// What a fill looks like, word by word.
+/// The words of a fill.
 const fn word(fill: u64) -> u64 {
     fill.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -46,7 +46,7 @@ struct Arena {
     base: usize,
     /// The agent's lock: the backing of each page.
     slabbed: Mutex<Vec<bool>>,
-    /// Writers that want the lock; the merger would never let them have it otherwise.
+    /// Writers that want the lock; otherwise the merger would never let them have it.
     waiting: AtomicU64,
     slab: OwnedFd,
     view: View,
@@ -86,14 +86,14 @@ impl Arena {
         (self.base + page * PAGE) as *mut u64
     }
 
-    /// Fresh anonymous memory for a page, as a program that maps anew beside the agent.
+    /// Map fresh anonymous memory for a page, as a program does that maps beside the agent.
     fn renew(&self, page: usize) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut slabbed = self.slabbed.lock().unwrap();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the page is its writer's, which has given its contents up.
+        // SAFETY: the page belongs to its writer, which has given its contents up.
         unsafe {
             rustix::mm::mmap_anonymous(self.words(page).cast(), PAGE, access, fixed).unwrap();
         }
@@ -106,11 +106,11 @@ impl Arena {
 enum Ways {
     /// Stores of this process only.
     Own,
-    /// Also by read(2), process_vm_writev(2) and, with the file, O_DIRECT.
+    /// Also by read(2), process_vm_writev(2) and, if there is a file, O_DIRECT.
     All,
 }
 
-/// One writer's life: verify, change, remember; `patch` is a word that differs from the fill.
+/// The loop of one writer: verify, change, remember. `patch` is a word that differs from the fill.
 fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Option<&File>) {
     let mut random = Random(number as u64 * 77 + 1);
     let mut fill = vec![0_u64; PAGES];
@@ -133,7 +133,8 @@ fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Opt
         (fill[page], patch[page]) = match way {
             0..=3 => {
                 let (at, value) = (random.next() as usize % (PAGE / 8), random.next());
-                // SAFETY: as above. A word over the old contents: patched pages get a new fill.
+                // SAFETY: as above. It writes a word over the old contents: patched pages get a new
+                // fill.
                 unsafe {
                     if let Some((old, _)) = patch[page] {
                         words.add(old).write_volatile(word(fill[page]));
@@ -195,7 +196,7 @@ fn merger(
         for &backing in backings {
             let mut pieces = Vec::new();
             for page in 0..64 {
-                // SAFETY: a racy look at a page, as a finder in another process takes it.
+                // SAFETY: a racy read of a page, as a finder in another process does it.
                 let seen = unsafe { arena.words(first + page).add(1).read_volatile() };
                 let Some(fill) = (0..FILLS).find(|&fill| word(fill) == seen) else { continue };
                 let on_slab = slabbed[first + page];
@@ -229,7 +230,7 @@ fn merger(
             // SAFETY: the arena is ours, and its lock keeps the mappings as they are.
             match unsafe { merge(barrier, &window, &mut outcome) } {
                 Ok(()) => {}
-                Err(Error::Os { errno: libc::EAGAIN, .. }) => continue, // parked too slowly
+                Err(Error::Os { errno: libc::EAGAIN, .. }) => continue, // the threads stopped late
                 Err(error) => panic!("{error}"),
             }
             for page in 0..64 {

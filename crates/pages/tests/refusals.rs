@@ -1,4 +1,4 @@
-//! Windows in which something does not go as planned: the memory is as it was, under each barrier.
+//! Windows in which a step fails: the memory is as it was, under each barrier.
 
 #![allow(clippy::unwrap_used)] // a test
 
@@ -24,7 +24,7 @@ const PAGES: usize = 16;
 /// Parking stops the threads of the other tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Pages of which each is filled with its number, from 1 on; never given back.
+/// Map pages, each filled with its number, from 1 on; they are never unmapped.
 fn memory() -> usize {
     let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
     // SAFETY: a fresh mapping.
@@ -53,10 +53,10 @@ fn window<'a>(start: usize, pieces: &'a [Piece<'a>]) -> Window<'a> {
     Window { start, pages: PAGES, backing: Backing::Anonymous, keep: Keep::default(), pieces }
 }
 
-/// Every barrier that this host has, one after the other.
+/// Run the test with every barrier that this host has, one after the other.
 fn with_each(mut test: impl FnMut(&str, &mut dyn Barrier)) {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
-    // One after the other: a userfaultfd that is told of forks forbids to look for pinned pages.
+    // One after the other: while a userfaultfd is told of forks, pinned pages cannot be looked for.
     match Mover::new() {
         Ok(mut mover) => test("move", &mut mover),
         Err(error) => {
@@ -95,7 +95,7 @@ fn equal_digests_of_different_pages_change_nothing() {
             for (page, bytes) in bytes.chunks_exact_mut(PAGE).enumerate() {
                 bytes.fill(page as u8 + 1);
                 if page % 2 == 0 {
-                    bytes[PAGE - 1] ^= 1; // what a digest that collides would not show
+                    bytes[PAGE - 1] ^= 1; // a digest that collides would not show this
                 }
             }
             Ok(())
@@ -126,7 +126,7 @@ fn a_mapping_that_cannot_be_made_leaves_the_page() {
         let base = memory();
         let bytes: Vec<u8> = (0..PAGES).flat_map(|page| vec![page as u8 + 1; PAGE]).collect();
         let (pipe, _end) = std::io::pipe().unwrap();
-        // SAFETY: open until the end of the test. No pipe can be mapped.
+        // SAFETY: the pipe is open until the end of the test. No pipe can be mapped.
         let slab = unsafe { BorrowedFd::borrow_raw(pipe.as_raw_fd()) };
         let content = Content::Slots { bytes: bytes.as_ptr(), slab, offset: 0 };
         let pieces = [Piece { first: 0, pages: PAGES, content }];
@@ -162,8 +162,9 @@ fn an_empty_page_is_left_out_or_held() {
         let left_out = PAGES - held.pages.len();
         assert_eq!(held.vanished as usize, left_out, "{name}");
         assert_eq!(left_out, if name == "move" { PAGES - 1 } else { 0 }, "{name}");
-        // A write to a hole that is held waits; to one that was left out, it is just done. Neither
-        // is lost. Under `park` nobody can write: the thread that would is stopped.
+        // A write to a hole that is held waits; a write to a hole that was left out does not wait.
+        // Neither is lost. Under `park` no thread can write: the thread that would write is
+        // stopped.
         if name == "park" {
             barrier.lower(&window, &held.pages, &Swapped::default()).unwrap();
             return;
@@ -211,7 +212,7 @@ fn disturbed(replaced: Mask, disturb: impl Fn(usize)) -> Option<(usize, Mover, R
 #[test]
 fn a_page_whose_place_is_gone_gets_a_new_one() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
-    // As kernels do that unmap before they find that they cannot map.
+    // Kernels do this that unmap before they find that they cannot map.
     // SAFETY: the test's own memory.
     let unmap = |base: usize| unsafe {
         rustix::mm::munmap((base + 4 * PAGE) as *mut _, 3 * PAGE).unwrap();
@@ -231,8 +232,8 @@ fn a_barrier_that_cannot_be_lowered_is_closed_and_nobody_waits() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());
     let (told, hears) = mpsc::channel();
     let Ok(other) = Userfault::open(0) else { return };
-    // Memory that another userfaultfd watches, in the middle of the window, while a thread waits
-    // for the page that was there and another for one that will be put back.
+    // Another userfaultfd watches memory in the middle of the window, while one thread waits for
+    // the page that was there and another thread for a page that will be put back.
     let disturb = |base: usize| {
         for page in [2, 8] {
             let told = told.clone();
@@ -242,7 +243,7 @@ fn a_barrier_that_cannot_be_lowered_is_closed_and_nobody_waits() {
                 told.send(page).unwrap();
             });
         }
-        assert!(hears.recv_timeout(Duration::from_millis(100)).is_err(), "they did not wait");
+        assert!(hears.recv_timeout(Duration::from_millis(100)).is_err(), "threads did not wait");
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         let at = base + 8 * PAGE;
         // SAFETY: over a page of the test's own.
@@ -257,16 +258,16 @@ fn a_barrier_that_cannot_be_lowered_is_closed_and_nobody_waits() {
     let Some((base, mover, lowered)) = disturbed(replaced, disturb) else { return };
     assert_eq!(lowered.unwrap_err().errno(), Some(libc::EINVAL));
     drop(mover);
-    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(2), "it waits for ever");
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(2), "page 2's reader still waits");
     drop(other);
-    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(8), "it waits for ever");
+    assert_eq!(hears.recv_timeout(Duration::from_secs(10)), Ok(8), "page 8's reader still waits");
     let (mut found, mut wanted) = (first_bytes(base), as_filled());
-    // What replaced this page is not ours to judge.
+    // The test does not judge the memory that replaced this page.
     (found[8], wanted[8]) = (0, 0);
     assert_eq!(found, wanted);
 }
 
-/// Here, because another test's userfaultfd would be seen, too.
+/// This test is here because another test's userfaultfd would be seen, too.
 #[test]
 fn a_userfaultfd_is_named_and_whether_it_is_told_of_forks() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner());

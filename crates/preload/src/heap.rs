@@ -1,11 +1,11 @@
-//! Memory of the agent's own, in programs that we are preloaded into.
+//! The agent's own memory, in programs that we are preloaded into.
 //!
-//! The program's malloc will not do: its allocator may be in the middle of an mmap or madvise that
-//! is ours to answer, and a parked thread may hold its lock. So: another allocator, which maps its
-//! memory by raw system calls that no hook of ours sees, in room of its own.
+//! We cannot use the program's malloc: its allocator may be in the middle of an mmap or madvise
+//! that we have to answer, and a parked thread may hold its lock. So there is another allocator,
+//! which maps its memory by raw system calls that no hook of ours sees, in room of its own.
 //!
-//! Where the program has used up its address space or its mappings, a reserve lasts until the call in
-//! hand is done; then calls that need us fail (`has_room`), and nothing aborts.
+//! If the program has used up its address space or its mappings, a reserve lasts until the current
+//! call is done; then calls that need us fail (`has_room`), and nothing aborts.
 
 use pagemerge_pages::{raw, room, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -14,22 +14,22 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-/// Bytes of the reserve. They take address space, and memory only once they are used.
+/// The size of the reserve, in bytes. It takes address space, and memory only once it is used.
 const RESERVE: usize = 8 << 20;
 
 #[repr(align(4096))]
 struct Reserve(UnsafeCell<[u8; RESERVE]>);
-// SAFETY: handed out in parts, each to one owner.
+// SAFETY: the reserve is handed out in parts, each to one owner.
 unsafe impl Sync for Reserve {}
 static KEPT: Reserve = Reserve(UnsafeCell::new([0; RESERVE]));
-/// Bytes of it that have been handed out; they do not come back.
+/// The number of its bytes that have been handed out; they do not come back.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 fn is_reserve(ptr: *mut u8) -> bool {
     (ptr as usize).wrapping_sub(KEPT.0.get() as usize) < RESERVE
 }
 
-/// A part of the reserve, or null.
+/// Returns a part of the reserve, or null.
 fn from_reserve(size: usize) -> *mut u8 {
     let size = size.next_multiple_of(PAGE);
     let taken = USED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -42,7 +42,7 @@ fn from_reserve(size: usize) -> *mut u8 {
 /// Maps memory for dlmalloc.
 struct Raw;
 
-// SAFETY: fresh private mappings, given back as they were made, or parts of the reserve.
+// SAFETY: these are fresh private mappings, unmapped as they were made, or parts of the reserve.
 unsafe impl dlmalloc::Allocator for Raw {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
         let made = room::map(size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty());
@@ -62,7 +62,7 @@ unsafe impl dlmalloc::Allocator for Raw {
         if is_reserve(ptr) {
             return false;
         }
-        // SAFETY: a mapping of ours that dlmalloc has no use for, or its end.
+        // SAFETY: a mapping of ours that dlmalloc no longer uses, or its end.
         unsafe { room::unmap(ptr.cast(), size) };
         true
     }
@@ -81,11 +81,12 @@ unsafe impl dlmalloc::Allocator for Raw {
 }
 
 thread_local! {
-    /// This thread holds the heap for a fork: handlers of the program's own may come to us.
+    /// Whether this thread holds the heap for a fork: handlers of the program may call us
+    /// meanwhile.
     static FORKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What a fork wipes (MADV_WIPEONFORK): see `pagemerge_agent`'s gate, which has its twin.
+/// The data that a fork wipes (MADV_WIPEONFORK): the gate of `pagemerge_agent` has the same.
 #[repr(C)]
 struct Word {
     lock: AtomicU32,
@@ -96,18 +97,19 @@ struct Word {
 /// dlmalloc behind a spin lock: the agent is one thread, and hooks allocate little. Callers in the
 /// program's threads have all signals blocked (`Quiet`).
 ///
-/// A process may be forked while another thread allocates, and no handler runs (`_Fork`, raw clone).
-/// Such a copy starts a heap of its own, and what the old one holds stays as it is, for good.
+/// A process may be forked while another thread allocates, and no handler runs (`_Fork`, raw
+/// clone). Such a copy starts a heap of its own, and the memory of the old heap stays as it is, for
+/// good.
 pub struct Heap {
     word: AtomicPtr<Word>,
-    /// A copy of "somebody is inside" that a fork does not wipe.
+    /// A copy of "a thread is inside" that a fork does not wipe.
     busy: AtomicBool,
-    /// The old heap was torn: nothing is given back any more.
+    /// Whether the old heap was torn: then nothing is given back any more.
     torn: AtomicBool,
     inner: UnsafeCell<dlmalloc::Dlmalloc<Raw>>,
 }
 
-// SAFETY: `inner` is reached with the lock held only.
+// SAFETY: `inner` is reached only with the lock held.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -121,19 +123,19 @@ impl Heap {
         }
     }
 
-    /// Is there memory for the call in hand?
+    /// Returns whether there is memory for the current call.
     pub fn has_room(&self) -> bool {
         USED.load(Ordering::Relaxed) < RESERVE / 2
     }
 
-    /// Before a fork: nobody is inside until `let_go`, in the child neither. The agent allocates
-    /// outside of its own lock, too, and its thread does not exist in the child.
+    /// Called before a fork: no other thread is inside until `let_go`, in the child neither. The
+    /// agent also allocates outside of its own lock, and its thread does not exist in the child.
     pub fn hold(&self) {
         self.take();
         FORKING.set(true);
     }
 
-    /// After `hold`, in parent and child.
+    /// Called after `hold`, in parent and child.
     pub fn let_go(&self) {
         FORKING.set(false);
         self.give();
@@ -142,7 +144,7 @@ impl Heap {
     fn word(&self) -> &Word {
         let known = self.word.load(Ordering::Acquire);
         if !known.is_null() {
-            // SAFETY: never given back.
+            // SAFETY: the word is never unmapped.
             return unsafe { &*known };
         }
         let (made, _, _) = dlmalloc::Allocator::alloc(&Raw, PAGE);
@@ -151,7 +153,7 @@ impl Heap {
         let _ = unsafe { raw::syscall(libc::SYS_madvise, [made as usize, PAGE, advice, 0, 0, 0]) };
         let (none, made) = (std::ptr::null_mut(), made.cast::<Word>());
         let won = self.word.compare_exchange(none, made, Ordering::AcqRel, Ordering::Acquire);
-        // SAFETY: whichever page won is never given back; a loser's page is lost. The reserve has a
+        // SAFETY: the page that won is never unmapped; a page that lost is lost. The reserve has a
         // page for it when the library starts.
         unsafe { &*won.map_or_else(|other| other, |_| made) }
     }
@@ -171,7 +173,7 @@ impl Heap {
 
     fn give(&self) {
         let word = self.word();
-        // A fork handler lets go in the child, too, where the word has been wiped.
+        // A fork handler also gives the lock in the child, where the word has been wiped.
         word.known.store(1, Ordering::Relaxed);
         self.busy.store(false, Ordering::Relaxed);
         word.lock.store(0, Ordering::Release);
@@ -194,19 +196,19 @@ impl Heap {
 // SAFETY: dlmalloc keeps GlobalAlloc's contract, and the lock makes it thread-safe.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: by GlobalAlloc's contract.
+        // SAFETY: the caller keeps GlobalAlloc's contract.
         self.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: by GlobalAlloc's contract.
+        // SAFETY: the caller keeps GlobalAlloc's contract.
         self.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) })
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         self.with(|heap| {
             if !self.torn.load(Ordering::Relaxed) {
-                // SAFETY: by GlobalAlloc's contract.
+                // SAFETY: the caller keeps GlobalAlloc's contract.
                 unsafe { heap.free(ptr, layout.size(), layout.align()) };
             }
         });
@@ -214,7 +216,8 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         self.with(|heap| {
-            // SAFETY: by GlobalAlloc's contract; what a torn heap holds is copied and left.
+            // SAFETY: the caller keeps GlobalAlloc's contract; what a torn heap holds is copied and
+            // left.
             unsafe {
                 if !self.torn.load(Ordering::Relaxed) {
                     return heap.realloc(ptr, layout.size(), layout.align(), size);

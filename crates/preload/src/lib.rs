@@ -1,12 +1,12 @@
 //! The agent as a library to preload (`pagemerge run --engine user`).
 //!
 //! It takes the place of libc's memory calls. Each does what the system call does, by the system
-//! call; what concerns merged memory is put right before or after (`pagemerge_agent::program`).
-//! Until the program first calls madvise(MADV_MERGEABLE) it does no more than note where anonymous
-//! memory was mapped. libc's own calls, inside malloc say, do not come here: that memory is never
-//! merged.
+//! call; where merged memory is concerned, `pagemerge_agent::program` corrects it before or after.
+//! Until the program first calls madvise(MADV_MERGEABLE), the library only records where anonymous
+//! memory was mapped. libc's own calls, for example inside malloc, do not come here: that memory is
+//! never merged.
 //!
-//! A fault of ours is an error of the call, and never the program's end: panics stop here
+//! A failure in our code makes the call fail, and never ends the program: panics stop here
 //! (`guarded`), and print nothing, because a backtrace maps memory.
 
 mod calls;
@@ -36,7 +36,7 @@ extern "C" fn end() {
     note::finish();
 }
 
-/// With the library's start, so before the program's own handlers of forks can be registered: those
+/// Runs when the library starts, so before the program can register its own fork handlers: those
 /// run while we hold our locks, in parent and child.
 extern "C" fn start() {
     let _ = catch_unwind(|| {
@@ -50,8 +50,9 @@ extern "C" fn start() {
     });
 }
 
-/// Has the program an allocator of its own? That may mark memory with its lock held, and libc
-/// allocates for each new thread: so there the agent is started before anybody can hold that lock.
+/// Returns whether the program has an allocator of its own. It may mark memory with its lock held,
+/// and libc allocates for each new thread: so there the agent is started before any thread can hold
+/// that lock.
 fn has_own_malloc() -> bool {
     // SAFETY: both look symbols up; `about` is written where the address is known.
     unsafe {
@@ -61,7 +62,7 @@ fn has_own_malloc() -> bool {
             let known = libc::dladdr(symbol, about.as_mut_ptr()) != 0;
             known.then(|| about.assume_init().dli_fbase)
         };
-        // `gnu_get_libc_version` is libc's in any case.
+        // `gnu_get_libc_version` always belongs to libc.
         found(c"calloc") != found(c"gnu_get_libc_version")
     }
 }
@@ -86,7 +87,8 @@ fn config() -> Config {
     }
 }
 
-/// Preloaded without having been told where the hub is, we let the program be.
+/// Returns whether this process was told where the hub is. If it was not, the library leaves the
+/// program alone.
 fn has_hub() -> bool {
     // SAFETY: reads the environment, as the program may at any time. It allocates nothing.
     unsafe { !libc::getenv(c"PAGEMERGE_SOCKET".as_ptr()).is_null() }
@@ -95,20 +97,20 @@ fn has_hub() -> bool {
 /// The system call itself.
 ///
 /// # Safety
-/// The program's own call, or one of ours that follows from it.
+/// The call must be the program's own, or one of ours that follows from it.
 unsafe fn kernel(number: c_long, arguments: [usize; 6]) -> Answer {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     unsafe { raw::syscall(number, arguments) }
 }
 
-/// Do what a call needs with all signals blocked; what goes wrong with us is ENOMEM.
+/// Do the work of a call with all signals blocked; if our code fails, the answer is ENOMEM.
 fn guarded(work: impl FnOnce() -> Answer) -> Answer {
     let _quiet = Quiet::now();
     if !HEAP.has_room() {
         return Err(libc::ENOMEM);
     }
-    // SAFETY: errno's address is always valid. A call that succeeds leaves it as it was; what we ask
-    // of libc in between does not.
+    // SAFETY: errno's address is always valid. A call that succeeds leaves errno as it was; our own
+    // calls to libc in between may change it.
     let errno = unsafe { *libc::__errno_location() };
     let answer = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(libc::ENOMEM));
     // SAFETY: as above.
@@ -116,7 +118,7 @@ fn guarded(work: impl FnOnce() -> Answer) -> Answer {
     answer
 }
 
-/// An answer in libc's manner.
+/// Give an answer in libc's way.
 fn told(answer: Answer) -> isize {
     match answer {
         Ok(value) => value as isize,

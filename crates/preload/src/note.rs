@@ -1,13 +1,15 @@
-//! What people are told when a program of `pagemerge run` ends, and nothing of it could be merged.
+//! The line for people that is printed when a program of `pagemerge run` ends, and none of its
+//! memory could be merged.
 //!
 //! `run` writes a note, a small file, and becomes the program. The first of the program's processes
-//! that marks memory which can be merged takes the note away. Memory that cannot be is noted in its
-//! first byte; so is memory of the process that `run` was, which knows at its end only whether it ever
-//! found a hub. That process ends as the last, as a rule: it takes the note that is still there and
-//! writes the line that fits. Others say nothing; nor does a program that has closed its
-//! standard error by then, or is killed.
+//! that marks memory which can be merged removes the note. If a process marks memory that cannot be
+//! merged, it writes that into the note's first byte. The process that `run` was does so for any
+//! memory: it knows only at its end whether it ever found a hub. That process usually ends last: it
+//! takes the note that is still there and writes the line that fits. Other processes print nothing.
+//! A program that has closed its standard error by then, or is killed, prints nothing either.
 //!
-//! All calls are the kernel's own: `_exit` may be called in a signal handler, or with any lock held.
+//! All calls go to the kernel directly: `_exit` may be called in a signal handler, or with any lock
+//! held.
 
 use pagemerge_agent::{is_hubless, program};
 use rustix::fs::{fstat, open, unlink, Mode, OFlags};
@@ -19,30 +21,31 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
-/// Why nothing was merged, by the first byte of the note: the line behind it that says so.
+/// Why nothing was merged: the first byte of the note. It is also the number of the note's line
+/// that says so, counted from 0.
 const UNMARKED: u8 = b'1';
 const SHARED: u8 = b'2';
 const UNFIT: u8 = b'3';
 const HUBLESS: u8 = b'4';
-/// Bytes of a note, and more.
+/// The size of the buffer for a note, in bytes: larger than any note.
 const MOST: usize = 2048;
 
 pub struct Note {
     /// The process that `run` was.
     process: i32,
-    /// Device and inode of what was its standard error: the program may write a file of its own
-    /// there by now.
+    /// The device and inode of what was its standard error: the program may have put a file of its
+    /// own there by now.
     stderr: (u64, u64),
     path: CString,
 }
 
 static NOTE: OnceLock<Option<Note>> = OnceLock::new();
-/// Is there no more to be told by this process?
+/// Whether this process has nothing more to report.
 static SETTLED: AtomicBool = AtomicBool::new(false);
-/// Has the process that `run` was marked memory that can be merged?
+/// Whether the process that `run` was has marked memory that can be merged.
 static MERGES: AtomicBool = AtomicBool::new(false);
 
-/// Look for a note: at the library's start, or when another library marks memory before that.
+/// Look for a note: when the library starts, or when another library marks memory before that.
 pub fn expect() -> Option<&'static Note> {
     NOTE.get_or_init(named).as_ref()
 }
@@ -57,7 +60,7 @@ fn named() -> Option<Note> {
     Some(Note { process: i32::try_from(process).ok()?, stderr: (device, inode), path })
 }
 
-/// The program has marked `[start, end)`; `fits`: some of it can be merged.
+/// Record that the program has marked `[start, end)`; `fits`: some of it can be merged.
 pub fn marked(start: usize, end: usize, fits: bool) {
     let Some(note) = expect().filter(|_| !SETTLED.load(Ordering::Relaxed)) else { return };
     let ours = getpid().as_raw_nonzero().get() == note.process;
@@ -67,7 +70,7 @@ pub fn marked(start: usize, end: usize, fits: bool) {
         return;
     }
     if ours && MERGES.fetch_or(fits, Ordering::Relaxed) {
-        return; // nothing worse can be told
+        return; // the note already has the reason that counts
     }
     if let Ok(file) = open(&note.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         let why = match fits {
@@ -79,7 +82,7 @@ pub fn marked(start: usize, end: usize, fits: bool) {
     }
 }
 
-/// This process ends.
+/// Called when this process ends.
 pub fn finish() {
     let Some(Some(note)) = NOTE.get() else { return };
     if getpid().as_raw_nonzero().get() != note.process || SETTLED.swap(true, Ordering::Relaxed) {
@@ -90,7 +93,7 @@ pub fn finish() {
     };
     let mut text = [0_u8; MOST];
     let Ok(len) = read(&file, &mut text[..]) else { return };
-    // Of two threads that end the process, one takes it away.
+    // If two threads end the process, only one of them removes the note.
     if unlink(&note.path).is_err() || (text[0] == HUBLESS && !is_hubless()) {
         return;
     }

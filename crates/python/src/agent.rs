@@ -82,7 +82,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: every view of the memory keeps this object alive, so there is none any more.
+        // SAFETY: every view of the memory keeps this object alive, so no view exists any more.
         unsafe { agent::release(self.base.as_ptr() as usize) };
     }
 }
@@ -116,7 +116,7 @@ fn intern(py: Python<'_>, source: usize, target: usize, pages: usize) -> PyResul
             interrupted = Python::attach(|py| py.check_signals()).err();
             interrupted.is_none()
         };
-        // SAFETY: the caller holds both buffers, and promises that nobody writes them.
+        // SAFETY: the caller holds both buffers, and promises that no thread writes them.
         unsafe { agent::intern(source, target, pages, patient) }
     });
     match interrupted {
@@ -129,11 +129,11 @@ fn intern(py: Python<'_>, source: usize, target: usize, pages: usize) -> PyResul
 fn intern_pages(py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
     let data = buffer::<u8>(data, "data")?;
     let (start, bytes) = (data.buf_ptr() as usize, data.len_bytes());
-    // Also of what is too small to be merged: its owner believes that it can be.
+    // Check also what is too small to be merged: its owner believes that it can be merged.
     if bytes > 0 && !agent::is_mergeable(start, bytes) {
         return Err(raise(py, &agent::not_mergeable()));
     }
-    // Whole pages only: the rest of a page may belong to somebody else.
+    // Whole pages only: the rest of a page may belong to other code.
     let (first, last) = (start.next_multiple_of(PAGE), (start + bytes) & !(PAGE - 1));
     if last <= first {
         return Ok(0);
@@ -160,7 +160,8 @@ fn copy_into(py: Python<'_>, data: &Bound<'_, PyAny>, memory: &Memory) -> PyResu
                 continue;
             }
             let rest = &bytes[(page * PAGE).min(bytes.len())..bytes.len().min((page + 1) * PAGE)];
-            // SAFETY: the memory is new, at least as long as the data, and nobody else's.
+            // SAFETY: the memory is new and at least as long as the data, and no other code uses
+            // it.
             unsafe {
                 let to = memory.base.as_ptr().add(page * PAGE);
                 std::ptr::copy_nonoverlapping(rest.as_ptr(), to, rest.len());

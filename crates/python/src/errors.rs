@@ -1,4 +1,4 @@
-//! The one table from Rust errors to Python exceptions (`pagemerge.errors`).
+//! The only table from Rust errors to Python exceptions (`pagemerge.errors`).
 
 use pagemerge_pages::Error;
 use pyo3::prelude::*;

@@ -1,4 +1,5 @@
-//! The find stage for Python: buffers in, buffers out, the GIL released while it works.
+//! The find stage for Python: it takes buffers and fills buffers, and releases the GIL while it
+//! works.
 
 use pagemerge_pages::digest::{Digester, ABSENT, ZERO};
 use pagemerge_pages::pagemap::{Kind, Pagemap, Run};
@@ -73,7 +74,7 @@ fn pagemap(
 
 #[pyfunction]
 #[pyo3(signature = (pid, starts, pages, entries, seed, out, threads = 1))]
-#[allow(clippy::too_many_arguments)] // As many as the stub shows, which has names for them.
+#[allow(clippy::too_many_arguments)] // As many arguments as the stub shows, which names them.
 fn read_digests(
     py: Python<'_>,
     pid: i32,
@@ -154,7 +155,7 @@ fn sort(py: Python<'_>, keys: &Bound<'_, PyAny>, threads: usize) -> PyResult<()>
     })
 }
 
-/// numpy's bincount would copy the values to 64 bits first: the hub's dearest line, once.
+/// Count values in place. numpy's bincount would first copy the values to 64 bits, which is slow.
 #[pyfunction]
 fn count(py: Python<'_>, values: &Bound<'_, PyAny>, counts: &Bound<'_, PyAny>) -> PyResult<()> {
     let values = buffer::<u32>(values, "values")?;
@@ -180,7 +181,7 @@ pub fn figures(look: remote::Look) -> PyResult<(u64, u64)> {
     Ok((look.read, look.unreadable))
 }
 
-/// A copy of the runs that two arrays describe; their sum is known to fit an address space.
+/// Copy the runs that two arrays describe. Their sum is known to fit an address space.
 pub fn runs(
     py: Python<'_>,
     starts: &Bound<'_, PyAny>,
@@ -212,7 +213,7 @@ pub fn buffer<T: Element>(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyB
     })
 }
 
-/// The elements of `buffer`, to read.
+/// The elements of `buffer`, for reading.
 pub fn shared<'a, T: Element>(
     py: Python<'_>,
     buffer: &'a PyBuffer<T>,
@@ -224,13 +225,13 @@ pub fn shared<'a, T: Element>(
     if buffer.item_count() == 0 {
         return Ok(&[]);
     }
-    // SAFETY: the buffer is held by the caller for the lifetime of the slice, contiguous, aligned
-    // (PyBuffer checked it) and that long. That no other thread writes to it meanwhile is the
-    // contract in `_core.pyi`.
+    // SAFETY: the caller holds the buffer for the lifetime of the slice; it is contiguous, aligned
+    // (PyBuffer checked it) and that long. The contract in `_core.pyi` says that no other thread
+    // writes to it meanwhile.
     Ok(unsafe { slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.item_count()) })
 }
 
-/// The elements of `buffer`, to write.
+/// The elements of `buffer`, for writing.
 #[allow(clippy::mut_from_ref)] // The buffer is only the handle; it owns the memory as a whole.
 pub fn exclusive<'a, T: Element>(
     py: Python<'_>,
@@ -243,19 +244,19 @@ pub fn exclusive<'a, T: Element>(
     if buffer.item_count() == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: as in `shared`; and writable. Each function makes one such slice, and `apart` tells
-    // it from what else is in use.
+    // SAFETY: as in `shared`; and the buffer is writable. Each function makes one such slice, and
+    // `apart` makes sure that it does not overlap what else is in use.
     Ok(unsafe { slice::from_raw_parts_mut(buffer.buf_ptr().cast(), buffer.item_count()) })
 }
 
-/// Refuse an output that lies over its input.
+/// Refuse an output that overlaps its input.
 fn apart<T, U>(
     py: Python<'_>,
     input: std::ops::Range<*const T>,
     output: std::ops::Range<*const U>,
 ) -> PyResult<()> {
     if input.start.cast() < output.end && output.start < input.end.cast() {
-        return Err(raise(py, &Error::Usage("the input lies over out".into())));
+        return Err(raise(py, &Error::Usage("the input overlaps out".into())));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Opting in processes that run, for Python.
+//! Opts in running processes, for Python.
 
 use pagemerge_pages::Error;
 use pyo3::prelude::*;
@@ -81,7 +81,7 @@ fn inject_separate(
     )
 }
 
-/// A copy of what two arrays of one length say of ranges: their starts, and `others`.
+/// Copy what two arrays of one length say of ranges: their starts, and `others`.
 fn pairs(
     py: Python<'_>,
     starts: &Bound<'_, PyAny>,

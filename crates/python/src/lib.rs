@@ -1,4 +1,4 @@
-//! The Python binding: conversions, errors, and the release of the GIL; nothing else.
+//! The Python binding: it only converts values and errors, and releases the GIL.
 
 use pyo3::prelude::*;
 

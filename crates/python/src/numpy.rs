@@ -13,10 +13,10 @@ use std::ffi::{c_char, c_void, CStr};
 /// Arrays smaller than this stay with malloc: 64 pages.
 const LARGE: usize = 64 * PAGE;
 
-/// PyDataMem_SetHandler's place in NumPy's table (numpy/_core/code_generators/numpy_api.py).
+/// The place of PyDataMem_SetHandler in NumPy's table (numpy/_core/code_generators/numpy_api.py).
 const SET_HANDLER: usize = 304;
 
-/// The name that NumPy demands of the capsule.
+/// The name that NumPy requires for the capsule.
 const CAPSULE: &CStr = c"mem_handler";
 
 /// PyDataMemAllocator (numpy/ndarraytypes.h).
@@ -37,7 +37,7 @@ struct Handler {
     allocator: Allocator,
 }
 
-// SAFETY: never changed; the functions may be called from any thread.
+// SAFETY: the handler never changes; its functions may be called from any thread.
 unsafe impl Sync for Handler {}
 
 static HANDLER: Handler = Handler {
@@ -60,7 +60,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_numpy_handler, module)?)
 }
 
-/// Make `handler` (a capsule from an earlier call; None: ours) NumPy's in this context, and
+/// Make `handler` (a capsule from an earlier call; None: ours) NumPy's handler in this context, and
 /// return the one before.
 #[pyfunction]
 #[pyo3(signature = (handler=None))]
@@ -76,13 +76,13 @@ fn set_numpy_handler<'py>(
         }
     };
     let handler = handler.map_or_else(own, Ok)?;
-    // SAFETY: NumPy's own type check refuses what is not such a capsule.
+    // SAFETY: NumPy's own type check refuses an object that is not such a capsule.
     if unsafe { ffi::PyCapsule_IsValid(handler.as_ptr(), CAPSULE.as_ptr()) } == 0 {
         return Err(PyRuntimeError::new_err("not a NumPy memory handler"));
     }
     let api = py.import("numpy._core._multiarray_umath")?.getattr("_ARRAY_API")?;
-    // SAFETY: the capsule holds NumPy's table of functions, whose places never change; the
-    // function takes and returns a reference to a capsule, under the GIL.
+    // SAFETY: the capsule holds NumPy's table of functions, whose places never change; the function
+    // takes and returns a reference to a capsule, under the GIL.
     unsafe {
         let table = ffi::PyCapsule_GetPointer(api.as_ptr(), std::ptr::null()).cast::<*mut c_void>();
         if table.is_null() {
@@ -94,8 +94,8 @@ fn set_numpy_handler<'py>(
     }
 }
 
-/// The bytes of the region at `pointer`, if it is one of ours. Malloc's pointers are told apart
-/// without the lock: glibc never returns the start of a page.
+/// The bytes of the region at `pointer`, if it is one of ours. The lock is not needed to recognize
+/// malloc's pointers: glibc never returns the start of a page.
 fn region(pointer: *mut c_void) -> Option<usize> {
     let address = pointer as usize;
     if address % PAGE == 0 && address != 0 {
@@ -134,7 +134,7 @@ unsafe extern "C" fn realloc(
     size: usize,
 ) -> *mut c_void {
     let Some(bytes) = region(pointer) else {
-        // SAFETY: the pointer is malloc's.
+        // SAFETY: the pointer comes from malloc.
         return unsafe { libc::realloc(pointer, size) };
     };
     // SAFETY: both are at least as long as what is copied, and NumPy gives the old one up.

@@ -1,4 +1,4 @@
-//! Clients of a hub, as the hub reads them.
+//! The clients of a hub, as the hub reads them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,12 +20,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 /// See `_core.pyi`.
 #[pyclass(frozen, module = "pagemerge._core")]
 pub struct Peer {
-    /// None when it is closed: its files go then, whoever still holds the object.
+    /// None when the client is closed: its files are closed then, even if other code still holds
+    /// the object.
     inner: Mutex<Option<Arc<Inner>>>,
 }
 
 impl Peer {
-    /// The process, for one call.
+    /// Returns the process, for one call.
     pub fn inner(&self, py: Python<'_>) -> PyResult<Arc<Inner>> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.clone().ok_or_else(|| raise(py, &Error::Hub("the client has gone".into())))

@@ -44,7 +44,7 @@ fn build_slab<'py>(
         rows.map(|((&peer, &start), &pages)| (peer as usize, Run { start, pages })).collect();
     let peers = peers.iter().map(|peer| peer.inner(py)).collect::<PyResult<Vec<Arc<Inner>>>>()?;
     if rows.iter().any(|row| row.0 >= peers.len()) {
-        return Err(raise(py, &Error::Usage("a row of a peer that is not there".into())));
+        return Err(raise(py, &Error::Usage("a row names a peer that does not exist".into())));
     }
     let built = py.detach(|| build_from(&peers, &rows, seed));
     let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
@@ -54,8 +54,8 @@ fn build_slab<'py>(
 /// Consecutive pages of one of several peers.
 type Row = (usize, Run);
 
-/// A slab of pages of peers, if all of them have been what they were at their greetings until all
-/// was copied; otherwise nothing is left of it.
+/// Make a slab of pages of peers, if all of them have stayed what they were at their greetings
+/// until everything was copied. Otherwise no slab remains.
 fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
     let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
     peers.iter().try_for_each(|peer| peer.check())?;
@@ -82,11 +82,11 @@ fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64) -> Result<(OwnedFd,
 }
 
 /// Copy the next rows, in order, until `bytes` is full. A page that cannot be read any more stays
-/// zero: its slot's digest tells, and nobody will be given it.
+/// zero: its slot's digest shows that, and no client will get it.
 fn fill(targets: &[Target<'_>], rows: &mut VecDeque<Row>, bytes: &mut [u8]) {
     let mut rest = bytes;
     while let Some(&(peer, _)) = rows.front().filter(|_| !rest.is_empty()) {
-        // All that comes next from one process, in one go.
+        // Take all pages that come next from one process in one read.
         let (mut runs, mut taken) = (Vec::new(), 0);
         while taken < rest.len() / PAGE && rows.front().is_some_and(|row| row.0 == peer) {
             let Some((_, mut run)) = rows.pop_front() else { break };
@@ -150,8 +150,8 @@ fn open_slab<'py>(
     Ok((id, PyBytes::new(py, &digests)))
 }
 
-/// A sealed slab, its name, and the digests of what was written into it, while it is in the cache:
-/// until a slab is sealed nobody but us can have it open.
+/// Build a sealed slab. Returns it, its name, and the digests of what was written into it, computed
+/// while it is in the cache: until a slab is sealed, no other process can have it open.
 fn build(
     pages: usize,
     seed: u64,

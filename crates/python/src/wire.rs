@@ -1,4 +1,4 @@
-//! The numbers of the wire protocol, so that Python has them from where they are defined.
+//! The numbers of the wire protocol, so that Python gets them from where they are defined.
 
 use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION};
 use pyo3::prelude::*;

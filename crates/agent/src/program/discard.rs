@@ -1,8 +1,8 @@
-//! Memory that the program gives up: it reads as zero from then on.
+//! Handles memory that the program gives up: it reads as zero from then on.
 //!
-//! Copying what is given up would be a waste, so fresh memory takes the place of a slab's mapping by
-//! one call, and only after the kernel would have agreed. The real call on a slab's mapping would
-//! bring the slots' bytes back.
+//! Copying memory that is given up would be a waste, so fresh memory takes the place of a slab's
+//! mapping by one call, and only if the kernel would have agreed. The real call on a slab's mapping
+//! would bring the slots' bytes back.
 
 use super::{set_backing, slabbed, Answer};
 use crate::gate::{lock, Locked};
@@ -12,10 +12,10 @@ use pagemerge_pages::PAGE;
 use rustix::mm::Advice;
 use std::ops::Range;
 
-/// MADV_DONTNEED, MADV_FREE: `raw` is the real call, for the parts that are not a slab's.
+/// Handles MADV_DONTNEED and MADV_FREE; `raw` is the real call, for the parts that map no slab.
 ///
-/// The kernel goes from mapping to mapping. It stops where one cannot be discarded (EINVAL: it is
-/// locked, EPERM: sealed), and goes on over holes (ENOMEM). So do we.
+/// The kernel goes from mapping to mapping. It stops at a mapping that cannot be discarded (EINVAL:
+/// it is locked, EPERM: it is sealed), and passes over holes (ENOMEM). So do we.
 ///
 /// # Errors
 /// The error number of `raw`.
@@ -31,8 +31,8 @@ pub fn discard(from: usize, end: usize, raw: impl Fn(usize, usize) -> Answer) ->
         part => part.map(|_| ()),
     };
     let Some(runs) = slabbed(&mut state, from, end) else {
-        // A forked copy that cannot find out what it maps. What the kernel agrees to discard is
-        // written over with zeros, whatever it is.
+        // This is a forked copy that cannot find out what it maps. What the kernel agrees to
+        // discard is overwritten with zeros, whatever it is.
         raw(from, end - from)?;
         return clear(&(from..end)).map(|()| 0);
     };
@@ -49,11 +49,11 @@ pub fn discard(from: usize, end: usize, raw: impl Fn(usize, usize) -> Answer) ->
     answer
 }
 
-/// Fresh zero memory in the place of a run of a slab's, if the kernel agrees.
+/// Put fresh zero memory in the place of a run of a slab's mapping, if the kernel agrees.
 fn renew(state: &mut Locked, run: &Range<usize>, keep: Keep) -> Result<(), i32> {
     let (at, len) = (run.start as *mut libc::c_void, run.len());
-    // SAFETY: the program gives the run's contents up. MADV_COLD changes no byte, and is refused
-    // for the same memory as MADV_DONTNEED: locked memory, first of all.
+    // SAFETY: the program gives the run's contents up. MADV_COLD changes no byte, and the kernel
+    // refuses it for the same memory as MADV_DONTNEED, above all for locked memory.
     unsafe {
         rustix::mm::madvise(at, len, Advice::LinuxCold).map_err(|errno| errno.raw_os_error())?;
         match keep.renew(at, len) {
@@ -61,7 +61,7 @@ fn renew(state: &mut Locked, run: &Range<usize>, keep: Keep) -> Result<(), i32> 
                 set_backing(state, run, Backing::Anonymous);
                 Ok(())
             }
-            // No room for a mapping: write zeros.
+            // There is no room for a mapping: write zeros.
             Err(rustix::io::Errno::NOMEM) => clear(run),
             Err(errno) => Err(errno.raw_os_error()),
         }

@@ -1,9 +1,9 @@
-//! mremap: it moves mappings as they are, merged or not, so nothing is restored for it.
+//! Handles mremap: it moves mappings as they are, merged or not, so nothing is restored for it.
 //!
-//! The kernel resizes one mapping only (EFAULT), and merging has made several of what was one. And a
-//! slab's mapping must not grow: the rest of the slab would appear behind it. So where a range was
-//! merged, its parts are moved one by one, and what grows is the last of them, or fresh memory behind
-//! a slab's mapping.
+//! The kernel resizes one mapping only (EFAULT), and merging has split one mapping into several.
+//! And a slab's mapping must not grow: the rest of the slab would appear behind it. So where a
+//! range was merged, its parts are moved one by one. The last part grows, or fresh memory is added
+//! behind it if it is a slab's mapping.
 
 use super::smaps::{self, Memory};
 use super::{believe_kernel, end_of, restore, slabbed, Answer};
@@ -15,21 +15,21 @@ use std::ops::Range;
 
 const KNOWN: i32 = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
 
-/// Behind the last address of a process's memory (TASK_SIZE with four levels of page tables).
+/// The end of a process's memory (TASK_SIZE with four levels of page tables).
 const MOST: usize = (1 << 47) - PAGE;
 
 /// The arguments of mremap(2).
 #[derive(Debug, Clone, Copy)]
 pub struct Remap {
-    /// Address now.
+    /// The address now.
     pub old: usize,
-    /// Bytes now.
+    /// The length now, in bytes.
     pub old_len: usize,
-    /// Bytes wanted.
+    /// The length wanted, in bytes.
     pub new_len: usize,
     /// MREMAP_MAYMOVE and so on.
     pub flags: i32,
-    /// Address wanted, with MREMAP_FIXED.
+    /// The address wanted, with MREMAP_FIXED.
     pub new: usize,
 }
 
@@ -46,7 +46,7 @@ impl Remap {
         self.flags & flag != 0
     }
 
-    /// The ranges it is about, if the kernel would not refuse it at once (mremap(2)).
+    /// The old and the new range, if the kernel would not refuse the call at once (mremap(2)).
     fn lawful(&self) -> Option<(Range<usize>, Range<usize>)> {
         let old = self.old..end_of(self.old, self.old_len)?;
         let to = if self.has(libc::MREMAP_FIXED) { self.new } else { self.old };
@@ -54,7 +54,7 @@ impl Remap {
         let fixed = self.has(libc::MREMAP_FIXED);
         let apart = !fixed || new.end <= old.start || old.end <= new.start;
         let moves = self.has(libc::MREMAP_MAYMOVE);
-        // Where a process's memory ends: beyond, the kernel judges.
+        // The kernel judges ranges beyond the end of a process's memory.
         let flags =
             old.end.max(new.end) <= MOST && self.flags & !KNOWN == 0 && (moves || self.flags == 0);
         let stays = !self.has(libc::MREMAP_DONTUNMAP) || old.len() == new.len();
@@ -62,17 +62,18 @@ impl Remap {
     }
 }
 
-/// mremap(2).
+/// Handles mremap(2).
 ///
 /// # Errors
-/// As the call; ENOMEM if a page that a device may be about to write is in the way.
+/// The errors of the call; ENOMEM if a page that a device may be about to write is in the way.
 pub fn remap(asked: Remap) -> Answer {
     go(&mut lock(), asked)
 }
 
 fn go(state: &mut Locked, asked: Remap) -> Answer {
     let Some((old, new)) = asked.lawful() else {
-        // The kernel will refuse it, as far as we know; but it may empty the place wanted first.
+        // The kernel will refuse the call, as far as we know; but it may first empty the place
+        // wanted.
         let everything = usize::MAX / PAGE * PAGE;
         let end = end_of(asked.old, asked.old_len).unwrap_or(everything);
         if !restore(state, asked.old, end) {
@@ -91,8 +92,8 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
     let empties = asked.has(libc::MREMAP_DONTUNMAP);
-    // What is left behind by DONTUNMAP reads as zero; a slab's mapping would not. And memory of
-    // which only a part is ours is the kernel's to judge.
+    // The memory that DONTUNMAP leaves behind reads as zero; a slab's mapping would not. And the
+    // kernel must judge memory of which only a part is ours.
     if merged && (empties || alike.is_none()) && !restore(state, old.start, old.end) {
         return Err(libc::ENOMEM);
     }
@@ -107,8 +108,8 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         Ok(at) if alike.is_some() => {
             note(state, &old, at..at + new.len(), alike.filter(|_| empties));
         }
-        // It failed, perhaps after it had unmapped what was there; or it has moved memory of several
-        // kinds, and what lay in between is where it was.
+        // The call failed, perhaps after it had unmapped what was there; or it has moved memory of
+        // several kinds, and what lay in between is where it was.
         _ => {
             believe_kernel(state, old.start, old.end);
             let at = answer.unwrap_or(new.start);
@@ -120,7 +121,7 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     answer
 }
 
-/// As the kernel does: what is too much goes first, and what is left is moved, or stays.
+/// As the kernel does: the surplus goes first, and the rest is moved, or stays.
 fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> Answer {
     if asked.has(libc::MREMAP_FIXED) {
         // Before anything is cut off: the place may be sealed.
@@ -144,8 +145,8 @@ fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> A
     go(state, Remap { old_len: cut - old.start, ..asked })
 }
 
-/// May a range that the kernel takes for several mappings be so by our doing? What is sealed is the
-/// kernel's to judge.
+/// Returns whether merging may be the reason why the kernel takes a range for several mappings. The
+/// kernel judges sealed memory.
 fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
     let ours = state.table.touching(range.start, range.end).next().is_some()
         || !state.scattered.within(range.start, range.end).is_empty();
@@ -160,12 +161,13 @@ fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
 fn parts_of(range: &Range<usize>) -> Result<Vec<Memory>, i32> {
     let parts = smaps::memory(range.start, range.end).ok_or(libc::ENOMEM)?;
     if parts.iter().map(|part| part.range.len()).sum::<usize>() != range.len() {
-        return Err(libc::EFAULT); // a hole, or memory that is not private
+        return Err(libc::EFAULT); // there is a hole, or memory that is not private
     }
     Ok(parts)
 }
 
-/// Write down that a range of one kind is at `new` now; `left`: and what it has left behind, empty.
+/// Record that a range of one kind is at `new` now; `left`: and that it has left empty memory
+/// behind.
 fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<Keep>) {
     let kept = old.len().min(new.len());
     if kept < old.len() {
@@ -191,7 +193,7 @@ fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<
     grow(state, new.start + kept, new.end);
 }
 
-/// What has been added behind mergeable memory is mergeable, too.
+/// Memory that is added behind mergeable memory is mergeable, too.
 fn grow(state: &mut Locked, from: usize, end: usize) {
     let before = state.table.holding(from - PAGE, from).map(|region| region.keep);
     if let (Some(keep), true) = (before, from < end) {
@@ -201,8 +203,8 @@ fn grow(state: &mut Locked, from: usize, end: usize) {
     }
 }
 
-/// The same as the kernel would do with one mapping, for a range that has become several and does not
-/// shrink. What fails leaves the range where it was.
+/// Do what the kernel would do with one mapping, for a range that has become several and does not
+/// shrink. If it fails, the range is where it was.
 fn by_parts(state: &mut Locked, asked: &Remap, old: &Range<usize>, new: &Range<usize>) -> Answer {
     let fixed = asked.has(libc::MREMAP_FIXED);
     let stays = !fixed && !asked.has(libc::MREMAP_DONTUNMAP);
@@ -239,7 +241,7 @@ fn by_parts(state: &mut Locked, asked: &Remap, old: &Range<usize>, new: &Range<u
     Ok(to.start)
 }
 
-/// Add `more` bytes behind a part. ENOMEM: no room there, or no memory.
+/// Add `more` bytes behind a part. ENOMEM: there is no room, or no memory.
 fn extend(part: &Memory, more: usize) -> Result<(), i32> {
     let (Range { start, end }, len) = (part.range.clone(), part.range.len());
     if part.backing == Backing::Slab {
@@ -252,13 +254,14 @@ fn extend(part: &Memory, more: usize) -> Result<(), i32> {
     grown.ask().map(|_| ())
 }
 
-/// Move each of the mappings, or none; the last one grows by `more` bytes as it goes.
+/// Move each of the mappings, or none; the last one grows by `more` bytes as it moves.
 fn shift(parts: &[Memory], to: usize, flags: i32, more: usize) -> Result<(), i32> {
     let go = |old: usize, old_len: usize, new_len: usize, new: usize| {
         Remap { old, old_len, new_len, flags, new }.ask().map(|_| ())
     };
     let first = parts.first().map_or(0, |part| part.range.start);
-    // One by one: Linux 6.17 moves several at once, but stops half way at one that it cannot move.
+    // One by one: Linux 6.17 moves several at once, but stops half way at a mapping that it cannot
+    // move.
     for (done, part) in parts.iter().enumerate() {
         let (at, len) = (part.range.start, part.range.len());
         let more = if done + 1 == parts.len() { more } else { 0 };
@@ -266,7 +269,8 @@ fn shift(parts: &[Memory], to: usize, flags: i32, more: usize) -> Result<(), i32
         for part in &parts[..done] {
             let (at, len) = (part.range.start, part.range.len());
             if go(at - first + to, len, len, at).is_err() {
-                // Its owner's bytes cannot be brought back: rather no process than a wrong one.
+                // The program's bytes cannot be brought back: no process is better than one with
+                // wrong bytes.
                 // SAFETY: it ends the process.
                 unsafe { libc::abort() };
             }
@@ -276,30 +280,31 @@ fn shift(parts: &[Memory], to: usize, flags: i32, more: usize) -> Result<(), i32
     Ok(())
 }
 
-/// Address space that nobody else gets.
+/// Reserve address space, so that no other mapping gets it.
 fn reserve(len: usize, at: Option<usize>) -> Answer {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     let flags = if at.is_some() { flags | MapFlags::FIXED } else { flags };
     let place = at.unwrap_or(0) as *mut libc::c_void;
-    // SAFETY: at an address of the kernel's choice, or over what the program wants replaced.
+    // SAFETY: it maps at an address of the kernel's choice, or over memory that the program
+    // replaces.
     unsafe { rustix::mm::mmap_anonymous(place, len, ProtFlags::empty(), flags) }
         .map(|made| made as usize)
         .map_err(|errno| errno.raw_os_error())
 }
 
-/// Fresh memory that keeps what its neighbour does.
+/// Map fresh memory that keeps what its neighbour keeps.
 fn fresh(range: &Range<usize>, keep: Keep, place: MapFlags) -> Result<(), i32> {
     if range.is_empty() {
         return Ok(());
     }
     let (at, len) = (range.start as *mut libc::c_void, range.len());
-    // SAFETY: where nothing is mapped, or over a reservation of ours.
+    // SAFETY: it maps where nothing is mapped, or over a reservation of ours.
     unsafe {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | place;
         let made = rustix::mm::mmap_anonymous(at, len, ProtFlags::empty(), flags)
             .map_err(|errno| errno.raw_os_error())?;
         if made != at {
-            // A kernel that does not know FIXED_NOREPLACE (before 4.17).
+            // This kernel does not know FIXED_NOREPLACE (before 4.17).
             let _ = rustix::mm::munmap(made, len);
             return Err(libc::EEXIST);
         }
@@ -314,7 +319,7 @@ fn unmap(range: &Range<usize>) -> Result<(), i32> {
     if range.is_empty() {
         return Ok(());
     }
-    // SAFETY: the program's own memory, which it wants gone, or a reservation of ours.
+    // SAFETY: the program's own memory, which the program gives up, or a reservation of ours.
     unsafe { rustix::mm::munmap(range.start as *mut _, range.len()) }
         .map_err(|errno| errno.raw_os_error())
 }

@@ -1,8 +1,8 @@
-//! What the kernel says of this process's memory: /proc/self/smaps (proc(5)).
+//! What the kernel says about this process's memory: /proc/self/smaps (proc(5)).
 //!
-//! Paths in them are other people's bytes, so lines are bytes. Reading them is slow, and done where
-//! memory is marked, after calls that failed, and in forked copies without a table. It may fail (no
-//! /proc after a chroot, no descriptor left): that is not the same as nothing being there.
+//! The paths in it can hold any bytes, so lines are bytes. Reading it is slow, and is done only
+//! where memory is marked, after calls that failed, and in forked copies without a table. It may
+//! fail (no /proc after a chroot, no descriptor left); that does not mean that there is no memory.
 
 use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::slab;
@@ -14,38 +14,39 @@ use std::ops::Range;
 /// A part of a range that is private memory.
 #[derive(Debug)]
 pub struct Memory {
-    /// Where.
+    /// The addresses of the part.
     pub range: Range<usize>,
-    /// What whatever takes its place must keep.
+    /// What memory that takes its place must keep.
     pub keep: Keep,
     /// What it stands on.
     pub backing: Backing,
-    /// Is it of a kind that merging bears?
+    /// Whether merging can cope with this kind of memory.
     pub fit: bool,
-    /// Its protection and flags, but for `VAGUE`: parts of what was one mapping have the same.
+    /// Its protection and flags, without those of `VAGUE`: equal for all parts of what was one
+    /// mapping.
     pub kind: Vec<u8>,
-    /// mseal(2).
+    /// Whether mseal(2) has sealed it.
     pub is_sealed: bool,
 }
 
-/// Flags in which parts of one mapping may differ by our doing, or by the kernel's.
+/// Flags that may differ between parts of one mapping, because we or the kernel have changed them.
 const VAGUE: [&[u8]; 6] = [b"ac", b"sd", b"nh", b"hg", b"mg", b"gu"];
 
-/// What merging does not bear: shared memory, devices, huge pages, memory that is wiped on fork,
-/// watched by a userfaultfd, sealed, grows downwards, or has a protection key.
+/// What merging cannot cope with: shared memory, devices, huge pages, and memory that is wiped on
+/// fork, watched by a userfaultfd, sealed, grows downwards, or has a protection key.
 const UNFIT: [&[u8]; 10] = [b"sh", b"io", b"pf", b"ht", b"wf", b"um", b"uw", b"sl", b"gd", b"key"];
 
 /// A mapping's line.
 struct Line {
     range: Range<usize>,
     access: [u8; 4],
-    /// 0: of no file.
+    /// 0 if the mapping is of no file.
     inode: u64,
     is_slab: bool,
 }
 
 impl Line {
-    /// None for a line that describes no mapping.
+    /// Returns None for a line that describes no mapping.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
         let (first, access) = (fields.next()?, fields.next()?);
@@ -79,7 +80,7 @@ fn hexadecimal(digits: &[u8]) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// A whole file, by plain system calls: libc's functions are points where a thread is cancelled.
+/// Read a whole file by plain system calls: libc's functions are cancellation points.
 fn read(path: &CStr) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
@@ -99,13 +100,13 @@ fn read(path: &CStr) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// The slabs' mappings in a range, in order of address; None if that cannot be found out.
+/// The slabs' mappings in a range, in order of address; None if they cannot be found out.
 pub fn slabs(from: usize, end: usize) -> Option<Vec<(Range<usize>, Keep)>> {
     let found = memory(from, end)?.into_iter().filter(|it| it.backing == Backing::Slab);
     Some(found.map(|it| (it.range, it.keep)).collect())
 }
 
-/// Is there shared memory in a range? Not if that cannot be found out.
+/// Returns whether there is shared memory in a range; false if that cannot be found out.
 #[must_use]
 pub fn is_shared(from: usize, end: usize) -> bool {
     let maps = read(c"/proc/self/maps").unwrap_or_default();
@@ -113,7 +114,7 @@ pub fn is_shared(from: usize, end: usize) -> bool {
     lines.any(|line| line.access[3] == b's' && line.range.start < end && line.range.end > from)
 }
 
-/// The private memory of a range, in order of address; None if that cannot be found out.
+/// The private memory of a range, in order of address; None if it cannot be found out.
 pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
     let mut found = Vec::new();
     each(|line, flags| {
@@ -128,8 +129,8 @@ pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
     Some(found)
 }
 
-/// The parts of `known` that merging bears, with what they must keep: anonymous, readable and
-/// writable, not locked, and fit.
+/// The parts of `known` that merging can cope with, and what they must keep: they are anonymous,
+/// readable and writable, not locked, and fit.
 pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
     let mut fit = Vec::new();
     let read = each(|line, flags| {
@@ -143,7 +144,7 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
             .filter(|part| !part.is_empty());
         fit.extend(parts.map(|part| (part, keep(line, flags))));
     });
-    // Where it cannot be read, nothing is known to be suitable.
+    // If smaps cannot be read, no memory is known to be suitable.
     read.map_or_else(Vec::new, |()| fit)
 }
 
@@ -169,8 +170,8 @@ fn keep(line: &Line, flags: &[&[u8]]) -> Keep {
     }
 }
 
-/// Each mapping with its VmFlags; "key" and the number behind it are ours, for a protection key that
-/// is not 0.
+/// Call `see` for each mapping with its VmFlags. We add "key" and the number behind it for a
+/// protection key that is not 0.
 fn each(mut see: impl FnMut(&Line, &[&[u8]])) -> Option<()> {
     let smaps = read(c"/proc/self/smaps")?;
     let (mut mapping, mut key) = (None, None);

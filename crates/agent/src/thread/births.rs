@@ -1,4 +1,5 @@
-//! Merges at birth: jobs of callers who wait, asked for in chunks and merged when the hub answers.
+//! Merges at birth: jobs whose callers wait. The agent asks for them in chunks, and merges when the
+//! hub answers.
 
 use super::Agent;
 use crate::{lock, Job};
@@ -7,13 +8,13 @@ use pagemerge_pages::Result;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Pages that one request to merge at birth asks for: this much is held twice for a moment.
+/// The pages that one request to merge at birth asks for: this much is held twice for a moment.
 pub const CHUNK: usize = 4096;
 
-/// How long a waiting caller gives a hub to appear.
+/// How long a waiting caller waits for a hub to appear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A job being worked on.
+/// The job that the agent works on.
 pub struct Current {
     pub job: Arc<Job>,
     bits: Vec<u8>,
@@ -23,7 +24,7 @@ pub struct Current {
 }
 
 impl Agent<'_> {
-    /// Take the next job, if none is being worked on.
+    /// Take the next job, if the agent works on none.
     pub fn next_job(&mut self) {
         if self.current.as_ref().is_some_and(|current| current.job.is_cancelled()) {
             self.current = None;
@@ -63,7 +64,7 @@ impl Agent<'_> {
         self.send(kind::INTERN, sequence, &[bytes_of(&[ask])])
     }
 
-    /// A chunk is merged: note its pages, and ask for the next or wake the caller.
+    /// Record the pages of a merged chunk, and ask for the next chunk or wake the caller.
     pub fn advance(
         &mut self,
         job: &Job,
@@ -92,7 +93,7 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// The caller has waited long enough. Should an answer come yet, nobody waits for it.
+    /// Give up if the caller has waited long enough. An answer that comes after that is ignored.
     pub fn give_up_late(&mut self) {
         if let Some(current) = self.current.take_if(|it| Instant::now() > it.deadline) {
             current.job.finish(Err(self.trouble.clone()));

@@ -1,4 +1,4 @@
-//! Finding a hub, or starting one, and greeting it.
+//! Finds a hub, or starts one, and greets it.
 
 use super::Agent;
 use crate::{lock, spawn, HUBLESS};
@@ -10,18 +10,19 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Let the hub read us. Where Yama is, it may by our leave only; EINVAL: there is no Yama.
+/// Let the hub read this process. Under Yama it may do so only with our permission; EINVAL: there
+/// is no Yama.
 fn admit(hub: i32) {
     // SAFETY: prctl with integers.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, hub, 0, 0, 0) };
 }
 
-/// Who listens at the other end. (The pid is 0 for a process of another PID namespace, and then
-/// it is no pid.)
+/// The process that listens at the other end. (The pid is 0 for a process of another PID namespace,
+/// and then it is no pid.)
 fn peer_of(stream: &UnixStream) -> Result<libc::ucred> {
     let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes no more than `size` bytes into `found`, which has as many.
+    // SAFETY: the kernel writes at most `size` bytes into `found`, which has that size.
     let done = unsafe {
         libc::getsockopt(
             stream.as_raw_fd(),
@@ -38,7 +39,7 @@ fn peer_of(stream: &UnixStream) -> Result<libc::ucred> {
     }
 }
 
-/// What decides, beside a name, of which trust domain a process is.
+/// What decides, beside a name, to which trust domain a process belongs.
 #[derive(PartialEq, Eq)]
 pub struct Standing {
     user: u32,
@@ -46,7 +47,7 @@ pub struct Standing {
     label: Vec<u8>,
 }
 
-/// As it is now.
+/// Returns this process's standing as it is now.
 pub fn standing() -> Standing {
     let inode =
         |name: &str| rustix::fs::stat(format!("/proc/self/ns/{name}")).map_or(0, |it| it.st_ino);
@@ -58,7 +59,7 @@ pub fn standing() -> Standing {
 }
 
 impl Agent<'_> {
-    /// Connect to the hub; start one if none listens and somebody has use for it.
+    /// Connect to the hub; start a hub if none listens and there is work for it.
     pub fn connect(&mut self) {
         let wanted = self.current.is_some() || {
             let state = lock();
@@ -70,7 +71,7 @@ impl Agent<'_> {
         match UnixStream::connect(&self.config.socket) {
             Ok(stream) => {
                 self.tries = 0;
-                self.dismissed += 1; // until it is taken back by a welcome
+                self.dismissed += 1; // a welcome takes it back
                 if let Err(error) = self.greet(stream) {
                     self.disconnect(&error);
                 }
@@ -83,7 +84,7 @@ impl Agent<'_> {
                 // 10 ms at first, while a new hub starts; every 2 s in the long run.
                 let pause = Duration::from_millis(if self.tries < 200 { 10 } else { 2000 });
                 if self.tries % 400 == 0 {
-                    self.tries = 0; // it may have ended as soon as it was started: once more
+                    self.tries = 0; // the hub may have ended right after it started: try once more
                 }
                 if self.tries == 200 {
                     HUBLESS.store(true, Ordering::Relaxed);
@@ -101,16 +102,16 @@ impl Agent<'_> {
         let path = self.config.socket.display();
         let hub = peer_of(&stream)?;
         if hub.uid != rustix::process::geteuid().as_raw() && hub.uid != 0 {
-            return Err(Error::Hub(format!("the hub at {path} belongs to somebody else")));
+            return Err(Error::Hub(format!("the hub at {path} belongs to another user")));
         }
         let standing = standing();
         if self.standing != standing {
-            // What the processes of another user, label or namespace share is not for this one's.
+            // This process must not use what processes of another user, label or namespace share.
             self.standing = standing;
             self.slabs.clear();
         }
-        // 0 for a hub outside our PID namespace: Yama can be told of no such process. A hub of
-        // root's needs no leave; another one says that it may not read us.
+        // 0 for a hub outside our PID namespace: we cannot name such a process to Yama. A hub that
+        // runs as root needs no permission; another one reports that it may not read us.
         let pid = hub.pid;
         if pid != 0 {
             admit(pid);
@@ -139,8 +140,9 @@ impl Agent<'_> {
         };
         lock().summary.hub = None;
         self.tries = 0;
-        // A hub that dies is followed at once. One that does not want us (of another version, or
-        // short of descriptors) will not change its mind for being asked all the time.
+        // If a hub dies, the agent looks for the next one at once. A hub that refuses us (because
+        // it has another version, or is short of descriptors) will not change its mind if we ask
+        // all the time.
         let pause = if self.dismissed == 0 { 0 } else { 10 << self.dismissed.min(8) };
         self.next_try = Instant::now() + Duration::from_millis(pause);
     }

@@ -1,4 +1,4 @@
-//! The barrier of a process in which nobody else runs: a forked copy, say.
+//! The barrier of a process in which no other thread runs: a forked copy, for example.
 
 use crate::barrier::mask::Mask;
 use crate::barrier::pinned::Pins;
@@ -8,19 +8,20 @@ use crate::error::{Error, Result};
 use crate::listing;
 use crate::PAGE;
 
-/// Holds every page, because no other thread could write one. Devices may, so pins are looked for.
+/// Holds every page, because no other thread could write one. Devices may write, so it looks for
+/// pins.
 #[derive(Debug)]
 pub struct Alone {
     pins: Pins,
 }
 
 impl Alone {
-    /// For a process whose threads are at most those of `known`: the caller's own, which waits, the
-    /// agent's.
+    /// Make the barrier for a process that has no threads but those of `known`: the caller's own,
+    /// which waits, and the agent's.
     ///
     /// # Errors
-    /// `Unsupported` if there are others, or another process shares the memory; `Os` if that cannot
-    /// be found out.
+    /// `Unsupported` if there are other threads, or another process shares the memory; `Os` if that
+    /// cannot be found out.
     pub fn new(known: &[i32]) -> Result<Self> {
         let mut others = false;
         listing::numbers(c"/proc/self/task", |task| {

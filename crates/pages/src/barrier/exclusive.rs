@@ -1,16 +1,16 @@
-//! Pages that a fork child shared, and that are ours alone again.
+//! Makes pages that a fork child shared belong to this process alone again.
 //!
 //! The kernel moves only pages that it knows to belong to one process (PageAnonExclusive). A fork
-//! takes that mark off, and only the next write puts it back: when the child has long ended, the
-//! page is still busy. So we have the kernel do what it does on a write, and write nothing. It
-//! finds that nobody else maps the page, marks it and leaves it where it is: no copy is made, and
-//! no byte changes. Where somebody does map it, we must not: the page would be copied, and merging
-//! would cost memory. The page map tells (bit 56), and if a fork comes in between, the worst is one
-//! copy.
+//! clears that mark, and only the next write sets it again: when the child has long ended, the page
+//! is still busy. So we have the kernel do what it does on a write, and write nothing. It finds
+//! that no other process maps the page, marks it and leaves it where it is: no copy is made, and no
+//! byte changes. If another process does map the page, we must not do that: the page would be
+//! copied, and merging would cost memory. The page map tells (bit 56), and if a fork comes in
+//! between, the worst is one copy.
 //!
-//! Not while the page is watched: if it vanished just then, we would wait for ourselves. So this
-//! comes after a window, for the benefit of the next one. A pinned page is busy, too; it has the
-//! mark, and the kernel finds nothing to do.
+//! This must not happen while the page is watched: if the page vanished just then, this thread
+//! would wait for itself. So it happens after a window, for the benefit of the next one. A pinned
+//! page is busy, too; it has the mark, and the kernel finds nothing to do.
 
 use crate::barrier::mask::Mask;
 use crate::barrier::window::FEW;
@@ -22,7 +22,8 @@ use rustix::mm::Advice;
 pub fn reclaim(start: usize, pages: usize, busy: &Mask) {
     let mut entries = [0; FEW];
     let entries = &mut entries[..pages];
-    // Opened each time: seldom needed, and a forked copy must not read its parent's.
+    // Opened each time: this is seldom needed, and a forked copy must not read its parent's page
+    // map.
     let own = Pagemap::open(std::process::id() as i32);
     if own.and_then(|own| own.entries(start as u64, entries)).is_err() {
         return;
@@ -36,8 +37,8 @@ pub fn reclaim(start: usize, pages: usize, busy: &Mask) {
     }
     for (first, pages) in alone.runs() {
         let at = (start + first * PAGE) as *mut _;
-        // SAFETY: a write fault that writes nothing, on memory of the caller's. An error (memory
-        // that cannot be written by now, say) leaves the page as it is.
+        // SAFETY: a write fault that writes nothing, on the caller's memory. An error (for example,
+        // the memory has become read-only) leaves the page as it is.
         let _ = unsafe { rustix::mm::madvise(at, pages * PAGE, Advice::LinuxPopulateWrite) };
     }
 }
@@ -51,7 +52,7 @@ mod tests {
 
     const PAGES: usize = 32;
 
-    /// Pages merged and busy of one window of zeros.
+    /// Merge one window of zeros; returns the number of pages merged, and of pages busy.
     fn outcome(mover: &mut Mover, base: usize) -> (usize, usize) {
         let pieces = [Piece { first: 0, pages: PAGES, content: Content::Zero }];
         let (backing, keep) = (Backing::Anonymous, Keep::default());
@@ -71,7 +72,7 @@ mod tests {
             return;
         };
         let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
-        // SAFETY: a fresh mapping, filled with what it holds already.
+        // SAFETY: a fresh mapping, filled with the bytes that it holds already.
         let base = unsafe {
             let base = rustix::mm::mmap_anonymous(none, PAGES * PAGE, access, MapFlags::PRIVATE);
             let base = base.unwrap();
@@ -97,10 +98,10 @@ mod tests {
             libc::kill(child, libc::SIGKILL);
             libc::waitpid(child, std::ptr::null_mut(), 0);
         }
-        assert_eq!(outcome(&mut mover, base), (0, PAGES), "they are not ours yet");
+        assert_eq!(outcome(&mut mover, base), (0, PAGES), "the pages are not ours alone yet");
         // Other tests fork, too, and share the pages for a moment.
         let merged: usize =
             (0..100).map(|_| outcome(&mut mover, base).0).take_while(|&it| it == 0).count();
-        assert!(merged < 100, "they are ours, and stay busy");
+        assert!(merged < 100, "the pages are ours alone, and stay busy");
     }
 }

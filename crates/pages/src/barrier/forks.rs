@@ -1,21 +1,22 @@
-//! Children that are born in the middle of a window.
+//! Handles children that are born in the middle of a window.
 //!
 //! libc's fork waits for the window (pthread_atfork); a raw clone, or `_Fork`, does not. Such a
 //! child gets the memory as it is, with holes where pages have been moved away, and would read
-//! zeros there. The kernel can tell (UFFD_FEATURE_EVENT_FORK): the forking thread waits, the child
-//! complete but not running yet, until the event is read. That gives us a userfaultfd of the
-//! child's memory, through which we fill the holes from scratch.
+//! zeros there. The kernel can tell us (UFFD_FEATURE_EVENT_FORK): until the event is read, the
+//! forking thread waits, and the child is complete but does not run yet. The event gives us a
+//! userfaultfd of the child's memory, through which we fill the holes from scratch.
 //!
-//! But reading the event also lets the fork go on. The child could run before its holes are
-//! filled, and discard what we bring back afterwards; and if we were killed in between, it would
-//! read zeros. So there is a second userfaultfd, the gate, for which the fork waits as well: the
-//! kernel waits for one after the other, in the order of the first address that each watches.
-//! Each watches a guard page, the window's lower, so the window's comes first wherever the window
-//! lies. We read that event, fill the holes, close the child's userfaultfd, and only then open
-//! the gate. If we are killed before, so is the fork: it is one of our own threads that waits.
+//! But reading the event also lets the fork go on. The child could run before its holes are filled,
+//! and afterwards discard what we bring back; and if we were killed in between, it would read
+//! zeros. So there is a second userfaultfd, the gate, for which the fork waits as well: the kernel
+//! waits for one after the other, in the order of the first address that each watches. Each watches
+//! a guard page. The window's guard page has the lower address, so the window's event comes first
+//! wherever the window lies. We read that event, fill the holes, close the child's userfaultfd, and
+//! only then open the gate. If we are killed before, so is the fork: the thread that waits is one
+//! of our own.
 //!
-//! Nothing can be moved while a fork waits (EAGAIN), so the pages that are away are those that
-//! were away when the child got its copy. Pages that have been replaced since are away too.
+//! Nothing can be moved while a fork waits (EAGAIN), so the pages that are away are those that were
+//! away when the child got its copy. Pages that have been replaced since are away too.
 
 use crate::barrier::mask::Mask;
 use crate::error::{Error, Result};
@@ -25,26 +26,27 @@ use crate::PAGE;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use std::time::Duration;
 
-/// Spins before sleeping, while a thread that has been told to go on goes on.
+/// Spins before sleeping, while a thread that has been told to go on has not yet gone on.
 const SPINS: u32 = 100;
 
-/// Has forks wait while pages are away from their place.
+/// Makes forks wait while pages are away from their place.
 #[derive(Debug)]
 pub struct Forks {
     gate: Userfault,
-    /// Three pages, the middle one of another protection, so that the others never are one mapping. A fork
-    /// must copy them, or it would not wait; no huge page, no core dump has use for them.
+    /// Three pages. The middle one has another protection, so that the others are never one
+    /// mapping. A fork must copy them, or it would not wait; they are of no use in a huge page or a
+    /// core dump.
     guards: usize,
 }
 
-/// The pages that are away: what they belong to, and where they are.
+/// The pages that are away: where they belong, and where they are.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Away {
-    /// Their numbers.
+    /// The numbers of the pages.
     pub pages: Mask,
-    /// Where page 0 belongs.
+    /// The address where page 0 belongs.
     pub home: usize,
-    /// Where page 0 is.
+    /// The address where page 0 is.
     pub scratch: usize,
 }
 
@@ -59,7 +61,8 @@ impl Forks {
         let guards = unsafe {
             let made = room::map(3 * PAGE, ProtFlags::empty(), MapFlags::empty())
                 .map_err(|errno| Error::os("mmap of guards", errno.raw_os_error()))?;
-            // Different from the neighbours' flags, so that it does not become part of one.
+            // The flags differ from the neighbours' flags, so that the pages do not become part of
+            // a neighbour.
             let _ = rustix::mm::madvise(made, 3 * PAGE, Advice::LinuxDontDump);
             let (middle, access) = (made.wrapping_byte_add(PAGE), MprotectFlags::READ);
             let _ = rustix::mm::mprotect(middle, PAGE, access);
@@ -68,13 +71,13 @@ impl Forks {
         Ok(Self { gate, guards })
     }
 
-    /// Have forks wait from now on, for `mover` first and then for the gate. To be called before
+    /// Make forks wait from now on, for `mover` first and then for the gate. Must be called before
     /// anything is moved.
     ///
     /// # Errors
-    /// If they would not wait; nothing is watched then.
+    /// If forks would not wait; nothing is watched then.
     pub fn hold(&self, mover: &Userfault) -> Result<()> {
-        // An event comes with a descriptor. Where there is no room for one, nothing is moved.
+        // An event comes with a descriptor. If there is no room for one, nothing is moved.
         mover.has_room()?;
         mover.register(self.guards, PAGE, Watch::Missing)?;
         let held = self.gate.register(self.guards + 2 * PAGE, PAGE, Watch::Missing);
@@ -84,25 +87,25 @@ impl Forks {
         held
     }
 
-    /// Fill the holes of all children whose forks wait, and let those go on.
+    /// Fill the holes of all children whose forks wait, and let those forks go on.
     pub fn attend(&self, mover: &Userfault, away: &Away) {
         while let Some(child) = mover.next_fork() {
             fill(&child, away);
         }
-        // A fork that waits here has been filled: it waited for `mover` before.
+        // The child of a fork that waits here has been filled: the fork waited for `mover` before.
         while self.gate.next_fork().is_some() {}
     }
 
-    /// Every page is at home again, or replaced: let forks go by, and see those off that wait.
-    /// After that `away` is needed no more.
+    /// Every page is at home again, or replaced: stop making forks wait, and let go those that
+    /// wait. `away` is not needed after that.
     ///
     /// # Errors
-    /// When the userfaultfds have to be closed; no fork waits nevertheless.
+    /// When the userfaultfds have to be closed; even then no fork waits.
     pub fn release(&self, mover: &Userfault, away: &Away) -> Result<()> {
         let done = mover.unregister(self.guards, PAGE);
         let done = done.and(self.gate.unregister(self.guards + 2 * PAGE, PAGE));
         let mut spins = 0;
-        // From the copy of what we watch on it counts as forking, whether or not it waits yet.
+        // A fork counts as forking once it has copied what we watch, whether or not it waits yet.
         while mover.is_forking() || self.gate.is_forking() {
             self.attend(mover, away);
             spins += 1;
@@ -118,21 +121,23 @@ impl Forks {
 
 impl Drop for Forks {
     fn drop(&mut self) {
-        // SAFETY: our own mappings, which nobody uses.
+        // SAFETY: our own mappings, which no other code uses.
         unsafe { room::unmap(self.guards as *mut _, 3 * PAGE) };
     }
 }
 
-/// Bring a child, which does not run yet, the pages that were away when it got its copy.
+/// Bring to a child, which does not run yet, the pages that were away when it got its copy.
 fn fill(child: &Userfault, away: &Away) {
     for page in away.pages.runs().flat_map(|(first, pages)| first..first + pages) {
         let (dst, src) = (away.home + page * PAGE, away.scratch + page * PAGE);
         let Err(error) = child.copy(dst, src, PAGE) else { continue };
         match error.errno() {
-            // It has the page: it was copied before it went away. Or it has what replaced it.
+            // The child has the page: it was copied before it went away. Or it has what replaced
+            // it.
             Some(libc::EEXIST | libc::ENOENT) => {}
             Some(libc::ESRCH) => return, // the fork has been given up
-            // No memory for it. Rather a child that is killed than one with a wrong byte.
+            // There is no memory for the page. A child that is killed is better than one with a
+            // wrong byte.
             _ if child.poison(dst, PAGE).is_ok() => {}
             _ => std::process::abort(),
         }

@@ -1,8 +1,8 @@
-//! The task that stops the threads of our process: a tracer that is none of them.
+//! The holder: the task that stops the threads of our process. It traces them, and is none of them.
 //!
 //! It shares our memory and takes turns with the agent's thread: an order is a value of
 //! `Shared::state`, and so is the answer. While threads are stopped any of them may hold the
-//! allocator's lock: nothing here allocates.
+//! allocator's lock, so nothing here allocates.
 
 use crate::error::{Error, Result};
 use crate::trace::ptrace;
@@ -13,9 +13,9 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Threads that have not stopped by then are in a vfork, or in an uninterruptible sleep.
+/// Threads that have not stopped after this time are in a vfork, or in an uninterruptible sleep.
 const DEADLINE: Duration = Duration::from_millis(20);
-/// More threads than this are refused.
+/// A process with more threads than this is refused.
 const MOST_THREADS: usize = 1024;
 
 pub const IDLE: u32 = 0;
@@ -38,12 +38,13 @@ pub struct Shared {
 struct Thread {
     id: i32,
     stopped: bool,
-    /// A signal that was about to be delivered when the thread stopped; it is given back.
+    /// The signal that was about to be delivered when the thread stopped; it is given back.
     signal: i32,
 }
 
 impl Shared {
-    /// For a holder of the calling thread, which is the one that is never stopped.
+    /// Make the data for a holder of the calling thread, which is the one thread that is never
+    /// stopped.
     pub fn new() -> Result<Box<Self>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let tasks = rustix::fs::open(c"/proc/self/task", flags, Mode::empty())
@@ -59,14 +60,15 @@ impl Shared {
     }
 }
 
-/// The holder's whole life. It has no thread-local storage of its own: raw system calls only,
-/// and errno is safe because the agent's thread waits while this one works.
+/// The holder's main function. It has no thread-local storage of its own: it makes raw system calls
+/// only, and errno is safe because the agent's thread waits while the holder works.
 pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `start` passes a Shared that outlives the holder.
     let shared = unsafe { &mut *argument.cast::<Shared>() };
-    // SAFETY: prctl with integers. The agent's thread ends (exec, exit): so do we.
+    // SAFETY: prctl with integers. When the agent's thread ends (exec, exit), the holder ends, too.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
-    // Killed before that, it cannot end us any more: with its threads gone all would seem stopped.
+    // If the process was killed before that prctl, its end no longer ends us: with its threads
+    // gone, all would seem stopped.
     if is_orphan(shared) {
         return 0;
     }
@@ -83,7 +85,8 @@ pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
                 IDLE
             }
             _ => {
-                // An exec just before that prctl left us behind, and nobody gives orders any more.
+                // An exec just before that prctl left us behind, and no thread gives orders any
+                // more.
                 let patience = futex::Timespec { tv_sec: 60, tv_nsec: 0 };
                 let empty = futex::Flags::empty();
                 match futex::wait(&shared.state, empty, state, Some(&patience)) {
@@ -97,13 +100,13 @@ pub extern "C" fn hold(argument: *mut libc::c_void) -> libc::c_int {
     }
 }
 
-/// Has the process that we hold gone?
+/// Returns whether the process that we hold has gone.
 fn is_orphan(shared: &Shared) -> bool {
     rustix::process::getppid() != Some(shared.process)
 }
 
-/// Stop every thread but the agent's; a stopped thread starts no new ones, so a pass that finds
-/// nobody new is the last.
+/// Stop every thread but the agent's. A stopped thread starts no new ones, so the pass that finds
+/// no new thread is the last one.
 fn stop_all(shared: &mut Shared) -> bool {
     let deadline = Instant::now() + DEADLINE;
     shared.count = 0;
@@ -118,7 +121,7 @@ fn stop_all(shared: &mut Shared) -> bool {
     }
 }
 
-/// Seize and interrupt the threads not yet known. False if one may not be traced.
+/// Seize and interrupt the threads that are not known yet. Returns false if one may not be traced.
 fn interrupt_new(shared: &mut Shared) -> bool {
     if rustix::fs::seek(&shared.tasks, SeekFrom::Start(0)).is_err() {
         return false;
@@ -144,7 +147,7 @@ fn interrupt_new(shared: &mut Shared) -> bool {
             Err(_) => return false,
         }
         if shared.count == MOST_THREADS {
-            return false; // seized and never interrupted: the holder's end lets it go
+            return false; // it is seized but not interrupted: the holder's end lets it go
         }
         shared.threads[shared.count] = Thread { id, stopped: false, signal: 0 };
         shared.count += 1;
@@ -155,7 +158,8 @@ fn interrupt_new(shared: &mut Shared) -> bool {
     true
 }
 
-/// A main thread that has ended while others go on stays in the list, and cannot be traced.
+/// Returns whether a task is a zombie. A main thread that has ended while other threads go on stays
+/// in the list, and cannot be traced.
 fn is_zombie(tasks: rustix::fd::BorrowedFd<'_>, task: &std::ffi::CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let Ok(task) = rustix::fs::openat(tasks, task, flags | OFlags::DIRECTORY, Mode::empty()) else {
@@ -164,12 +168,12 @@ fn is_zombie(tasks: rustix::fd::BorrowedFd<'_>, task: &std::ffi::CStr) -> bool {
     let Ok(stat) = rustix::fs::openat(&task, c"stat", flags, Mode::empty()) else { return true };
     let mut text = [0_u8; 256];
     let Ok(len) = rustix::io::read(&stat, &mut text) else { return true };
-    // The state follows the last parenthesis: a name may contain any character.
+    // The state follows the last parenthesis, because a name may contain any character.
     let state = text[..len].iter().rposition(|&byte| byte == b')').and_then(|at| text.get(at + 2));
     matches!(state, None | Some(b'Z' | b'X'))
 }
 
-/// Wait until each known thread has stopped or ended. False at the deadline.
+/// Wait until each known thread has stopped or ended. Returns false at the deadline.
 fn wait_for_stops(shared: &mut Shared, deadline: Instant) -> bool {
     let mut at = 0;
     while at < shared.count {
@@ -183,7 +187,7 @@ fn wait_for_stops(shared: &mut Shared, deadline: Instant) -> bool {
         let waited = unsafe { libc::waitpid(thread.id, &mut status, libc::__WALL | libc::WNOHANG) };
         if waited == thread.id && libc::WIFSTOPPED(status) {
             thread.stopped = true;
-            // Any stop will do. In a signal-delivery stop the signal is ours to give back.
+            // Any stop will do. In a signal-delivery stop we have to give the signal back.
             let event = status >> 16;
             thread.signal = if event == 0 { libc::WSTOPSIG(status) } else { 0 };
         } else if waited != 0 {
@@ -219,10 +223,10 @@ mod tests {
         // SAFETY: the child calls nothing but `hold`, which makes raw system calls only.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // Its parent is the test, not the process that it is told to hold.
+            // The holder's parent is the test, not the process that it is told to hold.
             shared.process = rustix::process::getpid();
             hold((&raw mut *shared).cast());
-            // SAFETY: nothing of the test's runs in the child.
+            // SAFETY: no code of the test runs in the child.
             unsafe { libc::_exit(0) };
         }
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -234,7 +238,7 @@ mod tests {
                 0 => {
                     // SAFETY: our own child.
                     unsafe { libc::kill(child, libc::SIGKILL) };
-                    panic!("it waits for orders of a process that has gone");
+                    panic!("the holder waits for orders of a process that has gone");
                 }
                 waited => return assert_eq!((waited, status), (child, 0)),
             }

@@ -4,8 +4,8 @@ use crate::room;
 use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Does the kernel lock whatever is mapped anew (mlockall(MCL_FUTURE))? Then fresh memory is
-/// unlocked where what it replaces was not locked.
+/// Whether the kernel locks everything that is mapped from now on (mlockall(MCL_FUTURE)). Then
+/// fresh memory is unlocked if the memory that it replaces was not locked.
 pub static LOCKS_FUTURE: AtomicBool = AtomicBool::new(false);
 
 /// The state of a mapping.
@@ -21,9 +21,9 @@ pub struct Keep {
     pub no_reserve: bool,
     /// MADV_RANDOM or MADV_SEQUENTIAL; MADV_NORMAL is None.
     pub read_ahead: Option<Advice>,
-    /// mlock(2). Such memory is not merged.
+    /// mlock(2). Locked memory is not merged.
     pub locked: bool,
-    /// Locked page by page, as they come (MLOCK_ONFAULT).
+    /// Whether pages are locked one by one, as they come (MLOCK_ONFAULT).
     pub on_fault: bool,
 }
 
@@ -42,7 +42,7 @@ impl Default for Keep {
 }
 
 impl Keep {
-    /// Can the memory be read and written, and is it not locked?
+    /// Returns whether the memory can be read and written, and is not locked.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.locked && self.protection == Self::default().protection
@@ -69,21 +69,21 @@ impl Keep {
             self.read_ahead,
         ];
         for advice in advice.into_iter().flatten() {
-            // SAFETY: advice about the caller's own mapping. It fails only where the limit of
-            // mappings forbids to split, and a fresh mapping is not split.
+            // SAFETY: advice about the caller's own mapping. It fails only where the limit on
+            // mappings forbids a split, and a fresh mapping is not split.
             let _ = unsafe { rustix::mm::madvise(at, len, advice) };
         }
     }
 
-    /// Fresh anonymous memory that can be written, at an address of the kernel's choice. It gets its
-    /// protection by `finish`.
+    /// Map fresh anonymous memory that can be written, at an address of the kernel's choice.
+    /// `finish` gives it its protection.
     ///
     /// # Errors
-    /// As mmap(2).
+    /// The errors of mmap(2).
     pub fn fresh(&self, len: usize) -> rustix::io::Result<*mut libc::c_void> {
         let open = Self::default().protection;
         let future = LOCKS_FUTURE.load(Ordering::Relaxed);
-        // Locked memory is filled at once, but for memory without access.
+        // The kernel fills locked memory at once, except memory without access.
         let access = if future { ProtFlags::empty() } else { open };
         // SAFETY: a fresh mapping, and changes of it alone.
         unsafe {
@@ -102,15 +102,15 @@ impl Keep {
         }
     }
 
-    /// Make fresh memory what it shall be, before it gets its place.
+    /// Give fresh memory its protection and flags, before it gets its place.
     ///
     /// # Errors
-    /// As mprotect(2) and mlock(2).
+    /// The errors of mprotect(2) and mlock(2).
     ///
     /// # Safety
     /// The range must be the caller's own fresh mapping.
     pub unsafe fn finish(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
-        // SAFETY: by the caller.
+        // SAFETY: the caller guarantees that the range is its own fresh mapping.
         unsafe {
             self.apply(at, len);
             if self.protection != Self::default().protection {
@@ -128,10 +128,11 @@ impl Keep {
         Ok(())
     }
 
-    /// Finish fresh memory and give it a place, by one call. What fails gives it back.
+    /// Finish fresh memory and move it to its place by one call. On failure the fresh memory is
+    /// unmapped.
     ///
     /// # Errors
-    /// As `finish` and mremap(2); what is in the place is as it was then.
+    /// The errors of `finish` and mremap(2); what is in the place is as it was then.
     ///
     /// # Safety
     /// Both ranges must be the caller's.
@@ -141,10 +142,10 @@ impl Keep {
         at: *mut libc::c_void,
         len: usize,
     ) -> rustix::io::Result<()> {
-        // SAFETY: by the caller.
+        // SAFETY: the caller guarantees that both ranges are its own.
         unsafe {
             if fresh == at {
-                // The place was a hole, and the kernel has chosen it.
+                // The place was a hole, and the kernel has chosen it for the fresh memory.
                 return self.finish(fresh, len);
             }
             let placed = self
@@ -158,15 +159,15 @@ impl Keep {
         }
     }
 
-    /// Fresh zero memory in the place of a range, by one call.
+    /// Put fresh zero memory in the place of a range, by one call.
     ///
     /// # Errors
-    /// As mmap(2); the range is as it was then.
+    /// The errors of mmap(2); the range is as it was then.
     ///
     /// # Safety
-    /// The range must be the caller's, and its contents given up.
+    /// The range must be the caller's, which gives up its contents.
     pub unsafe fn renew(&self, at: *mut libc::c_void, len: usize) -> rustix::io::Result<()> {
-        // SAFETY: by the caller.
+        // SAFETY: the caller guarantees that the range is its own, and gives up its contents.
         unsafe {
             if self.is_open() && !LOCKS_FUTURE.load(Ordering::Relaxed) {
                 let flags = self.flags() | MapFlags::FIXED;
@@ -175,7 +176,8 @@ impl Keep {
                 let _ = rustix::mm::madvise(at, len, Advice::LinuxNoHugepage);
                 return Ok(());
             }
-            // Memory that is mapped without write access is not accounted for as this is.
+            // The kernel does not account for memory that is mapped without write access as it does
+            // for this.
             let fresh = self.fresh(len)?;
             self.place(fresh, at, len)
         }

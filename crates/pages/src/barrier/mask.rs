@@ -1,13 +1,14 @@
 //! A set of the pages of one window, without allocation.
 
-/// Most pages that one window may have.
+/// The largest number of pages of one window.
 pub const WINDOW: usize = 4096;
 
 const WORDS: usize = WINDOW / 64;
 
 /// A set of page numbers below `WINDOW`.
 ///
-/// Plain words, because it is used while other threads are held: nothing may allocate then.
+/// It consists of plain words, because it is used while other threads are held: nothing may
+/// allocate then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mask([u64; WORDS]);
 
@@ -28,37 +29,37 @@ impl Mask {
         }
     }
 
-    /// Is `page` in the set?
+    /// Returns whether `page` is in the set.
     #[must_use]
     pub const fn has(&self, page: usize) -> bool {
         self.0[page / 64] >> (page % 64) & 1 == 1
     }
 
-    /// How many pages are in the set.
+    /// The number of pages in the set.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Is the set empty?
+    /// Returns whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::NONE
     }
 
-    /// What is in both sets.
+    /// The pages that are in both sets.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         Self(std::array::from_fn(|word| self.0[word] & other.0[word]))
     }
 
-    /// What is in either set.
+    /// The pages that are in either set.
     #[must_use]
     pub fn or(&self, other: &Self) -> Self {
         Self(std::array::from_fn(|word| self.0[word] | other.0[word]))
     }
 
-    /// What is in this set and not in `other`.
+    /// The pages that are in this set and not in `other`.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         Self(std::array::from_fn(|word| self.0[word] & !other.0[word]))
@@ -75,7 +76,7 @@ impl Mask {
         })
     }
 
-    /// The first page from `page` on that is in the set, or is not, a word at a time.
+    /// The first page from `page` on that is in the set (`present`) or not in it, a word at a time.
     fn next(&self, page: usize, present: bool) -> Option<usize> {
         let (mut word, mut below) = (page / 64, (1 << (page % 64)) - 1);
         while word < WORDS {

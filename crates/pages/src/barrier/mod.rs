@@ -1,4 +1,5 @@
-//! Keeping every writer out of a window of memory while its pages are compared and replaced.
+//! The barriers: they keep every writer out of a window of memory while its pages are compared and
+//! replaced.
 
 pub mod alone;
 pub mod exclusive;

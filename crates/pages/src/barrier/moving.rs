@@ -1,6 +1,6 @@
 //! The barrier that moves pages out of the way (UFFDIO_MOVE, Linux 6.8).
 //!
-//! Whoever touches a moved page waits, devices included: a page that is pinned for direct I/O
+//! Every thread or device that touches a moved page waits. A page that is pinned for direct I/O
 //! answers EBUSY and stays where it is. Write protection alone does not stop such writers.
 
 use crate::barrier::exclusive;
@@ -13,19 +13,19 @@ use crate::uffd::{self, Userfault, Watch};
 use crate::PAGE;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// Pages moved at once: people wait 45 us for 64 pages, 360 us for 512, at the same throughput.
+/// Pages moved at once: threads wait 45 us for 64 pages, 360 us for 512, at the same throughput.
 const BATCH: usize = 64;
 
-/// How often a page that the kernel is busy with is tried before it is passed over.
+/// How often the mover tries a page that the kernel is busy with, before it passes it over.
 const TRIES: usize = 4;
 
 /// Moves the pages of a window into a scratch area of ours while they are compared.
 #[derive(Debug)]
 pub struct Mover {
     uffd: Userfault,
-    /// None: children that are born in a window are not told of.
+    /// None: the mover is not told of children that are born in a window.
     forks: Option<Forks>,
-    /// What is in the scratch area now, and nowhere else that counts.
+    /// The pages whose only valid copy is in the scratch area now.
     away: Away,
     /// Pages of the open window that the kernel would not move.
     busy: Mask,
@@ -35,14 +35,14 @@ impl Mover {
     /// Open a userfaultfd and make the scratch area.
     ///
     /// # Errors
-    /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE, or none
-    /// that tells of forks.
+    /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE, or none that
+    /// reports forks.
     pub fn new() -> Result<Self> {
         Self::open(uffd::FEATURE_MOVE | uffd::FEATURE_EVENT_FORK, Some(Forks::new()?))
     }
 
-    /// The same without CAP_SYS_PTRACE: a child that a raw clone or `_Fork` makes in the middle of
-    /// a window misses pages. For programs that are known not to do so.
+    /// Make a mover without CAP_SYS_PTRACE: a child that a raw clone or `_Fork` makes in the middle
+    /// of a window lacks pages. For programs that are known not to do so.
     ///
     /// # Errors
     /// `Unsupported` where this user or kernel has no full-mode userfaultfd with MOVE.
@@ -60,8 +60,9 @@ impl Mover {
             .map_err(|errno| Error::os("mmap of scratch", errno.raw_os_error()))?;
         let away = Away { scratch: scratch as usize, ..Away::default() };
         let this = Self { uffd, forks, away, busy: Mask::NONE };
-        // A core dump has no use for it, a huge page must not fill it, and no fork may copy it:
-        // it is always watched, so every fork would wait; and what is moved must be ours alone.
+        // The scratch area is of no use in a core dump, a huge page must not fill it, and no fork
+        // may copy it: it is always watched, so every fork would wait; and pages must be ours alone
+        // to be moved.
         // SAFETY: advice about our own fresh mapping.
         unsafe { rustix::mm::madvise(scratch, len, Advice::LinuxDontFork) }
             .map_err(|errno| Error::os("madvise(MADV_DONTFORK)", errno.raw_os_error()))?;
@@ -73,8 +74,9 @@ impl Mover {
     }
 
     /// Have scratch watched, and empty. The kernel moves pages only into memory that the same
-    /// userfaultfd watches; but not between windows, or whoever fills all memory (mlockall) waits
-    /// there for ever. Who has filled it meanwhile has brought zeros.
+    /// userfaultfd watches. But scratch must not be watched between windows, or a thread that fills
+    /// all memory (mlockall) would wait there for ever. If a thread has filled it meanwhile, it has
+    /// brought zeros.
     fn open_scratch(&self) -> Result<()> {
         let (scratch, len) = (self.away.scratch, BATCH * PAGE);
         self.uffd.register(scratch, len, Watch::Missing)?;
@@ -90,10 +92,10 @@ impl Mover {
         self.uffd.unregister(scratch, len).and(self.uffd.wake(scratch, len))
     }
 
-    /// Give the pages in scratch back to the kernel: duplicates of slots, and zeros.
+    /// Give the pages in scratch back to the kernel: they are duplicates of slots, or zeros.
     fn empty_scratch(&self) -> Result<()> {
         let (scratch, len) = (self.away.scratch as *mut libc::c_void, BATCH * PAGE);
-        // SAFETY: our own mapping, which holds nobody's only copy.
+        // SAFETY: our own mapping; no page has its only copy there.
         let emptied = unsafe {
             rustix::mm::madvise(scratch, len, Advice::LinuxDontNeed).or_else(|errno| {
                 // EINVAL: mlockall has locked it, like all memory.
@@ -104,7 +106,7 @@ impl Mover {
         emptied.map_err(|errno| Error::os("madvise of scratch", errno.raw_os_error()))
     }
 
-    /// Let forks go on that wait: nothing can be moved until then.
+    /// Let waiting forks go on: nothing can be moved until then.
     fn attend(&self) {
         if let Some(forks) = &self.forks {
             forks.attend(&self.uffd, &self.away);
@@ -117,16 +119,17 @@ impl Mover {
         forks.map_or(Ok(()), |forks| forks.release(&self.uffd, &self.away))
     }
 
-    /// Move pages from `src` to `dst`; returns how many, and what stopped it if not all went.
+    /// Move pages from `src` to `dst`; returns how many moved, and what stopped the move if not all
+    /// did.
     ///
     /// The kernel moves within one mapping only (EINVAL): pages that lie in two go in parts.
     ///
-    /// And what it says is not the whole truth. Since Linux 6.18 moves pages in batches, one that
-    /// goes at the second attempt, after an EAGAIN inside the call, is tried once more where it is
-    /// no longer: `err` keeps its value in the loop of `move_pages` (mm/userfaultfd.c). The answer
-    /// is EEXIST, and the page is not counted. But where we move to there is nothing, and nobody
-    /// else can bring anything there: scratch is emptied after each window, and home is watched.
-    /// So who finds a page there has moved it.
+    /// And the kernel's answer can be wrong. Linux 6.18 and newer move pages in batches. There a
+    /// page that moves at the second attempt, after an EAGAIN inside the call, is tried once more
+    /// at its old place: `err` keeps its value in the loop of `move_pages` (mm/userfaultfd.c). The
+    /// answer is EEXIST, and the page is not counted. But the place that we move to is empty, and
+    /// no other thread can bring anything there: scratch is emptied after each window, and home is
+    /// watched. So if there is a page, this thread has moved it.
     fn go(&self, dst: usize, src: usize, mut pages: usize) -> (usize, Option<i32>) {
         loop {
             let (bytes, stopped) = self.uffd.move_pages(dst, src, pages * PAGE);
@@ -139,7 +142,7 @@ impl Mover {
         }
     }
 
-    /// Move a run of the window's pages to scratch, passing over those that do not go.
+    /// Move a run of the window's pages to scratch, passing over those that cannot be moved.
     fn take(&mut self, first: usize, pages: usize, held: &mut Held) {
         let (mut page, end, mut tries) = (first, first + pages, 0);
         while page < end {
@@ -175,7 +178,7 @@ impl Mover {
             match stopped {
                 None => {}
                 Some(_) if moved > 0 => {}
-                // Somebody forks, or the kernel looks at the page just now: it passes.
+                // A thread forks, or the kernel looks at the page at this moment: it passes.
                 Some(libc::EAGAIN | libc::EBUSY) => self.attend(),
                 Some(_) => {
                     self.bring_back(window, page);
@@ -185,17 +188,18 @@ impl Mover {
         }
     }
 
-    /// MOVE found no place for a page (a mapping failed after unmapping, say): put a mapping with
-    /// its bytes there. It stays in scratch, too, for a fork that waits.
+    /// MOVE found no place for a page (for example, a mapping failed after unmapping): put a
+    /// mapping with its bytes there. The page stays in scratch, too, for a fork that waits.
     fn bring_back(&self, window: &Window<'_>, page: usize) {
         let (src, dst) = (self.away.scratch + page * PAGE, self.away.home + page * PAGE);
-        // SAFETY: fresh memory gets the bytes and then the place, which our caller owns and which
-        // nobody can have written: there is no page.
+        // SAFETY: fresh memory gets the bytes and then the place. Our caller owns the place, and no
+        // thread can have written it: there is no page.
         unsafe {
             let keep = window.keep;
             let bytes = Bytes::Ours(src as *const u8);
             if window::place_copy(bytes, dst as *mut _, PAGE, keep).is_err() {
-                // Its owner's bytes cannot be put back: rather no process than a wrong one.
+                // The program's bytes cannot be put back: no process is better than one with wrong
+                // bytes.
                 libc::abort();
             }
         }
@@ -228,7 +232,7 @@ impl Barrier for Mover {
         Ok(held)
     }
 
-    /// None: such pages answered EBUSY.
+    /// None: pinned pages answered EBUSY.
     fn pinned(&mut self, _: &Window<'_>, _: &Mask) -> Mask {
         Mask::NONE
     }
@@ -248,7 +252,8 @@ impl Barrier for Mover {
         }
         let len = window.pages * PAGE;
         let unregistered = self.uffd.unregister(window.start, len);
-        // What was mapped over is not registered any more, but who waited there still waits.
+        // A place that was mapped over is not registered any more, but threads that waited there
+        // still wait.
         let woken = self.uffd.wake(window.start, len);
         // Before scratch is emptied: a child may have got its copy while pages were there.
         let released = self.let_forks_go();
@@ -263,7 +268,7 @@ impl Barrier for Mover {
 
 impl Drop for Mover {
     fn drop(&mut self) {
-        // SAFETY: our own mapping; no window is open, so it holds nobody's only copy.
+        // SAFETY: our own mapping; no window is open, so no page has its only copy there.
         unsafe { room::unmap(self.away.scratch as *mut _, BATCH * PAGE) };
     }
 }

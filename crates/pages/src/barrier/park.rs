@@ -1,16 +1,16 @@
 //! The barrier that stops all other threads of the process for a moment (ptrace(2)).
 //!
-//! For background merging without userfaultfd, and only where asked for: programs can notice it
-//! (docs/hazards.md lists how). A thread cannot trace its own process, so a *holder* does: a task
-//! that shares our memory without being one of our threads. When it ends, however it ends, the
-//! kernel lets every thread go; and if it does not answer, because somebody has stopped it, the
-//! agent's thread, which is never stopped, kills it. So nobody stays stopped.
+//! For background merging without userfaultfd, and only where the user asks for it: programs can
+//! notice it (docs/hazards.md lists how). A thread cannot trace its own process, so a *holder*
+//! does: a task that shares our memory without being one of our threads. When it ends, however it
+//! ends, the kernel lets every thread go. If it does not answer, because another process has
+//! stopped it, the agent's thread, which is never stopped, kills it. So no thread stays stopped.
 //!
-//! But somebody may also kill the holder while pages are compared (it bears our name), and then
-//! threads write. So the window is made read-only meanwhile: at the very worst the program is
+//! But another process may also kill the holder while pages are compared (it bears our name), and
+//! then threads write. So the window is made read-only meanwhile: at the very worst the program is
 //! killed by SIGSEGV, and never loses a write.
 //!
-//! While threads are stopped any of them may hold the allocator's lock: nothing here allocates.
+//! While threads are stopped any of them may hold the allocator's lock, so nothing here allocates.
 
 use crate::barrier::holder::{hold, Shared, FAILED, IDLE, RESUME, STOP, STOPPED};
 use crate::barrier::mask::{Mask, WINDOW};
@@ -29,7 +29,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A holder that has not answered by then has been stopped by somebody.
+/// If a holder has not answered after this time, another process has stopped it.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How often a window is tried while processes are born, before it is put off.
 const TRIES: usize = 4;
@@ -40,17 +40,17 @@ pub struct Parker {
     shared: Box<Shared>,
     stack: *mut libc::c_void,
     holder: i32,
-    /// A pidfd of the holder while it has not been reaped: its number may become another's, if
-    /// the program's own wait() takes it.
+    /// A pidfd of the holder while it has not been reaped: its number may become that of another
+    /// process, if the program's own wait() reaps it.
     handle: Option<OwnedFd>,
-    /// As of the last look at who shares our memory.
+    /// The last process or thread born before the last look for processes that share our memory.
     born: Option<LastBorn>,
     pins: Pins,
 }
 
 impl Parker {
-    /// Start a holder for this process. To be called, used and dropped by one thread, which is
-    /// the only one that is never stopped.
+    /// Start a holder for this process. One thread must call, use and drop it; that thread is the
+    /// only one that is never stopped.
     ///
     /// # Errors
     /// `Unsupported` if the process may not be traced, or if another process shares its memory;
@@ -84,13 +84,14 @@ impl Parker {
         self.holder = pid;
         // SAFETY: the kernel has just given us this descriptor.
         self.handle = Some(unsafe { OwnedFd::from_raw_fd(handle) });
-        // Yama lets a process be traced by whom it names (EINVAL where there is no Yama).
+        // Yama lets a process be traced by the process that it names (EINVAL where there is no
+        // Yama).
         // SAFETY: prctl with integers.
         unsafe { libc::prctl(libc::PR_SET_PTRACER, pid, 0, 0, 0) };
         self.look_for_sharers()
     }
 
-    /// Note who was born last before looking, not after.
+    /// Record the last birth before the look, not after it.
     fn look_for_sharers(&mut self) -> Result<()> {
         self.born = LastBorn::read();
         sharers::refuse(self.holder)
@@ -139,12 +140,13 @@ impl Parker {
         self.holder = 0;
     }
 
-    /// Stop all threads, and nobody else shares our memory: who was born since we looked has to be
-    /// looked at, with threads running, because that takes long and allocates.
+    /// Stop all threads, and make sure that no other process shares our memory. Processes born
+    /// since the last look have to be looked at while threads run, because that takes long and
+    /// allocates.
     fn stop(&mut self) -> Result<()> {
         for _ in 0..TRIES {
             if self.order(STOP) != STOPPED {
-                // Whoever could not be stopped is still marked; the holder's end clears that.
+                // A thread that could not be stopped is still marked; the holder's end clears that.
                 self.end();
                 self.start()?;
                 break;
@@ -160,7 +162,8 @@ impl Parker {
 }
 
 impl Barrier for Parker {
-    /// Many, because the fork that looks for pinned pages takes longer than comparing them.
+    /// As many as possible, because the fork that looks for pinned pages takes longer than
+    /// comparing them.
     fn most_pages(&self) -> usize {
         WINDOW
     }
@@ -172,13 +175,13 @@ impl Barrier for Parker {
             self.order(RESUME); // before anything is allocated
             return Err(found.map_or_else(|error| error, |what| pins::refusal(what.unwrap_or(""))));
         }
-        // SAFETY: the window is the caller's; nobody runs who could write there.
+        // SAFETY: the window is the caller's; no thread runs that could write there.
         let protected = unsafe {
             rustix::mm::mprotect(window.start as *mut _, window.pages * PAGE, MprotectFlags::READ)
         };
         if let Err(errno) = protected {
-            // A part has been changed, up to the mapping that cannot be (it is sealed, say): the same
-            // call the other way round stops there, too.
+            // A part has been changed, up to a mapping that cannot be changed (a sealed one, for
+            // example). The call that undoes it stops there, too.
             let access = MprotectFlags::from_bits_retain(window.keep.protection.bits());
             // SAFETY: as above.
             let _ = unsafe {
@@ -199,7 +202,7 @@ impl Barrier for Parker {
     }
 
     fn lower(&mut self, window: &Window<'_>, _: &Mask, swapped: &Swapped) -> Result<()> {
-        // What is mapped anew is writable already: a write there is never lost.
+        // A new mapping is writable already: a write there is never lost.
         restore(window, &swapped.remapped);
         match self.order(RESUME) {
             IDLE => Ok(()),
@@ -217,7 +220,8 @@ fn restore(window: &Window<'_>, remapped: &Mask) {
         let start = window.start + first * PAGE;
         // SAFETY: the window is the caller's. No mapping is split: both ends are ends of one.
         if unsafe { rustix::mm::mprotect(start as *mut _, pages * PAGE, access) }.is_err() {
-            // Its owner would be killed for writing to it. No memory for a mapping's record.
+            // There is no memory for a mapping's record. The program would be killed for writing to
+            // the window.
             std::process::abort();
         }
     }
@@ -226,7 +230,7 @@ fn restore(window: &Window<'_>, remapped: &Mask) {
 impl Drop for Parker {
     fn drop(&mut self) {
         self.end();
-        // SAFETY: the holder has been reaped, so nobody is on this stack.
+        // SAFETY: the holder has been reaped, so no thread runs on this stack.
         unsafe { room::unmap(self.stack, STACK) };
     }
 }

@@ -1,15 +1,16 @@
-//! Which pages of ours a device or the kernel may be about to write to: pinned pages.
+//! Finds pinned pages: those of our pages that a device or the kernel may be about to write to.
 //!
-//! Whoever pins a page (direct I/O, a process_vm_writev whose source is slow, registered buffers,
-//! vfio, RDMA, AF_XDP) writes to that very page, whatever is mapped in its place meanwhile. So such a
-//! page must stay where it is. UFFDIO_MOVE refuses it (EBUSY), but takes no page of a private file
-//! mapping, which is what merged memory that was written has; and no file of the kernel's tells.
+//! Code that pins a page (direct I/O, a process_vm_writev whose source is slow, registered buffers,
+//! vfio, RDMA, AF_XDP) writes to that very page, whatever is mapped in its place meanwhile. So such
+//! a page must stay where it is. UFFDIO_MOVE refuses it (EBUSY), but does not take pages of a
+//! private file mapping, which is what merged memory that was written consists of; and no file of
+//! the kernel tells.
 //!
-//! A fork tells. It shares every page with the child but those that may be pinned, which it copies
-//! at once (Linux 5.12, `copy_present_page` in mm/memory.c): the page map's exclusive bit is gone
-//! from all others then, and stays on these. So a child is forked, the page map is read, and the
-//! child is killed before it has run. It must be asked with a barrier up: who pins a page for
-//! writing later needs a page fault, and waits.
+//! A fork tells. It shares every page with the child except those that may be pinned, which it
+//! copies at once (Linux 5.12, `copy_present_page` in mm/memory.c): the page map's exclusive bit
+//! then is gone from all others, and stays on these. So we fork a child, read the page map, and
+//! kill the child before it has run. This must happen behind a barrier: code that pins a page for
+//! writing after that needs a page fault, and waits.
 //!
 //! A false alarm leaves a page as it is. There is no false all-clear: the kernel decides by the
 //! same count (`folio_maybe_dma_pinned`) for which UFFDIO_MOVE answers EBUSY.
@@ -24,23 +25,23 @@ use crate::PAGE;
 use rustix::mm::Advice;
 use std::time::{Duration, Instant};
 
-/// Entries of the page map that are read at once.
+/// The number of page map entries that are read at once.
 const STEP: usize = 512;
 
-/// Finds pinned pages, and sees to it that this costs no more than a share of the time: a fork copies
-/// the page tables of the whole process, and the program's next write to each page is a fault.
+/// Finds pinned pages, and limits the share of the time that this costs: a fork copies the page
+/// tables of the whole process, and the program's next write to each page is a fault.
 #[derive(Debug)]
 pub struct Pins {
     pagemap: Pagemap,
     /// After a fork that took `t`, the next may come `pause` times `t` later.
     pause: u32,
-    /// When the next may come.
+    /// The time when the next fork may come.
     next: Option<Instant>,
     soft: Soft,
 }
 
 impl Pins {
-    /// For this process. `pause`: see there; 0 asks each time.
+    /// Open this process's page map. `pause`: see the field; 0 means that each call forks.
     ///
     /// # Errors
     /// `Os` if its page map cannot be read.
@@ -49,22 +50,24 @@ impl Pins {
         Ok(Self { pagemap, pause, next: None, soft: Soft::open() })
     }
 
-    /// A way to the memory whose pins are looked for.
+    /// The way to the memory whose pins are looked for.
     #[must_use]
     pub const fn soft(&self) -> &Soft {
         &self.soft
     }
 
-    /// How long until the next fork may come.
+    /// The time until the next fork may come.
     #[must_use]
     pub fn rest(&self) -> Duration {
         self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// Which of the `held` pages from `start` on may be pinned. To be called with a barrier up.
+    /// Returns which of the `held` pages from `start` on may be pinned. Must be called behind a
+    /// barrier.
     ///
-    /// Pages that have no anonymous page never are: a slab's page cannot be written, and what is
-    /// not there cannot be pinned. Where it cannot be found out now, all others count as pinned.
+    /// A page without anonymous memory is never pinned: a slab's page cannot be written, and a page
+    /// that is not there cannot be pinned. If it cannot be found out now, all others count as
+    /// pinned.
     #[must_use]
     pub fn among(&mut self, start: usize, pages: usize, held: &Mask, dont_fork: bool) -> Mask {
         self.bring_in(start, pages);
@@ -85,8 +88,8 @@ impl Pins {
         exclusive.map_or(written, |exclusive| written.and(&exclusive))
     }
 
-    /// Have pages that are in swap brought in: nobody can tell who holds them. The page map calls a
-    /// page that was never touched "in swap", too, once it is write-protected.
+    /// Have pages that are in swap brought in: no page map entry tells what holds them. The page
+    /// map also calls a page "in swap" that was never touched, once it is write-protected.
     fn bring_in(&self, start: usize, pages: usize) {
         let Ok(swapped) = self.look(start, pages, |bits| bits & entry::SWAPPED != 0) else {
             return;
@@ -96,7 +99,7 @@ impl Pins {
             // SAFETY: it reads the caller's memory in (Linux 5.14), and changes no byte.
             let read = unsafe { rustix::mm::madvise(at as *mut _, len, Advice::LinuxPopulateRead) };
             if read.is_err() {
-                // Memory that may not be read, say.
+                // The memory may not be readable, for example.
                 let mut byte = [0];
                 (at..at + len).step_by(PAGE).for_each(|at| _ = self.soft.read(at, &mut byte));
             }
@@ -121,7 +124,7 @@ impl Pins {
     fn after_a_fork(&self, start: usize, pages: usize, dont_fork: bool) -> Result<Mask> {
         let (at, len) = (start as *mut libc::c_void, pages * PAGE);
         if pins::is_told_of_forks()? {
-            let why = "a userfaultfd of this process is told of forks, so that none is made";
+            let why = "a userfaultfd of this process is told of forks, so pagemerge does not fork";
             return Err(Error::Unsupported(why.into()));
         }
         if dont_fork {
@@ -142,23 +145,23 @@ impl Pins {
     }
 }
 
-/// Is there a page of anonymous memory?
+/// Returns whether there is a page of anonymous memory.
 const fn is_anonymous(bits: u64) -> bool {
     bits & entry::PRESENT != 0 && bits & entry::FILE == 0 || bits & entry::SWAPPED != 0
 }
 
-/// Does one page table alone map it, or may it be so?
+/// Returns whether one page table alone maps it, or may map it.
 const fn is_exclusive(bits: u64) -> bool {
     is_anonymous(bits) && bits & (entry::EXCLUSIVE | entry::SWAPPED) != 0
 }
 
-/// A child that does nothing. It shares our descriptors, so that it keeps none open; it has no exit
-/// signal, so that no wait of the program's sees it but one that asks for such children.
+/// Fork a child that does nothing. It shares our descriptors, so that it keeps none open. It has no
+/// exit signal, so that none of the program's waits sees it unless it asks for such children.
 fn fork() -> Result<i32> {
     let flags = (libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_UNTRACED) as usize;
     let parent = std::process::id() as usize;
-    // SAFETY: the child has a copy of our memory; it makes system calls and nothing else, until it
-    // is killed by us or, if we are killed first, by the kernel.
+    // SAFETY: the child has a copy of our memory. It only makes system calls, until we kill it or,
+    // if we are killed first, the kernel does.
     match unsafe { raw::syscall(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]) } {
         Ok(0) => loop {
             // SAFETY: as above.
@@ -177,10 +180,10 @@ fn fork() -> Result<i32> {
     }
 }
 
-/// Kill the child and take note of its end. Its memory is gone then.
+/// Kill the child and reap it. Its memory is gone then.
 fn end(child: i32) {
     let wait = [child as usize, 0, libc::__WALL as usize, 0, 0, 0];
-    // SAFETY: our own child, not waited for yet, so its number is nobody else's.
+    // SAFETY: our own child, which has not been waited for, so no other process has its number.
     unsafe {
         let _ = raw::syscall(libc::SYS_kill, [child as usize, libc::SIGKILL as usize, 0, 0, 0, 0]);
         // ECHILD: the program has waited for all children, ours included.

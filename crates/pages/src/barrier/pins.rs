@@ -1,6 +1,7 @@
-//! What goes on while the threads of a process are stopped, and must not be kept waiting.
+//! Finds activity that goes on while the threads of a process are stopped, and must not be kept
+//! waiting.
 //!
-//! Pages that a device writes are found page by page (`pinned`). Here it is about two kinds of
+//! `pinned` finds the pages that a device writes, page by page. This file is about two kinds of
 //! descriptor, for which a process is not parked at all. Nothing here allocates.
 
 use crate::error::{Error, Result};
@@ -11,28 +12,29 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The link target in /proc/PID/fd, and what to call it. The agent might wait for a page that a
-/// stopped thread should bring; and the kernel's own threads of a ring would fail to write to a
-/// window that is read-only for a moment.
+/// The link target in /proc/PID/fd, and its name for people. With a userfaultfd, the agent might
+/// wait for a page that a stopped thread should bring. With an io_uring, the kernel's own threads
+/// of the ring would fail to write to a window that is read-only for a moment.
 const KINDS: [(&[u8], &str); 2] =
     [(b"anon_inode:[userfaultfd]", "a userfaultfd"), (b"anon_inode:[io_uring]", "an io_uring")];
 
-/// What this process has open of that. Does not allocate, whatever it finds: threads may be stopped,
-/// one of them with the allocator's lock.
+/// Returns which of these this process has open. Does not allocate, whatever it finds: threads may
+/// be stopped, one of them with the allocator's lock.
 ///
 /// # Errors
 /// `Os` if that cannot be found out.
 pub fn find() -> Result<Option<&'static str>> {
     find_any(&|table, _, name| {
         let mut link = [MaybeUninit::<u8>::uninit(); 128];
-        // `.`, `..`, or closed meanwhile.
+        // The entry is `.` or `..`, or was closed meanwhile.
         let (target, _) = rustix::fs::readlinkat_raw(table, name, &mut link).ok()?;
         KINDS.iter().find(|(kind, _)| target.starts_with(kind)).map(|(_, what)| *what)
     })
 }
 
-/// Has this process a userfaultfd open that is told of forks? Whoever forks then waits until the
-/// program has taken note, and the program would see a child that it does not know.
+/// Returns whether this process has a userfaultfd open that is told of forks. A thread that forks
+/// then waits until the program has taken note, and the program would see a child that it does not
+/// know.
 ///
 /// # Errors
 /// `Os` if that cannot be found out.
@@ -45,10 +47,10 @@ pub fn is_told_of_forks() -> Result<bool> {
     told.map(|found| found.is_some())
 }
 
-/// The agent's thread, whose descriptors are not the program's; 0: there is none.
+/// The agent's thread, whose descriptors are not the program's; 0 if there is none.
 pub static AGENT: AtomicI32 = AtomicI32::new(0);
 
-/// What to do with a descriptor: its folder, that of fdinfo, its number.
+/// Looks at a descriptor. The arguments are its folder, the folder fdinfo, and its number.
 type Look<'a> = &'a dyn Fn(&OwnedFd, Option<&OwnedFd>, &CStr) -> Option<&'static str>;
 
 fn find_any(look: Look<'_>) -> Result<Option<&'static str>> {
@@ -60,8 +62,8 @@ fn find_any(look: Look<'_>) -> Result<Option<&'static str>> {
     while let Some(entry) = entries.next() {
         let entry = entry.map_err(|errno| Error::os("getdents", errno.raw_os_error()))?;
         let Some(task) = number(entry.file_name()) else { continue };
-        // The agent's own table holds slabs and sockets only. Threads nearly always share one
-        // table; one with a table of its own is looked at as well.
+        // The agent's own table holds only slabs and sockets. Threads nearly always share one
+        // table; a thread with a table of its own is looked at as well.
         let ours = [own, AGENT.load(Ordering::Relaxed)];
         if ours.contains(&task) || (task != leader && shares_files(task, leader)) {
             continue;
@@ -83,7 +85,7 @@ fn open_directory(path: &CStr) -> Result<OwnedFd> {
         .map_err(|errno| Error::os("open of /proc/self/task", errno.raw_os_error()))
 }
 
-/// The refusal of a process that has `what` open.
+/// The error for a process that has `what` open.
 #[must_use]
 pub fn refusal(what: &str) -> Error {
     Error::Unsupported(format!("this process has {what} open, so its threads are not stopped"))
@@ -93,7 +95,8 @@ fn number(name: &CStr) -> Option<i32> {
     name.to_str().ok()?.parse().ok()
 }
 
-/// Do two tasks use one descriptor table (kcmp(2))? Where the kernel cannot tell: no.
+/// Returns whether two tasks use one descriptor table (kcmp(2)); false where the kernel cannot
+/// tell.
 fn shares_files(one: i32, other: i32) -> bool {
     const KCMP_FILES: i32 = 2;
     // SAFETY: kcmp only compares; the last two arguments are unused for KCMP_FILES.
@@ -117,8 +120,8 @@ fn find_in_table(task: &OwnedFd, look: Look<'_>) -> Result<Option<&'static str>>
     Ok(None)
 }
 
-/// Does a userfaultfd have UFFD_FEATURE_EVENT_FORK? The second number of its line `API` tells, in
-/// hexadecimal (fs/userfaultfd.c). Where that cannot be read: yes.
+/// Returns whether a userfaultfd has UFFD_FEATURE_EVENT_FORK. The second number of its line `API`
+/// tells, in hexadecimal (fs/userfaultfd.c). Returns true if that cannot be read.
 fn has_fork_events(info: &OwnedFd, name: &CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::openat(info, name, flags, Mode::empty()) else { return true };

@@ -1,7 +1,7 @@
 //! The barrier that write-protects pages (UFFDIO_WRITEPROTECT), for kernels without MOVE and for
 //! pages that were merged before.
 //!
-//! It does not stop a device that has a page pinned, so such pages are found out and left alone
+//! It does not stop a device that has a page pinned, so it finds such pages and leaves them alone
 //! (`pinned`). That takes a fork, so windows are as large as they may be.
 
 use crate::barrier::mask::{Mask, WINDOW};
@@ -19,11 +19,12 @@ pub struct Protector {
 }
 
 impl Protector {
-    /// Open a userfaultfd with write protection of pages that do not exist yet, too. `pause`: how
+    /// Open a userfaultfd that can also write-protect pages that do not exist yet. `pause`: how
     /// rarely pins may be looked for (see `Pins`).
     ///
     /// # Errors
-    /// `Unsupported` where this user or kernel has none; `Os` if the page map cannot be read.
+    /// `Unsupported` where this user or kernel has no such userfaultfd; `Os` if the page map cannot
+    /// be read.
     pub fn new(pause: u32) -> Result<Self> {
         const NEEDED: u64 = uffd::FEATURE_PAGEFAULT_FLAG_WP | uffd::FEATURE_WP_UNPOPULATED;
         let uffd = Userfault::open(NEEDED | uffd::FEATURE_WP_HUGETLBFS_SHMEM)?;
@@ -35,13 +36,13 @@ impl Protector {
         Ok(Self { uffd, pins: Pins::new(pause)? })
     }
 
-    /// Can pages of a slab's mapping be protected, too (Linux 5.19)?
+    /// Returns whether pages of a slab's mapping can be protected, too (Linux 5.19).
     #[must_use]
     pub const fn takes_slabs(&self) -> bool {
         self.uffd.has(uffd::FEATURE_WP_HUGETLBFS_SHMEM)
     }
 
-    /// How long until pinned pages can be looked for again.
+    /// The time until pinned pages can be looked for again.
     #[must_use]
     pub fn rest(&self) -> std::time::Duration {
         self.pins.rest()
@@ -70,7 +71,7 @@ impl Barrier for Protector {
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held> {
         let len = window.pages * PAGE;
         self.uffd.register(window.start, len, Watch::Write)?;
-        // No more than what is planned: whoever touches the rest need not wait.
+        // No more than the planned pages: a thread that touches the rest need not wait.
         for (first, pages) in planned.runs() {
             let at = window.start + first * PAGE;
             if let Err(error) = self.uffd.write_protect(at, pages * PAGE, true) {

@@ -1,18 +1,18 @@
-//! Processes that share our memory without being our threads: clone(CLONE_VM), vfork.
+//! Finds processes that share our memory without being our threads: clone(CLONE_VM), vfork.
 //!
 //! Parking stops threads only. Comparing all processes takes long, so it is not done while threads
-//! are stopped; then only one thing is asked: has anybody been born since we compared?
+//! are stopped; then we only check whether any process or thread has been born since we compared.
 
 use crate::error::{Error, Result};
 use crate::listing;
 use rustix::fs::{Mode, OFlags};
 
-/// The end of /proc/loadavg: the number that was given last, to a process or thread (proc(5)).
+/// The end of /proc/loadavg: the number that a process or thread was given last (proc(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LastBorn([u8; 16]);
 
 impl LastBorn {
-    /// Read it. Does not allocate. None if it cannot be read.
+    /// Read the number. Does not allocate. Returns None if it cannot be read.
     #[must_use]
     pub fn read() -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
@@ -30,7 +30,7 @@ impl LastBorn {
 /// Refuse if a process other than `holder` shares our memory without being one of our threads.
 ///
 /// # Errors
-/// `Unsupported` that names it; `Os` if processes cannot be listed.
+/// `Unsupported` with the process's number; `Os` if processes cannot be listed.
 pub fn refuse(holder: i32) -> Result<()> {
     const KCMP_VM: i32 = 1;
     let own = std::process::id() as i32;

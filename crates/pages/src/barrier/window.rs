@@ -1,12 +1,12 @@
 //! Barrier, compare, swap: the merge of one window of memory in our own process.
 //!
-//! This is the one place where a page is replaced. The order is the whole argument for safety:
+//! A page is replaced only here. The safety of merging rests on this order:
 //!
 //! 1. the barrier is raised: from here on no thread can write the pages that it reports as held;
 //! 2. pages that a device or the kernel may be about to write are sorted out (`pinned`);
 //! 3. each held page is compared with its slot, byte for byte; a digest has only nominated it;
-//! 4. equal pages are replaced by a private mapping of the slab, which nobody can change;
-//! 5. the barrier is lowered, and whoever waited goes on with the page that is there now.
+//! 4. equal pages are replaced by a private mapping of the slab, which no process can change;
+//! 5. the barrier is lowered, and threads that waited go on with the page that is there now.
 //!
 //! A page that is not held, not equal, or cannot be mapped stays exactly as it was. Nothing here
 //! allocates: other threads of the process may be held while this runs.
@@ -20,7 +20,7 @@ use crate::PAGE;
 use rustix::fd::BorrowedFd;
 use rustix::mm::{Advice, MapFlags};
 
-/// Pages at once where threads stand still, or none can write.
+/// The number of pages at once where threads stand still, or none can write.
 pub const FEW: usize = 512;
 
 /// What a page should become.
@@ -28,7 +28,7 @@ pub const FEW: usize = 512;
 pub enum Content<'a> {
     /// Memory that reads as zero and holds no page.
     Zero,
-    /// Memory of its own again, with the contents it has: so that a slab under it can die.
+    /// Memory of its own again, with the contents that it has, so that a slab under it can die.
     Own,
     /// Consecutive slots of a slab.
     Slots {
@@ -45,15 +45,15 @@ pub enum Content<'a> {
 /// A run of pages of a window and what they should become.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
-    /// First page, counted from the start of the window.
+    /// The first page, counted from the start of the window.
     pub first: usize,
-    /// Pages.
+    /// The number of pages.
     pub pages: usize,
     /// What they should become.
     pub content: Content<'a>,
 }
 
-/// What stands under the pages of a window now.
+/// What the pages of a window stand on now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
     /// Anonymous memory.
@@ -65,22 +65,22 @@ pub enum Backing {
 /// A range of at most `WINDOW` pages whose pages are merged behind one barrier.
 #[derive(Debug)]
 pub struct Window<'a> {
-    /// Address of the first page.
+    /// The address of the first page.
     pub start: usize,
-    /// Pages from there on.
+    /// The number of pages from there on.
     pub pages: usize,
-    /// What the planned pages have under them.
+    /// What the planned pages stand on.
     pub backing: Backing,
-    /// What the merged mapping keeps of the region's.
+    /// What the merged mapping keeps of the region's state.
     pub keep: Keep,
-    /// What is planned; in order, without overlap, inside the window.
+    /// The planned pieces; in order, without overlap, inside the window.
     pub pieces: &'a [Piece<'a>],
 }
 
 /// What a barrier holds after it was raised.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Held {
-    /// Pages nobody can write now.
+    /// Pages that no thread can write now.
     pub pages: Mask,
     /// Pages that are pinned, or shared with a fork child: left alone.
     pub busy: u32,
@@ -88,7 +88,7 @@ pub struct Held {
     pub vanished: u32,
 }
 
-/// What became of the pages of a window before its barrier is lowered.
+/// What has happened to the pages of a window before its barrier is lowered.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Swapped {
     /// Pages with a new mapping.
@@ -97,12 +97,12 @@ pub struct Swapped {
     pub emptied: Mask,
 }
 
-/// What merging a window came to, in pages.
+/// The result of merging a window, in pages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outcome {
-    /// Pages that are what was planned now.
+    /// Pages that are now what was planned.
     pub merged: Mask,
-    /// Of these, pages whose backing is a slab now.
+    /// Those of `merged` whose backing is a slab now.
     pub slabbed: Mask,
     /// Pages that were not equal to their slot.
     pub differed: u32,
@@ -114,21 +114,21 @@ pub struct Outcome {
     pub unmapped: u32,
 }
 
-/// Where bytes are, and how they are read.
+/// Where bytes are, and how to read them.
 #[derive(Debug, Clone, Copy)]
 pub enum Bytes<'a> {
-    /// In memory of ours, which nobody takes away.
+    /// In memory of ours, which stays mapped.
     Ours(*const u8),
-    /// In the program's memory, which it may take away at any moment.
+    /// In the program's memory, which the program may take away at any moment.
     Theirs(&'a Soft, usize),
 }
 
 impl Bytes<'_> {
-    /// Copy `into.len()` bytes; false if they cannot be read.
+    /// Copy `into.len()` bytes; returns false if they cannot be read.
     fn copy(&self, into: &mut [u8]) -> bool {
         match *self {
             Self::Ours(bytes) => {
-                // SAFETY: readable memory of ours, as long as the caller says.
+                // SAFETY: readable memory of ours, for as long as the caller guarantees.
                 unsafe { std::ptr::copy_nonoverlapping(bytes, into.as_mut_ptr(), into.len()) };
                 true
             }
@@ -136,7 +136,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// Is this page equal to the page at `other`, which is ours?
+    /// Returns whether this page is equal to the page at `other`, which is ours.
     fn is_equal(&self, other: *const u8) -> bool {
         let mut copy = [0; PAGE];
         let bytes = match *self {
@@ -149,47 +149,48 @@ impl Bytes<'_> {
     }
 }
 
-/// A way to keep everybody from writing some pages for a moment.
+/// A way to keep every thread from writing some pages for a moment.
 pub trait Barrier {
-    /// Most pages that a window should have, for the sake of whoever has to wait.
+    /// The largest number of pages that a window should have, for the sake of threads that have to
+    /// wait.
     fn most_pages(&self) -> usize;
 
     /// Hold as many of the `planned` pages as possible.
     ///
     /// # Errors
-    /// When nothing is held; everything is as it was then.
+    /// When nothing is held; then everything is as it was.
     fn raise(&mut self, window: &Window<'_>, planned: &Mask) -> Result<Held>;
 
-    /// Which of the pages that `raise` held a device or the kernel may be about to write.
+    /// Returns which of the pages that `raise` held a device or the kernel may be about to write.
     fn pinned(&mut self, window: &Window<'_>, held: &Mask) -> Mask;
 
-    /// Where the bytes of a held page are.
+    /// Returns where the bytes of a held page are.
     fn bytes(&self, window: &Window<'_>, page: usize) -> Bytes<'_>;
 
-    /// Are held pages out of their place, so that a zero page is given back by leaving it out?
+    /// Returns whether held pages are out of their place, so that leaving a zero page out frees it.
     fn vacates(&self) -> bool {
         false
     }
 
-    /// Let everybody go on; `swapped` says which pages are not what they were.
+    /// Let all threads go on; `swapped` says which pages are not what they were.
     ///
-    /// # Errors
-    /// When the barrier has to be thrown away and made anew. The memory is right nevertheless:
-    /// dropping the barrier lets everybody go.
+    /// # Errors When the barrier has to be dropped and made again. Even then the memory is correct:
+    /// dropping the barrier lets all threads go.
     fn lower(&mut self, window: &Window<'_>, held: &Mask, swapped: &Swapped) -> Result<()>;
 }
 
-/// The barrier of memory nobody else can write yet: by construction, or by the caller's word.
+/// The barrier of memory that no other thread can write yet: by construction, or by the caller's
+/// word.
 #[derive(Debug)]
 pub struct Birth {
-    /// Where the contents of the window's first page are read; the window itself for merging in
+    /// Where the contents of the window's first page are read: the window itself for merging in
     /// place, the source for a copy.
     source: usize,
     soft: Soft,
 }
 
 impl Birth {
-    /// For a window whose contents are read at `source`.
+    /// Make the barrier of a window whose contents are read at `source`.
     #[must_use]
     pub fn at(source: usize) -> Self {
         Self { source, soft: Soft::open() }
@@ -221,12 +222,12 @@ impl Barrier for Birth {
 /// Merge one window.
 ///
 /// # Errors
-/// As the barrier's `raise` (nothing was changed) and `lower` (the window is merged or as it
-/// was, page by page; `outcome` says which, and the barrier must be replaced).
+/// The errors of the barrier's `raise` (nothing was changed) and `lower` (each page is merged or as
+/// it was; `outcome` says which, and the barrier must be replaced).
 ///
 /// # Safety
-/// The window must be private memory that belongs to the caller, mapped as `backing` says, and
-/// nobody may map or unmap there meanwhile: the agent's lock is held.
+/// The window must be private memory that belongs to the caller, mapped as `backing` says, and no
+/// thread may map or unmap there meanwhile: the agent's lock is held.
 pub unsafe fn merge(
     barrier: &mut dyn Barrier,
     window: &Window<'_>,
@@ -263,7 +264,7 @@ pub unsafe fn merge(
     lowered
 }
 
-/// The held pages whose bytes are those planned for them.
+/// The held pages whose bytes are equal to those planned for them.
 fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
     const NOTHING: [u8; PAGE] = [0; PAGE];
     let mut equal = Mask::NONE;
@@ -288,10 +289,10 @@ fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
     equal
 }
 
-/// Replace a run of equal pages; on failure they are as they were, and not in `swapped`.
+/// Replace a run of equal pages. On failure they are as they were, and not in `swapped`.
 ///
 /// # Safety
-/// As for `merge`; the run is held and equal to its content.
+/// The same requirements as for `merge`; the run must be held and equal to its content.
 unsafe fn swap(
     barrier: &dyn Barrier,
     window: &Window<'_>,
@@ -321,7 +322,7 @@ unsafe fn swap(
             if owned.is_ok() {
                 swapped.remapped.insert(first, pages);
             }
-            return; // moved into place by one call, which failed before it changed anything
+            return; // the one call that moves it failed before it changed anything
         }
         (Content::Slots { slab, offset, .. }, _) => {
             let offset = offset + ((first - piece.first) * PAGE) as u64;
@@ -341,18 +342,18 @@ unsafe fn swap(
     }
 }
 
-/// Anonymous memory with the bytes at `from` in the place of the range at `at`: by one call, which
-/// fails before it changes anything.
+/// Put anonymous memory with the bytes at `from` in the place of the range at `at`, by one call,
+/// which fails before it changes anything.
 ///
 /// # Safety
-/// The range at `at` must be the caller's; nobody may write it, or `from`, if that is ours.
+/// The range at `at` must be the caller's; no thread may write it, or `from`, if that is ours.
 pub(crate) unsafe fn place_copy(
     from: Bytes<'_>,
     at: *mut libc::c_void,
     len: usize,
     keep: Keep,
 ) -> rustix::io::Result<()> {
-    // SAFETY: fresh memory gets the bytes before it gets the place; by the caller for the rest.
+    // SAFETY: fresh memory gets the bytes before it gets the place; the caller guarantees the rest.
     unsafe {
         let fresh = keep.fresh(len)?;
         let copied = from.copy(std::slice::from_raw_parts_mut(fresh.cast(), len));
@@ -367,7 +368,7 @@ pub(crate) unsafe fn place_copy(
 /// A mapping failed: older kernels may have unmapped the range by then. Bring its bytes back.
 ///
 /// # Safety
-/// As for `swap`.
+/// The same requirements as for `swap`.
 unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: usize) {
     for page in first..first + pages {
         let at = (window.start + page * PAGE) as *mut libc::c_void;
@@ -380,7 +381,8 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
         // SAFETY: nothing is mapped there, and the bytes that stood there equal the slot's.
         unsafe {
             if rustix::mm::mmap_anonymous(at, PAGE, window.keep.protection, fixed).is_err() {
-                // Its owner's bytes cannot be brought back: rather no process than a wrong one.
+                // The program's bytes cannot be brought back: no process is better than one with
+                // wrong bytes.
                 libc::abort();
             }
             if let Content::Slots { bytes, .. } = piece.content {

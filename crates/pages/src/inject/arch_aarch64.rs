@@ -7,31 +7,31 @@ pub type Registers = libc::user_regs_struct;
 
 /// The system call instruction, `svc #0`.
 pub const INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
-/// What an address of one has to be a multiple of.
+/// The alignment of a system call instruction, in bytes.
 pub const ALIGNMENT: usize = 4;
 
-/// `registers`, changed so that the thread makes `call` at `place`.
+/// Returns `registers`, changed so that the thread makes `call` at `place`.
 pub fn calling(registers: &Registers, call: &Call, place: u64) -> Registers {
     let mut changed = *registers;
     changed.pc = place;
     changed.regs[..call.arguments.len()].copy_from_slice(&call.arguments);
     changed.regs[8] = call.number as u64;
-    // No single step of the program's own, no branch target to check.
+    // Switch off a single step of the program's own, and the check of a branch target.
     changed.pstate &= !((1 << 21) | (3 << 10));
     changed
 }
 
-/// What a call returned, at its end.
+/// The result of a call, at its end.
 pub const fn result(registers: &Registers) -> i64 {
     registers.regs[0] as i64
 }
 
-/// Where the next instruction is.
+/// The address of the next instruction.
 pub const fn counter(registers: &Registers) -> u64 {
     registers.pc
 }
 
-/// Nothing: the first argument of a call that has answered EINTR is lost here.
+/// Does nothing: here the first argument of a call that has answered EINTR is lost.
 pub fn forgive(_registers: &mut Registers) {}
 
 /// See `forgive`.
@@ -39,7 +39,7 @@ pub const fn is_forgiven(_number: i64, _arguments: &[u64; 6]) -> bool {
     false
 }
 
-/// Calls of this architecture only that a stop does not show in.
+/// Calls that exist on this architecture only, and that do not show a stop.
 pub const PATIENT: &[i64] = &[];
-/// Likewise those that a stop may show in.
+/// Calls that exist on this architecture only, and that may show a stop.
 pub const TOUCHY: &[i64] = &[];

@@ -7,20 +7,20 @@ pub type Registers = libc::user_regs_struct;
 
 /// The system call instruction.
 pub const INSTRUCTION: &[u8] = &[0x0f, 0x05];
-/// What an address of one has to be a multiple of: these bytes are one wherever they lie.
+/// The alignment of a system call instruction, in bytes: it may lie anywhere.
 pub const ALIGNMENT: usize = 1;
 
-/// Linux, include/linux/errno.h: restart if no handler is run, else EINTR.
+/// Linux, include/linux/errno.h: restart if no handler runs, else EINTR.
 const ERESTARTNOHAND: i64 = 514;
 const TRAP_FLAG: u64 = 0x100;
 
-/// `registers`, changed so that the thread makes `call` at `place`.
+/// Returns `registers`, changed so that the thread makes `call` at `place`.
 pub fn calling(registers: &Registers, call: &Call, place: u64) -> Registers {
     let mut changed = *registers;
     let [first, second, third, fourth, fifth] = call.arguments;
     changed.rip = place;
     changed.rax = call.number as u64;
-    // Not a call that the kernel could restart before we come to ours.
+    // This is not a call that the kernel could restart before the thread makes ours.
     changed.orig_rax = u64::MAX;
     (changed.rdi, changed.rsi, changed.rdx) = (first, second, third);
     (changed.r10, changed.r8) = (fourth, fifth);
@@ -28,19 +28,20 @@ pub fn calling(registers: &Registers, call: &Call, place: u64) -> Registers {
     changed
 }
 
-/// What a call returned, at its end.
+/// The result of a call, at its end.
 pub const fn result(registers: &Registers) -> i64 {
     registers.rax as i64
 }
 
-/// Where the next instruction is.
+/// The address of the next instruction.
 pub const fn counter(registers: &Registers) -> u64 {
     registers.rip
 }
 
-/// A few calls answer EINTR after any stop, though no handler ran, where others are restarted
-/// (signal(7)). Those that wait without end and have done nothing yet may be restarted just as
-/// well, by the kernel, with its rule for the others: EINTR if a handler does run.
+/// Let the kernel restart some interrupted calls. A few calls answer EINTR after any stop, even if
+/// no handler ran, where others are restarted (signal(7)). Those that wait without end and have
+/// done nothing yet may as well be restarted by the kernel, with its rule for the others: EINTR if
+/// a handler does run.
 pub fn forgive(registers: &mut Registers) {
     if registers.rax as i64 != -i64::from(libc::EINTR) {
         return;
@@ -58,7 +59,8 @@ pub fn forgive(registers: &mut Registers) {
     }
 }
 
-/// Is the call with these numbers one that `forgive` restarts? From /proc/PID/syscall.
+/// Returns whether `forgive` restarts the call with these numbers, which come from
+/// /proc/PID/syscall.
 pub fn is_forgiven(number: i64, arguments: &[u64; 6]) -> bool {
     // SAFETY: a structure of integers.
     let mut registers: Registers = unsafe { std::mem::zeroed() };
@@ -70,7 +72,7 @@ pub fn is_forgiven(number: i64, arguments: &[u64; 6]) -> bool {
     registers.rax as i64 == -ERESTARTNOHAND
 }
 
-/// Calls of this architecture only that a stop does not show in.
+/// Calls that exist on this architecture only, and that do not show a stop.
 pub const PATIENT: &[i64] = &[libc::SYS_poll, libc::SYS_select, libc::SYS_pause];
-/// Likewise those that a stop may show in.
+/// Calls that exist on this architecture only, and that may show a stop.
 pub const TOUCHY: &[i64] = &[libc::SYS_epoll_wait];

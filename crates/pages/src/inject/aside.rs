@@ -1,11 +1,12 @@
-//! Work done by a process of its own, that shares our memory and outlives us if we are killed.
+//! Does work in a separate process that shares our memory and outlives us if we are killed.
 //!
-//! The kernel lets a tracee go when its tracer ends, with whatever registers it has just then. So
-//! the tracer is not this process, which somebody may kill, but a child for this one stop: it
-//! brings it to its end, whatever becomes of us. It is no thread of ours, so that nobody who waits
-//! for children is told of its tracee either; and has no exit signal, so that nobody hears of it.
+//! The kernel lets a tracee go when its tracer ends, with whatever registers it has at that moment.
+//! So the tracer is not this process, which another process may kill, but a child for this one
+//! stop: it brings the stop to its end, whatever happens to us. It is no thread of ours, so that a
+//! thread of ours that waits for children is not told of its tracee either; and it has no exit
+//! signal, so that no thread is told of its end.
 //!
-//! The calling thread sleeps until it has ended (CLONE_VFORK), and lends it its thread-local
+//! The calling thread sleeps until the child has ended (CLONE_VFORK), and lends it its thread-local
 //! storage: allocation and errno work as if this thread did the work.
 
 use crate::error::{Error, Result};
@@ -19,10 +20,10 @@ struct Errand<'a, T> {
     done: Option<T>,
 }
 
-/// Let a process of its own do `work`; none if that panicked or was killed.
+/// Let a separate process do `work`; returns None if it panicked or was killed.
 ///
 /// # Errors
-/// `Os` if no process can be had.
+/// `Os` if no process can be started.
 pub fn aside<T: Send>(work: &(dyn Fn() -> T + Sync)) -> Result<Option<T>> {
     let mut errand = Errand { work, done: None };
     let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -37,8 +38,8 @@ pub fn aside<T: Send>(work: &(dyn Fn() -> T + Sync)) -> Result<Option<T>> {
         | libc::CLONE_VFORK
         | libc::CLONE_UNTRACED;
     let argument: *mut Errand<'_, T> = &mut errand;
-    // SAFETY: the stack is the child's alone; this thread does not go on before the child has
-    // ended, so it has the errand and the thread-local storage to itself.
+    // SAFETY: the stack is the child's alone. This thread does not go on before the child has
+    // ended, so the child has the errand and the thread-local storage to itself.
     let pid =
         unsafe { libc::clone(run::<T>, stack.wrapping_byte_add(STACK), flags, argument.cast()) };
     let failed = Error::last_os("clone of a tracer");
@@ -50,7 +51,7 @@ pub fn aside<T: Send>(work: &(dyn Fn() -> T + Sync)) -> Result<Option<T>> {
             {}
         }
     }
-    // SAFETY: nobody is on this stack any more.
+    // SAFETY: no thread runs on this stack any more.
     let _ = unsafe { rustix::mm::munmap(stack, STACK) };
     if pid < 0 {
         return Err(failed);
@@ -59,7 +60,7 @@ pub fn aside<T: Send>(work: &(dyn Fn() -> T + Sync)) -> Result<Option<T>> {
 }
 
 extern "C" fn run<T>(argument: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `aside` passes an errand of this type that it does not touch meanwhile.
+    // SAFETY: `aside` passes an errand of this type, and does not touch it meanwhile.
     let errand = unsafe { &mut *argument.cast::<Errand<'_, T>>() };
     let work = errand.work;
     errand.done = catch_unwind(AssertUnwindSafe(work)).ok();

@@ -1,15 +1,15 @@
-//! Which thread of a process notices least that it is stopped for a moment.
+//! Finds the thread of a process that notices least when it is stopped for a moment.
 //!
-//! One that computes notices nothing. One that waits is woken, and its call made again by the
-//! kernel: most calls do not show that, some do (signal(7), "Interruption of system calls by stop
-//! signals"; docs/kernel.md has what was measured).
+//! A thread that computes notices nothing. A thread that waits is woken, and the kernel makes its
+//! call again: most calls do not show that, some do (signal(7), "Interruption of system calls by
+//! stop signals"; docs/kernel.md has what was measured).
 
 use super::{arch, refusals};
 use crate::error::{Error, Result};
 use std::cmp::Reverse;
 use std::fs;
 
-/// A file of /proc. A process's name in it is any bytes.
+/// Read a file of /proc. A process's name in it can hold any bytes.
 fn text(path: impl AsRef<std::path::Path>) -> std::io::Result<String> {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -18,32 +18,32 @@ fn text(path: impl AsRef<std::path::Path>) -> std::io::Result<String> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
     pub notices: Notices,
-    /// Ticks in user mode. Who runs may be about to wait: the one that has computed most is the
-    /// one that will most likely still do so in a moment.
+    /// Ticks in user mode. A thread that runs may be about to wait: the thread that has computed
+    /// most is the one that will most likely still compute in a moment.
     computed: Reverse<u64>,
     pub thread: i32,
 }
 
 impl Candidate {
-    /// Does it still notice as little as when it was chosen?
+    /// Returns whether the thread still notices as little as when it was chosen.
     pub fn is_still(&self, pid: i32) -> bool {
         let call = text(format!("/proc/{pid}/task/{}/syscall", self.thread));
         call.is_ok_and(|call| waiting_in(&call) <= self.notices)
     }
 }
 
-/// Does a thread wait for a processor only, or not at all?
+/// Returns whether a thread runs, or waits only for a processor.
 pub fn is_runnable(pid: i32, thread: i32) -> bool {
     let stat = text(format!("/proc/{pid}/task/{thread}/stat"));
     stat.is_ok_and(|stat| refusals::stat_fields(&stat).first() == Some(&"R"))
 }
 
-/// In the order in which threads are tried.
+/// How much a thread notices; the order is the order in which threads are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notices {
     /// It computes.
     Nothing,
-    /// It waits in a call that goes on waiting until the time it had.
+    /// It waits in a call that goes on waiting until its original timeout.
     Time,
     /// It waits in a call that begins again.
     Restart,
@@ -53,14 +53,15 @@ pub enum Notices {
     Stuck,
 }
 
-/// Has somebody else begun to trace a thread? Perhaps another pagemerge, which is done soon.
+/// Returns whether another process has begun to trace a thread. It may be another pagemerge, which
+/// is done soon.
 pub fn is_traced(pid: i32, thread: i32) -> bool {
     let status = text(format!("/proc/{pid}/task/{thread}/status"));
     status.is_ok_and(|status| refusals::field(&status, "TracerPid:") != Some("0"))
 }
 
-/// The threads of process `pid`, the one that notices least first. Threads that seccomp(2)
-/// confines are left out: a filter may kill for a call that it does not know.
+/// The threads of process `pid`; the thread that notices least comes first. Threads that seccomp(2)
+/// confines are left out: a filter may kill them for a call that it does not know.
 ///
 /// # Errors
 /// `Refused` if all are confined; `Os` if the process has gone or may not be looked at.
@@ -108,7 +109,7 @@ pub fn of(pid: i32) -> Result<Vec<Candidate>> {
     Ok(found)
 }
 
-/// What a thread would notice, by the text of /proc/PID/task/TID/syscall (proc(5)).
+/// Returns what a thread would notice, by the text of /proc/PID/task/TID/syscall (proc(5)).
 fn waiting_in(text: &str) -> Notices {
     let mut words = text.split_ascii_whitespace();
     let Some(number) = words.next().and_then(|word| word.parse::<i64>().ok()) else {
@@ -130,7 +131,7 @@ fn waiting_in(text: &str) -> Notices {
     Notices::Restart
 }
 
-/// Calls that wait until a point in time, or for nothing that they could take half of.
+/// Calls that wait until a point in time, or for something that they cannot take half of.
 const PATIENT: [i64; 8] = [
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,
@@ -142,7 +143,7 @@ const PATIENT: [i64; 8] = [
     libc::SYS_waitid,
 ];
 
-/// Calls that a stop may end before their time, or with part of what was asked for.
+/// Calls that a stop may end early, or with only part of what was asked for.
 const TOUCHY: [i64; 22] = [
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,

@@ -1,19 +1,19 @@
-//! System calls that a running process makes at our word: it is opted in to kernel KSM so.
+//! Makes a running process do system calls: this opts it in to kernel KSM.
 //!
-//! Nothing but the process itself may ask for its memory to be merged (prctl(2)
-//! PR_SET_MEMORY_MERGE; process_madvise(2) refuses MADV_MERGEABLE). So one of its threads is
-//! stopped with ptrace(2), makes the call, and goes on exactly as it was. Other threads run on.
+//! Only the process itself may ask for its memory to be merged (prctl(2) PR_SET_MEMORY_MERGE;
+//! process_madvise(2) refuses MADV_MERGEABLE). So one of its threads is stopped with ptrace(2),
+//! makes the call, and goes on exactly as it was. Other threads run on.
 //!
 //! - Nothing is written to its memory, its stack included: the thread is sent to a system call
-//!   instruction that is there already, as a rule in the vdso (`place`). A poked instruction would
-//!   be seen by the other threads, who run the same text.
+//!   instruction that is there already, usually in the vdso (`place`). The other threads, which run
+//!   the same text, would see a poked instruction.
 //! - The thread that notices least is taken (`candidates`).
-//! - All of it is done by a process that lives for one stop (`aside`): the kernel lets a tracee go
-//!   when its tracer ends, however that happens, also one that could not be stopped in time; and
-//!   if we are killed, that process still brings the stop to its end.
-//! - Signals are held back while registers are changed. If that process is killed outright (by
-//!   whoever kills all of a group, no memory) in those tens of microseconds, the target is left
-//!   with changed registers.
+//! - A process that lives for one stop does all of it (`aside`): the kernel lets a tracee go when
+//!   its tracer ends, however that happens, including a tracee that could not be stopped in time.
+//!   And if we are killed, that process still brings the stop to its end.
+//! - Signals are held back while registers are changed. If that process is killed outright (because
+//!   a whole group of processes is killed, or memory runs out) in those tens of microseconds, the
+//!   target is left with changed registers.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "arch_aarch64.rs"]
@@ -38,20 +38,21 @@ use std::time::{Duration, Instant};
 use tracee::Tracee;
 use trouble::Trouble;
 
-/// No more threads than this are tried, the one that notices least first.
+/// At most this many threads are tried, in order of how little they notice.
 const TRIES: usize = 4;
-/// So long a thread is tried again that was at a bad moment: another pagemerge that makes it work
-/// holds it for some milliseconds, and on a busy host for longer.
+/// How long a thread that was at a bad moment is tried again: another pagemerge that makes it work
+/// holds it for some milliseconds, and for longer on a busy host.
 const AGAIN: Duration = Duration::from_secs(1);
-/// So often it may be passed over because it would notice more than a moment before.
+/// How often a thread may be passed over because it would notice more than a moment before.
 const CHOOSY: u32 = 16;
-/// Before the second try no pause, then ever longer ones, up to the longest.
+/// There is no pause before the second try; then pauses grow, up to the longest.
 const PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 /// A thread is held for several calls in a row up to this long; then it runs for a while.
 const HOLD: Duration = Duration::from_millis(10);
-/// ... for this part of the time that it was held: the calls of other threads that map memory or
-/// take page faults wait for ours, so the sooner all is over the better.
+/// How long the thread then runs, as a part of the time that it was held: calls of other threads
+/// that map memory or take page faults wait for ours, so it is better to be done with all calls
+/// soon.
 const RUN: f64 = 0.5;
 
 const PR_SET_MEMORY_MERGE: u64 = 67;
@@ -64,7 +65,7 @@ struct Call {
     arguments: [u64; 5],
 }
 
-/// What came of `prctl`.
+/// The result of `prctl`.
 #[derive(Debug, Clone, Copy)]
 pub struct Merging {
     /// Whether the process's memory was mergeable as a whole before.
@@ -73,35 +74,35 @@ pub struct Merging {
     pub held: Duration,
 }
 
-/// What came of `madvise`.
+/// The result of `madvise`.
 #[derive(Debug, Clone, Default)]
 pub struct Advised {
-    /// 0 or an error number, one a range.
+    /// 0 or an error number for each range.
     pub results: Vec<i32>,
-    /// Stops of a thread.
+    /// The number of times that a thread was stopped.
     pub stops: u64,
-    /// How long a thread was held, all stops together.
+    /// How long a thread was held, over all stops.
     pub held: Duration,
     /// The longest stop.
     pub longest: Duration,
 }
 
-/// Say whether process `pid` could be made to do a system call; does nothing to it.
+/// Check whether process `pid` could be made to do a system call; does nothing to it.
 ///
 /// # Errors
-/// `Refused` and why; `Os` with `ESRCH` or `EPERM`.
+/// `Refused` with the reason; `Os` with `ESRCH` or `EPERM`.
 pub fn check(pid: i32) -> Result<()> {
     refusals::check(pid)?;
     place::find(pid)?;
     candidates::of(pid).map(drop)
 }
 
-/// Make all memory of process `pid` mergeable by ksmd, what it maps later too; or undo that, which
-/// separates what was merged.
+/// Make all memory of process `pid` mergeable by ksmd, including memory that it maps later; or undo
+/// that, which separates what was merged.
 ///
 /// # Errors
-/// `Unsupported` where Linux is older than 6.4 or has no KSM; `Refused` and why; `Os` with `ESRCH`
-/// or `EPERM`, or of prctl itself. The process is as it was.
+/// `Unsupported` where Linux is older than 6.4 or has no KSM; `Refused` with the reason; `Os` with
+/// `ESRCH` or `EPERM`, or with the error of prctl itself. Then the process is as it was.
 pub fn prctl(pid: i32, on: bool) -> Result<Merging> {
     let get = Call { number: libc::SYS_prctl, arguments: [PR_GET_MEMORY_MERGE, 0, 0, 0, 0] };
     let set =
@@ -127,11 +128,11 @@ pub fn prctl(pid: i32, on: bool) -> Result<Merging> {
 }
 
 /// Give `advice` (MADV_MERGEABLE or MADV_UNMERGEABLE) on ranges of memory of process `pid`
-/// (address, bytes). It is held for some milliseconds at a time.
+/// (address, bytes). A thread of it is held for some milliseconds at a time.
 ///
 /// # Errors
-/// `Refused` and why, `Os` with `ESRCH` or `EPERM`. What madvise itself says of a range is in the
-/// results; a range that is gone meanwhile is `ENOMEM`.
+/// `Refused` with the reason, `Os` with `ESRCH` or `EPERM`. The results hold madvise's own answer
+/// for each range; `ENOMEM` for a range that has gone meanwhile.
 pub fn madvise(pid: i32, ranges: &[(u64, u64)], advice: i32) -> Result<Advised> {
     let (mut all, mut place) = (Advised::default(), None);
     let mut rest = ranges;
@@ -149,7 +150,7 @@ pub fn madvise(pid: i32, ranges: &[(u64, u64)], advice: i32) -> Result<Advised> 
     Ok(all)
 }
 
-/// At least one range, and as many as fit into `HOLD`.
+/// Advise at least one range, and as many as fit into `HOLD`.
 fn advise(
     tracee: &mut Tracee,
     ranges: &[(u64, u64)],
@@ -161,7 +162,7 @@ fn advise(
         let arguments = [start, bytes, advice as u64, 0, 0];
         match tracee.call(&Call { number: libc::SYS_madvise, arguments }) {
             Ok(result) => results.push(-result as i32),
-            // What was done is done; the rest is for the next stop.
+            // The ranges so far are done; the rest is for the next stop.
             Err(Trouble::Again(_)) if !results.is_empty() => break,
             Err(trouble) => return Err(trouble),
         }
@@ -173,14 +174,14 @@ fn advise(
 }
 
 /// Stop one thread of process `pid`, let `work` make it do calls, and let it go as it was. `known`:
-/// where it has a system call instruction, as of the last time.
+/// the address of its system call instruction, as of the last time.
 fn stopped<T: Send>(
     pid: i32,
     known: &mut Option<u64>,
     work: impl Fn(&mut Tracee) -> std::result::Result<T, Trouble> + Sync,
 ) -> Result<(T, Duration)> {
     refusals::check(pid)?;
-    // To read the maps of a process that has tens of thousands takes tens of milliseconds.
+    // Reading the maps of a process that has tens of thousands takes tens of milliseconds.
     let place = match known.filter(|&place| place::is_still(pid, place)) {
         Some(place) => place,
         None => *known.insert(place::find(pid)?),
@@ -197,7 +198,7 @@ fn stopped<T: Send>(
             match in_a_process_of_its_own(pid, candidate, place, &work)? {
                 Ok(done) => return Ok(done),
                 Err(Trouble::Fatal(error)) => return Err(error),
-                // A thread that does not stop would not a moment later.
+                // A thread that does not stop now would not stop a moment later.
                 Err(Trouble::Stuck(why)) => last = why,
                 Err(Trouble::Again(why)) => {
                     last = why;
@@ -216,7 +217,7 @@ fn stopped<T: Send>(
 
 type Attempt<T> = std::result::Result<(T, Duration), Trouble>;
 
-/// The tracer is a process for this one stop: its end is what lets go, whatever happens. It has
+/// The tracer is a process for this one stop: its end lets the target go, whatever happens. It has
 /// all signals blocked, and so has this thread while it waits.
 fn in_a_process_of_its_own<T: Send>(
     pid: i32,
@@ -233,14 +234,14 @@ fn in_a_process_of_its_own<T: Send>(
         tracee.release()?;
         result.map(|result| (result, since.elapsed()))
     })?;
-    // A panic has let the target go as every other end does.
+    // A panic has let the target go, as every other end does.
     done.ok_or_else(|| Error::Refused {
         pid,
         why: "could not be attached: an error in pagemerge; it runs on as before".into(),
     })
 }
 
-/// All signals of this thread held back for as long as it lives.
+/// Holds back all signals of this thread for as long as this value lives.
 struct Signals(libc::sigset_t);
 
 impl Signals {

@@ -1,4 +1,4 @@
-//! Where a target has a system call instruction, so that none has to be written.
+//! Finds a system call instruction in a target, so that none has to be written there.
 
 use super::arch;
 use crate::error::{Error, Result};
@@ -6,13 +6,14 @@ use crate::mappings::Mappings;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-/// So much of a mapping is looked at at once; instructions over the edge of two are passed over.
+/// How many bytes of a mapping are looked at at once; instructions over the edge of two pieces are
+/// passed over.
 const PIECE: usize = 256 * 1024;
-/// Of one mapping no more than this.
+/// No more than this many bytes of one mapping are looked at.
 const MOST: u64 = 16 * 1024 * 1024;
 
-/// The address of a system call instruction in the executable memory of process `pid`: in the
-/// vdso as a rule, which is the kernel's and goes nowhere, else in any library or the program.
+/// The address of a system call instruction in the executable memory of process `pid`: usually in
+/// the vdso, which belongs to the kernel and stays where it is, else in a library or the program.
 ///
 /// # Errors
 /// `Refused` if there is none; `Os` if its memory may not be read.
@@ -40,7 +41,8 @@ pub fn find(pid: i32) -> Result<u64> {
     Err(Error::Refused { pid, why: why.into() })
 }
 
-/// Is there one at `place` still? Quick, but for kernels before 6.11, where nobody knows: false.
+/// Returns whether there is still one at `place`. Quick; false on kernels before 6.11, which cannot
+/// tell.
 pub fn is_still(pid: i32, place: u64) -> bool {
     let mut bytes = [0; arch::INSTRUCTION.len()];
     let read = |memory: fs::File| memory.read_exact_at(&mut bytes, place);
@@ -49,8 +51,8 @@ pub fn is_still(pid: i32, place: u64) -> bool {
         && bytes == arch::INSTRUCTION
 }
 
-/// Start, end and whether it is the vdso, if a line of maps is of executable memory that the
-/// program cannot write.
+/// The start, the end, and whether it is the vdso, if a line of maps is of executable memory that
+/// the program cannot write.
 fn executable(line: &str) -> Option<(u64, u64, bool)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;

@@ -1,22 +1,22 @@
-//! Processes that are not attached: asked before anything is done to them.
+//! Finds processes that must not be attached, before anything is done to them.
 
 use crate::error::{Error, Result};
 use std::fs;
 use std::io::Read;
 use std::time::Duration;
 
-/// Flag of kernel threads in field 9 of /proc/PID/stat (Linux, include/linux/sched.h).
+/// The flag of kernel threads in field 9 of /proc/PID/stat (Linux, include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 const ELFCLASS64: u8 = 2;
 
-/// How often it is asked whether somebody traces the process, and the time in between.
+/// How often we look whether another process traces this one, and the time between looks.
 const LOOKS: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Refuse what cannot be made to do a system call, or what must not.
+/// Refuse a process that cannot, or must not, be made to do a system call.
 ///
 /// # Errors
-/// `Refused` and why; `Os` if the process has gone or may not be looked at.
+/// `Refused` with the reason; `Os` if the process has gone or may not be looked at.
 pub fn check(pid: i32) -> Result<()> {
     let refused = |why: &str| Err(Error::Refused { pid, why: why.into() });
     if pid == std::process::id() as i32 {
@@ -33,9 +33,10 @@ pub fn check(pid: i32) -> Result<()> {
         let why = format!("is traced by process {tracer} (a debugger?): end that one first");
         return Err(Error::Refused { pid, why });
     }
-    // With the leader ended and others running there is no maps either; they are not worth it.
+    // A process whose leader has ended while other threads run has no maps either; it is not worth
+    // supporting.
     if matches!(fields.first(), Some(&("Z" | "X"))) {
-        return refused("has ended, and its parent has not taken note of that yet");
+        return refused("has ended, and its parent has not waited for it yet");
     }
     if elf_class(pid)?.is_some_and(|class| class != ELFCLASS64) {
         return refused("is a 32-bit program: pagemerge attaches 64-bit ones only");
@@ -43,7 +44,7 @@ pub fn check(pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Who traces it, unless that is over in a moment: another pagemerge.
+/// The process that traces it, unless that is over in a moment: another pagemerge.
 fn lasting_tracer(pid: i32, status: &str) -> Result<Option<i32>> {
     let tracer = |status: &str| field(status, "TracerPid:").and_then(|text| text.parse().ok());
     let mut found = tracer(status).filter(|&tracer| tracer != 0);
@@ -57,7 +58,7 @@ fn lasting_tracer(pid: i32, status: &str) -> Result<Option<i32>> {
     Ok(found)
 }
 
-/// The class of the program's file (elf(5)); none where it cannot be read (set-id programs).
+/// The class of the program's file (elf(5)); None where it cannot be read (set-id programs).
 fn elf_class(pid: i32) -> Result<Option<u8>> {
     let mut file = match fs::File::open(format!("/proc/{pid}/exe")) {
         Ok(file) => file,
@@ -76,7 +77,7 @@ pub fn stat_fields(stat: &str) -> Vec<&str> {
     stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect()
 }
 
-/// The value behind `name` in the text of a `status` file.
+/// The value that follows `name` in the text of a `status` file.
 pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

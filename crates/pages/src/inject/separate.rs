@@ -1,37 +1,38 @@
-//! Pages that ksmd has merged become a process's own again, in many short stops.
+//! Makes pages that ksmd has merged a process's own again, in many short stops.
 //!
-//! The kernel copies page by page, and holds the process's memory map meanwhile: who maps memory or
-//! takes a page fault waits. To copy a gigabyte takes it about a second. So it is asked for pieces
-//! that it needs some milliseconds for, and the process runs in between.
+//! The kernel copies page by page, and holds the process's memory map meanwhile: a thread that maps
+//! memory or takes a page fault waits. It needs about a second to copy a gigabyte. So each call
+//! names a piece that takes the kernel some milliseconds, and the process runs in between.
 
 use super::{stopped, Call, Tracee, Trouble};
 use crate::error::Result;
 use std::time::{Duration, Instant};
 
-/// No call is begun that would likely end later than this after the stop began.
+/// No call begins if it would likely end later than this after the stop began.
 const HOLD: Duration = Duration::from_millis(20);
 /// The process runs for this part of the time that it was held.
 const RUN: f64 = 0.3;
-/// So long a call should take; the next piece is made so.
+/// How long a call should take; the size of the next piece follows from that.
 const CALL: Duration = Duration::from_millis(10);
-/// Bytes of the first piece: 3 ms on a common processor if all of them are merged.
+/// The size of the first piece, in bytes: 3 ms on a common processor if all of it is merged.
 const FIRST: u64 = 4 << 20;
 const LEAST: u64 = 64 << 10;
-/// What follows a large piece that was not merged may be merged: it must not take long, either.
+/// The memory after a large piece that was not merged may be merged: its call must not take long
+/// either.
 const MOST: u64 = 32 << 20;
-/// What lies between two ranges is no reason for two calls, up to so many bytes.
+/// Two ranges with at most this many bytes between them may share a call.
 const GAP: u64 = 1 << 20;
 
-/// What came of `separate`.
+/// The result of `separate`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Separated {
-    /// Stops of a thread.
+    /// The number of times that a thread was stopped.
     pub stops: u64,
-    /// Calls that it made.
+    /// The number of calls that it made.
     pub calls: u64,
-    /// ... of which so many were refused, or had to do with memory that is not mapped any more.
+    /// The number of calls that were refused, or were about memory that is not mapped any more.
     pub refused: u64,
-    /// How long a thread was held, all stops together.
+    /// How long a thread was held, over all stops.
     pub held: Duration,
     /// The longest stop.
     pub longest: Duration,
@@ -39,16 +40,16 @@ pub struct Separated {
 
 /// Have process `pid` call madvise(MADV_UNMERGEABLE) on `ranges` (start, end; ascending).
 ///
-/// `across`: what lies between ranges may be named in a call, too, so that few are needed for many
-/// small ranges. Nothing becomes of memory that is not mergeable. But a call on memory that has
-/// holes answers ENOMEM however well it went (madvise(2)), so then that is not counted as refused:
+/// `across`: a call may also name the memory between ranges, so that few calls are needed for many
+/// small ranges. A call does nothing to memory that is not mergeable. But a call on memory that has
+/// holes answers ENOMEM however well it went (madvise(2)), so then that does not count as refused:
 /// look at what the kernel says of the process afterwards.
 ///
-/// `tell` hears after each stop how many bytes of the ranges it was about; at its `false` no other
-/// stop follows.
+/// After each stop `tell` is called with the number of bytes of the ranges that the stop was about;
+/// if it returns `false`, no other stop follows.
 ///
 /// # Errors
-/// `Refused` and why, `Os` with `ESRCH` or `EPERM`. What was separated until then stays so.
+/// `Refused` with the reason, `Os` with `ESRCH` or `EPERM`. What was separated by then stays so.
 pub fn separate(
     pid: i32,
     ranges: &[(u64, u64)],
@@ -74,7 +75,7 @@ pub fn separate(
     Ok(Separated { calls: work.calls, refused: work.refused, ..all })
 }
 
-/// At least one call, and as many as fit into `HOLD`; what is left to be done then.
+/// Make at least one call, and as many as fit into `HOLD`; returns the work that is left.
 fn one_stop<'a>(tracee: &mut Tracee, begun: &Work<'a>) -> std::result::Result<Work<'a>, Trouble> {
     let (mut work, began) = (*begun, Instant::now());
     while let Some(piece) = work.next() {
@@ -82,7 +83,7 @@ fn one_stop<'a>(tracee: &mut Tracee, begun: &Work<'a>) -> std::result::Result<Wo
         let arguments = [piece.start, piece.end - piece.start, libc::MADV_UNMERGEABLE as u64, 0, 0];
         match tracee.call(&Call { number: libc::SYS_madvise, arguments }) {
             Ok(result) => work.did(&piece, result, since.elapsed()),
-            // What was done is done; the rest is for the next stop.
+            // The pieces so far are done; the rest is for the next stop.
             Err(Trouble::Again(_)) if work.calls > begun.calls => break,
             Err(trouble) => return Err(trouble),
         }
@@ -93,31 +94,31 @@ fn one_stop<'a>(tracee: &mut Tracee, begun: &Work<'a>) -> std::result::Result<Wo
     Ok(work)
 }
 
-/// What there is to do, and how far it is done.
+/// The work, and how far it is done.
 #[derive(Debug, Clone, Copy)]
 struct Work<'a> {
     ranges: &'a [(u64, u64)],
-    /// Where the first of them begins now.
+    /// Where the rest of the first range begins.
     at: u64,
     gap: u64,
-    /// Bytes that the next piece is to have.
+    /// The size of the next piece, in bytes.
     pace: u64,
     calls: u64,
     refused: u64,
-    /// Done.
+    /// The number of bytes that are done.
     bytes: u64,
 }
 
-/// What one call is about.
+/// The memory that one call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Piece {
     start: u64,
     end: u64,
-    /// Bytes of ranges in it.
+    /// The number of bytes of ranges in it.
     bytes: u64,
-    /// Ranges that are done with it.
+    /// The number of ranges that are done with it.
     whole: usize,
-    /// Is there anything between them?
+    /// Whether there is anything between them.
     gaps: bool,
 }
 
@@ -127,7 +128,7 @@ impl<'a> Work<'a> {
         Self { ranges, at, gap, pace: FIRST, calls: 0, refused: 0, bytes: 0 }
     }
 
-    /// The next piece; none when all is done.
+    /// The next piece; None when all is done.
     fn next(&self) -> Option<Piece> {
         let mut piece = Piece { start: self.at, end: self.at, bytes: 0, whole: 0, gaps: false };
         for (number, &(start, end)) in self.ranges.iter().enumerate() {
@@ -147,7 +148,7 @@ impl<'a> Work<'a> {
         (piece.bytes > 0).then_some(piece)
     }
 
-    /// `piece` took so long, and the kernel answered `result`.
+    /// Record that the call for `piece` took this long, and that the kernel answered `result`.
     fn did(&mut self, piece: &Piece, result: i64, took: Duration) {
         self.calls += 1;
         let holes = piece.gaps && result == -i64::from(libc::ENOMEM);
@@ -156,7 +157,7 @@ impl<'a> Work<'a> {
         self.ranges = self.ranges.get(piece.whole..).unwrap_or_default();
         let next = self.ranges.first().map_or(0, |range| range.0);
         self.at = next.max(piece.end);
-        // The last piece of a range can be small: that it was quick means nothing for large ones.
+        // The last piece of a range can be small: that it was quick says nothing about large ones.
         let fits = piece.bytes as f64 * (CALL.as_secs_f64() / took.as_secs_f64().max(1e-6));
         let most = if piece.bytes < self.pace { self.pace } else { self.pace.saturating_mul(2) };
         let pages = (fits as u64).min(most) >> 12;
@@ -171,7 +172,7 @@ mod tests {
     const PAGE: u64 = 4096;
     const QUICK: Duration = Duration::from_micros(1);
 
-    /// All pieces, if each takes `took` a page.
+    /// Returns all pieces, if each takes `took` for each page.
     fn pieces(ranges: &[(u64, u64)], gap: u64, took: Duration) -> Vec<Piece> {
         let (mut work, mut found) = (Work::new(ranges, gap), Vec::new());
         while let Some(piece) = work.next() {

@@ -1,9 +1,9 @@
 //! Restartable sequences (rseq(2)): code that the kernel sends elsewhere if it was interrupted.
 //!
-//! A thread that is stopped inside one must go on from its abort handler. The kernel decides that
-//! when the thread returns to user mode, by where it is then; and if it is somewhere else, as with
-//! us, the sequence counts as left, and would go on unharmed when we put the thread back. So a
-//! thread inside one is let go, and tried again: a sequence is a few instructions.
+//! A thread that is stopped inside a sequence must go on from its abort handler. The kernel decides
+//! that when the thread returns to user mode, by where the thread is then. If it is somewhere else,
+//! as in our calls, the sequence counts as left, and would go on unharmed when we put the thread
+//! back. So a thread inside one is let go, and tried again: a sequence is a few instructions.
 
 use super::arch;
 use super::trouble::Trouble;
@@ -12,7 +12,7 @@ use crate::trace::ptrace;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 
-/// What the kernel answers (include/uapi/linux/ptrace.h).
+/// The kernel's answer (include/uapi/linux/ptrace.h).
 #[repr(C)]
 #[derive(Default)]
 struct Configuration {
@@ -23,7 +23,7 @@ struct Configuration {
     pad: u32,
 }
 
-/// Where the area names the sequence that the thread is in (include/uapi/linux/rseq.h).
+/// The offset in the area where it names the thread's sequence (include/uapi/linux/rseq.h).
 const SEQUENCE: u64 = 8;
 
 /// Refuse a thread that is inside a restartable sequence. `read` reads its memory.
@@ -35,7 +35,7 @@ pub fn check(
     let mut found = Configuration::default();
     let data = (&raw mut found) as usize;
     let size = size_of::<Configuration>();
-    // Kernels that do not tell (before 5.13) have programs that do not use them, as a rule.
+    // On kernels that do not tell (before 5.13), programs do not use sequences, as a rule.
     if ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread, size, data).is_err() || found.area == 0 {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn check(
     // struct rseq_cs: version and flags, start, length, abort handler.
     let mut sequence = [0_u8; 24];
     if read(address, &mut sequence).is_err() {
-        return Ok(()); // The kernel would kill it for that; so it is none that is in use.
+        return Ok(()); // The kernel would kill the thread for that, so it is not in use.
     }
     let word = |at: usize| {
         let bytes = sequence.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
@@ -60,7 +60,7 @@ pub fn check(
     Ok(())
 }
 
-/// What the kernel answers (include/uapi/linux/ptrace.h).
+/// The kernel's answer (include/uapi/linux/ptrace.h).
 #[repr(C)]
 #[derive(Default)]
 struct Dispatch {
@@ -71,7 +71,7 @@ struct Dispatch {
 }
 
 /// Refuse a thread whose system calls are sent to a handler of its own (as Wine does): ours would
-/// be, too. Kernels that do not tell (before 6.4) have no PR_SET_MEMORY_MERGE either.
+/// be sent there, too. Kernels that do not tell (before 6.4) have no PR_SET_MEMORY_MERGE either.
 pub fn refuse_dispatch(thread: i32) -> Result<(), Trouble> {
     let mut found = Dispatch::default();
     let data = (&raw mut found) as usize;

@@ -11,66 +11,67 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// A thread that has not stopped by then is left alone: it waits for a device, or in a vfork.
+/// A thread that has not stopped after this time is left alone: it waits for a device, or in a
+/// vfork.
 const DEADLINE: Duration = Duration::from_millis(500);
-/// Not so one that waits for a processor, on a busy host: that comes.
+/// How long to wait for a thread that waits for a processor, on a busy host: it will get one.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So long a stop is waited for without sleeping.
+/// How long to wait for a stop without sleeping.
 const EAGER: Duration = Duration::from_micros(50);
-/// How long a sleep lasts at most, if the kernel does not end it with SIGCHLD: whoever ignores that
-/// gets none.
+/// How long a sleep lasts at most, if the kernel does not end it with SIGCHLD: a process that
+/// ignores SIGCHLD gets none.
 const NAP: Duration = Duration::from_micros(100);
 
-/// How often it is tried to trace a thread before that counts as forbidden.
+/// How often we try to trace a thread before we take it as forbidden.
 const SEIZES: usize = 5;
 /// How the reasons begin.
 const NOT_STOPPED: &str = "did not stop";
 
 const NT_PRSTATUS: usize = 1;
-/// Linux, include/linux/errno.h: these never leave the kernel, the caller is to try again.
+/// Linux, include/linux/errno.h: these never leave the kernel; the caller has to try again.
 const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
-/// Marks the stops at a call from those by a signal (ptrace(2), PTRACE_O_TRACESYSGOOD).
+/// Distinguishes stops at a call from stops by a signal (ptrace(2), PTRACE_O_TRACESYSGOOD).
 const AT_CALL: i32 = libc::SIGTRAP | 0x80;
 const PTRACE_EVENT_STOP: i32 = 128;
 
-/// What a thread has stopped for.
+/// The reason for which a thread has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// We asked for it, or the whole process is stopped (SIGSTOP), or has just been continued.
     Asked,
     /// This signal is about to be delivered.
     Signal(i32),
-    /// It enters or leaves a call.
+    /// The thread enters or leaves a call.
     Call,
 }
 
-/// The guard: when it goes, by whatever path, the thread has its registers and signals again.
+/// The guard: when it is dropped, on any path, the thread gets its registers and signals back.
 pub struct Tracee {
     pub pid: i32,
     pub thread: i32,
-    /// Of a system call instruction.
+    /// The address of a system call instruction.
     place: u64,
     memory: File,
-    /// What it is stopped for; none while it runs.
+    /// Why the thread is stopped; None while it runs.
     stop: Option<Stop>,
-    /// It has entered a call of ours and not left it.
+    /// Whether the thread has entered a call of ours and not left it.
     inside: bool,
-    /// Its registers, as they are to be again.
+    /// The thread's registers, as they have to be again.
     saved: Option<arch::Registers>,
-    /// They have been changed since.
+    /// Whether the registers have been changed since.
     changed: bool,
-    /// The signals it had blocked, while it has all of them blocked.
+    /// The signals that the thread had blocked, while it has all of them blocked.
     mask: Option<u64>,
     gone: bool,
 }
 
 impl Tracee {
-    /// Begin to trace `thread` of `pid`, and ask it to stop. For the one task whose end lets
-    /// the target go.
+    /// Begin to trace `thread` of `pid`, and ask it to stop. Only the task whose end lets the
+    /// target go may call this.
     pub fn seize(pid: i32, thread: i32, place: u64) -> Result<Self, Trouble> {
         let memory = File::open(format!("/proc/{pid}/mem"))
             .map_err(|error| Error::of_proc("open of mem", &error, pid))?;
-        // Not PTRACE_O_EXITKILL: if we end, it goes on.
+        // Without PTRACE_O_EXITKILL: if we end, the thread goes on.
         let options = libc::PTRACE_O_TRACESYSGOOD as usize;
         let mut seized = Err(libc::EPERM);
         for _ in 0..SEIZES {
@@ -81,7 +82,8 @@ impl Tracee {
             if candidates::is_traced(pid, thread) {
                 return Err(Trouble::Again("is traced by another process all the time".into()));
             }
-            // Forbidden; or somebody else had it just now, of which nothing is to be seen.
+            // It is forbidden; or another process traced the thread just now, which cannot be seen
+            // any more.
         }
         let seized = seized.and_then(|()| ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0));
         match seized {
@@ -94,8 +96,8 @@ impl Tracee {
         Ok(Self { pid, thread, place, memory, stop, inside, saved, changed, mask, gone })
     }
 
-    /// Wait until it has stopped, and take note of how it is. Signals that come first are
-    /// delivered as if we were not there.
+    /// Wait until the thread has stopped, and save its state. Signals that come first are delivered
+    /// as if we were not there.
     pub fn stop(&mut self) -> Result<(), Trouble> {
         self.wait_asked(Some(Instant::now() + DEADLINE))?;
         sequences::refuse_dispatch(self.thread)?;
@@ -103,7 +105,7 @@ impl Tracee {
         self.settle()
     }
 
-    /// Make it do `call`; what that returned, an error number below zero.
+    /// Make the thread do `call`; returns its result, which is negative for an error number.
     pub fn call(&mut self, call: &Call) -> Result<i64, Trouble> {
         loop {
             let saved = self.saved.ok_or_else(|| self.lost())?;
@@ -111,7 +113,8 @@ impl Tracee {
             if self.enter()? {
                 break;
             }
-            // A signal came first, and its handler: it does our call at the start of that.
+            // A signal came first, and its handler: the thread makes our call at the start of the
+            // handler.
             self.note()?;
         }
         self.block_signals()?;
@@ -124,13 +127,13 @@ impl Tracee {
         Ok(result)
     }
 
-    /// Let it go as it was; an error says that it has ended meanwhile.
+    /// Let the thread go as it was; an error means that it has ended meanwhile.
     pub fn release(mut self) -> Result<(), Trouble> {
         self.let_go()
     }
 
-    /// Run to the entry of the next call. False if a signal came first: its registers are then
-    /// its own again, perhaps at the start of a handler.
+    /// Run to the entry of the next call. Returns false if a signal came first: the thread then has
+    /// its own registers again, perhaps at the start of a handler.
     pub fn enter(&mut self) -> Result<bool, Trouble> {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -140,16 +143,17 @@ impl Tracee {
                     self.inside = true;
                     return Ok(true);
                 }
-                Some(Stop::Asked) => {} // Its process was stopped or continued: it goes on.
+                Some(Stop::Asked) => {} // The process was stopped or continued: the thread goes on.
                 Some(Stop::Signal(signal)) => {
-                    // With all others blocked this is SIGSTOP, which has no handler.
+                    // With all others blocked this signal is SIGSTOP, which has no handler.
                     self.restore_registers()?;
                     self.deliver(signal)?;
                     self.wait_asked(None)?;
                     return Ok(false);
                 }
                 None => {
-                    // It got its registers but no processor: frozen (cgroup). It must not keep them.
+                    // The thread got our registers but no processor: it is frozen (cgroup). It must
+                    // not keep them.
                     self.let_go()?;
                     let why = format!("{NOT_STOPPED} at its own system call (a frozen cgroup?)");
                     return Err(Trouble::Stuck(why));
@@ -158,8 +162,8 @@ impl Tracee {
         }
     }
 
-    /// Run to the end of the call that it has entered, however long that takes: there is no way
-    /// back from inside.
+    /// Run to the end of the call that the thread has entered, however long that takes: there is no
+    /// way back from inside.
     pub fn leave(&mut self) -> Result<(), Trouble> {
         loop {
             self.resume(libc::PTRACE_SYSCALL, 0)?;
@@ -174,7 +178,7 @@ impl Tracee {
         }
     }
 
-    /// Its registers at this stop.
+    /// The thread's registers at this stop.
     pub fn registers(&mut self) -> Result<arch::Registers, Trouble> {
         // SAFETY: a structure of integers.
         let mut registers: arch::Registers = unsafe { std::mem::zeroed() };
@@ -187,22 +191,22 @@ impl Tracee {
         Ok(registers)
     }
 
-    /// Nothing: the kernel has not begun to restart an interrupted call when the thread stops, and
-    /// does so by its own rules when it goes on with the same registers.
+    /// Does nothing: the kernel has not begun to restart an interrupted call when the thread stops,
+    /// and does so by its own rules when the thread goes on with the same registers.
     #[cfg(target_arch = "x86_64")]
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // as on aarch64
     fn settle(&mut self) -> Result<(), Trouble> {
         Ok(())
     }
 
-    /// Bytes of its memory.
+    /// Read bytes of the thread's memory.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Trouble> {
         self.memory
             .read_exact_at(bytes, address)
             .map_err(|error| Error::of_proc("read of mem", &error, self.pid).at(address).into())
     }
 
-    /// Take note of its registers, which are its own now.
+    /// Save the thread's registers, which are its own now.
     fn note(&mut self) -> Result<(), Trouble> {
         let mut registers = self.registers()?;
         sequences::check(self.thread, &registers, |address, bytes| self.read(address, bytes))?;
@@ -227,8 +231,9 @@ impl Tracee {
         Ok(())
     }
 
-    /// Separating pages ends early when a signal comes (`unmerge_ksm_pages`, mm/ksm.c). So none
-    /// comes before our call has ended; those that came before it have been delivered.
+    /// Block all signals. Separating pages ends early when a signal comes (`unmerge_ksm_pages`,
+    /// mm/ksm.c). So no signal may come before our call has ended; signals that came before it have
+    /// been delivered.
     fn block_signals(&mut self) -> Result<(), Trouble> {
         if self.mask.is_some() {
             return Ok(());
@@ -247,11 +252,11 @@ impl Tracee {
         Ok(())
     }
 
-    /// Registers and signals as they were, and away. Whatever it does now is brought to the one
-    /// kind of stop in which an interrupted call is restarted by the kernel's own rule.
+    /// Restore registers and signals, and let the thread go. Whatever it does now, it is brought to
+    /// the one kind of stop in which the kernel restarts an interrupted call by its own rule.
     fn let_go(&mut self) -> Result<(), Trouble> {
         if self.gone || (self.saved.is_none() && self.stop.is_none()) {
-            return Ok(()); // Still running: the end of this thread lets it go.
+            return Ok(()); // It still runs: the end of this thread lets it go.
         }
         if self.changed || self.mask.is_some() {
             if self.inside {
@@ -286,7 +291,7 @@ impl Tracee {
                 Some(Stop::Asked) => return Ok(()),
                 Some(Stop::Signal(signal)) => self.deliver(signal)?,
                 Some(Stop::Call) => {
-                    // Of ours, which it has reached after all: it is made, and left.
+                    // The thread has reached a call of ours after all: the call is made, and left.
                     self.ask(libc::PTRACE_INTERRUPT, 0, 0)?;
                     self.resume(libc::PTRACE_CONT, 0)?;
                 }
@@ -310,7 +315,8 @@ impl Tracee {
         self.ask(how, 0, signal as usize)
     }
 
-    /// The next stop; none at the deadline, which is put off while it waits for a processor.
+    /// The next stop; None at the deadline, which is put off while the thread waits for a
+    /// processor.
     fn wait(&mut self, mut deadline: Option<Instant>) -> Result<Option<Stop>, Trouble> {
         let eager = Instant::now() + EAGER;
         let last = eager + PATIENCE;
@@ -337,7 +343,8 @@ impl Tracee {
         }
     }
 
-    /// What it is stopped for, if it is. waitpid(2) says so once, to whoever asks first.
+    /// Why the thread is stopped, if it is. waitpid(2) reports a stop once, to the first task that
+    /// asks.
     fn look(&self) -> Option<Stop> {
         // SAFETY: a structure of integers and addresses.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -357,14 +364,14 @@ impl Tracee {
         }
     }
 
-    /// It has been killed, or has called exec in another thread: there is nothing to restore.
+    /// The thread has been killed, or another thread has called exec: there is nothing to restore.
     fn lost(&mut self) -> Trouble {
         self.gone = true;
         Trouble::Again("has ended meanwhile".into())
     }
 }
 
-/// Sleep until a tracee stops, or for `NAP`. All signals are blocked here (`mod.rs`), and whatever is
+/// Sleep until a tracee stops, or for `NAP`. All signals are blocked here (`mod.rs`), and a signal
 /// sent to this process is for it alone.
 fn nap() {
     let timeout = libc::timespec { tv_sec: 0, tv_nsec: NAP.subsec_nanos().into() };
@@ -379,7 +386,7 @@ fn nap() {
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        // Errors: it has ended.
+        // An error means that the thread has ended.
         let _ = self.let_go();
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::error::Error;
 
-/// Why a thread could not be made to do a call. It has been let go, as it was.
+/// Why a thread could not be made to do a call. The thread has been let go, as it was.
 #[derive(Debug)]
 pub enum Trouble {
-    /// It was at a bad moment; a little later it will not be.
+    /// The thread was at a bad moment; a little later it may work.
     Again(String),
-    /// This thread will not do.
+    /// This thread cannot be used.
     Stuck(String),
-    /// No thread of the process will.
+    /// No thread of the process can be used.
     Fatal(Error),
 }
 

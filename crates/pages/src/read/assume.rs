@@ -1,11 +1,12 @@
-//! Asking the kernel as somebody else: the calling thread takes over the credentials by which the
-//! kernel decides who may look into `/proc/PID`, for one question, and gives them back.
+//! Asks the kernel with other credentials: for one question the calling thread takes over the
+//! credentials by which the kernel decides which processes may look into `/proc/PID`, and then
+//! gives them back.
 //!
-//! A process with `CAP_SYS_PTRACE` is never refused. So it cannot learn by trying whether its
-//! client, who has no such capability, would be refused. Credentials belong to threads in Linux
-//! (credentials(7)), and the files of `/proc` are decided on by the file system uid and gid, which
-//! give nobody a right over this thread: its real and saved uid, by which signals and ptrace are
-//! decided, stay ours.
+//! The kernel never refuses a process with `CAP_SYS_PTRACE`. So such a process cannot learn by
+//! trying whether its client, which has no such capability, would be refused. Credentials belong to
+//! threads in Linux (credentials(7)). The kernel decides on the files of `/proc` by the file system
+//! uid and gid. These give no other process a right over this thread: its real and saved uid, which
+//! decide on signals and ptrace, stay ours.
 
 use std::mem::size_of_val;
 
@@ -43,7 +44,7 @@ impl Capabilities {
         (done == 0).then_some(found)
     }
 
-    /// Make these the capabilities of the calling thread; false if the kernel refuses.
+    /// Make these the capabilities of the calling thread; returns false if the kernel refuses.
     fn set(&self) -> bool {
         debug_assert_eq!(size_of_val(&self.0), 24);
         let header = Header { version: VERSION, pid: 0 };
@@ -55,7 +56,7 @@ impl Capabilities {
         u64::from(self.0[0].effective) | u64::from(self.0[1].effective) << 32
     }
 
-    /// The same, of which only those in `wanted` are in effect.
+    /// The same capabilities, with only those in `wanted` in effect.
     fn limited(mut self, wanted: u64) -> Self {
         self.0[0].effective = self.0[0].permitted & wanted as u32;
         self.0[1].effective = self.0[1].permitted & (wanted >> 32) as u32;
@@ -63,19 +64,19 @@ impl Capabilities {
     }
 }
 
-/// May the calling thread read whomever it likes?
+/// Returns whether the calling thread may read any process.
 pub fn is_privileged() -> bool {
     Capabilities::own().is_some_and(|own| own.effective() & SYS_PTRACE != 0)
 }
 
 /// Call `ask` with the file system ids `uid` and `gid` and the capabilities `wanted` (as far as we
-/// have them) in effect. Nothing if the kernel does not let us.
+/// have them) in effect. Returns None if the kernel does not permit that.
 ///
-/// `ask` must be short: what it opens, it opens with the rights of those credentials.
+/// `ask` must be short: it opens files with the rights of those credentials.
 pub fn with_credentials<T>(uid: u32, gid: u32, wanted: u64, ask: impl FnOnce() -> T) -> Option<T> {
     let own = Capabilities::own()?;
     // SAFETY: plain integers; both calls change the calling thread alone. -1 changes nothing, and
-    // tells what is so.
+    // returns the present id.
     let (old_uid, old_gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
     // SAFETY: as above.
     unsafe { (libc::setfsgid(gid), libc::setfsuid(uid)) };
@@ -83,8 +84,8 @@ pub fn with_credentials<T>(uid: u32, gid: u32, wanted: u64, ask: impl FnOnce() -
     let set = unsafe { (libc::setfsgid(u32::MAX), libc::setfsuid(u32::MAX)) };
     let ready = set == (gid as i32, uid as i32) && own.limited(wanted).set();
     let answer = ready.then(ask);
-    // Capabilities first: they are what lets us take our ids back. Should that fail, the thread
-    // goes on with fewer rights, and all that it wants to read is refused.
+    // Capabilities first: they let us take our ids back. If that fails, the thread goes on with
+    // fewer rights, and everything that it wants to read is refused.
     own.set();
     // SAFETY: as above.
     unsafe { (libc::setfsuid(old_uid as u32), libc::setfsgid(old_gid as u32)) };
@@ -102,7 +103,7 @@ mod tests {
     fn credentials_are_given_back() {
         let before = Capabilities::own().unwrap().effective();
         if before & SYS_PTRACE == 0 || rustix::process::geteuid().as_raw() != 0 {
-            eprintln!("only root can be somebody else: not tested");
+            eprintln!("only root can take over other credentials: not tested");
             return;
         }
         let open = || std::fs::File::open("/proc/self/pagemap").is_ok();

@@ -1,4 +1,4 @@
-//! Going through pages chunk by chunk, on several threads, each with one small buffer.
+//! Goes through pages chunk by chunk, on several threads, each with one small buffer.
 
 use std::ffi::c_void;
 use std::panic::resume_unwind;
@@ -10,7 +10,7 @@ use crate::digest::{pages, ABSENT};
 use crate::read::reader::{Look, Reader};
 use crate::{Result, PAGE};
 
-/// Consecutive pages and where their digests go.
+/// Consecutive pages, and where their digests go.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     pub start: u64,
@@ -25,7 +25,7 @@ impl Place {
     }
 }
 
-/// Pages at all `places`.
+/// The number of pages at all `places`.
 pub fn page_count(places: &[Place]) -> usize {
     places.iter().map(|place| place.pages).sum()
 }
@@ -85,13 +85,13 @@ where
     }
 }
 
-/// Most buffers that are kept while nobody reads.
+/// The largest number of buffers that are kept while no thread reads.
 const MOST_SPARE: usize = 4;
 
 static SPARE: Mutex<Vec<Vec<Page>>> = Mutex::new(Vec::new());
 
-/// What one thread reads into. It is used again: the page faults of a new one take longer than
-/// reading into it.
+/// The buffer that one thread reads into. It is used again: the page faults of a new one take
+/// longer than reading into it.
 struct Buffer {
     pages: Vec<Page>,
 }
@@ -117,7 +117,7 @@ impl Drop for Buffer {
     }
 }
 
-/// A page of buffer, aligned as one: vector loads then never straddle a cache line.
+/// A page of a buffer, aligned like a page: vector loads then never straddle a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(4096))]
 struct Page([u8; PAGE]);
@@ -130,7 +130,7 @@ fn flatten(pages: &mut [Page]) -> &mut [u8] {
 /// Deals out places and the output that belongs to them, chunk by chunk.
 struct Feed<'a> {
     places: slice::Iter<'a, Place>,
-    /// What is left of a place that was cut.
+    /// The rest of a place that was cut.
     rest: Option<Place>,
     /// The output not yet dealt out, and the index of its first element.
     out: &'a mut [u64],
@@ -138,8 +138,8 @@ struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    /// The next up to `pages` pages go to `places`, counted from the start of the output that is
-    /// returned.
+    /// Put the places of up to `pages` next pages into `places`, counted from the start of the
+    /// output that is returned.
     fn next(&mut self, pages: usize, places: &mut Vec<Place>) -> Option<&'a mut [u64]> {
         places.clear();
         let mut room = pages;

@@ -1,4 +1,4 @@
-//! Reading the memory of other processes.
+//! Reads the memory of other processes.
 
 pub(crate) mod assume;
 pub(crate) mod chunks;

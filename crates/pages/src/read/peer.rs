@@ -1,18 +1,18 @@
 //! A process that asked to be read, for as long as it is what it was when it asked.
 //!
-//! Whoever reads with `CAP_SYS_PTRACE` is refused by nobody, so it has to ask itself what the
-//! kernel would have asked. [`Peer::open`] remembers all that decides who may read a process, and
-//! opens its page map and its memory. Each read ([`Peer::visit`]) compares before and after, and
-//! what was read is the caller's only if nothing has changed.
+//! The kernel does not refuse a reader with `CAP_SYS_PTRACE`, so such a reader has to check itself
+//! what the kernel would have checked. [`Peer::open`] remembers all that decides which processes
+//! may read this one, and opens its page map and its memory. Each read ([`Peer::visit`]) compares
+//! before and after, and the caller may use what was read only if nothing has changed.
 //!
-//! A program that is executed has another address space. The open files go on naming the old one:
-//! they show nothing any more once nobody uses it. process_vm_readv, which is twice as fast as
-//! `/proc/PID/mem`, names a process, so it may read the new one; and the old address space may live
-//! on in a process that shares it (`clone(CLONE_VM)`). Therefore a direct read counts only if the
-//! process still has the address space of the open files afterwards: if one page that was read,
-//! which no other page table maps, is the same page frame in both. An address space that a process
-//! has left never comes back, so it was the right one before as well. Where that cannot be shown,
-//! the pages are read again through the open memory file.
+//! A process that executes another program gets another address space. The open files go on naming
+//! the old one: they show nothing any more once no process uses it. process_vm_readv, which is
+//! twice as fast as `/proc/PID/mem`, names a process, so it may read the new one; and the old
+//! address space may live on in a process that shares it (`clone(CLONE_VM)`). Therefore a direct
+//! read counts only if the process still has the address space of the open files afterwards. That
+//! is so if one page that was read, and that no other page table maps, is the same page frame in
+//! both. An address space that a process has left never comes back, so it was the right one before
+//! as well. Where that cannot be shown, the pages are read again through the open memory file.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -32,7 +32,7 @@ use crate::{Error, Result, PAGE};
 #[derive(Debug)]
 pub struct Peer {
     pid: i32,
-    /// `/proc/PID`: this very process, whoever has its number later.
+    /// `/proc/PID`: this very process, even if another process gets its number later.
     folder: OwnedFd,
     map: Pagemap,
     memory: File,
@@ -40,21 +40,21 @@ pub struct Peer {
     uid: u32,
     gid: u32,
     permitted: u64,
-    /// Are we never refused, so that we have to ask as the process itself?
+    /// Whether the kernel never refuses us, so that we have to ask as the process itself.
     privileged: bool,
-    /// Is it of our user namespace, so that its ids and capabilities mean what ours mean?
+    /// Whether it is of our user namespace, so that its ids and capabilities mean what ours mean.
     at_home: bool,
-    /// We are privileged, and yet the kernel does not show us page frames.
+    /// Whether the kernel does not show us page frames, although we are privileged.
     blind: AtomicBool,
 }
 
 impl Peer {
-    /// Remember process `pid` as it is now. The caller makes sure that the number is still the
-    /// process's afterwards.
+    /// Remember process `pid` as it is now. The caller makes sure that the number still belongs to
+    /// the process afterwards.
     ///
-    /// # Errors
-    /// [`Error::Left`] if the process may not be read by its own user: it is not dumpable, runs
-    /// with another user's or group's rights, or has ended; [`Error::Os`] for what we lack.
+    /// # Errors [`Error::Left`] if its own user may not read the process: it is not dumpable, runs
+    /// with another user's or group's rights, or has ended; [`Error::Os`] if we lack a resource or
+    /// a right.
     pub fn open(pid: i32) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())
@@ -85,16 +85,16 @@ impl Peer {
         Ok(peer)
     }
 
-    /// What it was at its greeting.
+    /// The standing of the process at its greeting.
     #[must_use]
     pub const fn standing(&self) -> &Standing {
         &self.standing
     }
 
-    /// Make sure that it is what it was.
+    /// Make sure that the process is what it was.
     ///
-    /// # Errors
-    /// [`Error::Left`] that says what has changed; [`Error::Os`] for what we lack.
+    /// # Errors [`Error::Left`], with what has changed; [`Error::Os`] if we lack a resource or a
+    /// right.
     pub fn check(&self) -> Result<()> {
         let now = standing(self.pid, &self.folder)?;
         if now.credentials != self.standing.credentials {
@@ -114,13 +114,14 @@ impl Peer {
         }
     }
 
-    /// Could another process with its credentials read it (`PTRACE_MODE_READ`, see ptrace(2))?
+    /// Check that another process with its credentials could read it (`PTRACE_MODE_READ`, see
+    /// ptrace(2)).
     fn check_access(&self) -> Result<()> {
         let hidden = "does not let its own user read it (PR_SET_DUMPABLE), or runs a program with \
                       more rights than its user has";
         let stat = rustix::fs::statat(&self.folder, "status", AtFlags::empty())
             .map_err(|errno| trouble(self.pid, "stat /proc/PID/status", errno))?;
-        // What is not dumpable belongs to root (proc(5)).
+        // The files of a process that is not dumpable belong to root (proc(5)).
         if (stat.st_uid, stat.st_gid) != (self.uid, self.gid) {
             return Err(self.refused(hidden));
         }
@@ -135,13 +136,13 @@ impl Peer {
         }
     }
 
-    /// Have `work` read it, and return what `work` returns if the process is and was what it has
-    /// been since its greeting.
+    /// Have `work` read the process, and return the result of `work` if the process is, and has
+    /// been all the time, what it was at its greeting.
     ///
-    /// `work` may be called twice. What it has written is not to be used after an error.
+    /// `work` may be called twice. After an error the caller must not use what `work` has written.
     ///
     /// # Errors
-    /// As [`Peer::check`], and whatever `work` returns.
+    /// Those of [`Peer::check`], and those of `work`.
     pub fn visit<T>(&self, mut work: impl FnMut(&Target<'_>) -> Result<T>) -> Result<T> {
         self.check()?;
         let mut target = self.target(true);
@@ -154,9 +155,11 @@ impl Peer {
         outcome
     }
 
-    /// To read it by: with `direct` false, only through files that were open at the greeting.
+    /// Returns the target to read the process by; with `direct` false, only through files that were
+    /// open at the greeting.
     ///
-    /// The caller asks [`Peer::check`] before; afterwards first [`Peer::is_proven`], then `check`.
+    /// The caller must call [`Peer::check`] before; afterwards first [`Peer::is_proven`], then
+    /// `check`.
     #[must_use]
     pub fn target(&self, direct: bool) -> Target<'_> {
         Target {
@@ -168,13 +171,15 @@ impl Peer {
         }
     }
 
-    /// Is it certain that all that was read by `target` is of the address space of the greeting?
+    /// Returns whether it is certain that everything that was read by `target` is of the address
+    /// space of the greeting.
     ///
     /// # Errors
-    /// As [`Peer::check`], also if it is certain that the process has another one now.
+    /// Those of [`Peer::check`], also if it is certain that the process has another one now.
     pub fn is_proven(&self, target: &Target<'_>) -> Result<bool> {
         let witnesses = target.witnesses.borrow();
-        // Whoever is not privileged is asked by the kernel at each read: it reads what it may.
+        // The kernel checks a reader that is not privileged at each read: it reads only what it
+        // may.
         if !witnesses.used || !self.privileged {
             return Ok(true);
         }
@@ -199,10 +204,10 @@ impl Peer {
         Ok(false)
     }
 
-    /// The text of `/proc/PID/maps`, of the program of the greeting.
+    /// Returns the text of `/proc/PID/maps`, of the program of the greeting.
     ///
     /// # Errors
-    /// As [`Peer::check`].
+    /// Those of [`Peer::check`].
     pub fn maps(&self) -> Result<Vec<u8>> {
         self.check()?;
         let text = text(self.pid, &self.folder, "maps", u64::MAX)?;
@@ -210,10 +215,10 @@ impl Peer {
         Ok(text)
     }
 
-    /// How many pages its address space has (`/proc/PID/statm`).
+    /// Returns the number of pages of its address space (`/proc/PID/statm`).
     ///
     /// # Errors
-    /// As [`Peer::check`].
+    /// Those of [`Peer::check`].
     pub fn pages(&self) -> Result<u64> {
         let text = text(self.pid, &self.folder, "statm", PAGE as u64)?;
         let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
@@ -227,7 +232,7 @@ impl Peer {
 
 const SAME: u64 = entry::PRESENT | entry::EXCLUSIVE | entry::FILE | entry::FRAME;
 
-/// Is this a page of memory that one page table alone maps?
+/// Returns whether this is an anonymous page that only one page table maps.
 const fn is_own(found: u64) -> bool {
     found & (entry::PRESENT | entry::EXCLUSIVE | entry::FILE) == entry::PRESENT | entry::EXCLUSIVE
 }
@@ -237,7 +242,7 @@ const fn alike(one: u64, other: u64) -> bool {
 }
 
 impl Pagemap {
-    /// Has the address space that it was opened on users still?
+    /// Returns whether a process still uses the address space that the pagemap was opened on.
     fn is_alive(&self) -> Result<bool> {
         let mut first = [0; 8];
         match self.file().read_at(&mut first, 0) {

@@ -1,10 +1,10 @@
-//! Where the pages of runs are, where their output goes, and how each may be read.
+//! Finds where the pages of runs are, where their output goes, and how each may be read.
 
 use crate::pagemap::{entry, Kind, Pagemap, Run};
 use crate::read::chunks::Place;
 use crate::{Error, Result, PAGE};
 
-/// `runs` with their output one behind the other.
+/// The places of `runs`, with their output one after the other.
 pub fn in_order(runs: &[Run]) -> Vec<Place> {
     let mut at = 0;
     let place = |run: &Run| {
@@ -15,7 +15,7 @@ pub fn in_order(runs: &[Run]) -> Vec<Place> {
     runs.iter().map(place).collect()
 }
 
-/// Does an array of `room` elements fit `runs`?
+/// Check that an array of `room` elements fits `runs`.
 pub fn check(runs: &[Run], room: usize) -> Result<()> {
     let wanted: u64 = runs.iter().map(|run| run.pages).sum();
     if wanted == room as u64 {
@@ -24,7 +24,7 @@ pub fn check(runs: &[Run], room: usize) -> Result<()> {
     Err(Error::Usage(format!("room for {room} of {wanted} pages")))
 }
 
-/// Do `runs` just fill `into`?
+/// Check that `runs` fill `into` exactly.
 pub fn check_room(runs: &[Run], into: &[u8]) -> Result<()> {
     if into.len() % PAGE != 0 {
         return Err(Error::Usage(format!("{} bytes are not whole pages", into.len())));
@@ -54,12 +54,12 @@ pub fn sort_out(runs: &[Run], entries: &[u64], kind: Kind) -> (Vec<Place>, Vec<P
     (direct, gentle)
 }
 
-/// What of a pagemap entry decides how its page is read.
+/// The part of a pagemap entry that decides how its page is read.
 const fn class(entry: u64) -> u64 {
     entry & (entry::PRESENT | entry::EXCLUSIVE | entry::FILE)
 }
 
-/// `places` less the kernel's page of zeros, whose entry looks like that of a shared page.
+/// `places` without the kernel's page of zeros, whose entry looks like that of a shared page.
 pub fn without_zero_page(map: &Pagemap, places: &[Place]) -> Result<Vec<Place>> {
     let mut real = Vec::new();
     for place in places {

@@ -1,4 +1,4 @@
-//! Two ways to copy pages out of another process, behind one face.
+//! Two ways to copy pages out of another process, behind one interface.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -6,20 +6,20 @@ use std::os::unix::fs::FileExt;
 
 use crate::{Error, Result, PAGE};
 
-/// The most pieces that one process_vm_readv takes (`UIO_MAXIOV`).
+/// The largest number of pieces that one process_vm_readv takes (`UIO_MAXIOV`).
 const PIECES: usize = 1024;
 
-/// What a look came to.
+/// The result of a look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Look {
-    /// Bytes read.
+    /// The number of bytes read.
     pub read: u64,
-    /// Pages that were there a moment before and could not be read.
+    /// The number of pages that were there a moment before and could not be read.
     pub unreadable: u64,
 }
 
 impl Look {
-    /// Both together.
+    /// Add the figures of another look.
     pub fn add(&mut self, other: Self) {
         self.read += other.read;
         self.unreadable += other.unreadable;
@@ -43,8 +43,8 @@ impl Reader {
         }
     }
 
-    /// Read `pieces`, all of them `into.len()` bytes together. The number of each page that
-    /// cannot be read goes to `gap`, and zeros take its place.
+    /// Read `pieces`, which are `into.len()` bytes in all. The number of each page that cannot be
+    /// read goes to `gap`, and zeros take its place.
     pub fn read_all(
         &self,
         mut pieces: &mut [libc::iovec],
@@ -68,8 +68,8 @@ impl Reader {
         Ok(look)
     }
 
-    /// Read from the start of `pieces`, as far as one call gets: whole pages; 0 if already the
-    /// first is not there.
+    /// Read from the start of `pieces`, as far as one call gets: whole pages; 0 if the first page
+    /// is not there.
     fn read(&self, pieces: &[libc::iovec], into: &mut [u8]) -> Result<usize> {
         let outcome = match self {
             Self::Direct { pid } => read_directly(*pid, pieces, into),
@@ -105,7 +105,7 @@ fn read_gently(pid: i32, memory: &File, pieces: &[libc::iovec], into: &mut [u8])
     }
 }
 
-/// What is left of `pieces` behind their first `bytes`.
+/// The rest of `pieces` after their first `bytes`.
 fn skip(pieces: &mut [libc::iovec], mut bytes: usize) -> &mut [libc::iovec] {
     let mut whole = 0;
     while whole < pieces.len() && pieces[whole].iov_len <= bytes {

@@ -1,15 +1,15 @@
-//! Bulk reads of another process: process_vm_readv(2) into a small buffer, a digest a page.
+//! Bulk reads of another process: process_vm_readv(2) into a small buffer, a digest for each page.
 //!
-//! The copy is bound by memory, the digest by the processor; a buffer that stays in the cache lets
+//! Memory limits the copy, the processor limits the digest; a buffer that stays in the cache lets
 //! the digest run at its own limit. Only pages that pagemap calls present are read: reading a hole
 //! would map page tables and the page of zeros into the target, reading a swapped page would bring
-//! it in. A page that vanishes between the two is a race nobody can close: then its read finds
+//! it in. A page may vanish between the two, and no reader can close that race: the read then finds
 //! zeros, or nothing.
 //!
 //! Pages that the target shares with a fork child, or through KSM, need care: process_vm_readv
-//! pins, and pinning an anonymous page that is not exclusive copies it first (`gup_must_unshare`
-//! in Linux mm/gup.c, since 5.19). A scan would undo what it is looking for. Such pages are read
-//! through `/proc/PID/mem`, which does not pin; at about half the speed.
+//! pins, and pinning an anonymous page that is not exclusive copies it first (`gup_must_unshare` in
+//! Linux mm/gup.c, since 5.19). A scan would undo what it is looking for. Such pages are read
+//! through `/proc/PID/mem`, which does not pin, at about half the speed.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -30,30 +30,30 @@ pub const CHUNK: usize = 2 << 20;
 /// about 35 ms of reading).
 const WINDOW: usize = 65536;
 
-/// Most pages that are kept to tell by whose they are.
+/// The largest number of pages kept to tell whose address space was read.
 const WITNESSES: usize = 16;
 
-/// A process to read, and the ways that may be used.
+/// A process to read, and the ways in which it may be read.
 #[derive(Debug)]
 pub struct Target<'a> {
     /// The process.
     pub pid: i32,
-    /// Its page map.
+    /// The page map of the process.
     pub map: &'a Pagemap,
-    /// Its `/proc/PID/mem`, where that is open already.
+    /// The `/proc/PID/mem` of the process, if that is open already.
     pub memory: Option<&'a File>,
-    /// May process_vm_readv be used, which names the process and not its address space?
+    /// Whether process_vm_readv may be used, which names the process and not its address space.
     pub direct: bool,
-    /// What it was used for.
+    /// The pages that process_vm_readv was used for.
     pub witnesses: RefCell<Witnesses>,
 }
 
 /// Pages that were read by process_vm_readv.
 #[derive(Debug, Default)]
 pub struct Witnesses {
-    /// Has anything been read so?
+    /// Whether process_vm_readv was used.
     pub used: bool,
-    /// Addresses of some pages that nobody else mapped a moment before.
+    /// Addresses of some pages that no other page table mapped a moment before.
     pub pages: Vec<u64>,
     seen: usize,
 }
@@ -67,7 +67,7 @@ impl Target<'_> {
         Ok(Reader::Gentle { pid: self.pid, memory })
     }
 
-    /// As [`sort_out`]; all pages are read gently where nothing else is allowed.
+    /// Do the same as [`sort_out`]; all pages are read gently if that is the only way allowed.
     fn sort_out(&self, runs: &[Run], entries: &[u64], kind: Kind) -> (Vec<Place>, Vec<Place>) {
         let (direct, mut gentle) = sort_out(runs, entries, kind);
         if !self.direct {
@@ -81,7 +81,7 @@ impl Target<'_> {
             if entries[place.at] & (entry::EXCLUSIVE | entry::FILE) != entry::EXCLUSIVE {
                 continue;
             }
-            // The first ones, and then always the last.
+            // Keep the first ones, and then replace the oldest.
             let at = witnesses.seen % WITNESSES;
             witnesses.seen += 1;
             match witnesses.pages.get_mut(at) {
@@ -119,11 +119,11 @@ pub fn read_digests(
     Ok(total)
 }
 
-/// Read all pages of `runs` by process_vm_readv, `chunk` bytes at a time, and do nothing with
-/// them: what the digests are measured against. `out` becomes zero.
+/// Read all pages of `runs` by process_vm_readv, `chunk` bytes at a time, and do nothing with them:
+/// a baseline for measuring the digests. `out` becomes zero.
 ///
 /// # Errors
-/// As for [`read_digests`].
+/// The errors of [`read_digests`].
 pub fn read_only(
     pid: i32,
     runs: &[Run],
@@ -139,15 +139,15 @@ pub fn read_only(
 /// all others, which are not touched.
 ///
 /// # Errors
-/// As for [`read_digests`], and those of [`Pagemap`].
+/// The errors of [`read_digests`], and those of [`Pagemap`].
 pub fn look(pid: i32, start: u64, seed: u64, out: &mut [u64], threads: usize) -> Result<Look> {
     by_number(pid, |target| look_at(target, start, seed, out, threads))
 }
 
-/// As [`look`].
+/// Do the same as [`look`] for a target.
 ///
 /// # Errors
-/// As for [`look`].
+/// The errors of [`look`].
 pub fn look_at(
     target: &Target<'_>,
     start: u64,
@@ -177,10 +177,10 @@ pub fn look_at(
     Ok(total)
 }
 
-/// As [`look_at`], of several runs, one after the other in `out`.
+/// Do the same as [`look_at`] for several runs, one after the other in `out`.
 ///
 /// # Errors
-/// As for [`look`]; [`Error::Usage`] unless `out` has one element for each page.
+/// The errors of [`look`]; [`Error::Usage`] unless `out` has one element for each page.
 pub fn look_at_runs(
     target: &Target<'_>,
     runs: &[Run],
@@ -201,16 +201,16 @@ pub fn look_at_runs(
 /// any more, or cannot be read, is filled with zeros and counted.
 ///
 /// # Errors
-/// As for [`look`]; [`Error::Usage`] unless `into` has room for just those pages.
+/// The errors of [`look`]; [`Error::Usage`] unless `into` has room for exactly those pages.
 pub fn read_pages(pid: i32, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     check_room(runs, into)?;
     by_number(pid, |target| read_pages_of(target, runs, into))
 }
 
-/// As [`read_pages`].
+/// Do the same as [`read_pages`] for a target.
 ///
 /// # Errors
-/// As for [`read_pages`].
+/// The errors of [`read_pages`].
 pub fn read_pages_of(target: &Target<'_>, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     check_room(runs, into)?;
     let mut entries = vec![0; into.len() / PAGE];
@@ -235,11 +235,11 @@ pub fn read_pages_of(target: &Target<'_>, runs: &[Run], into: &mut [u8]) -> Resu
 }
 
 /// Digest `out.len()` stretches of a page's length from `start` on, which need not be the start of
-/// a page, of memory that its owner has asked us to read: present or not; [`ABSENT`] where there
+/// a page, of memory that its process has asked us to read: present or not; [`ABSENT`] where there
 /// is none.
 ///
 /// # Errors
-/// As for [`read_digests`].
+/// The errors of [`read_digests`].
 pub fn digest_stretches(
     target: &Target<'_>,
     start: u64,
@@ -255,14 +255,14 @@ pub fn digest_stretches(
 /// Copy stretches as [`digest_stretches`] reads them into `into`, zeros where there is no memory.
 ///
 /// # Errors
-/// As for [`read_pages`].
+/// The errors of [`read_pages`].
 pub fn read_stretches(target: &Target<'_>, runs: &[Run], into: &mut [u8]) -> Result<Look> {
     check(runs, into.len() / PAGE)?;
     let mut pieces: Vec<_> = in_order(runs).iter().map(Place::piece).collect();
     reader_for(target, runs)?.read_all(&mut pieces, into, |_| ())
 }
 
-/// The fastest reader that copies none of these pages in their owner.
+/// The fastest reader that makes the target copy none of these pages.
 fn reader_for(target: &Target<'_>, runs: &[Run]) -> Result<Reader> {
     for run in runs {
         let first = run.start - run.start % PAGE as u64;
@@ -274,7 +274,7 @@ fn reader_for(target: &Target<'_>, runs: &[Run]) -> Result<Reader> {
             return target.gentle();
         }
     }
-    // Also what is not there is read: the kernel brings it in.
+    // Absent pages are read, too: the kernel brings them in.
     target.witnesses.borrow_mut().used |= target.direct;
     if target.direct {
         Ok(Reader::Direct { pid: target.pid })
@@ -283,14 +283,14 @@ fn reader_for(target: &Target<'_>, runs: &[Run]) -> Result<Reader> {
     }
 }
 
-/// Have `work` read process `pid`, whatever it is at each moment.
+/// Have `work` read process `pid`, whatever program that is at each moment.
 fn by_number<T>(pid: i32, work: impl FnOnce(&Target<'_>) -> Result<T>) -> Result<T> {
     let map = Pagemap::open(pid)?;
     work(&Target { pid, map: &map, memory: None, direct: true, witnesses: RefCell::default() })
 }
 
 /// Digest the pages at `direct` and `gentle`, each kind in its way; `careful` makes the reader of
-/// the second.
+/// the second kind.
 fn digests(
     pid: i32,
     careful: impl FnOnce() -> Result<Reader>,

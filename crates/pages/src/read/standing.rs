@@ -1,4 +1,4 @@
-//! What decides who may read a process, as `/proc/PID` tells it.
+//! What decides which processes may read a process, as `/proc/PID` tells it.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,7 +16,7 @@ const LINES: [&[u8]; 8] =
 /// The longest `/proc/PID/status`: 65,536 supplementary groups of eleven characters, and the rest.
 const MOST_STATUS: u64 = 1 << 20;
 
-/// All that decides who may read a process, and which trust domain it is of.
+/// All that decides which processes may read a process, and to which trust domain it belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     /// The lines of `/proc/PID/status` about uids, gids, groups and capabilities.
@@ -27,7 +27,7 @@ pub struct Standing {
     pub namespaces: [u64; 3],
 }
 
-/// What the process is now. Errors as [`trouble`].
+/// Returns the standing of the process now. The errors are those of [`trouble`].
 pub fn standing(pid: i32, folder: &OwnedFd) -> Result<Standing> {
     let status = text(pid, folder, "status", MOST_STATUS)?;
     let mut credentials = Vec::with_capacity(256);
@@ -45,8 +45,8 @@ pub fn standing(pid: i32, folder: &OwnedFd) -> Result<Standing> {
             Err(errno) => return Err(trouble(pid, "readlink /proc/PID/ns", errno)),
         };
     }
-    // What we cannot read for want of something of our own is not absent: a domain without its
-    // label would be too wide.
+    // What we cannot read because we lack a resource is not absent: a domain without its label
+    // would be too wide.
     let label = match text(pid, folder, "attr/current", PAGE as u64) {
         Err(error @ Error::Os { errno: libc::EMFILE | libc::ENFILE | libc::ENOMEM, .. }) => {
             return Err(error)
@@ -67,12 +67,12 @@ pub fn number(digits: &[u8], base: u32) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?.trim(), base).ok()
 }
 
-/// What follows `name` in one of the lines.
+/// The text that follows `name` in one of the lines.
 fn line<'a>(lines: &'a [u8], name: &[u8]) -> &'a [u8] {
     lines.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name)).unwrap_or_default()
 }
 
-/// The id that stands four times in a line of `status`: real, effective, saved, and for files.
+/// The id that occurs four times in a line of `status`: real, effective, saved, and for files.
 pub fn same(pid: i32, lines: &[u8], name: &[u8]) -> Result<u32> {
     let ids: Vec<_> = line(lines, name)
         .split(|byte| byte.is_ascii_whitespace())
@@ -102,7 +102,7 @@ pub fn file(pid: i32, folder: &OwnedFd, name: &'static str) -> Result<File> {
     opened.map(File::from).map_err(|errno| trouble(pid, "open a file of /proc/PID", errno))
 }
 
-/// A file of `/proc/PID`, up to `most` bytes.
+/// Read a file of `/proc/PID`, up to `most` bytes.
 pub fn text(pid: i32, folder: &OwnedFd, name: &'static str, most: u64) -> Result<Vec<u8>> {
     let mut found = Vec::with_capacity(PAGE);
     match file(pid, folder, name)?.take(most).read_to_end(&mut found) {
@@ -114,13 +114,13 @@ pub fn text(pid: i32, folder: &OwnedFd, name: &'static str, most: u64) -> Result
     }
 }
 
-/// What the process has to do with is its end as a peer; what we lack is not.
+/// An error that the process causes ends it as a peer; an error because we lack something does not.
 pub fn trouble(pid: i32, call: &'static str, errno: Errno) -> Error {
     let why = match errno {
         Errno::NOENT | Errno::SRCH => "has ended",
         Errno::ACCESS | Errno::PERM => {
             "may not be read by this hub: see PR_SET_DUMPABLE, the Yama setting \
-             kernel.yama.ptrace_scope, and who the hub runs as"
+             kernel.yama.ptrace_scope, and the user that the hub runs as"
         }
         _ => return Error::os(call, errno.raw_os_error()).of_pid(pid),
     };

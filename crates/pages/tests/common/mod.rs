@@ -1,4 +1,4 @@
-//! What the tests that merge against the clock share.
+//! Code shared by the tests that merge against the clock.
 
 #![allow(clippy::unwrap_used)] // a test
 
@@ -6,13 +6,13 @@ use pagemerge_pages::{slab, Error, PAGE};
 use rustix::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 
-/// The barriers stop or slow each other's writers: one test at a time.
+/// The barriers stop or slow each other's writers, so one test runs at a time.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(|broken| broken.into_inner())
 }
 
-/// Without full-mode userfaultfd the test has nothing to do; `PAGEMERGE_REQUIRE=uffd` forbids it.
+/// Without full-mode userfaultfd the test is skipped; `PAGEMERGE_REQUIRE=uffd` forbids that.
 pub fn need<T>(made: Result<T, Error>) -> Option<T> {
     match made {
         Ok(barrier) => Some(barrier),
@@ -26,7 +26,7 @@ pub fn need<T>(made: Result<T, Error>) -> Option<T> {
     }
 }
 
-/// A slab with a page of each fill, every word of which is `word(fill)`.
+/// A slab with one page for each fill; each word of the page is `word(fill)`.
 pub fn slab_of(fills: u64, word: fn(u64) -> u64) -> OwnedFd {
     slab::build(fills as usize, |bytes| {
         for (fill, page) in bytes.chunks_exact_mut(PAGE).enumerate() {
@@ -39,7 +39,7 @@ pub fn slab_of(fills: u64, word: fn(u64) -> u64) -> OwnedFd {
     .unwrap()
 }
 
-/// Xorshift: the same every time.
+/// Xorshift: the same numbers every time.
 pub struct Random(pub u64);
 
 impl Random {

@@ -8,13 +8,13 @@ use pagemerge_pages::soft::peek;
 use std::ops::Range;
 use std::slice::from_ref;
 
-/// Advice that libc's crate does not name (linux/mman.h).
+/// Advice that the crate libc does not name (linux/mman.h).
 const MADV_GUARD_REMOVE: c_int = 103;
-/// Ranges that one process_madvise takes (IOV_MAX).
+/// The largest number of ranges that one process_madvise takes (IOV_MAX).
 const MOST_RANGES: usize = 1024;
 
-/// Advice that means the same on merged memory, and leaves no trace on a mapping that is lost when
-/// it is merged later.
+/// Advice that means the same on merged memory. It leaves nothing on a mapping that would be lost
+/// when the mapping is merged later.
 const ALIKE: [c_int; 8] = [
     libc::MADV_WILLNEED,
     libc::MADV_COLD,
@@ -26,7 +26,7 @@ const ALIKE: [c_int; 8] = [
     MADV_GUARD_REMOVE,
 ];
 
-/// Advice that means the same, too, and that a mapping keeps.
+/// Advice that also means the same, and that a mapping keeps.
 const KEPT: [c_int; 7] = [
     libc::MADV_DONTFORK,
     libc::MADV_DOFORK,
@@ -38,14 +38,14 @@ const KEPT: [c_int; 7] = [
 ];
 
 /// # Safety
-/// As madvise(2).
+/// The same requirements as for madvise(2).
 unsafe fn ask(start: usize, len: usize, advice: c_int) -> Answer {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     unsafe { kernel(libc::SYS_madvise, [start, len, advice as usize, 0, 0, 0]) }
 }
 
 /// # Safety
-/// As madvise(2).
+/// The same requirements as for madvise(2).
 pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
     // SAFETY: the program's own call, here and below.
     let raw = || unsafe { ask(start, len, advice) };
@@ -58,7 +58,7 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
             // SAFETY: parts of the program's own call.
             guarded(|| program::discard(start, end, |at, len| unsafe { ask(at, len, advice) }))
         }
-        // Single pages of huge pages could be shared, but not freed: the kernel is asked for the
+        // Single pages of huge pages could be shared, but not freed. So we ask the kernel for the
         // opposite, to which it gives the same answer.
         // SAFETY: it changes no byte.
         libc::MADV_HUGEPAGE => unsafe { ask(start, len, libc::MADV_NOHUGEPAGE) },
@@ -70,7 +70,7 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
         | libc::MADV_RANDOM
         | libc::MADV_SEQUENTIAL => guarded(|| program::advise(start, end, advice, raw)),
         _ => {
-            // Whether there is such advice at all, the kernel tells for no bytes.
+            // A call on no bytes shows whether the kernel knows this advice at all.
             // SAFETY: it names no memory.
             unsafe { ask(start, 0, advice) }?;
             let leave = advice == libc::MADV_WIPEONFORK;
@@ -79,21 +79,22 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
     }
 }
 
-/// MADV_MERGEABLE is kept from the kernel: ksmd would merge our regions, too, and a range belongs to
-/// one engine at a time. Its answer is that to MADV_UNMERGEABLE, which is looked at in the same way.
+/// MADV_MERGEABLE is kept from the kernel: ksmd would merge our regions, too, and a range belongs
+/// to one engine at a time. The program gets the kernel's answer to MADV_UNMERGEABLE, for which the
+/// kernel checks the range in the same way.
 fn mark(start: usize, end: usize) -> Answer {
     crate::watch_forks();
     let fits = program::mark(start, end, config).map_err(|_| libc::EAGAIN)?;
     crate::note::marked(start, end, fits);
     // SAFETY: it changes nothing where ksmd does not merge.
     match unsafe { ask(start, end - start, libc::MADV_UNMERGEABLE) } {
-        Err(libc::EINVAL) => Ok(0), // a kernel without KSM: we merge all the same
+        Err(libc::EINVAL) => Ok(0), // a kernel without KSM: we merge nevertheless
         answer => answer,
     }
 }
 
 /// # Safety
-/// As process_madvise(2).
+/// The same requirements as for process_madvise(2).
 pub unsafe fn advise_process(
     pidfd: c_int,
     ranges: usize,
@@ -121,11 +122,11 @@ pub unsafe fn advise_process(
         if KEPT.contains(&advice) {
             return program::noted(&ours, raw);
         }
-        // It may be about another process: then merged memory of ours is restored in vain. But advice
-        // of these kinds the kernel takes for the caller's own memory only.
+        // The call may be about another process: then merged memory of ours is restored in vain.
+        // But the kernel takes advice of these kinds for the caller's own memory only.
         let answer = program::restored(&ours, libc::EAGAIN, false, raw);
         if !matches!(answer, Ok(_) | Err(libc::ENOMEM)) {
-            return answer; // ENOMEM: what is mapped has got the advice
+            return answer; // ENOMEM: the mapped parts have got the advice
         }
         for range in if marks { &listed } else { &ours } {
             // SAFETY: it changes no byte, and takes back what the kernel was just told.
@@ -133,7 +134,7 @@ pub unsafe fn advise_process(
             match advice {
                 libc::MADV_MERGEABLE if marks => {
                     let _ = undo(libc::MADV_UNMERGEABLE);
-                    let _ = mark(range.start, range.end); // holes are in the answer
+                    let _ = mark(range.start, range.end); // the answer reports holes
                 }
                 libc::MADV_UNMERGEABLE => _ = program::unmark(range.start, range.end, || Ok(0)),
                 libc::MADV_HUGEPAGE => _ = undo(libc::MADV_NOHUGEPAGE),
@@ -144,7 +145,7 @@ pub unsafe fn advise_process(
     })
 }
 
-/// The ranges of an array of struct iovec; None where it cannot be read.
+/// The ranges of an array of struct iovec; None if it cannot be read.
 fn listed(ranges: usize, count: usize) -> Option<Vec<Range<usize>>> {
     let mut listed = Vec::new();
     for index in 0..count {
@@ -164,17 +165,17 @@ pub fn words(bytes: [u8; 16]) -> [usize; 2] {
 /// madvise(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { advise(addr as usize, len, advice) })
 }
 
 /// process_madvise(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn process_madvise(
     pidfd: c_int,
@@ -183,6 +184,6 @@ pub unsafe extern "C-unwind" fn process_madvise(
     advice: c_int,
     flags: c_uint,
 ) -> ssize_t {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { advise_process(pidfd, ranges as usize, count, advice, flags) })
 }

@@ -6,11 +6,11 @@ use crate::{kernel, told};
 use libc::{c_int, c_long, c_uint};
 use pagemerge_agent::program::Remap;
 
-/// syscall(2). Declared with all arguments that a system call can have: where fewer are passed, the
-/// registers hold something that the kernel does not look at, as in libc's own.
+/// syscall(2). It is declared with all arguments that a system call can have. If the program passes
+/// fewer, the registers hold values that the kernel does not look at, as in libc's own function.
 ///
 /// # Safety
-/// As the system call that it makes.
+/// The same requirements as for the system call that it makes.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn syscall(
     number: c_long,
@@ -23,7 +23,7 @@ pub unsafe extern "C-unwind" fn syscall(
 ) -> c_long {
     let arguments = [a, b, c, d, e, f];
     let (mode, flags) = (c as c_int, d as c_int);
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     let answer = unsafe {
         match number {
             libc::SYS_mmap => mapping::map(a, b, mode, flags, e as c_int, f),

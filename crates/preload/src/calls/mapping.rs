@@ -1,4 +1,4 @@
-//! mmap, munmap, mremap, mprotect: what is mapped where, and how.
+//! mmap, munmap, mremap, mprotect: these decide what is mapped where, and how.
 
 use crate::{guarded, kernel, told, told_int};
 use libc::{c_int, c_void, off_t, size_t};
@@ -7,7 +7,7 @@ use pagemerge_agent::program::{self, Answer, Remap};
 use std::slice::from_ref;
 
 /// # Safety
-/// As mmap(2).
+/// The same requirements as for mmap(2).
 pub unsafe fn map(
     addr: usize,
     len: usize,
@@ -23,13 +23,13 @@ pub unsafe fn map(
     };
     let over = flags & libc::MAP_FIXED != 0;
     let made = match program::end_of(addr, len) {
-        // Regions and what may become one are forgotten.
+        // Regions, and memory that may become one, are forgotten.
         Some(end) if over => guarded(|| program::replace(addr, end, raw))?,
         _ => raw()?,
     };
     let kind = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_HUGETLB | libc::MAP_GROWSDOWN;
     if flags & kind == libc::MAP_ANONYMOUS | libc::MAP_PRIVATE {
-        // It is the program's already: what goes wrong with us makes it unmergeable.
+        // The memory is the program's already: if our part fails, it is not mergeable.
         let _ = guarded(|| {
             program::mapped(made, len);
             Ok(0)
@@ -39,7 +39,7 @@ pub unsafe fn map(
 }
 
 /// # Safety
-/// As munmap(2).
+/// The same requirements as for munmap(2).
 pub unsafe fn unmap(addr: usize, len: usize) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) };
@@ -50,7 +50,7 @@ pub unsafe fn unmap(addr: usize, len: usize) -> Answer {
 }
 
 /// # Safety
-/// As mprotect(2), or with a key as pkey_mprotect(2).
+/// The same requirements as for mprotect(2), or with a key as for pkey_mprotect(2).
 pub unsafe fn protect(addr: usize, len: usize, prot: c_int, key: Option<c_int>) -> Answer {
     let raw = || match key {
         // SAFETY: the program's own call.
@@ -64,14 +64,14 @@ pub unsafe fn protect(addr: usize, len: usize, prot: c_int, key: Option<c_int>) 
     let Some(end) = program::end_of(addr, len) else { return raw() };
     match key {
         _ if !hull::concerns(addr, len) => raw(),
-        // -1 is mprotect. Memory with a key is the program's to open and to close.
+        // -1 is mprotect. Only the program may open and close memory with a key.
         None | Some(-1) => guarded(|| program::protect(addr, end, prot as u32, raw)),
         Some(_) => guarded(|| program::restored(from_ref(&(addr..end)), libc::ENOMEM, true, raw)),
     }
 }
 
 /// # Safety
-/// As mremap(2).
+/// The same requirements as for mremap(2).
 pub unsafe fn remap(asked: Remap) -> Answer {
     guarded(|| program::remap(asked))
 }
@@ -79,7 +79,7 @@ pub unsafe fn remap(asked: Remap) -> Answer {
 /// mmap(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
@@ -89,14 +89,14 @@ pub unsafe extern "C-unwind" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { map(addr as usize, len, prot, flags, fd, offset as usize) }) as *mut c_void
 }
 
 /// mmap(2) under its name for large files.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
@@ -106,24 +106,24 @@ pub unsafe extern "C-unwind" fn mmap64(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { map(addr as usize, len, prot, flags, fd, offset as usize) }) as *mut c_void
 }
 
 /// munmap(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { unmap(addr as usize, len) })
 }
 
 /// mremap(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mremap(
     old: *mut c_void,
@@ -133,24 +133,24 @@ pub unsafe extern "C-unwind" fn mremap(
     new: *mut c_void,
 ) -> *mut c_void {
     let asked = Remap { old: old as usize, old_len, new_len, flags, new: new as usize };
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { remap(asked) }) as *mut c_void
 }
 
 /// mprotect(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { protect(addr as usize, len, prot, None) })
 }
 
 /// pkey_mprotect(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn pkey_mprotect(
     addr: *mut c_void,
@@ -158,6 +158,6 @@ pub unsafe extern "C-unwind" fn pkey_mprotect(
     prot: c_int,
     key: c_int,
 ) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { protect(addr as usize, len, prot, Some(key)) })
 }

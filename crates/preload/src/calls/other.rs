@@ -1,4 +1,4 @@
-//! Calls that change memory in passing: locks, seals, names, policies, userfaultfd.
+//! Calls that change memory as a side effect: locks, seals, names, policies, userfaultfd.
 
 use super::advice::words;
 use crate::{guarded, has_hub, kernel, told, told_int};
@@ -14,23 +14,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PR_SET_VMA: c_int = 0x5356_4d41;
 const PR_SET_MEMORY_MERGE: c_int = 67;
 const PR_GET_MEMORY_MERGE: c_int = 68;
-/// Of a userfaultfd of the program's own: struct uffdio_register, struct uffdio_move.
+/// Requests of a userfaultfd of the program: struct uffdio_register, struct uffdio_move.
 const UFFDIO_REGISTER: c_ulong = 0xC020_AA00;
 const UFFDIO_MOVE: c_ulong = 0xC028_AA05;
 /// mseal(2), Linux 6.10.
 pub const SYS_MSEAL: c_long = 462;
 
-/// The pages that `[addr, addr + len)` touches, as mlock(2) takes it.
+/// The pages that `[addr, addr + len)` touches, as mlock(2) takes them.
 fn pages(addr: usize, len: usize) -> Option<Range<usize>> {
     let start = addr / PAGE * PAGE;
     let end = addr.checked_add(len)?.checked_next_multiple_of(PAGE)?;
     (start < end).then_some(start..end)
 }
 
-/// mlock and its kin: system call `number` with `arguments`, of which the first two are a range.
+/// mlock and the like: system call `number` with `arguments`, of which the first two are a range.
 ///
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(number, arguments) };
@@ -46,22 +46,22 @@ pub unsafe fn lock_range(number: c_long, arguments: [usize; 6]) -> Answer {
 /// mlockall and munlockall.
 ///
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 pub unsafe fn lock_all(number: c_long, flags: usize) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(number, [flags, 0, 0, 0, 0, 0]) };
     let on = number == libc::SYS_mlockall;
     let has = |flag: c_int| flags & flag as usize != 0;
     let future = Some(on && has(libc::MCL_FUTURE));
-    // Only what is to come: nothing that is there changes.
+    // Only future mappings: nothing changes for memory that is there.
     let range = if on && !has(libc::MCL_CURRENT) { Some(0..0) } else { None };
     guarded(|| program::lock_memory(range, on, future, raw))
 }
 
-/// A call about a range that merged memory does not bear: `arguments` start with the range.
+/// A call about a range that merged memory cannot cope with: `arguments` start with the range.
 ///
 /// # Safety
-/// As the call.
+/// The same requirements as for the call.
 pub unsafe fn special(number: c_long, arguments: [usize; 6], leave: bool) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(number, arguments) };
@@ -75,11 +75,11 @@ pub unsafe fn special(number: c_long, arguments: [usize; 6], leave: bool) -> Ans
 }
 
 /// # Safety
-/// As ioctl(2).
+/// The same requirements as for ioctl(2).
 pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_ioctl, [fd, request, argument, 0, 0, 0]) };
-    // REGISTER has its range first, MOVE a destination, the source, and the length.
+    // REGISTER starts with its range; MOVE has a destination, the source, and the length.
     let range = match request as c_ulong {
         UFFDIO_REGISTER => peek::<16>(argument).map(words),
         UFFDIO_MOVE => argument.checked_add(8).and_then(peek::<16>).map(words),
@@ -99,14 +99,14 @@ pub unsafe fn control(fd: usize, request: usize, argument: usize) -> Answer {
     }
 }
 
-/// What the program asked for by PR_SET_MEMORY_MERGE.
+/// Whether the program has switched merging on by PR_SET_MEMORY_MERGE.
 static WANTS_ALL_MERGED: AtomicBool = AtomicBool::new(false);
 
-/// PR_SET_MEMORY_MERGE is accepted, and kept from the kernel: ksmd would merge our regions, too, and
-/// a range belongs to one engine at a time.
+/// We accept PR_SET_MEMORY_MERGE and keep it from the kernel: ksmd would merge our regions, too,
+/// and a range belongs to one engine at a time.
 ///
 /// # Safety
-/// As prctl(2).
+/// The same requirements as for prctl(2).
 pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_prctl, arguments) };
@@ -135,16 +135,16 @@ pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
 }
 
 /// # Safety
-/// As shmat(2).
+/// The same requirements as for shmat(2).
 pub unsafe fn attach(id: c_int, addr: usize, flags: c_int) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_shmat, [id as usize, addr, flags as usize, 0, 0, 0]) };
     if flags & libc::SHM_REMAP == 0 || !hull::concerns(0, usize::MAX) {
         return raw();
     }
-    // It replaces what is there, as long as the segment is.
+    // The segment replaces what is there, for as many bytes as it has.
     let mut about = std::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
-    // SAFETY: the kernel fills the struct; where it does not, the size is zero.
+    // SAFETY: the kernel fills the struct; if it does not, the size is zero.
     let size = unsafe {
         libc::shmctl(id, libc::IPC_STAT, about.as_mut_ptr());
         about.assume_init().shm_segsz
@@ -158,69 +158,69 @@ pub unsafe fn attach(id: c_int, addr: usize, flags: c_int) -> Answer {
 /// mlock(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mlock(addr: *const c_void, len: size_t) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { lock_range(libc::SYS_mlock, [addr as usize, len, 0, 0, 0, 0]) })
 }
 
 /// mlock2(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
     let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { lock_range(libc::SYS_mlock2, arguments) })
 }
 
 /// munlock(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn munlock(addr: *const c_void, len: size_t) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { lock_range(libc::SYS_munlock, [addr as usize, len, 0, 0, 0, 0]) })
 }
 
 /// mlockall(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mlockall(flags: c_int) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { lock_all(libc::SYS_mlockall, flags as usize) })
 }
 
 /// munlockall(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn munlockall() -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { lock_all(libc::SYS_munlockall, 0) })
 }
 
 /// mseal(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mseal(addr: *mut c_void, len: size_t, flags: c_ulong) -> c_int {
     let arguments = [addr as usize, len, flags as usize, 0, 0, 0];
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { special(SYS_MSEAL, arguments, true) })
 }
 
-/// mbind(2): on a slab's mapping the policy would apply to everybody who shares the slab.
+/// mbind(2): on a slab's mapping the policy would apply to every process that shares the slab.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn mbind(
     addr: *mut c_void,
@@ -232,24 +232,24 @@ pub unsafe extern "C-unwind" fn mbind(
 ) -> c_long {
     let arguments =
         [addr as usize, len as usize, mode as usize, mask as usize, most as usize, flags as usize];
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { special(libc::SYS_mbind, arguments, false) }) as c_long
 }
 
 /// shmat(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn shmat(id: c_int, addr: *const c_void, flags: c_int) -> *mut c_void {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told(unsafe { attach(id, addr as usize, flags) }) as *mut c_void
 }
 
 /// prctl(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn prctl(
     option: c_int,
@@ -259,16 +259,16 @@ pub unsafe extern "C-unwind" fn prctl(
     d: c_ulong,
 ) -> c_int {
     let arguments = [option as usize, a as usize, b as usize, c as usize, d as usize, 0];
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { process_control(arguments) })
 }
 
 /// ioctl(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: *mut c_void) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { control(fd as usize, request as usize, argument as usize) })
 }

@@ -1,5 +1,5 @@
-//! Calls about the process as a whole: limits and the last thread, which our presence would change, and
-//! its end.
+//! Calls about the process as a whole: limits and the last thread, which our presence would change,
+//! and the end of the process.
 
 use crate::{kernel, told_int};
 use libc::{c_int, c_long, c_void, pid_t};
@@ -7,13 +7,13 @@ use pagemerge_agent::Quiet;
 use pagemerge_pages::room;
 use pagemerge_pages::soft::{peek, poke};
 
-/// Is it the limit of this process's address space?
+/// Returns whether this is the limit of this process's address space.
 fn is_ours(pid: pid_t, resource: usize) -> bool {
     // SAFETY: it returns a number.
     resource == libc::RLIMIT_AS as usize && (pid == 0 || pid == unsafe { libc::getpid() })
 }
 
-/// A limit with the room that we have set aside, or without it.
+/// A limit with (`up`) or without the room that we have set aside.
 fn shifted(limit: [u64; 2], up: bool) -> [u64; 2] {
     let room = room::bytes() as u64;
     limit.map(|value| match value {
@@ -23,10 +23,10 @@ fn shifted(limit: [u64; 2], up: bool) -> [u64; 2] {
     })
 }
 
-/// prlimit(2): the program's limit is one of what it maps itself.
+/// prlimit(2): the program's limit applies to the memory that it maps itself.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 pub unsafe fn limit(pid: pid_t, resource: usize, new: usize, old: usize) -> crate::Answer {
     let call = [pid as usize, resource, new, old, 0, 0];
     if !is_ours(pid, resource) || room::bytes() == 0 {
@@ -45,7 +45,7 @@ pub unsafe fn limit(pid: pid_t, resource: usize, new: usize, old: usize) -> crat
         let call = [pid as usize, resource, from, before.as_mut_ptr() as usize, 0, 0];
         kernel(libc::SYS_prlimit64, call)?;
         if old != 0 {
-            // Through the kernel, as it would: a pointer that is wrong is EFAULT.
+            // The kernel writes this for us, as in the real call: a wrong pointer gives EFAULT.
             let told = poke(old, &bytes_of(shifted(before, false)));
             return if told { Ok(0) } else { Err(libc::EFAULT) };
         }
@@ -63,47 +63,47 @@ fn bytes_of(pair: [u64; 2]) -> [u8; 16] {
 /// setrlimit(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn setrlimit(resource: c_int, new: *const c_void) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(0, resource as usize, new as usize, 0) })
 }
 
 /// setrlimit(2) under its name for large files.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn setrlimit64(resource: c_int, new: *const c_void) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(0, resource as usize, new as usize, 0) })
 }
 
 /// getrlimit(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn getrlimit(resource: c_int, old: *mut c_void) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(0, resource as usize, 0, old as usize) })
 }
 
 /// getrlimit(2) under its name for large files.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn getrlimit64(resource: c_int, old: *mut c_void) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(0, resource as usize, 0, old as usize) })
 }
 
 /// prlimit(2).
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn prlimit(
     pid: pid_t,
@@ -111,14 +111,14 @@ pub unsafe extern "C-unwind" fn prlimit(
     new: *const c_void,
     old: *mut c_void,
 ) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(pid, resource as usize, new as usize, old as usize) })
 }
 
 /// prlimit(2) under its name for large files.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn prlimit64(
     pid: pid_t,
@@ -126,14 +126,14 @@ pub unsafe extern "C-unwind" fn prlimit64(
     new: *const c_void,
     old: *mut c_void,
 ) -> c_int {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     told_int(unsafe { limit(pid, resource as usize, new as usize, old as usize) })
 }
 
-/// _exit(2), as shells end; exit(3) runs the library's end, and does not come here.
+/// _exit(2), by which shells end; exit(3) runs the library's end handler, and does not come here.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
     crate::note::finish();
@@ -146,18 +146,18 @@ pub unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
 /// _Exit(3), which is the same.
 ///
 /// # Safety
-/// As the system call.
+/// The same requirements as for the system call.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn _Exit(status: c_int) -> ! {
-    // SAFETY: by the caller.
+    // SAFETY: the caller fulfils the requirements of the call.
     unsafe { _exit(status) }
 }
 
-/// pthread_exit(3): when the last thread of a program ends, libc ends the process. The agent's
-/// thread would keep it alive, so it looks from then on whether it is alone.
+/// pthread_exit(3). When the last thread of a program ends, libc ends the process. The agent's
+/// thread would keep it alive, so from then on that thread looks whether it is the only one.
 ///
 /// # Safety
-/// As the function.
+/// The same requirements as for the function.
 #[no_mangle]
 pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
     type Exit = unsafe extern "C-unwind" fn(*mut c_void) -> !;
