@@ -60,7 +60,7 @@ async def merge(
         address, slot, runs = await merger.prepare(
             client, address, slot[mine], least=1, within=Patience.LONGEST
         )
-        client.births[sequence] = (address, slot)
+        client.plan_birth(sequence, address, slot)
         client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())
     except ProtocolError:
         raise
@@ -72,7 +72,7 @@ async def merge(
 
 def refuse(client: Client, sequence: int, why: str) -> None:
     """Tell a client why the hub refuses its request."""
-    client.births.pop(sequence, None)
+    client.refuse_birth(sequence)
     client.link.send(wire.Kind.REFUSED, sequence, plain(why, 1000).encode())
 
 

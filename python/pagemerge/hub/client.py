@@ -139,11 +139,29 @@ class Client:
         """True if the hub knows what it maps; else it may map any slot of slabs it was given."""
         return self.is_ready and not self.births and not self.adopting
 
-    def begin(self, sequence: int) -> None:
+    def begin_birth(self, sequence: int) -> None:
         """Note a request for a merge at birth. Raises ``ProtocolError`` if there are too many."""
         if sequence in self.births or len(self.births) >= MOST_REQUESTS:
             raise ProtocolError("it asks for more before it has reported the first")
         self.births[sequence] = None
+
+    def plan_birth(self, sequence: int, address: U64, slot: U32) -> None:
+        """A merge at birth is planned: the client is told of these pages and slots."""
+        self.births[sequence] = address, slot
+
+    def report_birth(self, sequence: int) -> tuple[U64, U32] | None:
+        """A merge at birth is reported; returns its pages and slots.
+
+        None if it is not planned, or the hub does not know the number: nothing has changed then.
+        """
+        planned = self.births.get(sequence)
+        if planned is not None:
+            del self.births[sequence]
+        return planned
+
+    def refuse_birth(self, sequence: int) -> None:
+        """A merge at birth is refused."""
+        self.births.pop(sequence, None)
 
     @property
     def has_barrier(self) -> bool:

@@ -186,8 +186,9 @@ class Hub:
                 client.missed = len((await candidates([client], looks)).digest)
         plan = await planning.make(merger, clients, await candidates(clients, looks))
         if self._on_plan is not None:
-            self._on_plan(members.domain, plan.describe())
+            rows = plan.describe()
             plan.release()
+            self._on_plan(members.domain, rows)
             return 0
         return await Stages(merger, plan).run()
 

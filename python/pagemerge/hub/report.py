@@ -31,7 +31,7 @@ def status(
     ``looks``: the setting; ``started``: when the hub started, on the monotonic clock.
     """
     clients: list[ClientStatus] = []
-    total = counters.Tally()
+    total = counters.Counts()
     shared = store = metadata = 0
     for domain, members in list(domains.items()):
         if uid not in (0, domain.uid):
@@ -70,7 +70,7 @@ class Count:
     def __init__(self, domain: Domain, members: Members, looks: int) -> None:
         self._domain, self._clients, self._looks = domain, list(members.clients), looks
         self.rows: list[ClientStatus] = []
-        self.total = counters.Tally()
+        self.total = counters.Counts()
         self.metadata = 0
         """Bytes that the hub's records of the pages take."""
         self.sharers = np.zeros(members.store.next_slot, np.uint32)
@@ -83,7 +83,7 @@ class Count:
 
     def _client(self, client: Client) -> Steps:
         regions = [region.pages for region in client.regions.values()]
-        tally = counters.Tally()
+        tally = counters.Counts()
         for lot in counters.lots(regions):
             tally += counters.tally(lot, self._looks)
             count(lot.slot, self.sharers)
@@ -95,7 +95,7 @@ class Count:
         yield
 
 
-def _row(client: Client, domain: Domain, regions: int, tally: counters.Tally) -> ClientStatus:
+def _row(client: Client, domain: Domain, regions: int, tally: counters.Counts) -> ClientStatus:
     return ClientStatus(
         pid=client.pid,
         name=client.name,

@@ -112,14 +112,13 @@ class Session:
             client.note = text.plain(body, MOST_NOTE)
         elif kind == wire.Kind.INTERN and sequence % 2 == 1:
             request = wire.unpack(body, wire.INTERN)
-            client.begin(sequence)
+            client.begin_birth(sequence)
             if hub.runs_dry:
                 birth.refuse(client, sequence, "the hub runs with --dry-run: it merges nothing")
                 return
             work = birth.merge(merger, hub.readers, client, sequence, request)
             self.service.spawn(self.link, work)
-        elif kind == wire.Kind.MERGED and (planned := client.births.get(sequence)):
-            del client.births[sequence]
+        elif kind == wire.Kind.MERGED and (planned := client.report_birth(sequence)):
             birth.note(merger, client, planned, body)
         elif kind not in (wire.Kind.MERGED, wire.Kind.REGIONS):  # these two may come late
             raise ProtocolError(f"a frame of kind {kind} out of turn")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pagemerge.ksmd.decide.rules import Decision, Rule, rule_on
+from pagemerge.ksmd.decide.rules import Choice, Rule, rule_on
 from pagemerge.linux.identity import Identities, Identity
 
 Key = tuple[int, int]
@@ -20,12 +20,12 @@ Key = tuple[int, int]
 class Changes:
     """The differences from the last look."""
 
-    opt_in: tuple[Decision, ...] = ()
+    opt_in: tuple[Choice, ...] = ()
     """Processes that the rules opt in now and did not before."""
     opt_out: tuple[Identity, ...] = ()
     """Processes that were in, still run, and are not in any more: they have another program by
     exec, another user, or another cgroup. Being opted in survives all of that (prctl(2))."""
-    news: tuple[Decision, ...] = ()
+    news: tuple[Choice, ...] = ()
     """Every decision that is new or has another reason, those of ``opt_in`` too, for the log."""
 
 
@@ -47,7 +47,7 @@ class Opting:
         self._rules = rules
         self._across_users = across_users
         self._present = present or Identities().present
-        self._said: dict[Key, Decision] = {}
+        self._said: dict[Key, Choice] = {}
         self.holder = holder
         """The uid that kernel KSM belongs to; see ``decide.rules``."""
 

@@ -30,8 +30,8 @@ def region(rows: list[tuple[int, int, int]]) -> Pages:
     return pages
 
 
-def plainly(regions: list[list[tuple[int, int, int]]]) -> counters.Tally:
-    """Page by page, as ``Tally`` says."""
+def plainly(regions: list[list[tuple[int, int, int]]]) -> counters.Counts:
+    """Page by page, as ``Counts`` says."""
     merged = zero = unshared = volatile = runs = 0
     for rows in regions:
         before = None
@@ -44,7 +44,7 @@ def plainly(regions: list[list[tuple[int, int, int]]]) -> counters.Tally:
                 volatile += looks < LOOKS
             runs += mapped and slot - 1 != before
             before = slot if mapped else None
-    return counters.Tally(sum(map(len, regions)), merged, zero, unshared, volatile, runs)
+    return counters.Counts(sum(map(len, regions)), merged, zero, unshared, volatile, runs)
 
 
 @given(REGIONS, st.integers(1, 9), st.integers(1, 4))
@@ -54,7 +54,7 @@ def test_lots_count_as_pages_one_by_one(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(counters, "MOST_PAGES", pages)
         patched.setattr(counters, "MOST_REGIONS", regions)
-        found = counters.Tally()
+        found = counters.Counts()
         for lot in counters.lots(map(region, rows)):
             assert len(lot.slot) == len(lot.before) == len(lot.digest) == len(lot.standing)
             assert len(lot.slot) <= 2 * pages
@@ -65,7 +65,7 @@ def test_lots_count_as_pages_one_by_one(
 def test_many_small_regions_take_hardly_longer_than_one_large_one() -> None:
     small = [Region.of(0, 1).pages for _ in range(20_000)]
     began = time.process_time()
-    found = sum((counters.tally(it, LOOKS) for it in counters.lots(small)), counters.Tally())
+    found = sum((counters.tally(it, LOOKS) for it in counters.lots(small)), counters.Counts())
     assert found.pages == 20_000
     assert time.process_time() - began < 0.2, "0.4 s if each is counted by itself"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.ksmd.decide.rules import Decision, Rule, fits, rule_on
+from pagemerge.ksmd.decide.rules import Choice, Rule, fits, rule_on
 from pagemerge.linux.identity import Identity
 
 WEB = Identity(
@@ -74,18 +74,18 @@ def test_matchers(who: Identity, rule: Rule, fit: bool) -> None:
     assert fits(who, rule) == fit
 
 
-def one(who: Identity, *rules: Rule) -> Decision:
+def one(who: Identity, *rules: Rule) -> Choice:
     (decision,) = rule_on([who], rules).decisions
     return decision
 
 
 def test_out_wins_and_the_first_in_speaks() -> None:
     plain, select = Rule("in", user="33"), Rule("in", unit="web-*.service", select=True)
-    assert one(WEB, select, plain) == Decision(WEB, "in", True, "in: rule 1, unit web-*.service")
+    assert one(WEB, select, plain) == Choice(WEB, "in", True, "in: rule 1, unit web-*.service")
     assert one(WEB, plain, select).select is False
     assert one(WEB, Rule("in", guest="*"), select).reason == "in: rule 2, unit web-*.service"
     last = Rule("out", command="nginx*", user="33")
-    assert one(WEB, select, plain, last) == Decision(
+    assert one(WEB, select, plain, last) == Choice(
         WEB, "out", False, "out: rule 3, user 33, command nginx*"
     )
     assert rule_on([WEB], [Rule("in", user="root")]).decisions == ()

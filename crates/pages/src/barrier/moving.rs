@@ -61,7 +61,7 @@ impl Mover {
         let away = Away { scratch: scratch as usize, ..Away::default() };
         let this = Self { uffd, forks, away, busy: Mask::NONE };
         // The scratch area is of no use in a core dump, a huge page must not fill it, and no fork
-        // may copy it: it is always watched, so every fork would wait; and pages must be ours alone
+        // may copy it: a fork would wait while it is watched, and pages must be ours alone
         // to be moved.
         // SAFETY: advice about our own fresh mapping.
         unsafe { rustix::mm::madvise(scratch, len, Advice::LinuxDontFork) }

@@ -24,7 +24,7 @@ MOST_REGIONS = 1 << 11
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Counts:
     """Counts over some regions, in pages."""
 
     pages: int = 0
@@ -35,8 +35,8 @@ class Tally:
     runs: int = 0
     """Runs of consecutive slots: the mappings that merging costs."""
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
             self.pages + other.pages,
             self.merged + other.merged,
             self.zero + other.zero,
@@ -96,7 +96,7 @@ def _together(some: Sequence[Pages]) -> Lot:
     return Lot(digest, np.concatenate([pages.standing for pages in some]), slot, before)
 
 
-def tally(lot: Lot, required: int) -> Tally:
+def tally(lot: Lot, required: int) -> Counts:
     """Count the pages of a lot; ``required`` looks make a page stable."""
     slot = lot.slot
     mapped = slot < OWN_SLOT
@@ -104,7 +104,7 @@ def tally(lot: Lot, required: int) -> Tally:
     stable = seen & (lot.standing & LOOKS >= required)
     goes_on = mapped & (lot.before < OWN_SLOT) & (slot - lot.before == 1)
     merged, unshared = int(np.count_nonzero(mapped)), int(np.count_nonzero(stable))
-    return Tally(
+    return Counts(
         len(slot),
         merged,
         int(np.count_nonzero(slot == ZERO_SLOT)),

@@ -55,7 +55,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Choice:
     """What the rules say about one process."""
 
     who: Identity
@@ -70,7 +70,7 @@ class Decision:
 class Ruling:
     """What the rules say about all processes."""
 
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Choice, ...]
     """Decisions in the order of the given processes; processes that fit no rule are left out."""
     holder: int | None
     """The uid that kernel KSM belongs to now, for the next look; None if no process is in, or if
@@ -128,15 +128,15 @@ def _precedence(match: _Match) -> tuple[int, int, int]:
     return match.number, match.who.start_time, match.who.pid
 
 
-def _decision(match: _Match, holder: int | None, user: str) -> Decision:
+def _decision(match: _Match, holder: int | None, user: str) -> Choice:
     who, rule = match.who, match.rule
     reason = f"{rule.opt}: rule {match.number}, {rule}"
     if rule.opt == "out":
-        return Decision(who, "out", False, reason)
+        return Choice(who, "out", False, reason)
     if holder in (None, who.uid):
-        return Decision(who, "in", rule.select, reason)
+        return Choice(who, "in", rule.select, reason)
     named = f"uid {holder}" if user == str(holder) else f"uid {holder} ({user})"
-    return Decision(
+    return Choice(
         who,
         "refused",
         False,
