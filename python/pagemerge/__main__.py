@@ -1,4 +1,4 @@
-"""``python -m pagemerge``: the same as the ``pagemerge`` command."""
+"""Runs the ``pagemerge`` command for ``python -m pagemerge``."""
 
 import sys
 

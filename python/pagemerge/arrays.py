@@ -1,9 +1,9 @@
 """The Python API: arrays and buffers whose equal pages are kept once.
 
-Everything here starts this process's agent with the first use, and a hub if none runs. The agent
-reads three variables then: ``PAGEMERGE_SOCKET`` (where the hub listens), ``PAGEMERGE_BARRIER``
-(auto, move, write-protect, park) and ``PAGEMERGE_DOMAIN`` (a name that narrows the trust domain:
-pages are shared only with processes of this user that say the same).
+The first use of anything here starts this process's agent, and a hub if none runs. The agent then
+reads three variables: ``PAGEMERGE_SOCKET`` (where the hub listens), ``PAGEMERGE_BARRIER`` (auto,
+move, write-protect, park) and ``PAGEMERGE_DOMAIN`` (a name that narrows the trust domain: pages are
+shared only with processes of this user that give the same name).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ HUB_START = 10.0
 """Seconds that ``stats`` waits for the hub that this process is starting."""
 
 _started_in = 0
-"""Process whose agent has been started: a fork child gets its own."""
+"""Pid of the process whose agent has been started: a fork child starts its own."""
 
 
 def buffer(nbytes: int) -> Memory:
-    """Mergeable memory of ``nbytes`` bytes, zeroed: a writable buffer, page-aligned.
+    """Allocate ``nbytes`` bytes of mergeable memory: a writable, page-aligned buffer of zeros.
 
-    Raises ``UsageError`` for a size that cannot be, ``OutOfMemory`` (a ``MemoryError``) where
-    there is not so much.
+    Raises ``UsageError`` for a size below 1 or above 2**63 - 1, and ``OutOfMemory`` (a
+    ``MemoryError``) if there is not enough memory.
     """
     size = index(nbytes)
     if not 0 < size < 1 << 63:
@@ -61,17 +61,17 @@ def empty(shape: AnyShape, dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
 
 
 def empty(shape: AnyShape, dtype: npt.DTypeLike = float) -> npt.NDArray[Any]:
-    """A numpy array of ``shape`` and ``dtype`` in mergeable memory; its contents are zero.
+    """Make a numpy array of ``shape`` and ``dtype`` in mergeable memory; its contents are zero.
 
-    Raises ``UsageError`` for a dtype that holds references, or a size that cannot be,
-    ``OutOfMemory`` (a ``MemoryError``) where there is not so much memory.
+    Raises ``UsageError`` for a dtype that holds references, or for an impossible size, and
+    ``OutOfMemory`` (a ``MemoryError``) if there is not enough memory.
     """
     import numpy as np
 
     sides = tuple(map(index, shape)) if isinstance(shape, Sequence) else (index(shape),)
     if any(side < 0 for side in sides):
-        raise UsageError(f"an array of shape {sides} cannot be")
-    # NumPy knows what to make of a dtype without a size, or with a shape of its own.
+        raise UsageError(f"an array of shape {sides} cannot be made: no side may be negative")
+    # NumPy decides what a dtype without a size, or with a shape of its own, means.
     pattern = np.empty(0, dtype)
     _refuse_references(pattern.dtype)
     sides += pattern.shape[1:]
@@ -90,15 +90,16 @@ def copy(array: npt.ArrayLike) -> npt.NDArray[Any]: ...
 
 
 def copy(array: npt.ArrayLike | Memory) -> npt.NDArray[Any]:
-    """A copy of ``array`` in mergeable memory, merged before this returns.
+    """Copy ``array`` into mergeable memory, and merge the copy before this returns.
 
-    Keeps shape and dtype, and the order in memory where that is C's or Fortran's; else the copy has
-    C's. The bytes of ``bytes``, ``bytearray`` and ``buffer`` become uint8, a ``memmap`` a plain
-    array. What the store already holds is never allocated. Nobody may write ``array`` meanwhile.
+    The copy keeps shape and dtype. It keeps the order in memory if that is C's or Fortran's, and
+    has C's order otherwise. The bytes of ``bytes``, ``bytearray`` and ``buffer`` become uint8, a
+    ``memmap`` becomes a plain array. Pages that the store already holds are never allocated. No
+    thread may write ``array`` during the call.
 
-    Raises ``UsageError`` for what a plain array cannot hold: references, a mask, the labels of a
-    DataFrame, ... ``OutOfMemory`` (a ``MemoryError``) where there is not so much
-    memory, ``HubError`` if no hub can be reached or it may not read this process.
+    Raises ``UsageError`` for what a plain array cannot hold (references, a mask, the labels of a
+    DataFrame, ...), ``OutOfMemory`` (a ``MemoryError``) if there is not enough memory, and
+    ``HubError`` if no hub can be reached or the hub may not read this process.
     """
     import numpy as np
 
@@ -119,9 +120,9 @@ def intern(array: Array) -> Array:
     """Merge ``array`` (or a ``buffer``) in place before this returns; returns it.
 
     Its memory must be mergeable: from ``empty``, ``buffer`` or ``mergeable_arrays``. The caller
-    promises that nobody writes it during the call. Whole pages only: less than a page is left as
-    it is. Raises ``UsageError`` for other memory, however small, and for an array of references,
-    ``HubError`` if no hub can be reached; contents are right in every case.
+    promises that no thread writes it during the call. Only whole pages are merged: less than a page
+    stays as it is. Raises ``UsageError`` for other memory of any size and for an array of
+    references, and ``HubError`` if no hub can be reached. The contents are right in every case.
     """
     _start()
     _core.intern_pages(_bytes(array))
@@ -131,8 +132,8 @@ def intern(array: Array) -> Array:
 def unmerge(array: Array) -> Array:
     """Give ``array`` pages of its own again and keep them from being merged; returns it.
 
-    Safe beside writers. ``intern`` makes it mergeable again. Raises ``UsageError`` if its memory
-    is not mergeable.
+    Other threads may write the array during the call. ``intern`` makes it mergeable again. Raises
+    ``UsageError`` if its memory is not mergeable.
     """
     data = _bytes(array)
     if len(data):
@@ -143,9 +144,9 @@ def unmerge(array: Array) -> Array:
 
 @contextlib.contextmanager
 def mergeable_arrays() -> Iterator[None]:
-    """While this context lasts, numpy puts new large arrays (256 KiB and more) in mergeable memory.
+    """Have numpy put new large arrays (256 KiB and more) in mergeable memory inside the context.
 
-    For this thread and context (NEP 49, contextvars). The arrays may outlive it.
+    This holds for this thread and context (NEP 49, contextvars). The arrays may outlive it.
     """
     _start()
     before = _core.set_numpy_handler()
@@ -156,7 +157,7 @@ def mergeable_arrays() -> Iterator[None]:
 
 
 def stats() -> Status:
-    """The counters of this user's hub, as ``pagemerge status`` shows them.
+    """Return the counters of this user's hub, as ``pagemerge status`` shows them.
 
     Waits for the hub that this process has just started. Raises ``HubError`` if no hub runs.
     """
@@ -173,7 +174,7 @@ def stats() -> Status:
 
 
 def _hub_is_starting() -> bool:
-    """Has our agent use for a hub that it has not met yet, and may it start one?"""
+    """Does our agent need a hub that it has not reached yet, and may it start one?"""
     from pagemerge.hub.reach import hub_command
 
     if _started_in != os.getpid() or not hub_command(""):
@@ -183,7 +184,7 @@ def _hub_is_starting() -> bool:
 
 
 def _start() -> None:
-    """Start this process's agent, once. Raises ``UsageError`` if PAGEMERGE_DOMAIN is no name."""
+    """Start this process's agent, once. Raises ``UsageError`` if PAGEMERGE_DOMAIN is not a name."""
     global _started_in
     if _started_in == os.getpid():
         return
@@ -204,14 +205,14 @@ def _start() -> None:
 
 
 def _on(memory: Memory, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """An array on ``memory``, which it keeps alive."""
+    """Make an array on ``memory``; the array keeps the memory alive."""
     import numpy as np
 
     return np.frombuffer(memoryview(memory), np.uint8).view(dtype).reshape(shape)
 
 
 def _plain_array(array: object) -> npt.NDArray[Any]:
-    """What NumPy makes of ``array``. Raises ``UsageError`` where that would lose something."""
+    """Convert ``array`` to a plain array. Raises ``UsageError`` if that would lose something."""
     import numpy as np
 
     kind = type(array).__name__
@@ -222,23 +223,23 @@ def _plain_array(array: object) -> npt.NDArray[Any]:
             raise UsageError("a copy would lose the mask: copy its .data and its .mask")
         if type(array) not in (np.ndarray, np.memmap):
             raise UsageError(
-                f"a copy would be a plain array, no {kind}: copy np.asarray(it), and make a {kind} "
-                "of that again"
+                f"a copy would be a plain array, not a {kind}: copy np.asarray(it), and make a "
+                f"{kind} from the copy"
             )
         source = array.view(np.ndarray)
     elif isinstance(array, np.generic):
         source = np.asarray(array)
     elif any(hasattr(array, name) for name in ("__array__", "__array_interface__", "__dlpack__")):
         raise UsageError(
-            f"a copy would be a plain array, no {kind}, and lose what else that holds: copy "
-            "np.asarray(it), if all that counts is the values"
+            f"a copy would be a plain array, not a {kind}, and lose everything but the values: "
+            "copy np.asarray(it) if you need only the values"
         )
     else:
         source = np.asarray(array)
         if source.dtype.kind in "SU":
             raise UsageError(
-                "NumPy drops zeros at the end of texts: make an array of the dtype that is meant, "
-                "and copy that"
+                "NumPy drops zeros at the end of texts: make an array of the dtype that you need, "
+                "and copy that array"
             )
     _refuse_references(source.dtype)
     return source
@@ -253,7 +254,10 @@ def _refuse_references(dtype: np.dtype[Any]) -> None:
 
 
 def _bytes(array: np.ndarray[Any, Any] | Memory) -> npt.NDArray[np.uint8] | Memory:
-    """The bytes of an array, without a copy. Raises ``UsageError`` if they are not contiguous."""
+    """View the bytes of an array, without a copy.
+
+    Raises ``UsageError`` if they are not contiguous.
+    """
     if isinstance(array, Memory):
         return array
     import numpy as np
@@ -267,7 +271,9 @@ def _bytes(array: np.ndarray[Any, Any] | Memory) -> npt.NDArray[np.uint8] | Memo
     if plain.flags.f_contiguous:
         plain = plain.T
     if not plain.flags.c_contiguous:
-        raise UsageError("the array's elements are not contiguous in memory: intern what it views")
+        raise UsageError(
+            "the array's elements are not contiguous in memory: use the array that it is a view of"
+        )
     if plain.nbytes == 0:
         return np.empty(0, np.uint8)
     return plain.reshape(-1).view(np.uint8)

@@ -1,7 +1,7 @@
-"""Settings: TOML in, typed values out, errors that name the key and the cure.
+"""Reads settings from TOML into typed values; errors name the key and the cure.
 
-``[hub]`` is the user engine's, ``[kernel]`` the kernel engine's, and each ``[[rule]]`` says which
-processes that is for.
+``[hub]`` configures the user engine, ``[kernel]`` configures the kernel engine, and each
+``[[rule]]`` selects processes for the kernel engine.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ AnySettings = TypeVar("AnySettings", Settings, KernelSettings)
 
 
 def with_cpu(settings: AnySettings, percent: float | None) -> AnySettings:
-    """The same with another ``cpu_percent``, if one is given.
+    """Replace ``cpu_percent`` in ``settings`` by ``percent``, unless that is None.
 
-    Raises ``UsageError`` if it is no share.
+    Raises ``UsageError`` if ``percent`` is not a share of one core.
     """
     if percent is None:
         return settings
     try:
         return msgspec.structs.replace(settings, cpu_percent=msgspec.convert(percent, Percent))
     except msgspec.ValidationError:
-        told = f"--cpu {percent:g}: it is a share of one core, above 0 and up to 100"
+        told = f"--cpu {percent:g}: give a percentage of one core, above 0 and up to 100"
         raise UsageError(told) from None
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a file may say."""
+    """All settings that a file may contain."""
 
     hub: Settings = msgspec.field(default_factory=Settings)
     kernel: KernelSettings = msgspec.field(default_factory=KernelSettings)
@@ -48,24 +48,24 @@ class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path | None) -> Settings:
-    """The ``[hub]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
+    """Read ``[hub]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
     return read(path).hub
 
 
 def load_kernel(path: Path | None) -> KernelSettings:
-    """The ``[kernel]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
+    """Read ``[kernel]`` of the file at ``path``; the defaults if it is None. Raises as ``read``."""
     return read(path).kernel
 
 
 def load_rules(path: Path | None) -> tuple[Rule, ...]:
-    """The rules in the file at ``path``; none if it is None. Raises as ``read``."""
+    """Read the rules in the file at ``path``; none if it is None. Raises as ``read``."""
     return read(path).rules
 
 
 def read(path: Path | None) -> Configuration:
-    """All that the file at ``path`` says; the defaults if it is None.
+    """Read all settings in the file at ``path``; the defaults if it is None.
 
-    Raises ``UsageError`` that names the file, the key and what it should be.
+    Raises ``UsageError`` that names the file, the key and what the value should be.
     """
     if path is None:
         return Configuration()
@@ -79,7 +79,7 @@ def read(path: Path | None) -> Configuration:
 
 
 def _with_cure(error: str) -> str:
-    """What msgspec says, with the number of the rule it is about, and what may be said instead."""
+    """Add to a message of msgspec the number of the rule that it is about, and the cure."""
     where = error.rpartition(" - at `")[2].rstrip("`")
     if number := re.match(r"\$\.rule\[(\d+)\]", where):
         error = f"rule {int(number[1]) + 1}: {error}"
@@ -88,5 +88,5 @@ def _with_cure(error: str) -> str:
         table = tables.get(where.partition("[")[0], Configuration)
         return f"{error}; known are {', '.join(table.__struct_fields__)}"
     if "`opt`" in error or where.endswith(".opt"):
-        return f'{error}; say opt = "in" or opt = "out"'
+        return f'{error}; write opt = "in" or opt = "out"'
     return f"{error}; write [[rule]] above each rule" if where == "$.rule" else error

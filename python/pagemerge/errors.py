@@ -1,7 +1,7 @@
-"""Every exception that pagemerge raises on purpose.
+"""All exceptions that pagemerge raises on purpose.
 
-Each carries what it is about (``pid``, ``address``, ``path``) where that is known, and its
-message names the cause and the cure. Only the command line's ``main`` prints them.
+Each exception carries the ``pid``, ``address`` or ``path`` that it is about, if that is known, and
+its message names the cause and the cure. Only the command line's ``main`` prints them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PagemergeError(Exception):
-    """Base of all: the work failed (exit status 1)."""
+    """The base class of all errors: the work failed (exit status 1)."""
 
     exit_status = 1
 
@@ -40,19 +40,19 @@ class UsageError(PagemergeError, ValueError):
 
 
 class NoSuchProcess(PagemergeError, LookupError):
-    """The process does not exist, or has gone meanwhile."""
+    """The process does not exist, or has ended in the meantime."""
 
 
 class AccessDenied(PagemergeError, PermissionError):
-    """The kernel refused: someone else's process, or a right that is missing."""
+    """The kernel refused: the process belongs to another user, or a right is missing."""
 
 
 class OutOfMemory(PagemergeError, MemoryError):
-    """The kernel has no memory, or no room for mappings, left for us."""
+    """The kernel has no memory left for this process, or no room for more mappings."""
 
 
 class Unsupported(PagemergeError):
-    """This host cannot do it (exit status 77); the message says what would have to change."""
+    """This host cannot do the work (exit status 77); the message says what would have to change."""
 
     exit_status = 77
 
@@ -62,7 +62,7 @@ class HubError(PagemergeError):
 
 
 class ProtocolError(HubError):
-    """The other side of a connection sent something that is not the protocol."""
+    """The other side of a connection sent something that breaks the protocol."""
 
 
 @contextmanager
@@ -75,12 +75,13 @@ def about_process(pid: int, path: Path | str) -> Iterator[None]:
 
 
 def of_process(error: OSError, pid: int, path: Path | str) -> PagemergeError:
-    """Our error for the kernel's, which was about the file ``path`` of process ``pid``."""
+    """Return our error for the kernel's ``error`` about the file ``path`` of process ``pid``."""
     if isinstance(error, FileNotFoundError | ProcessLookupError):
         return NoSuchProcess(f"there is no process {pid}", pid=pid, path=str(path))
     if isinstance(error, PermissionError):
         return AccessDenied(
-            f"process {pid} is someone else's: {path} needs its user or CAP_SYS_PTRACE",
+            f"process {pid} belongs to another user: to read {path}, run as that user or with "
+            "CAP_SYS_PTRACE",
             pid=pid,
             path=str(path),
         )
@@ -88,9 +89,9 @@ def of_process(error: OSError, pid: int, path: Path | str) -> PagemergeError:
 
 
 def malformed(pid: int, path: Path | str) -> PagemergeError:
-    """What to raise where ``path`` is not as proc(5) describes it."""
+    """Return the error to raise if ``path`` does not have the format of proc(5)."""
     return PagemergeError(
-        f"{path} is not as proc(5) describes it: is /proc what the kernel mounts there?",
+        f"{path} is not as proc(5) describes it: is /proc a mount of the kernel's procfs?",
         pid=pid,
         path=str(path),
     )

@@ -1,4 +1,4 @@
-"""What all packages agree on: pages, digests, groups of equal ones. No I/O."""
+"""Definitions that all packages share: pages, digests, groups of equal pages. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # numpy takes longer to import than the whole command line
     import numpy.typing as npt
 
 PAGE_SIZE = 4096
-"""Bytes in a page; hosts with another page size are refused at import of ``_core``."""
+"""Bytes in a page; the import of ``_core`` fails on a host with another page size."""
 
 ABSENT = 0
 """The digest of a page that was not looked at."""

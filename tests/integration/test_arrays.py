@@ -140,7 +140,7 @@ pagemerge.copy(Frame())
         ("pagemerge.copy(np.ma.masked_array([1, 2], [True, False]))", r"\.mask"),
         ("pagemerge.copy(np.matrix([[1]]))", "asarray"),
         ("pagemerge.copy(np.rec.array([(1, 2)]))", "asarray"),
-        (frame, "no Frame"),
+        (frame, "not a Frame"),
         ("pagemerge.copy('text')", "zeros"),
         ("pagemerge.copy([b'a'])", "zeros"),
     ):

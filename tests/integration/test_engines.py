@@ -242,7 +242,7 @@ def test_where_ksmd_is_not_to_be_seen_it_says_so() -> None:
     words = ["run", "--engine", "kernel", "--", "cat", "/proc/self/ksm_stat"]
     done = elsewhere("mount -t tmpfs none /sys/kernel/mm", *words)
     assert "ksm_merge_any: yes" in done.stdout
-    assert "not to be seen here" in done.stderr
+    assert "not visible here" in done.stderr
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter is for x86_64")

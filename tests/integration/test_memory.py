@@ -46,5 +46,5 @@ def test_a_process_that_has_gone(victim: Spawn) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every process")
 def test_someone_elses_process() -> None:
-    with pytest.raises(AccessDenied, match="process 1 is someone else's"):
+    with pytest.raises(AccessDenied, match="process 1 belongs to another user"):
         accounts.footprint(1)

@@ -136,7 +136,7 @@ def test_it_is_told_in_words() -> None:
     said = capture.get()
     assert said.startswith("Merging saved 370 MB of 600 MB (62%) in 4 processes.\n")
     assert "Each of 4 workers loaded 128 MB of real files (numpy, the Python" in said
-    assert "held by UFFDIO_MOVE while it is compared.\nWhy so: the workers have a full-mode" in said
+    assert "held by UFFDIO_MOVE while it is compared.\nReason: the workers have a full-mode" in said
     assert ["600", "MB", "230", "MB", "370", "MB", "380", "MB"] in [
         line.split()[-8:] for line in said.splitlines()
     ]

@@ -1,6 +1,6 @@
-"""The command line: one file a verb, found by name; a verb's class docstring is its help.
+"""The command line: one file for each verb, found by name; a verb's class docstring is its help.
 
-Only the verb that was asked for is imported, so that ``pagemerge --help`` stays fast.
+Only the module of the given verb is imported, so that ``pagemerge --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pagemerge.linux.text import plain
 
 VERBS: dict[str, str] = {
     "demo": "merge real duplicate memory of a few workers, and show what it saved",
-    "scan": "tell what merging would save; reads only",
+    "scan": "show what merging would save; changes nothing",
     "run": "start a program so that its memory is merged",
     "attach": "let the kernel (ksmd) merge the memory of processes that already run",
     "detach": "undo attach: separate what ksmd has merged in these processes",
-    "status": "what the hub has merged, for whom, and at what cost",
+    "status": "show what the hub has merged, for which processes, and at what cost",
     "daemon": "run a hub, or the governor of ksmd, in the foreground",
-    "doctor": "what this host can do, and what would have to change",
+    "doctor": "show what this host can do, and what would have to change",
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
 
 WIDEST = 96
-"""Columns of a help text at the most."""
+"""Most columns of a help text."""
 
 
 class Verb(Protocol):
-    """What each ``cli/<verb>.py`` offers: a class named like the verb, capitalised."""
+    """The interface of the class in each ``cli/<verb>.py``, named like the verb, capitalised."""
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,19 +41,23 @@ class Verb(Protocol):
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Do it; return the exit status: 0 done, 1 failed, 2 wrong usage, 77 not on this host."""
+        """Run the verb; return the exit status.
+
+        0: done, 1: failed, 2: wrong usage, 77: not possible on this host.
+        """
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are plain: they quote what was given, which may be anything."""
+    """A parser whose errors are plain text: they quote arguments, which may contain anything."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and exit with 2."""
+        """Print what is wrong, and exit with 2."""
         super().error(plain(message))
 
 
 def as_path(text: str) -> Path:
-    """A path as an argument. Raises ``ArgumentTypeError`` for none: Python takes it for ``.``."""
+    """Convert an argument to a path. Raises ``ArgumentTypeError`` if it is empty, because Python
+    takes an empty path for ``.``."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
@@ -66,7 +70,7 @@ def load(name: str) -> type[Verb]:
 
 
 def overview() -> argparse.ArgumentParser:
-    """The parser of the bare command: it knows the verbs' names, and imports none of them."""
+    """Make the parser of the bare command: it knows the names of verbs, and imports no verb."""
     from pagemerge import __version__
 
     width = max(map(len, VERBS))
@@ -74,11 +78,11 @@ def overview() -> argparse.ArgumentParser:
     parser = Parser(
         prog="pagemerge",
         description="Find identical memory pages across processes, keep one copy of each.",
-        epilog=f"verbs:\n{lines}\n\n`pagemerge VERB --help` tells more of each.",
+        epilog=f"verbs:\n{lines}\n\nRun `pagemerge VERB --help` for the help of a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pagemerge {__version__}")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of the verbs below")
     return parser
 
 
@@ -91,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         status = _run(words)
-    except SystemExit as end:  # argparse's, after help or an error; SIGTERM's
+    except SystemExit as end:  # from argparse, after help or an error, or from SIGTERM
         if isinstance(end.code, int) and (changed := streams.settle("pagemerge", end.code)):
             raise SystemExit(changed) from None
         raise
@@ -121,14 +125,14 @@ def _run(words: list[str]) -> int:
 
 
 def _folded(text: str) -> str:
-    """Paragraphs of a docstring, as wide as the terminal (COLUMNS) but no wider than is easy to
-    read."""
+    """Fold the paragraphs of a docstring to the width of the terminal (COLUMNS), but to ``WIDEST``
+    columns at most."""
     from inspect import cleandoc
     from shutil import get_terminal_size
 
     from pagemerge.cli.show.words import folded
 
-    width = min(get_terminal_size().columns - 2, WIDEST)  # as argparse has it
+    width = min(get_terminal_size().columns - 2, WIDEST)  # argparse leaves 2 columns free, too
     parts = (folded(part, max(width, 20)) for part in cleandoc(text).split("\n\n"))
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -136,10 +140,10 @@ def _folded(text: str) -> str:
 def _tell_unexpected(
     kind: type[BaseException], error: BaseException, where: TracebackType | None
 ) -> None:
-    """A ``sys.excepthook``: a traceback whose text cannot steer the terminal."""
+    """Print a traceback whose text cannot control the terminal, as ``sys.excepthook``."""
     import traceback
 
     from pagemerge.cli.logs import indented
 
     told = "".join(traceback.format_exception(kind, error, where)).rstrip("\n")
-    print("pagemerge has a fault, and ends:", indented(told), sep="\n", file=sys.stderr)
+    print("pagemerge has a fault, and exits:", indented(told), sep="\n", file=sys.stderr)

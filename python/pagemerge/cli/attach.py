@@ -41,7 +41,7 @@ class Attach:
         """Add the arguments of the verb to ``parser``."""
         arguments(parser)
         parser.add_argument(
-            "--select", action="store_true", help="mark only what is seen to be duplicated"
+            "--select", action="store_true", help="mark only ranges that hold duplicates"
         )
         parser.add_argument(
             "--across-users",
@@ -51,7 +51,7 @@ class Attach:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Attach and print; 1 if one of the processes could not be attached."""
+        """Attach and print; returns 1 if one of the processes could not be attached."""
         from pagemerge.cli.show import selection, tables
         from pagemerge.cli.show import targets as view
         from pagemerge.cli.show.progress import looking
@@ -89,8 +89,8 @@ class Attach:
         if stands:
             tables.show(
                 console,
-                f"{stands.reason}, so nothing is merged until that changes: `pagemerge daemon "
-                "--engine kernel` runs it while that pays, or write "
+                f"{stands.reason}, so nothing is merged until that changes: run `pagemerge daemon "
+                "--engine kernel`, which starts it when that pays, or write "
                 f"{stands.value} to {ksm.root}/{stands.knob}.",
             )
         view.show(targets, console)
@@ -98,13 +98,13 @@ class Attach:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that ``attach`` and ``detach`` have in common."""
+    """Add the arguments that ``attach`` and ``detach`` have in common."""
     add = parser.add_argument
     add("target", nargs="+", metavar="PID|NAME", help="pids, or names of processes or programs")
     add("--json", action="store_true", help="print what was done as JSON")
-    add("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
 
 
 def status(targets: Iterable[Target]) -> int:
-    """0, or 1 if one process was left as it is."""
+    """Return 0, or 1 if one process was left unchanged because of an error."""
     return int(any(target.error for target in targets))

@@ -73,7 +73,7 @@ class Daemon:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Serve; 0 when told to end, 1 if another one is there already."""
+        """Serve; returns 0 at the end, or raises an error if another daemon runs already."""
         logs.to_stderr(logging.INFO if args.verbose or args.dry_run else logging.WARNING)
         foreign = {"user": ["trace"], "kernel": ["socket", "until_idle"]}[args.engine]
         for name in foreign:
@@ -86,7 +86,7 @@ class Daemon:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    """Be a hub."""
+    """Run a hub."""
     from pagemerge.config import load, with_cpu
     from pagemerge.hub.hub import Hub
     from pagemerge.hub.reach import socket_path
@@ -94,7 +94,7 @@ def _serve(args: argparse.Namespace) -> int:
 
     settings = with_cpu(load(args.config), args.cpu)
     _return_memory()
-    # A slab and a client cost a descriptor each; the usual soft limit is for select(2)'s sake.
+    # Each slab and each client takes a descriptor. The usual soft limit exists only for select(2).
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     path = (args.socket or socket_path()).absolute()
@@ -109,15 +109,15 @@ def _serve(args: argparse.Namespace) -> int:
             )
     except OSError as error:
         why = error.strerror or error
-        cure = "give it a --socket in a folder of your own"
+        cure = "choose a --socket in a folder that belongs to you"
         raise HubError(f"cannot serve at {path}: {why}; {cure}", path=str(path)) from error
     logging.shutdown()
-    # A reader that a client keeps waiting would keep us, too.
+    # A reader thread may be waiting for a client, and a normal exit would wait for the thread.
     os._exit(streams.settle("pagemerge daemon", 0))
 
 
 def _govern(args: argparse.Namespace) -> int:
-    """Be the governor of kernel KSM."""
+    """Run the governor of kernel KSM."""
     from pagemerge.config import load_kernel, load_rules, with_cpu
     from pagemerge.ksmd.enrolment import Enrolment, Kernel
     from pagemerge.ksmd.governor import Governor, alone, borrowed, endings
@@ -144,14 +144,14 @@ def _govern(args: argparse.Namespace) -> int:
         if not args.dry_run:
             stack.enter_context(borrowed(ksm))
         does = "ksmd is left as it is" if args.dry_run else "ksmd runs while that pays"
-        _tell_start(args, f"{does}; {number(len(rules), 'rule')} for whom it merges")
+        _tell_start(args, f"{does}; {number(len(rules), 'rule')} for selecting processes")
         governor.run()
     return 0
 
 
 def _tell_start(args: argparse.Namespace, what: str) -> None:
-    """Log it whatever is logged else: whoever looks at a terminal or a log sees that it works."""
-    more = "" if args.verbose or args.dry_run else "; --verbose tells more"
+    """Log the start at any log level, so that the terminal or log shows that the daemon runs."""
+    more = "" if args.verbose or args.dry_run else "; --verbose logs more"
     log = logging.getLogger("pagemerge.daemon")
     log.setLevel(logging.INFO)
     log.info("%s%s", what, more)
@@ -165,7 +165,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
-    """A plan in words, a line a client."""
+    """Print a plan in words, one line for each client."""
     from pagemerge.cli.show.words import size
 
     merged = sum(row.pages + row.zero_pages for row in rows) - sum(row.new_slots for row in rows)
@@ -178,16 +178,17 @@ def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
             f"{row.new_slots:,} new stable pages filled from it",
             flush=True,
         )
-    if streams.abandoned():  # `| head`: there is nobody to go on for
+    if streams.abandoned():  # `| head`: the reader of the plans has ended
         signal.raise_signal(signal.SIGTERM)
 
 
 def _return_memory() -> None:
-    """Have libc give large arrays back when they are freed (mallopt(3)); a hub's peaks are short.
+    """Have libc return the memory of large arrays to the kernel when they are freed (mallopt(3)).
 
-    By default glibc raises its threshold for mappings with the first large array that is freed,
-    and keeps the next ones. Smaller arrays are better kept: half of the hub's page faults were
-    theirs. Other C libraries have no mallopt, and no such habit.
+    A hub needs them only for short peaks. By default glibc raises its threshold for mappings when
+    the first large array is freed, and then keeps the memory of the next ones. It should keep the
+    memory of smaller arrays: returning it caused half of the hub's page faults. Other C libraries
+    have no mallopt, and do not keep large arrays.
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with contextlib.suppress(AttributeError):

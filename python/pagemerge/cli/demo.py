@@ -60,7 +60,7 @@ class Demo:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Play it, print what came of it, and judge."""
+        """Run the demo and print its outcome; returns 1 if the outcome has faults."""
         from pagemerge.cli.show.demo import progress
         from pagemerge.demo.play import Settings, play
         from pagemerge.hub import reach
@@ -83,8 +83,8 @@ def refuse_another(barrier: str) -> None:
     given, reason = _core.probe_barrier(barrier)
     if barrier != "auto" and _core.BARRIERS[given] != barrier:
         raise Unsupported(
-            f"this host does not allow that barrier: {reason}; without --barrier the demo takes "
-            "what there is"
+            f"this host does not allow that barrier: {reason}; without --barrier the demo uses "
+            "the best barrier that the host allows"
         )
 
 
@@ -100,22 +100,25 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
     if outcome.loaded_bytes < asked_bytes - outcome.page_size:
         print(
             f"This machine has {size(outcome.loaded_bytes)} of different files to load; "
-            f"{size(asked_bytes)} were asked for."
+            f"--size asks for {size(asked_bytes)}."
         )
 
 
 def workers(text: str) -> int:
-    """A type for argparse: as many processes as it takes to have something in common."""
+    """Parse a number of processes, as a type for argparse: at least two, so that they can share."""
     return at_least(2, text, "processes: one alone has nothing to share")
 
 
 def megabytes(text: str) -> int:
-    """A type for argparse: so many that they show among what an interpreter needs itself."""
-    return at_least(4, text, "MB: less cannot be told from what the processes need themselves")
+    """Parse a number of MB, as a type for argparse.
+
+    It must be large enough to be visible beside the memory that an interpreter needs itself.
+    """
+    return at_least(4, text, "MB: less is hidden by the memory that the processes need themselves")
 
 
 def at_least(least: int, text: str, of_what: str) -> int:
-    """A whole number, or an error that says how small it may be, and why."""
+    """Parse a whole number; raises an error that gives the least value and the reason."""
     try:
         number = int(text)
     except ValueError:
@@ -127,7 +130,7 @@ def at_least(least: int, text: str, of_what: str) -> int:
 
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
-    """Inside, SIGTERM leaves as an exception does, so that every process started is ended."""
+    """Have SIGTERM raise ``SystemExit`` inside the context, so that all started processes end."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

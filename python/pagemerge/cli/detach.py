@@ -34,7 +34,7 @@ class Detach:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Detach and print; 1 if one of the processes could not be detached."""
+        """Detach and print; returns 1 if one of the processes could not be detached."""
         from pagemerge.cli.show import tables
         from pagemerge.cli.show import targets as view
         from pagemerge.ksmd import targets as ksmd
@@ -59,7 +59,7 @@ class Detach:
 
 
 def foreseen(target: Target) -> Target:
-    """``target``, what is merged of it, and whether there is anything to undo."""
+    """Add to ``target`` how much of it is merged, or a remark if there is nothing to undo."""
     from pagemerge.ksmd.attach import merged_bytes
     from pagemerge.ksmd.targets import remarked
     from pagemerge.linux.ksm import is_mergeable
@@ -71,7 +71,7 @@ def foreseen(target: Target) -> Target:
 
 
 def separate(targets: list[Target]) -> list[Target]:
-    """``targets`` with what came of it; shows progress."""
+    """Detach ``targets``, and return them with their outcomes; shows progress."""
     from pagemerge.cli.show.progress import separating
     from pagemerge.ksmd.attach import detach
     from pagemerge.ksmd.targets import do
@@ -81,19 +81,19 @@ def separate(targets: list[Target]) -> list[Target]:
 
 
 def merged(target: Target) -> str:
-    """What is merged of it now."""
+    """Write how much of a process is merged now."""
     return "-" if target.merged_bytes is None else size(target.merged_bytes)
 
 
 def separated(target: Target) -> str:
-    """What was merged, and is its own again."""
+    """Write how much merged memory of a process was separated."""
     parted = target.outcome.separated_bytes if target.outcome else None
     return "-" if parted is None else size(parted)
 
 
 def told(targets: list[Target]) -> str:
-    """How much has been separated, and how long that took, or how much would be; empty if it is
-    nothing, or nobody can tell."""
+    """Write how much was separated and how long that took, or how much would be separated; empty
+    if that is nothing or not known."""
     from pagemerge.cli.show.targets import held
 
     if ahead := sum(target.merged_bytes or 0 for target in targets):

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pagemerge.linux.ksm import Ksm
 
 COLOURS = {OK: "green", MISSING: "bold red"}
-"""Those that can be read on a light and on a dark terminal; a note has none."""
+"""Colours that are readable on a light and on a dark terminal; a note has none."""
 
 COLUMNS = (7, 17)
-"""How wide the state and the subject of a fact are on a terminal."""
+"""Widths of the state and of the subject of a fact on a terminal, in columns."""
 
 
 class Doctor:
@@ -52,7 +52,7 @@ class Doctor:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Look and tell."""
+        """Examine the host and print what it can do; returns 77 if no engine can work."""
         from pagemerge.linux.host import examine
 
         host, ksm = examine(), ask_ksm()
@@ -66,7 +66,7 @@ class Doctor:
 
 
 def ask_ksm() -> KernelKsm:
-    """What kernel KSM says of itself."""
+    """Read the state of kernel KSM."""
     from pagemerge.linux.ksm import Ksm
     from pagemerge.linux.prctl import why_not
 
@@ -77,7 +77,10 @@ def ask_ksm() -> KernelKsm:
 
 
 def merged_now(ksm: Ksm) -> int | None:
-    """Bytes that kernel KSM has merged in the processes seen here; None for who is not told."""
+    """Count the bytes that kernel KSM has merged in the processes visible here.
+
+    None if this user may not read /proc/kpageflags.
+    """
     import os
 
     from pagemerge.ksmd.merged import sharing_pages
@@ -88,12 +91,12 @@ def merged_now(ksm: Ksm) -> int | None:
     if not os.access(ksm.proc / "kpageflags", os.R_OK, effective_ids=True):
         return None
     pages = sharing_pages(pid for pid in pids(ksm.proc) if is_mergeable(pid, ksm.proc))
-    # The counter of zero pages does not lag.
+    # Unlike the other counters, that of zero pages is always up to date.
     return None if pages is None else (pages + (ksm.counters().ksm_zero_pages or 0)) * PAGE_SIZE
 
 
 def ask_user_engine(host: Host) -> Engine:
-    """What the agent would get in a program of this user's."""
+    """Find out what the agent would get in a program of this user."""
     from pagemerge import _core
     from pagemerge.hub import reach
 
@@ -104,7 +107,7 @@ def ask_user_engine(host: Host) -> Engine:
 def figures(
     host: Host, ksm: KernelKsm, engines: list[Engine], found: list[Fact]
 ) -> dict[str, object]:
-    """What ``--json`` prints."""
+    """Return the object that ``--json`` prints."""
     return {
         "answer": answer(engines),
         "engines": {engine.name: asdict(engine) for engine in engines},
@@ -115,7 +118,7 @@ def figures(
 
 
 def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
-    """The answer, the engines, the facts: a line each, the cure below what is missing."""
+    """Print the answer, the engines and the facts, one line each; a cure follows its fact."""
     tables.show(console, answer(engines), "bold")
     able = [
         Fact(
@@ -131,7 +134,7 @@ def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
         if console.is_terminal:
             console.print(_table(block, console.width))
         else:
-            # Whoever reads a pipe wants lines whole.
+            # In a pipe lines stay whole, so that programs can parse them.
             for fact in block:
                 tables.show(console, f"{fact.state:<9}{fact.about:<19}{fact.says}")
                 if fact.cure:
@@ -139,7 +142,7 @@ def show(engines: list[Engine], found: list[Fact], console: Console) -> None:
 
 
 def _table(block: list[Fact], width: int) -> Table:
-    """The same for a terminal: long lines are folded below where they began."""
+    """Make a table of facts for a terminal: long lines are folded inside their column."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""The log of a hub and of the governor: a line a record, whoever chose the text in it."""
+"""The log of a hub and of the governor: one line for each record, also if it quotes other text."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from pagemerge.linux.text import plain
 FORMAT = "%(asctime)s %(message)s"
 
 INSIDE = "    "
-"""In front of each line of a traceback, which may hold text from outside as well: only a record
-begins at the left."""
+"""Prefix of each line of a traceback, which may contain text from outside: only a record starts in
+the first column."""
 
 
 class Lines(logging.Formatter):
-    """Makes one plain line of each record; a traceback keeps its lines, indented."""
+    """Formats each record as one plain line; a traceback keeps its lines, indented."""
 
     def __init__(self) -> None:
         super().__init__(FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback below it if there is one."""
-        record.exc_text = None  # as another formatter may have left it there
+        """Format one line, and the traceback below it if there is one."""
+        record.exc_text = None  # another formatter may have cached its own text there
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line of the record itself."""
+        """Format the line of the record itself."""
         return plain(super().formatMessage(record))
 
     def formatException(self, ei: object) -> str:
-        """The traceback."""
+        """Format the traceback, indented."""
         return indented(super().formatException(ei))  # type: ignore[arg-type]
 
     def formatStack(self, stack_info: str) -> str:
-        """Where a record was made, if it tells."""
+        """Format the stack of the code that made a record, indented."""
         return indented(stack_info)
 
 
 def indented(text: str) -> str:
-    """Each line of a traceback, plain."""
+    """Indent each line of a traceback, and make it plain."""
     return "\n".join(INSIDE + plain(line) for line in text.split("\n"))
 
 
 def to_stderr(level: int) -> None:
-    """Have everything that is logged from ``level`` on written to standard error."""
+    """Write all log records of ``level`` and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     logging.basicConfig(level=level, handlers=[handler])

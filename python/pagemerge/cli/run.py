@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pagemerge.linux.ksm import Ksm
 
 STARTED = ("PAGEMERGE_ENGINE", "kernel")
-"""In the environment of programs that were started for kernel KSM."""
+"""Variable in the environment of programs that were started for kernel KSM, and its value."""
 
 
 class Run:
@@ -81,16 +81,17 @@ class Run:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Become the program; returns only by an error (77: this host or user cannot)."""
+        """Become the program; returns only by raising an error."""
         from pagemerge.hub.note import take_away
 
         domain = domain_of(args)
         program = find(args.command[0])
-        # Each refuses before it changes anything.
+        # Each function raises its errors before it changes anything.
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](
             args, program, domain
         )
-        # Python ignores it, and the program would: `pagemerge run -- CMD | head` has to end CMD.
+        # Python ignores SIGPIPE, and the program would inherit that. But with
+        # `pagemerge run -- CMD | head`, the signal has to end CMD.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         try:
             os.execv(program, args.command)
@@ -100,7 +101,10 @@ class Run:
 
 
 def domain_of(args: argparse.Namespace) -> str:
-    """What narrows the trust domain; empty if nothing. Raises ``UsageError`` for a bad name."""
+    """Return the name that narrows the trust domain; empty if there is none.
+
+    Raises ``UsageError`` for an invalid name.
+    """
     from pagemerge.hub.decide.trust import checked_name
 
     if args.domain is not None:
@@ -110,7 +114,7 @@ def domain_of(args: argparse.Namespace) -> str:
 
 
 def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> None:
-    """Have the program start with the agent inside; raises ``Unsupported`` if it cannot."""
+    """Set up the program to start with the agent inside; raises ``Unsupported`` if it cannot."""
     from pagemerge.hub import note, preload, reach
     from pagemerge.linux.prctl import merge_any, set_merge_any, why_not
 
@@ -126,7 +130,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         set_merge_any(False)
         say(
             args,
-            "switched off kernel KSM for this program, which was inherited (PR_SET_MEMORY_MERGE)",
+            "switched off kernel KSM, which this program had inherited (PR_SET_MEMORY_MERGE)",
         )
     os.environ.pop(note.VARIABLE, None)
     path = str((args.socket or reach.socket_path()).absolute())
@@ -143,10 +147,10 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
 
 
 def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> None:
-    """Have the program start with all its memory mergeable by ksmd, and without the agent.
+    """Set up the program to start with all its memory mergeable by ksmd, and without the agent.
 
-    Raises ``UsageError`` for what only the user engine can do, ``Unsupported`` if the kernel
-    cannot.
+    Raises ``UsageError`` for options that only the user engine has, ``Unsupported`` if the kernel
+    cannot merge whole programs.
     """
     from pagemerge.hub import preload
     from pagemerge.linux.ksm import Ksm
@@ -158,7 +162,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
             "or use --engine user"
         )
     if args.engine == "kernel" and (args.barrier not in (None, "auto") or args.socket):
-        raise UsageError("--barrier and --socket are the user engine's: leave them out")
+        raise UsageError("only the user engine has --barrier and --socket: leave them out")
     set_merge_any(True)
     os.environ[STARTED[0]] = STARTED[1]
     if others := preload.of_others():
@@ -170,7 +174,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if not stands or is_another_there():
         return
     if ksm.knobs().run is None:
-        say(args, f"{ksm.root} is not to be seen here, so whether ksmd runs is the host's to tell")
+        say(args, f"{ksm.root} is not visible here: check on the host whether ksmd runs")
     else:
         write = f"`echo {stands.value} > {ksm.root}/{stands.knob}`"
         start = f"`pagemerge daemon --engine kernel`, or {write}"
@@ -178,7 +182,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
 
 
 def stands_still(ksm: Ksm) -> Standstill | None:
-    """Why ksmd merges nothing; None also if somebody is there who has it run when that pays."""
+    """Say why ksmd merges nothing; None also if a governor runs, which starts ksmd when it pays."""
     from pagemerge.linux.knobs import standstill
 
     stands = standstill(ksm.knobs())
@@ -186,14 +190,15 @@ def stands_still(ksm: Ksm) -> Standstill | None:
 
 
 def once() -> str:
-    """What Linux needs before it merges for anybody; empty if nothing."""
+    """Say what Linux needs before it can merge at all; empty if nothing."""
     from pagemerge.linux.ksm import Ksm
 
     return ", once root lets ksmd run" if stands_still(Ksm()) else ""
 
 
 def is_another_there() -> bool:
-    """Has an older program of this session been started so? Then this user has been told."""
+    """Was an older program of this session started for kernel KSM? Then `run` has printed the
+    message about ksmd already."""
     from pagemerge.linux.ksm import process_ksm
     from pagemerge.linux.process import pids, read, stat
 
@@ -203,14 +208,16 @@ def is_another_there() -> bool:
             other = stat(pid)
             older = (other.start_time, pid) < (own.start_time, os.getpid())
             beside = older and other.session == own.session and process_ksm(pid).merge_any
-            # Not one that was attached: nobody has told of ksmd there, or what was true then.
+            # An attached process does not count: attach may not have printed the message about
+            # ksmd, or it may be out of date.
             if beside and "=".join(STARTED).encode() in read(pid, "environ").split(b"\0"):
                 return True
     return False
 
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
-    """The user engine, which shares with this user alone, where it can work; else the kernel's."""
+    """Use the user engine, which shares pages with this user only, if it can work for the program;
+    else use the kernel engine."""
     from pagemerge.hub import reach
     from pagemerge.linux.ksm import Ksm
 
@@ -220,7 +227,7 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
         ksm = Ksm()
         stands = stands_still(ksm)
         if stands and ksm.knobs().run is not None:
-            another = f"{stands.reason}, which is root's to change (`pagemerge doctor` tells how)"
+            another = f"{stands.reason}; only root can change that (see `pagemerge doctor`)"
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
         try:
             with_kernel_engine(args, program, domain)
@@ -232,17 +239,17 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
         )
     else:
         with_user_engine(args, program, domain)
-        say(args, f"user engine ({barrier}), which shares pages with programs of this user alone")
+        say(args, f"user engine ({barrier}), which shares pages with programs of this user only")
 
 
 def say(args: argparse.Namespace, line: str) -> None:
-    """Tell people, on stderr: stdout is the program's."""
+    """Print a line for the user on stderr, because stdout belongs to the program."""
     if not args.quiet:
         print(f"pagemerge run: {plain(line)}", file=sys.stderr)
 
 
 def find(command: str) -> str:
-    """The path of a program. Raises ``UsageError`` if there is none of that name."""
+    """Find the path of a program. Raises ``UsageError`` if there is none of that name."""
     program = shutil.which(command)
     if program is None:
         if command and Path(command).is_dir():
@@ -254,9 +261,9 @@ def find(command: str) -> str:
 
 
 def barrier_for(wanted: str, program: str) -> str:
-    """The barrier that the user engine gets with a program.
+    """Find the barrier that the user engine gets with a program.
 
-    Raises ``Unsupported`` with the reason if there is none, or the agent cannot get into it.
+    Raises ``Unsupported`` with the reason if there is none, or the agent cannot be loaded into it.
     """
     from pagemerge import _core
     from pagemerge.hub.preload import obstacle
@@ -266,23 +273,23 @@ def barrier_for(wanted: str, program: str) -> str:
     barrier, reason = _core.probe_barrier(wanted)
     if _core.BARRIERS[barrier] == "intern":
         raise Unsupported(
-            f"nothing can be merged behind a program here: {reason}; or, at the price that "
-            "docs/hazards.md names: --barrier park"
+            f"this host cannot merge in the background: {reason}; or use --barrier park, at the "
+            "price that docs/hazards.md names"
         )
     return _core.BARRIERS[barrier]
 
 
 def why_it_fails(program: str, error: OSError) -> str:
-    """What the kernel's refusal to execute ``program`` comes from, and the cure."""
+    """Say why the kernel refuses to execute ``program``, and the cure."""
     from pagemerge.linux.program import elf, interpreters
 
     *_, last = chain = interpreters(Path(program))
     if error.errno == errno.ENOEXEC:
-        return "it is neither a program for this machine nor a script: its first line is no #!"
+        return "it is neither a program for this machine nor a script: its first line has no #!"
     if error.errno != errno.ENOENT:
         return str(error.strerror)
     if len(chain) > 1 and not last.exists():
         return f"its interpreter {last} is missing: correct the #! of {chain[-2]}"
     if (found := elf(last)) and found.loader and not Path(found.loader).exists():
-        return f"its loader {found.loader} is missing: install the C library that it is made for"
+        return f"its loader {found.loader} is missing: install the C library that it needs"
     return str(error.strerror)

@@ -57,7 +57,7 @@ class Scan:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Look and print; 1 if not one of the processes could be looked at."""
+        """Look at processes and print; raises an error if it could look at none of them."""
         if bool(args.target) == args.all:
             raise UsageError(
                 "name processes by pid or name, or give --all for every process"
@@ -80,9 +80,10 @@ class Scan:
 
 
 def _named(words: list[str]) -> tuple[list[Process], list[str]]:
-    """The processes that ``words`` name, each once, and what is to be said of words that name none.
+    """Find the processes that ``words`` name, each once, and a message for each word that names
+    none.
 
-    Raises ``NoSuchProcess`` if all of them do.
+    Raises ``NoSuchProcess`` if no word names a process.
     """
     from pagemerge.find.process import named
 
@@ -99,7 +100,7 @@ def _named(words: list[str]) -> tuple[list[Process], list[str]]:
 
 
 def _count(most: int) -> Callable[[str], int]:
-    """What reads a number from 1 to ``most``."""
+    """Make a function that reads a number from 1 to ``most``."""
 
     def read(text: str) -> int:
         is_number = text.isascii() and text.isdecimal() and len(text) < 12
@@ -111,7 +112,7 @@ def _count(most: int) -> Callable[[str], int]:
 
 
 def _status(rows: list[Row]) -> int:
-    """0, or the first error if there is nothing else."""
+    """Return 0; raise the first error if every process has one."""
     if rows and all(row.error for row in rows):
         first = rows[0]
         who = f"process {first.process.pid} ({first.process.name})"
@@ -124,7 +125,7 @@ def _status(rows: list[Row]) -> int:
 
 
 def _ordered(rows: list[Row], sort: str, drop_empty: bool) -> list[Row]:
-    """``rows`` in the order asked for; among all processes kernel threads are no news."""
+    """Sort ``rows`` by ``sort``; ``drop_empty`` leaves out kernel threads and zombies."""
     if drop_empty:
         rows = [row for row in rows if not row.memoryless]
     if sort == "name":
@@ -137,7 +138,7 @@ def _ordered(rows: list[Row], sort: str, drop_empty: bool) -> list[Row]:
 def figures(
     result: Survey, rows: list[Row], top: int | None = None, missing: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The survey as JSON; keys name their units."""
+    """Return the survey for JSON; keys name their units."""
     totals, merged = result.totals, result.merged
     return {
         "totals": {
@@ -196,8 +197,7 @@ def show(
     top: int | None = None,
     missing: Sequence[str] = (),
 ) -> None:
-    """The answer in words, then how it comes about, then each process: a line, and below what else
-    there is to say of some."""
+    """Print the answer in words, then its parts, then one line for each process, then notes."""
     from rich.text import Text
 
     from pagemerge.find import eligible
@@ -217,7 +217,7 @@ def show(
     ]
     tables.items(console, parts)
     if totals.saveable_pages:
-        tables.show(console, "Who could save that:")
+        tables.show(console, "What each engine could save of it:")
         tables.items(console, _engines(totals))
     if before := _saved_before(totals, merged):
         tables.show(console, "Saved before, and not counted above:")
@@ -246,23 +246,23 @@ def show(
 
 
 def _engines(totals: Totals) -> list[tuple[str, str]]:
-    """What each engine could realise of it, and how it is asked."""
+    """List what each engine could save of it, and the command for that."""
     return [
         (
             _pages(totals.saveable_pages),
-            "the kernel engine, of each user by itself, and of any process that the user engine "
+            "the kernel engine, for each user separately, in any process that the user engine "
             "does not merge (`pagemerge attach`, `run --engine kernel`)",
         ),
         (
             _pages(totals.markable_pages),
-            "at most the user engine: of that, what programs mark as mergeable (`pagemerge run`), "
-            "and arrays of the Python API",
+            "at most the user engine: only memory that programs mark as mergeable (`pagemerge "
+            "run`), and arrays of the Python API",
         ),
     ]
 
 
 def _saved_before(totals: Totals, merged: Stable) -> list[tuple[str, str]]:
-    """What shares its page with another already."""
+    """List memory that shares its physical pages already."""
     found = []
     if merged.pages:
         kept = f"merged by pagemerge: {_pages(merged.pages)} mapped, kept in {_pages(merged.slots)}"
@@ -274,7 +274,7 @@ def _saved_before(totals: Totals, merged: Stable) -> list[tuple[str, str]]:
 
 
 def _table(rows: list[Row], denied: int, width: int) -> Table:
-    """A row a process, and one for all those that may not be looked at."""
+    """Make a table: a row for each process, and one for all processes that may not be looked at."""
     sizes: dict[str, Callable[[Row], str]] = {
         "LOOKED AT": lambda row: _pages(row.pages),
         "ZERO": lambda row: _pages(row.zero_pages),
@@ -295,7 +295,7 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
     if denied:
         shown.append(["-", number(denied, "process", "processes"), *["-"] * (1 + len(sizes))])
     columns = ("PID", "NAME", "UID", *sizes)
-    # Whose memory it is tells what can be shared with what, unless it is all of one user.
+    # The UID shows which processes can share pages, unless all processes belong to one user.
     one_user = len({row.process.uid for row in rows}) == 1
     details = ("ZERO", "SHARED", "DUPLICATE")
     spare = ("UID", *details) if one_user else (*details, "UID")
@@ -303,14 +303,14 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """What could not be looked at, and why: a line each; the same of several is said once."""
+    """List what could not be looked at, and why; processes with the same reason share a line."""
     said: dict[str, list[Row]] = {}
     for row in rows:
         if row.error:
             said.setdefault(row.error, []).append(row)
     if partly := [row for row in rows if row.unreadable_pages]:
         pages = sum(row.unreadable_pages for row in partly)
-        said[f"{number(pages, 'page')} could not be read: gone or changed meanwhile"] = partly
+        said[f"{number(pages, 'page')} could not be read: unmapped or changed since"] = partly
     found = []
     for told, about in said.items():
         first = about[0].process
@@ -324,5 +324,5 @@ def _pages(pages: int) -> str:
 
 
 def _size(count: float) -> str:
-    """Three digits, because people add them up."""
+    """Write bytes with three digits, because people add them up."""
     return rounded(count, fine=True)

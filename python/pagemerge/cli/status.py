@@ -42,7 +42,7 @@ class Status:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Print the status; raises ``HubError`` where no hub answers."""
+        """Print the status; raises ``HubError`` if no hub answers."""
         from pagemerge.hub.reach import fetch_status
 
         status = fetch_status(args.socket)
@@ -54,7 +54,7 @@ class Status:
 
 
 def show(status: Counters, console: Console) -> None:
-    """The sentence, a line a client, and what is held back."""
+    """Print the summary, one line for each client, and the notes."""
     tables.show(console, sentence(status))
     if status.clients:
         console.print(clients(status, console.width))
@@ -63,7 +63,7 @@ def show(status: Counters, console: Console) -> None:
 
 
 def sentence(status: Counters) -> str:
-    """The gain and the price in one sentence."""
+    """Write the gain and the cost in one sentence."""
     merged = status.pages_shared + status.pages_sharing
     kept = f"The hub keeps {number(status.pages_shared, 'stable page')} in place of {merged:,}"
     if status.zero_pages:
@@ -77,7 +77,7 @@ def sentence(status: Counters) -> str:
 
 
 def clients(status: Counters, width: int) -> Table:
-    """One row a client, the one that gains most first, for a screen of ``width`` columns."""
+    """Make a table of clients for a screen of ``width`` columns; the largest gain comes first."""
     texts = ("pid", "name", "domain", "barrier")
     figures = ("regions", "mergeable", "merged", "zero", "mappings")
     rows = [
@@ -94,13 +94,13 @@ def clients(status: Counters, width: int) -> Table:
         ]
         for one in sorted(status.clients, key=lambda one: -(one.merged_pages + one.zero_pages))
     ]
-    # What tells one client from another stays longest.
+    # The columns that identify a client stay longest.
     spare = ("regions", "mappings", "barrier")
     return tables.fitted(rows, width, texts, figures, (*texts, *figures), spare)
 
 
 def notes(status: Counters) -> list[str]:
-    """What is held back, and why: one line a client and reason."""
+    """List the pages that were left alone, and why: one line for each client and reason."""
     found = []
     for one in status.clients:
         who = f"{one.pid} {plain(one.name)}"

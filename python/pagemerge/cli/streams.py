@@ -1,8 +1,8 @@
 """The standard streams of a command: no print fails, and main learns what could not be written.
 
-A verb's work, and its exit status, do not depend on who reads its output: a full disk, a closed
-descriptor or a reader that has gone (``| head -1``) stops no verb halfway. ``settle`` tells at the
-end.
+A verb's work does not depend on the reader of its output: a full disk, a closed descriptor or a
+reader that has exited (``| head -1``) stops no verb halfway. ``settle`` reports lost output at the
+end. A reader that exits does not change the exit status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Sink(io.FileIO):
-    """A descriptor to write to. Once a write has failed, it takes all, and writes nothing."""
+    """A descriptor to write to. After a failed write it accepts all data and writes nothing."""
 
     lost: OSError | None = None
     """Why the first write failed."""
@@ -28,7 +28,8 @@ class Sink(io.FileIO):
         """Write ``data``, or pretend to."""
         try:
             while self.lost is None:
-                # None, whatever typeshed says: another process made the file non-blocking.
+                # It can be None, in spite of typeshed: another process may make the file
+                # non-blocking.
                 written: int | None = super().write(data)
                 if written is not None:
                     return written
@@ -42,10 +43,10 @@ _stdout: Sink | None = None
 
 
 def guard() -> None:
-    """Put sinks in the place of stdout and stderr; what the locale cannot write becomes an escape.
+    """Replace stdout and stderr by sinks; a character that the locale cannot write is escaped.
 
-    A descriptor that the caller has closed is taken, or the next file that is opened would get its
-    number. A program that we execute finds it closed.
+    This opens /dev/null for each standard descriptor that the caller has closed; otherwise the next
+    file that is opened would get its number. A program that we execute finds it closed.
     """
     global _stdout
     for number, mode in enumerate((os.O_RDWR, os.O_RDONLY, os.O_WRONLY)):
@@ -57,7 +58,7 @@ def guard() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Others have put something else there on purpose, or we have.
+    # If a stream has been replaced already, by a caller or by us, it stays as it is.
     if sys.stdout is sys.__stdout__:
         _stdout = Sink(1, "w", closefd=False)
         sys.stdout = _text(_stdout, sys.stdout)
@@ -66,9 +67,9 @@ def guard() -> None:
 
 
 def settle(prog: str, status: int) -> int:
-    """Flush stdout; returns ``status``, or 1 where that is 0 and the output was lost.
+    """Flush stdout; returns ``status``, or 1 if ``status`` is 0 and output was lost.
 
-    A reader that has gone has what it wanted: that is no failure.
+    A reader that closes the pipe has read what it needs, so that is not a failure.
     """
     sys.stdout.flush()
     lost = _stdout.lost if _stdout else None
@@ -79,7 +80,7 @@ def settle(prog: str, status: int) -> int:
 
 
 def abandoned() -> bool:
-    """Has stdout lost anything? Then a verb that goes on for ever may as well end."""
+    """Has stdout lost any output? If so, a verb that runs until it is stopped should end."""
     return _stdout is not None and _stdout.lost is not None
 
 

@@ -1,8 +1,8 @@
 """Real data that every machine has: the files of numpy, of Python, and of the system's libraries.
 
 Each file starts on a page of its own, as it would in a page cache or in a guest, so that a file
-loaded by two processes makes equal pages. No file is taken twice: less data than was asked for
-is honest, the same data repeated is not.
+loaded by two processes makes equal pages. No file is used twice, because repeated data would
+exaggerate the savings; so there may be less data than the user asked for.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Piece:
 
     @property
     def room(self) -> int:
-        """Bytes of the pages that it takes."""
+        """Size of the pages that the piece takes, in bytes."""
         return -(-self.size // PAGE_SIZE) * PAGE_SIZE
 
 
 def sources() -> Iterator[tuple[str, Path]]:
-    """Where to look, and what to call it; the data that programs really share comes first."""
+    """Yield the name and the folder of each source; data that programs really share comes first."""
     yield "numpy", Path(np.__file__).parent
     yield "the Python standard library", Path(sysconfig.get_path("stdlib"))
     yield "Python's own libraries", Path(sys.base_prefix) / "lib"
@@ -45,9 +45,9 @@ def sources() -> Iterator[tuple[str, Path]]:
 
 
 def collect(nbytes: int) -> tuple[list[Piece], list[str]]:
-    """Files that fill ``nbytes`` (a whole number of pages), or all there are if they are fewer.
+    """Collect files that fill ``nbytes`` (a whole number of pages), or all files if they are fewer.
 
-    Returns the pieces in the order to load them, and the names of the sources they are from.
+    Returns the pieces in the order to load them, and the names of their sources.
     """
     pieces: list[Piece] = []
     names: list[str] = []
@@ -71,7 +71,7 @@ def collect(nbytes: int) -> tuple[list[Piece], list[str]]:
 def load(pieces: Iterable[Piece], memory: Bytes) -> None:
     """Read ``pieces`` into ``memory`` (uint8, page-aligned), one after the other.
 
-    Raises ``PagemergeError`` when a file is no longer what ``collect`` found.
+    Raises ``PagemergeError`` if a file has changed since ``collect`` found it.
     """
     place = 0
     for piece in pieces:
@@ -85,9 +85,9 @@ def load(pieces: Iterable[Piece], memory: Bytes) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files below ``folder`` that can be read, in an order that does not change."""
+    """Yield the readable regular files below ``folder``, in an order that does not change."""
     for here, folders, files in os.walk(folder):
-        # Python writes compiled files while the demo runs.
+        # Python may write compiled files while the demo runs.
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         for name in sorted(files):
             path = Path(here) / name

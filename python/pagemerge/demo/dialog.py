@@ -1,7 +1,7 @@
-"""Two processes that talk in JSON lines over pipes: a question down, an answer up.
+"""A dialog of two processes in JSON lines over pipes: the parent asks, the child answers.
 
-The child says one line when it is ready, then answers each line it reads, in order, and ends at
-the end of its input; so it cannot outlive its parent. Every wait has a deadline.
+The child writes one line when it is ready, then answers each line that it reads, in order, and
+exits at the end of its input; so it cannot outlive its parent. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Self
 from pagemerge.errors import PagemergeError
 
 PATIENCE = 60.0
-"""Seconds that any one answer may take."""
+"""Seconds that an answer may take."""
 
 Answer = dict[str, Any]
 Handler = Callable[..., Answer]
@@ -32,22 +32,23 @@ Handler = Callable[..., Answer]
 def die_with_parent(parent: int) -> None:
     """Have the kernel end this process when process ``parent`` ends, however that happens.
 
-    PR_SET_PDEATHSIG, prctl(2), with SIGKILL: a process that is stopped would not see another. It
-    counts the thread that forked as the parent, so children are to be started from one that stays.
+    It uses PR_SET_PDEATHSIG, prctl(2), with SIGKILL: a stopped process would not see another
+    signal. The kernel takes the thread that forked as the parent, so the caller must start children
+    from a thread that does not end.
     """
     set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the prctl
+    if os.getppid() != parent:  # the parent ended before the prctl
         sys.exit(1)
 
 
 def serve(handlers: Mapping[str, Handler], **ready: Any) -> None:
-    """The child's side: say ``ready``, then answer with ``handlers`` until the input ends.
+    """Run the child's side: write ``ready``, then answer with ``handlers`` until the input ends.
 
-    A handler gets the question's arguments by keyword. An exception is the answer
-    ``{"error": text}``, and the child goes on.
+    A handler gets the question's arguments by keyword. If it raises an exception, the answer is
+    ``{"error": text}``, and the child continues.
     """
-    # Unbuffered: nothing is left to be flushed when the parent has gone.
+    # Unbuffered, so that nothing is left to flush if the parent has ended.
     with (
         contextlib.suppress(BrokenPipeError),
         open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as up,
@@ -66,15 +67,15 @@ def _answer(handlers: Mapping[str, Handler], question: dict[str, Any]) -> Answer
 
 def _say(up: RawIOBase, answer: Answer) -> None:
     rest = memoryview(json.dumps(answer).encode() + b"\n")
-    while rest:  # a write to a pipe may be short, and is where threads are parked
+    while rest:  # a write to a pipe may be short, for example when the thread is parked in it
         rest = rest[up.write(rest) or 0 :]
 
 
 class Child:
     """The parent's side: one child process, its ready line in ``ready``.
 
-    Errors: ``PagemergeError`` when it does not get ready, does not answer in time, ends, or
-    answers that it failed.
+    Methods raise ``PagemergeError`` if the child does not get ready, does not answer in time, ends,
+    or answers that it failed.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class Child:
         env: Mapping[str, str] | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        # A process group of its own: Ctrl-C reaches the parent alone, and that ends the child.
+        # The child gets a process group of its own, so that Ctrl-C reaches only the parent, which
+        # then ends the child.
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, bufsize=0, process_group=0
         )
@@ -102,7 +104,7 @@ class Child:
         return self.answer(patience)
 
     def question(self, do: str, **arguments: Any) -> None:
-        """Ask without waiting; ``answer`` fetches what it says."""
+        """Ask without waiting; ``answer`` returns the answer."""
         line = json.dumps({"do": do, **arguments}).encode() + b"\n"
         assert self.process.stdin is not None
         try:
@@ -111,7 +113,7 @@ class Child:
             raise self._ended() from None
 
     def answer(self, patience: float = PATIENCE) -> Answer:
-        """The next line that the child says."""
+        """Wait ``patience`` seconds for the next answer of the child, and return it."""
         line = self._line(time.monotonic() + patience, patience)
         answer: Answer = json.loads(line)
         if "error" in answer:
@@ -141,7 +143,7 @@ class Child:
         )
 
     def close(self, patience: float = 5.0) -> int:
-        """End the child: by the end of its input, or by force; returns its exit status."""
+        """End the child by the end of its input, or else kill it; returns its exit status."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
@@ -160,7 +162,7 @@ class Child:
 
 
 def ask_all(children: Iterable[Child], do: str, **arguments: Any) -> list[Answer]:
-    """Ask every child the same at once; their answers, in the order of ``children``."""
+    """Ask all children the same at once; returns the answers in the order of ``children``."""
     asked = list(children)
     for child in asked:
         child.question(do, **arguments)
@@ -168,7 +170,7 @@ def ask_all(children: Iterable[Child], do: str, **arguments: Any) -> list[Answer
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> int:
-    """Wait ``patience`` seconds for ``process`` to end, then kill it; its exit status."""
+    """Wait ``patience`` seconds for ``process`` to end, then kill it; returns its exit status."""
     try:
         return process.wait(patience)
     except subprocess.TimeoutExpired:

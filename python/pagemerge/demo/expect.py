@@ -1,7 +1,7 @@
-"""What merging should save, worked out beforehand from the workers' own memory.
+"""Works out beforehand what merging should save, from the workers' own memory.
 
-The finder looks twice, and only pages that are the same both times count: of each content one
-page must stay, of zero pages none.
+The demo looks at all pages twice, and only pages that are the same both times count. One page of
+each content must stay, but no page of zeros.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ ABSENT, ZERO = np.uint64(_core.ABSENT), np.uint64(_core.ZERO)
 
 
 def read_digests(pid: int, areas: Sequence[tuple[int, int]], seed: int) -> Digests:
-    """Digests of all pages in ``areas`` (address, pages) of process ``pid``: uint64, in order.
+    """Read digests of all pages in ``areas`` (address, pages) of process ``pid``: uint64, in order.
 
-    Raises ``PagemergeError`` where the memory cannot be read.
+    Raises ``PagemergeError`` if a page cannot be read.
     """
     threads = len(os.sched_getaffinity(0))
     found = []
@@ -42,7 +42,7 @@ def read_digests(pid: int, areas: Sequence[tuple[int, int]], seed: int) -> Diges
 
 
 def saved_bytes(first: Digests, second: Digests) -> int:
-    """Bytes that merging saves of pages looked at twice (both looks uint64, the same shape)."""
+    """Compute the bytes that merging saves, from two looks (uint64 arrays of the same shape)."""
     stable = second[(first == second) & (second != ABSENT)]
     zero = np.count_nonzero(stable == ZERO)
     ordered = np.sort(stable[stable != ZERO])

@@ -1,6 +1,6 @@
 """The demo's own hub: ``python -m pagemerge.demo.hub PARENT ARGUMENTS``.
 
-The same as ``pagemerge daemon ARGUMENTS``, except that it ends when process PARENT ends.
+It does the same as ``pagemerge daemon ARGUMENTS``, except that it ends when process PARENT ends.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""What came of a demo, and whether it is good enough."""
+"""The outcome of a demo, and whether it is good enough."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 GOOD_ENOUGH = 0.95
-"""The part of what was expected that must have been saved."""
+"""The part of the expected savings that must have been saved."""
 
 OWN_BYTES = 500_000
-"""What a worker's interpreter and agent may take of their own meanwhile: it is in the accounts, and
-not in what was expected."""
+"""Bytes that a worker's interpreter and agent may allocate for themselves meanwhile: they are in
+the accounts, and not in the expected savings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +17,17 @@ class Accounts:
     """Memory as the kernel accounts it at one moment, in bytes."""
 
     pss_bytes: int
-    """PSS of all workers, their mappings of slabs left out."""
+    """PSS of all workers, without their mappings of slabs."""
     store_bytes: int
-    """The slabs, once."""
+    """Size of the slabs, each counted once."""
     available_bytes: int | None
-    """MemAvailable of the host, and what lies on the free lists of its processors."""
+    """MemAvailable of the host, and the free pages on the lists of its processors."""
     cgroup_bytes: int | None
     """Usage of the memory cgroup that the demo runs in."""
 
     @property
     def total_bytes(self) -> int:
-        """What the workers need between them."""
+        """Memory that the workers need together."""
         return self.pss_bytes + self.store_bytes
 
 
@@ -39,11 +39,11 @@ class Outcome:
     page_size: int
     engine: str
     barrier: str
-    """move | write-protect | park | intern: what the workers ran under."""
+    """Barrier that the workers used: move | write-protect | park | intern."""
     asked_barrier: str
-    """What --barrier asked for; auto leaves the choice to the workers."""
+    """Barrier that --barrier asked for; auto leaves the choice to the workers."""
     why: str
-    """Why it went this way."""
+    """Reason for the barrier that was used."""
     before: Accounts
     after: Accounts
     before_bytes: int
@@ -51,15 +51,15 @@ class Outcome:
     saved_bytes: int
     expected_saved_bytes: int
     loaded_bytes: int
-    """Real data a worker."""
+    """Real data in each worker."""
     private_bytes: int
-    """Random data a worker."""
+    """Random data in each worker."""
     hot_bytes: int
-    """Memory a worker that is written all the time."""
+    """Memory in each worker that its writer writes all the time."""
     sources: list[str]
-    """Where the real data is from."""
+    """Names of the sources of the real data."""
     merge_seconds: float
-    """From the first work on merging until the gain no longer grew."""
+    """Time from the start of merging until the gain no longer grew."""
     cpu_seconds: float
     """Processor time that the hub and the workers spent on merging."""
     pages_shared: int
@@ -74,10 +74,10 @@ class Outcome:
     written_pages: int
     """Shared pages that one worker wrote to afterwards."""
     separated_after_write: bool
-    """Each of them is its own now, and no other page of any worker changed."""
+    """The worker has its own copy of each of them, and no other page of any worker changed."""
 
     def faults(self) -> list[str]:
-        """What went wrong, one sentence each; none if the demo did what it should."""
+        """List what went wrong, one sentence each; empty if the demo did what it should."""
         found = []
         if self.asked_barrier not in ("auto", self.barrier):
             found.append(

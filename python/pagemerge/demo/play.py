@@ -1,4 +1,4 @@
-"""The demo, act by act: load, measure, merge, measure again, verify, write."""
+"""Runs the demo step by step: load, measure, merge, measure again, verify, write."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ MERGING = 300.0
 """Seconds that background merging may take."""
 
 LOOKS, MORE_LOOKS = 2, 8
-"""Full scans that must pass without more gain: when there is about as much as was expected, and
-when there is less (a worker may have been busy, and the hub tries again after some looks)."""
+"""Full scans that must pass without more gain: if the gain is about as much as expected, and if it
+is less (a worker may have been busy, and the hub tries again after some scans)."""
 
 HOPE = 15.0
-"""Seconds that must pass as well when there is less: a busy host looks sooner than it merges."""
+"""Seconds that must pass as well if the gain is less than expected: on a busy host the hub may scan
+several times before it merges."""
 
 WRITTEN = 64
 """Shared pages that one worker writes to at the end."""
 
 Tell = Callable[[str, float | None], None]
-"""Called with what goes on now, and which part of it is done (0 to 1, or ``None``)."""
+"""Called with the name of the current step, and the part of it that is done (0 to 1, or None)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line asked for."""
+    """The settings from the command line."""
 
     workers: int
     loaded_bytes: int
@@ -47,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The merging itself."""
+    """The result of merging."""
 
     status: Status
     seconds: float
@@ -67,7 +68,7 @@ def play(settings: Settings, tell: Tell) -> Outcome:
         background = client.barrier != "intern"
         idle = stage.status()
         if background:
-            stage.hold()  # or it would merge before the memory was measured
+            stage.hold()  # or the hub would merge before the demo has measured the memory
 
         tell("loading files", None)
         stage.ask("load", pieces=[(piece.path, piece.size) for piece in pieces])
@@ -116,18 +117,19 @@ def play(settings: Settings, tell: Tell) -> Outcome:
 
 
 def pages_of(nbytes: int) -> int:
-    """``nbytes`` in whole pages."""
+    """Round ``nbytes`` down to whole pages, in bytes."""
     return nbytes // PAGE_SIZE * PAGE_SIZE
 
 
 def open_memory(stage: Stage, loaded: int) -> list[list[tuple[int, int]]]:
-    """Have each worker allocate its memory; (address, pages) of its areas, worker by worker."""
+    """Have each worker allocate its memory; returns (address, pages) of its areas, by worker."""
     answers = stage.ask("open", loaded=loaded, private=pages_of(PRIVATE_BYTES), hot=HOT_BYTES)
     return [[(start, pages) for start, pages in answer["areas"]] for answer in answers]
 
 
 def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
-    """Bytes that merging should save, from two looks with a turn of the writers between them."""
+    """Compute the bytes that merging should save, from two looks and a turn of the writers between
+    them."""
     seed = int.from_bytes(os.urandom(8), "little")
 
     def look() -> expect.Digests:
@@ -135,26 +137,26 @@ def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
         return np.concatenate([expect.read_digests(worker.pid, own, seed) for worker, own in pairs])
 
     first = look()
-    stage.ask("turn", turns=2)  # the turn under way does not count
+    stage.ask("turn", turns=2)  # two, because the turn that has begun already does not count
     return expect.saved_bytes(first, look())
 
 
 def accounts(stage: Stage, store_bytes: int) -> Accounts:
-    """The kernel's accounts now."""
+    """Read the kernel's accounts."""
     pss = sum(footprint(worker.pid).own_pss_bytes for worker in stage.workers)
     return Accounts(pss, store_bytes, available_bytes(), cgroup_bytes(os.getpid()))
 
 
 def cpu_seconds(stage: Stage) -> float:
-    """Processor time so far of the hub, and of the workers less their writers."""
+    """Read the processor time so far of the hub, and of the workers without their writers."""
     workers: float = sum(answer["seconds"] for answer in stage.ask("cpu"))
     return stage.hub_cpu_seconds() + workers
 
 
 def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
-    """Let the hub merge until it finds no more; it is done where the gain last grew.
+    """Let the hub merge until it finds no more; the measured time ends when the gain last grew.
 
-    The gain may also fall: what the writers wrote to is merged at times, and separates again.
+    The gain may also fall: the hub sometimes merges pages of the writers, and they separate again.
     """
     began = time.monotonic()
     stage.release()
@@ -179,7 +181,7 @@ def in_background(stage: Stage, expected: int, tell: Tell) -> Merged:
 
 
 def by_workers(stage: Stage, expected: int, tell: Tell) -> Merged:
-    """Have every worker merge what it loaded, all at once."""
+    """Have all workers merge what they loaded, at the same time."""
     tell("the workers merge what they loaded", None)
     began = time.monotonic()
     stage.ask("intern")
@@ -188,9 +190,12 @@ def by_workers(stage: Stage, expected: int, tell: Tell) -> Merged:
 
 
 def separate(stage: Stage) -> tuple[int, bool]:
-    """Have the first worker write to shared pages; how many, and whether only it changed."""
+    """Have the first worker write to shared pages.
+
+    Returns how many it wrote, and whether it alone changed.
+    """
     answer = stage.workers[0].ask("write", pages=WRITTEN)
-    # Its own check knows what it wrote, and so finds any other change.
+    # The worker has noted what it wrote, so its check finds any other change.
     checks = stage.ask("check")
     unharmed = not any(check["changed"] or check["lost"] for check in checks)
     written: int = answer["written"]
@@ -198,7 +203,7 @@ def separate(stage: Stage) -> tuple[int, bool]:
 
 
 def why(client: ClientStatus, asked: str) -> str:
-    """The reason for the barrier, in words."""
+    """Write the reason for the barrier in words."""
     if client.note:
         return client.note
     if asked == client.barrier:
@@ -207,5 +212,5 @@ def why(client: ClientStatus, asked: str) -> str:
         "move": "the workers have a full-mode userfaultfd, and the kernel has UFFDIO_MOVE",
         "write-protect": "the workers have a full-mode userfaultfd, but not UFFDIO_MOVE",
         "park": "the workers have no full-mode userfaultfd",
-        "intern": "the workers have no full-mode userfaultfd, so nothing can merge behind them",
+        "intern": "the workers have no full-mode userfaultfd, so no hub can merge them",
     }.get(client.barrier, client.barrier)

@@ -1,4 +1,4 @@
-"""Every process that the demo starts, and the end of each of them on every path."""
+"""Starts the processes of the demo, and ends all of them on every path."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ START = 10.0
 """Seconds that the hub may take to answer for the first time."""
 
 TICK = 0.02
-"""Seconds between two looks at a hub that is at work."""
+"""Seconds between two looks at a hub that is working."""
 
 
 class Stage:
     """A private hub in a folder of its own, and the workers; a context that ends them all.
 
-    ``barrier`` is what ``PAGEMERGE_BARRIER`` takes, or ``auto``. Whatever ends the context, and
-    even if this process is killed, none of them stays.
+    ``barrier`` is a value of ``PAGEMERGE_BARRIER``, or ``auto``. All processes end when the context
+    ends, also by an exception, and when this process is killed.
     """
 
     def __init__(self, barrier: str) -> None:
@@ -41,7 +41,7 @@ class Stage:
 
     def __enter__(self) -> Self:
         with ExitStack() as started:
-            # mkdtemp makes it 0700: nobody else can reach the socket.
+            # mkdtemp makes the folder with mode 0700, so no other user can reach the socket.
             folder = started.enter_context(tempfile.TemporaryDirectory(prefix="pagemerge-demo-"))
             self.socket = Path(folder) / "hub"
             self._log = Path(folder) / "log"
@@ -67,16 +67,20 @@ class Stage:
             self.workers.append(self._started.enter_context(Child(argv, env=self._env)))
 
     def ask(self, do: str, **arguments: Any) -> list[Answer]:
-        """Ask all workers at once."""
+        """Ask all workers at once, and return their answers."""
         return ask_all(self.workers, do, **arguments)
 
     def status(self) -> Status:
-        """The hub's counters; raises ``HubError`` with its last words when it has gone."""
+        """Read the hub's counters.
+
+        Raises ``PagemergeError`` with the last line of its log if the hub has ended, and
+        ``HubError`` if it does not answer.
+        """
         self._alive()
         return fetch_status(self.socket)
 
     def clients(self) -> list[ClientStatus]:
-        """The workers as the hub sees them; waits until it knows all of them."""
+        """Return the workers as the hub sees them; waits until it knows all of them."""
         pids = {worker.pid for worker in self.workers}
         found: list[ClientStatus] = []
 
@@ -88,37 +92,39 @@ class Stage:
         return found
 
     def until(self, done: Callable[[], bool], patience: float, what: str) -> None:
-        """Ask ``done`` again and again, for ``patience`` seconds, while the hub is alive.
+        """Call ``done`` again and again until it is true, for ``patience`` seconds.
 
-        Raises ``HubError`` when it ends, or does not do ``what`` in time.
+        Raises ``HubError`` if the hub does not do ``what`` in time, and ``PagemergeError`` if the
+        hub ends.
         """
         deadline = time.monotonic() + patience
         while not done():
             if time.monotonic() > deadline:
                 raise HubError(f"the hub did not {what} within {patience:g} s{self._words()}")
             try:
-                self.hub.wait(TICK)  # a pause that ends at once if the hub does
+                self.hub.wait(TICK)  # a pause that ends at once if the hub ends
             except subprocess.TimeoutExpired:
                 continue
             self._alive()
 
     def hold(self) -> None:
-        """Stop the hub where it is, so that memory can be measured as it was before merging."""
+        """Stop the hub, so that memory can be measured as it is before merging."""
         self.hub.send_signal(signal.SIGSTOP)
         self._held = True
 
     def release(self) -> None:
-        """Let the hub go on."""
+        """Let the hub continue."""
         self.hub.send_signal(signal.SIGCONT)
         self._held = False
 
     def hub_cpu_seconds(self) -> float:
-        """Processor time of the hub since it started."""
+        """Read the processor time of the hub since it started, in seconds."""
         return accounts.cpu_seconds(self.hub.pid)
 
     def _environment(self) -> dict[str, str]:
         env = {**os.environ, "PAGEMERGE_SOCKET": str(self.socket)}
-        # A worker that outlives the hub by a moment would start another, which nobody ends.
+        # A worker that outlives the hub by a moment would start another hub, which no process of
+        # the demo would end.
         env["PAGEMERGE_AUTOSTART"] = "0"
         env.pop("PAGEMERGE_BARRIER", None)
         if self._barrier != "auto":
@@ -139,7 +145,7 @@ class Stage:
 
     def _end_hub(self) -> None:
         if self._held:
-            self.release()  # a stopped process would not see SIGTERM
+            self.release()  # a stopped process does not act on SIGTERM
         self.hub.terminate()
         end(self.hub)
 

@@ -1,8 +1,8 @@
 """A thread that never stops writing to mergeable memory, and notices when a write is lost.
 
-All pages get the same content in one turn, so that a merger finds them equal and is tempted; and
-they change in the next turn, so whatever it does to them races with a write. What was written
-last is also kept in ordinary memory, and compared before each page is written again.
+All pages get the same content in one turn, so that a merger finds them equal. They change in the
+next turn, so that merging them races with a write. The thread also keeps what it wrote last in
+ordinary memory, and compares it before it writes a page again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Words = npt.NDArray[np.uint64]
 
 REST = 0.02
-"""Seconds between turns: busy enough to race, idle enough to leave the processor to others."""
+"""Seconds between turns: short enough to race, long enough to leave the processor to others."""
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -32,16 +32,16 @@ class Writer(threading.Thread):
         self._turn = threading.Condition()
         self._ending = threading.Event()
         self.turns = 0
-        """Times that every page was written."""
+        """Number of times that every page was written."""
         self.lost = 0
-        """Pages found to be other than last written: must stay 0."""
+        """Number of pages found to differ from what was written last: must stay 0."""
         self.cpu_seconds = 0.0
-        """Processor time that this thread used."""
+        """Processor time that this thread has used, in seconds."""
         for index in range(len(pages)):
             pages[index] = self._content(0)
 
     def run(self) -> None:
-        """Turn after turn; one lock a turn, so that ``check`` sees whole turns."""
+        """Write turn after turn; it holds the lock during a turn, so ``check`` sees whole turns."""
         while not self._ending.wait(REST):
             with self._turn:
                 content = self._content(self.turns + 1)
@@ -55,7 +55,7 @@ class Writer(threading.Thread):
                 self._turn.notify_all()
 
     def check(self) -> tuple[int, int]:
-        """Writes made, and pages ever found to be other than last written, as of now."""
+        """Check all pages; returns the writes made, and the lost writes found so far."""
         with self._turn:
             for index, page in enumerate(self._pages):
                 if not np.array_equal(page, self._content(int(self._last[index]))):
@@ -63,7 +63,7 @@ class Writer(threading.Thread):
             return self.turns * len(self._pages), self.lost
 
     def wait(self, turns: int, patience: float) -> bool:
-        """Wait until ``turns`` more turns are done; whether they were, within ``patience`` s."""
+        """Wait for ``turns`` more turns, at most ``patience`` seconds; false if time ran out."""
         with self._turn:
             goal = self.turns + turns
             return self._turn.wait_for(lambda: self.turns >= goal, patience)

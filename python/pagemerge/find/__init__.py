@@ -1,5 +1,5 @@
-"""Which pages hold the same bytes? Reads other processes, changes nothing.
+"""Finds pages that hold the same bytes: reads other processes, changes nothing.
 
-``process`` -> whose memory, ``eligible`` -> which of it can be merged, ``reading`` -> digests,
-``groups`` -> which pages are equal, ``survey`` -> all of it, as ``pagemerge scan`` shows it.
+``process`` selects processes, ``eligible`` the memory that can be merged, ``reading`` computes
+digests, ``groups`` finds equal pages, ``survey`` combines these for ``pagemerge scan``.
 """

@@ -1,8 +1,8 @@
 """Which memory of a process can be merged, and why the rest cannot.
 
-ksmd's rule (Linux mm/ksm.c, ``vma_ksm_compatible``) and ours: private memory, of which only the
-anonymous pages count, those that a private file mapping got by copy-on-write among them. smaps
-would tell more, but walks all page tables of the process under its lock: it is never read.
+The rule of ksmd (Linux mm/ksm.c, ``vma_ksm_compatible``) and ours: only anonymous pages of private
+memory can be merged, including those that a private file mapping got by copy-on-write. We do not
+read smaps, which would tell more: it walks all page tables of the process under its lock.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ FILE_PAGES = "file pages"
 REASONS = {
     SHARED_MEMORY: "memfd, tmpfs, System V or shared anonymous memory: the kernel merges "
     "private memory only (QEMU: use private memory, not a shared memory-backend)",
-    SHARED_FILE: "a file mapped shared: its pages are the file",
-    HUGETLB: "pages of hugetlbfs are never split",
-    DEVICE: "a device's memory, not the kernel's to move",
+    SHARED_FILE: "a file mapped shared: its pages belong to the file",
+    HUGETLB: "the kernel never splits pages of hugetlbfs",
+    DEVICE: "memory of a device, which the kernel cannot move",
     SPECIAL: "the kernel's own mapping",
     NO_ACCESS: "memory that the process itself may not read",
     FILE_PAGES: "unchanged pages of private file mappings: the page cache shares them already",
@@ -33,7 +33,7 @@ REASONS = {
 
 
 def obstacle(mapping: Mapping, known: Devices) -> str:
-    """Why no page of ``mapping`` can be merged: a key of ``REASONS``, or empty."""
+    """Say why no page of ``mapping`` can be merged: a key of ``REASONS``, or empty."""
     path = mapping.path
     if path.startswith(("[v", "[uprobes]")):  # [vdso], [vvar], [vvar_vclock], [vsyscall]
         return SPECIAL
@@ -48,8 +48,11 @@ def obstacle(mapping: Mapping, known: Devices) -> str:
 
 
 def eligible(pid: int, found: Iterable[Mapping] | None = None) -> list[tuple[int, int]]:
-    """Start and end of the mappings of a process (``found``, if they were read before) that ksmd
-    can merge pages of. Raises as ``mappings``."""
+    """List start and end of the mappings with pages that ksmd can merge.
+
+    ``found``: the mappings of the process, if the caller has read them already. Raises as
+    ``mappings``.
+    """
     known = devices(pid)
     everything = mappings(pid) if found is None else found
     return [(one.start, one.end) for one in everything if not obstacle(one, known)]

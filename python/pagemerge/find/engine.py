@@ -1,4 +1,7 @@
-"""Whether our own user engine already merges a process: a range belongs to one engine at a time."""
+"""Finds out whether the user engine already merges a process.
+
+A range belongs to one engine at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ from pagemerge.linux.maps import Mapping
 from pagemerge.linux.process import PROC, name, threads
 
 LIBRARY = "libpagemerge_preload.so"
-"""What ``pagemerge run --engine user`` loads into a program."""
+"""The library that ``pagemerge run --engine user`` loads into a program."""
 
 AGENT = "pagemerge"
 """The name of the thread that the user engine has in a process."""
 
 
 def merged_by_us(pid: int, mappings: Iterable[Mapping], proc: Path = PROC) -> str:
-    """Why kernel KSM must not have process ``pid``, for people: the user engine merges it.
+    """Say why kernel KSM must not merge process ``pid``: the user engine merges it.
 
     Empty if it does not.
     """
     cause = _cause(pid, mappings, proc)
-    return f"the user engine merges it ({cause}): memory belongs to one" if cause else ""
+    return f"the user engine merges it ({cause}): only one engine may" if cause else ""
 
 
 def _cause(pid: int, mappings: Iterable[Mapping], proc: Path) -> str:
@@ -35,7 +38,10 @@ def _cause(pid: int, mappings: Iterable[Mapping], proc: Path) -> str:
 
 
 def _has_agent(pid: int, proc: Path) -> bool:
-    """Its first thread bears the program's name, which may be ours for any other reason."""
+    """Does the process have the thread of an agent?
+
+    The first thread does not count: it has the program's name, which may be the same.
+    """
     for thread in threads(pid, proc):
         try:
             if thread != pid and name(pid, proc, thread) == AGENT:

@@ -1,12 +1,13 @@
-"""Where the duplicates of some processes lie, page by page, for marking only these: reads only.
+"""Finds where the duplicates of processes lie, so that only these are marked; only reads.
 
-ksmd looks at every page that is marked, and keeps 64 bytes for each that does not merge. So it is
-worth knowing first where duplicates are. One look at all pages finds every one of them; stretches
-of duplicates are told to the page, because blocks of any size would mix them with others: how
-coarsely they are marked is for ``decide`` to say, which knows what a mapping costs.
+ksmd looks at every page that is marked, and keeps 64 bytes for each page that does not merge. So
+it pays to find the duplicates first. One look at all pages finds every one of them. Stretches of
+duplicates are exact to the page, because blocks of any size would mix them with other pages.
+``decide`` chooses how coarsely to mark them, as it knows the cost of a mapping.
 
-Kernel KSM is one domain: duplicates are looked for across all processes given, whoever owns them.
-So give those whose memory is marked already as well, or their likes elsewhere count as unique.
+Kernel KSM is one domain: this module compares pages across all given processes, of any user. The
+caller should also give the processes whose memory is marked already; otherwise pages that equal
+theirs count as unique.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from pagemerge.model import PAGE_SIZE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Where the duplicates of one process lie: which of its pages merging would free.
+    """Where the duplicates of one process lie: the pages that merging would free.
 
-    A *stretch* is a number of duplicates at consecutive addresses in one mapping; 28 bytes each.
-    Only mappings of which pages were looked at are here, and all arrays ascend by address.
+    A *stretch* is a run of duplicates at consecutive addresses in one mapping; it takes 28 bytes.
+    Only mappings with pages that were looked at are included. All arrays ascend by address.
     """
 
     pid: int
@@ -42,19 +43,19 @@ class Evidence:
     start: npt.NDArray[np.uint64]
     """u64[m]: address of each mapping's first byte."""
     end: npt.NDArray[np.uint64]
-    """u64[m]: address behind its last."""
+    """u64[m]: address of the byte after each mapping's last."""
     looked: npt.NDArray[np.int64]
-    """i64[m + 1]: pages looked at before each mapping, and all of them."""
+    """i64[m + 1]: pages looked at before each mapping; the last element is their total."""
     address: npt.NDArray[np.uint64]
-    """u64[s]: of each stretch's first page."""
+    """u64[s]: address of each stretch's first page."""
     pages: npt.NDArray[np.int64]
-    """i64[s]."""
+    """i64[s]: pages in each stretch."""
     before: npt.NDArray[np.int64]
     """i64[s]: pages looked at before the stretch."""
     gain: npt.NDArray[np.float32]
-    """f32[s]: frames that merging the stretch frees; every holder of a page counts the same."""
+    """f32[s]: frames that merging the stretch frees; all holders of a page get equal shares."""
     mappings: int = 0
-    """VMAs of the process, of any kind."""
+    """Number of VMAs of the process, of any kind."""
     error: str = ""
     """Why the process could not be looked at; all arrays are empty then."""
 
@@ -71,9 +72,9 @@ def gather(
 ) -> tuple[Evidence, ...]:
     """Look once at all pages of ``processes`` that ksmd could merge; one answer for each.
 
-    Pages of zeros are duplicates like others (ksmd merges them with each other, or with
-    use_zero_pages maps the kernel's own); without ``zero_pages`` they count as unique, for they
-    are what memory looks like before it is used. Pages that fork left in one frame are no
+    Pages of zeros are duplicates like others: ksmd merges them with each other or, with
+    use_zero_pages, maps the kernel's own page. Without ``zero_pages`` they count as unique, because
+    memory also looks like that before it is used. Pages that share one frame since a fork are not
     duplicates: ksmd cannot free anything there.
 
     A process that exits or denies access has an ``error``; nothing is raised for it.
@@ -84,19 +85,19 @@ def gather(
     parts = [slice(*ends) for ends in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     for source, here in zip(sources, parts, strict=True):
         if _merged_by_ksmd(source.process.pid):
-            # Frames are shared because pages are duplicates, and are to stay marked.
+            # These frames are shared because the pages are duplicates. They must stay marked.
             frames[here] = ABSENT
     gain = tally.gains(digests, frames, zero_pages)
     return tuple(_evidence(source, gain[here]) for source, here in zip(sources, parts, strict=True))
 
 
 def _merged_by_ksmd(pid: int, proc: Path = PROC) -> bool:
-    """Does the process have pages that ksmd has merged? (Linux 5.19; not before that)"""
+    """Does the process have pages that ksmd has merged? Always false before Linux 5.19."""
     return (number_in(proc / str(pid) / "ksm_merging_pages") or 0) > 0
 
 
 def _evidence(source: ProcessSource, gain: NDArray[np.float32]) -> Evidence:
-    """``gain`` f32[pages of the source], what merging each would free, in stretches."""
+    """Put ``gain`` (f32[pages of the source], what merging each would free) into stretches."""
     who = source.process
     if source.error:
         source = ProcessSource(who, error=source.error)
@@ -124,7 +125,10 @@ def _evidence(source: ProcessSource, gain: NDArray[np.float32]) -> Evidence:
 
 
 def _stretches(duplicate: NDArray[np.bool_], run_first: Int64s) -> tuple[Int64s, Int64s]:
-    """Where stretches of ``duplicate`` (bool[n]) begin and end (int64[s] each); runs part them."""
+    """Find where stretches of ``duplicate`` (bool[n]) begin and end (int64[s] each).
+
+    A stretch does not extend over the end of a run.
+    """
     edge = np.zeros(len(duplicate) + 1, np.bool_)
     edge[run_first] = True
     edge[0] = edge[-1] = True

@@ -1,9 +1,9 @@
-"""Which elements of a large digest array are equal: one in-place sort, then neighbours.
+"""Finds equal elements of a large digest array: one in-place sort, then compares neighbours.
 
-``np.unique`` with indices sorts indirectly and takes 17 s for 20 million digests. Sorting the
-digest's upper bits with the index packed below them moves 8 bytes an element, all in place.
-The bits that the index displaced can only make different digests look alike, and those few are
-told apart at the end.
+``np.unique`` with indices sorts indirectly and takes 17 s for 20 million digests. This module sorts
+the upper bits of the digest, with the index packed below them: that moves 8 bytes for each element,
+all in place. Without the bits that the index replaces, different digests may look equal; these few
+are separated at the end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ Bools = NDArray[np.bool_]
 def duplicates(digests: UInt64s, threads: int = 0) -> Groups:
     """Group the elements of ``digests`` (u64[n]) whose value occurs at least twice.
 
-    ``ABSENT`` and ``ZERO`` are left out: the first is no content, and pages of the second need no
-    partner. Groups come in ascending order of their digest. Besides the input it needs at most
-    16 bytes an element. ``threads`` sort; 0 means as many as this process may use processors.
+    ``ABSENT`` and ``ZERO`` are left out: the first has no content, and pages of the second need no
+    partner. Groups are in ascending order of their digest. In addition to the input this needs at
+    most 16 bytes for each element. It sorts with ``threads`` threads; 0 means one for each
+    processor that this process may use.
     """
     index_mask = np.uint64((1 << len(digests).bit_length()) - 1)
     keys = _packed(digests, index_mask)
@@ -45,7 +46,7 @@ def duplicates(digests: UInt64s, threads: int = 0) -> Groups:
 
 
 def _packed(digests: UInt64s, index_mask: np.uint64) -> UInt64s:
-    """Each digest with its index in the place of its lower bits: u64[n]."""
+    """Replace the lower bits of each digest by its index: u64[n]."""
     keys = digests & ~index_mask
     step = 1 << 18  # The indices of one step stay in the cache.
     for start in range(0, len(keys), step):
@@ -55,7 +56,7 @@ def _packed(digests: UInt64s, index_mask: np.uint64) -> UInt64s:
 
 
 def _without_reserved(keys: UInt64s, digests: UInt64s, index_mask: np.uint64) -> UInt64s:
-    """Cut off the elements with a reserved digest: they are among the first of the sorted keys,
+    """Remove the elements with a reserved digest: they are among the first of the sorted keys,
     together with digests so small that their upper bits are zero as well."""
     cut = int(np.searchsorted(keys, index_mask, side="right"))
     kept = keys[:cut][digests[keys[:cut]] > ZERO]
@@ -76,7 +77,8 @@ def _told_apart(members: Int64s, first: Bools, digests: UInt64s) -> Groups:
         mixed = np.zeros(len(runs) - 1, np.bool_)
         mixed[np.searchsorted(runs, strays, side="right") - 1] = True
         where = np.repeat(mixed, np.diff(runs))
-        # Stable: indices stay ascending; and runs stay in place, for their upper bits ascend.
+        # The sort is stable, so indices stay ascending. Runs stay in place, as their upper bits
+        # ascend.
         order = np.argsort(values[where], kind="stable")
         members[where] = members[where][order]
         values[where] = values[where][order]
@@ -87,5 +89,5 @@ def _told_apart(members: Int64s, first: Bools, digests: UInt64s) -> Groups:
 
 
 def _bounds(first: Bools) -> Int64s:
-    """Where the marked elements are, and the end: int64[groups + 1]."""
+    """Return the positions of the marked elements, and the end: int64[groups + 1]."""
     return np.append(np.flatnonzero(first), len(first)).astype(np.int64, copy=False)

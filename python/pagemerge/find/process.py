@@ -1,4 +1,4 @@
-"""Whose memory: processes by number, by name, or all of them."""
+"""Selects processes by pid, by name, or all of them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 
 TO_READ = {"CAP_DAC_READ_SEARCH": 1 << 2 | 1 << 1, "CAP_SYS_PTRACE": 1 << 19}
-"""What root needs to read any process -> the bits that will do (capabilities(7)): for files that
-are not its own, CAP_DAC_OVERRIDE, too."""
+"""Capability that root needs to read any process -> the bits of which one is enough
+(capabilities(7)): for files of other users CAP_DAC_OVERRIDE is enough, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it was found; it may have gone since."""
+    """A process as it was found; it may have ended since."""
 
     pid: int
     name: str
-    """Its comm: at most 15 bytes that it chose itself; print it through ``text.plain`` only."""
+    """Its comm: at most 15 bytes that the process chooses; print it through ``text.plain`` only."""
     uid: int
     """Effective user id: the trust domain of its pages."""
 
 
 def everyone(proc: Path = PROC) -> list[Process]:
-    """All processes but our own, ascending by pid."""
+    """List all processes except this one, ascending by pid."""
     found = (_look(pid, proc) for pid in linux.pids(proc) if pid != os.getpid())
     return [process for process in found if process]
 
 
 def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
-    """The processes that ``words`` name, each once: a word is a pid, a comm, or the base name of
-    argv[0]. Our own process has to be named by its pid.
+    """Find the processes that ``words`` name, each once.
 
-    Raises ``NoSuchProcess`` for a word that fits none.
+    A word is a pid, a comm, or the base name of argv[0]. This process itself is found only by its
+    pid. Raises ``NoSuchProcess`` for a word that matches no process.
     """
     chosen: dict[int, Process] = {}
     for word in words:
@@ -55,8 +55,8 @@ def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
 
 
 def explain(error: PagemergeError, process: Process) -> str:
-    """What to tell people about ``error`` with ``process``: the cause and, if any, the cure."""
-    # Nobody may look at a process that waits for its parent to take note of its end.
+    """Explain ``error`` with ``process`` to the user: the cause and, if there is one, the cure."""
+    # The kernel denies access to a process that has ended and that its parent has not waited for.
     if isinstance(error, NoSuchProcess) or _has_ended(process.pid):
         return "it has exited"
     if not isinstance(error, AccessDenied):
@@ -66,18 +66,18 @@ def explain(error: PagemergeError, process: Process) -> str:
     if process.uid != os.geteuid():
         return f"it belongs to uid {process.uid}: run as that user or as root"
     return (
-        "the kernel does not let others of its user look at it (set-id or undumpable program, or "
-        "kernel.yama.ptrace_scope, see ptrace(2)): run as root"
+        "the kernel does not let other processes of its user look at it (set-id or undumpable "
+        "program, or kernel.yama.ptrace_scope, see ptrace(2)): run as root"
     )
 
 
 def _lack() -> str:
-    """Why root may not look at a process: what to read one takes (proc(5), ptrace(2))."""
+    """Say why root may not look at a process. Source: proc(5), ptrace(2)."""
     held = linux.status(os.getpid()).capabilities
     lacks = [name for name, bits in TO_READ.items() if not held & bits]
     if lacks:
         return f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing (a container?)"
-    return "a security module forbids it, or it is of a user namespace outside this one"
+    return "a security module forbids it, or it belongs to a user namespace outside this one"
 
 
 def _has_ended(pid: int) -> bool:
@@ -88,7 +88,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def _by_name(word: str, proc: Path) -> Iterator[Process]:
-    # Arguments are decoded as the locale says, names always as UTF-8.
+    # Python decodes arguments by the locale; names are always decoded as UTF-8.
     word = decoded(os.fsencode(word))
     for process in everyone(proc):
         if word in (process.name, _program(process.pid, proc)):
@@ -96,16 +96,16 @@ def _by_name(word: str, proc: Path) -> Iterator[Process]:
 
 
 def _look(pid: int, proc: Path) -> Process | None:
-    """The process ``pid``; of a thread's number, the process it belongs to."""
+    """Read the process ``pid``; for the id of a thread, the process that it belongs to."""
     try:
         found = linux.status(pid, proc)
     except PagemergeError:
-        return None  # It went between listing and reading.
+        return None  # It ended between listing and reading.
     return Process(found.pid, found.name, found.uid)
 
 
 def _program(pid: int, proc: Path) -> str:
-    """The base name of argv[0]; empty if it has none or may not be read."""
+    """Return the base name of argv[0]; empty if there is none or it may not be read."""
     try:
         return linux.arguments(pid, proc)[0].rpartition("/")[2]
     except PagemergeError:

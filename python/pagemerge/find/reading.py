@@ -1,4 +1,4 @@
-"""Reads sources, and adds up what that took."""
+"""Reads sources, and adds up the bytes and seconds that it takes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Reader:
-    """Reads sources, all with one seed; adds up what that took."""
+    """Reads sources, all with one seed; adds up the bytes and seconds that it takes."""
 
     threads: int
-    """0: as many as may run."""
+    """Threads that read; 0: one for each processor that this process may use."""
     to_do: int
-    """Pages, for the progress."""
+    """Pages to read in all, for the progress."""
     progress: Progress = lambda _done, _total: None
     done: int = 0
     bytes_read: int = 0
@@ -35,10 +35,10 @@ class Reader:
     seed: int = field(default_factory=lambda: secrets.randbits(64))
 
     def read(self, sources: Sequence[Source]) -> tuple[UInt64s, UInt64s, Int64s]:
-        """Digests and names of frames (see ``tally``), u64[n] each, source after source.
+        """Read digests and names of frames (see ``tally``), u64[n] each, source after source.
 
-        The third, int64[sources + 1], is where each source starts, and the end. Of a source that
-        goes meanwhile all pages are absent.
+        The third array, int64[sources + 1], says where each source starts, and the end. All pages
+        of a source that ends during the call are absent.
         """
         began = time.monotonic()
         offsets = np.cumsum([0] + [source.total for source in sources], dtype=np.int64)

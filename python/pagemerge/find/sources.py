@@ -1,7 +1,7 @@
-"""Where pages come from: what a source is, and processes as sources.
+"""Sources of pages: their protocol, and processes as sources.
 
-For whatever compares pages: ``survey`` (what would merging save?) and ``evidence`` (where do the
-duplicates lie?).
+Used by the modules that compare pages: ``survey`` (what would merging save?) and ``evidence``
+(where do the duplicates lie?).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from pagemerge.model import PAGE_SIZE
 UInt64s = NDArray[np.uint64]
 
 STEP = (256 << 20) // PAGE_SIZE
-"""Pages between two steps of the progress: 256 MiB, some 40 ms."""
+"""Pages between two steps of the progress: 256 MiB, about 40 ms."""
 
 MEMORYLESS = "it has no memory of its own (kernel thread or zombie)"
 
 
 class Source(Protocol):
-    """Something whose pages can be compared with those of others."""
+    """A source of pages that can be compared with those of other sources."""
 
     @property
     def name(self) -> str:
-        """What people know it by."""
+        """Its name for people."""
 
     @property
     def domain(self) -> int:
@@ -45,55 +45,58 @@ class Source(Protocol):
 
     @property
     def total(self) -> int:
-        """Pages that are to be looked at."""
+        """Number of pages to look at."""
 
     def read(
         self, seed: int, digests: UInt64s, frames: UInt64s, threads: int
     ) -> Iterator[tuple[int, int]]:
-        """Fill ``digests`` and ``frames`` (see ``tally``), u64[total] each; yields the pages and
-        bytes of each step. What cannot be read is absent. ``threads`` 0: as many as may run."""
+        """Fill ``digests`` and ``frames`` (see ``tally``), u64[total] each.
+
+        Yields the pages and bytes of each step. Pages that cannot be read are absent. ``threads``
+        0: one for each processor that this process may use.
+        """
 
 
 @dataclass(slots=True)
 class ProcessSource:
-    """The pages of one process that are to be looked at; its runs ascend."""
+    """The pages of one process to look at; its runs ascend."""
 
     process: Process
     mapped: int = 0
-    """Mappings, of any kind."""
+    """Number of mappings of any kind."""
     mappings: list[Mapping] = field(default_factory=list)
-    """Those with pages to look at."""
+    """Mappings with pages to look at."""
     runs: list[int] = field(default_factory=list)
-    """For each of them, how many runs it has."""
+    """Number of runs of each of ``mappings``."""
     starts: UInt64s = field(default_factory=lambda: np.empty(0, np.uint64))
-    """u64[runs]: address of the first page of each."""
+    """u64[runs]: address of the first page of each run."""
     pages: UInt64s = field(default_factory=lambda: np.empty(0, np.uint64))
-    """u64[runs]."""
+    """u64[runs]: pages in each run."""
     ineligible: Counter[str] = field(default_factory=Counter)
-    """A key of ``maps.REASONS`` -> bytes; counted by ``locate``, not by ``locate_for_ksmd``."""
+    """A key of ``eligible.REASONS`` -> bytes; counted by ``locate``, not by ``locate_for_ksmd``."""
     stretches: list[Stretch] = field(default_factory=list)
-    """What it maps of our own slabs; found by ``locate``."""
+    """Its mappings of our own slabs; found by ``locate``."""
     unreadable: int = 0
     error: str = ""
-    """Why it could not be looked at, or not to the end."""
+    """Why the look at it failed, or did not come to the end."""
     denied: bool = False
-    """That was for want of permission."""
+    """The error is a missing permission."""
 
     @property
     def total(self) -> int:
-        """Pages."""
+        """Number of pages to look at."""
         return int(self.pages.sum())
 
     @property
     def markable(self) -> NDArray[np.bool_]:
-        """Which pages lie in anonymous mappings, and so could be the user engine's: bool[total]."""
+        """Pages in anonymous mappings, which the user engine could merge: bool[total]."""
         known = np.array([not it.inode and it.path[:1] != "[" for it in self.mappings], np.bool_)
         runs = np.repeat(known, self.runs)
         return np.repeat(runs, self.pages.astype(np.int64))
 
     @property
     def name(self) -> str:
-        """What people know it by."""
+        """Its name for people."""
         return self.process.name
 
     @property
@@ -104,7 +107,7 @@ class ProcessSource:
     def read(
         self, seed: int, digests: UInt64s, frames: UInt64s, threads: int
     ) -> Iterator[tuple[int, int]]:
-        """As ``Source.read``. If the process goes, all its pages become absent."""
+        """Read as ``Source.read``. If the process ends, all its pages become absent."""
         pid, at = self.process.pid, 0
         digests.fill(_core.ABSENT)
         frames.fill(_core.ABSENT)
@@ -127,17 +130,21 @@ class ProcessSource:
 
 
 def locate(process: Process) -> ProcessSource:
-    """All pages of ``process`` that can be merged; what is merged, or cannot be, is counted."""
+    """Find all pages of ``process`` that can be merged; count those that are merged already, and
+    those that cannot be merged."""
     return _locate(process, _mapping_runs)
 
 
 def locate_for_ksmd(process: Process) -> ProcessSource:
-    """The pages of ``process`` that ksmd would merge: not those of our own slabs."""
+    """Find the pages of ``process`` that ksmd would merge: not those of our own slabs."""
     return _locate(process, _private_runs)
 
 
 def locate_marked(process: Process) -> ProcessSource:
-    """The pages of ``process`` that ksmd may merge now: those of a QEMU's guest, not QEMU's own."""
+    """Find the pages of ``process`` that ksmd may merge now.
+
+    In QEMU these are the pages of the guest, not QEMU's own.
+    """
     try:
         if ksm_stat(process.pid).get("ksm_merge_any") == b"yes":
             return locate_for_ksmd(process)
@@ -180,7 +187,7 @@ def _locate(
 
 
 def _mapping_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Runs:
-    """Runs of ``mapping`` to look at; what is present and cannot be merged is only counted."""
+    """Find runs of ``mapping`` to look at; only count present pages that cannot be merged."""
     pid, start, end = source.process.pid, mapping.start, mapping.end
     why = eligible.obstacle(mapping, known)
     if why:
@@ -196,7 +203,7 @@ def _mapping_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Ru
 
 
 def _private_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Runs:
-    """Runs of ``mapping`` that ksmd would look at."""
+    """Find runs of ``mapping`` that ksmd would look at."""
     if mapping.slab or eligible.obstacle(mapping, known):
         return NOTHING
     return _runs(source.process.pid, mapping.start, mapping.end, True)

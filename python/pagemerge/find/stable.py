@@ -1,8 +1,8 @@
-"""Stable pages of our own slabs, as the mappings of processes tell: what is merged, and what that
-saves. No hub is asked.
+"""Counts stable pages of our own slabs by the mappings of processes: what is merged, and what that
+saves. It does not ask a hub.
 
 A slab is a file in memory. A page of its mapping that the process has written since is private and
-anonymous again; every other one stands for a slot, whether it was touched yet or not.
+anonymous again. Every other page maps a slot, even if the process has not touched it yet.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ UInt64s = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stretch:
-    """A mapping of a slab."""
+    """One mapping of a slab."""
 
     slab: int
     """The inode of the file; all slabs lie in one file system."""
     slot: int
-    """Place of the first page in the file."""
+    """Index of the first page in the file."""
     merged: NDArray[np.bool_]
-    """bool[pages]: maps its slot, and was not written since."""
+    """bool[pages]: the page maps its slot, and was not written since."""
 
     @classmethod
     def of(cls, mapping: Mapping, starts: UInt64s, pages: UInt64s) -> Self:
-        """From the runs of its written pages: their addresses and lengths, u64[runs] each."""
+        """Make one from the runs of its written pages: addresses and lengths, u64[runs] each."""
         edges = np.zeros((mapping.end - mapping.start) // PAGE_SIZE + 1, np.int64)
         first = (starts.astype(np.int64) - mapping.start) // PAGE_SIZE
         edges[first] += 1
@@ -43,12 +43,12 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Stable:
-    """What has been merged, of one process or of all of a domain."""
+    """The merged pages of one process, or of all processes of a domain."""
 
     pages: int = 0
     """Mappings of slots."""
     slots: int = 0
-    """Slots, each counted once."""
+    """Mapped slots, each counted once."""
 
     @property
     def saved_pages(self) -> int:
@@ -60,7 +60,7 @@ class Stable:
 
 
 def count(stretches: Iterable[Stretch]) -> Stable:
-    """What these stretches of one domain, which may be of several processes, have merged."""
+    """Count the merged pages of stretches of one domain, which may be of several processes."""
     slabs: dict[int, list[Stretch]] = {}
     for one in stretches:
         slabs.setdefault(one.slab, []).append(one)

@@ -1,9 +1,10 @@
-"""What merging would save, by looking once at every page of some processes. Reads only.
+"""Works out what merging would save, from one look at every page of some processes. Only reads.
 
-Figures are pages, and hold for one moment: memory that changes while it is read may be counted
-either way. Pages merge inside a trust domain only, here the effective uid unless all are taken
-together; so domains are counted apart and added up. Stable pages of our own slabs are counted
-apart; a page that equals one of them, and no other page, counts as unique.
+Figures are pages, and hold for one moment: memory that changes during the look may be counted
+either way. Pages merge inside a trust domain only, which is the effective uid here, unless the
+caller takes all processes together. So each domain is counted separately, and the results are
+added up. Stable pages of our own slabs are counted separately; a page that equals one of them, and
+no other page, counts as unique.
 """
 
 from __future__ import annotations
@@ -28,52 +29,52 @@ NOTHING_MARKABLE = np.empty(0, np.bool_)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One process of a survey; all figures are 0 where there is an error."""
+    """One process of a survey; if it has an error, all figures are 0."""
 
     process: Process
     pages: int = 0
-    """Anonymous pages that were there and could be read."""
+    """Anonymous pages that were present and could be read."""
     zero_pages: int = 0
-    """Of these, all zero bytes."""
+    """Pages of ``pages`` with all bytes zero."""
     duplicate_pages: int = 0
-    """Of these, not zero, with their content at least once more in the trust domain: in this
-    process or another, in the same physical page or not."""
+    """Pages of ``pages`` that are not zero, with their content at least once more in the trust
+    domain: in this process or another, in the same physical page or not."""
     shared_pages: int = 0
-    """Of all its pages, those in one physical page with another page that was looked at: since a
-    fork, or merged by Linux."""
+    """Pages in one physical page with another page that was looked at: since a fork, or merged by
+    Linux."""
     saveable_bytes: int = 0
-    """Its part of what merging would save: every holder of a page counts the same."""
+    """Its part of what merging would save: all holders of a page get equal parts."""
     merged_pages: int = 0
     """Stable pages of a hub that it maps; not among ``pages``."""
     unreadable_pages: int = 0
-    """Were there a moment before, and could not be read."""
+    """Pages that were present a moment before, and could not be read."""
     ineligible: dict[str, int] = field(default_factory=dict)
-    """A key of ``maps.REASONS`` -> bytes that are present and cannot be merged."""
+    """A key of ``eligible.REASONS`` -> bytes that are present and cannot be merged."""
     error: str = ""
-    """Why it could not be looked at."""
+    """Why the process could not be looked at."""
     denied: bool = False
-    """That was for want of permission."""
+    """The error is a missing permission."""
 
     @property
     def memoryless(self) -> bool:
-        """A kernel thread or a zombie."""
+        """The process is a kernel thread or a zombie."""
         return self.error == MEMORYLESS
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What ``survey`` found out."""
+    """The result of ``survey``."""
 
     rows: list[Row]
     """In the order of the processes given."""
     totals: Totals
     merged: Stable
-    """Of our own slabs."""
+    """Merged pages of our own slabs."""
     ineligible: dict[str, int]
-    """Summed over processes: memory shared by two of them counts twice."""
+    """Bytes by reason, summed over processes: memory that two processes share counts twice."""
     bytes_read: int
     read_seconds: float
-    """In reading and digesting alone."""
+    """Seconds for reading and digesting alone."""
     seconds: float
 
 
@@ -85,10 +86,10 @@ def survey(
     together: bool = False,
     locate: Callable[[Process], ProcessSource] = locate,
 ) -> Survey:
-    """Look at all ``processes`` with ``threads`` threads (0: as many as may run).
+    """Look at all ``processes`` with ``threads`` threads (0: one for each usable processor).
 
-    ``together``: whoever's they are, they are one trust domain, as all is for kernel KSM.
-    ``locate``: which of their pages are looked at.
+    ``together``: all processes, of any user, are one trust domain, as for kernel KSM.
+    ``locate``: chooses the pages of a process to look at.
     A process that exits or denies access becomes a row with an ``error``; nothing is raised
     for it.
     """

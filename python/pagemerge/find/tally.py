@@ -1,15 +1,15 @@
-"""Counting equal pages of several processes of one trust domain: pure functions on arrays.
+"""Counts equal pages of several processes of one trust domain: pure functions on arrays.
 
-Words. A *copy* is a page of a process with some content; copies may lie in one physical *frame*
-already (after fork, or merged). Of each content one frame has to stay, except of zeros, whose
-frame the kernel keeps anyway. So with c copies in f frames merging frees f - 1 frames, and c - f
-copies have been saved before. Per content other than zeros, then summed:
+Terms: a *copy* is a page of a process with some content. Several copies may lie in one physical
+*frame* already (after fork, or merged). One frame of each content has to stay, except for zeros,
+whose frame the kernel keeps anyway. So with c copies in f frames merging frees f - 1 frames, and
+c - f copies have been saved before. For each content other than zeros, then summed:
 
     c - 1  =  duplicates within (copies beyond the first in their process)
             + duplicates across (processes beyond the first)
     saveable  =  zeros + within + across - already shared
 
-What is saveable is split in the same way, by counting one page of each frame.
+The saveable part is split in the same way, by counting one page of each frame.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Pages, over all processes."""
+    """Numbers of pages, over all processes."""
 
     pages: int = 0
-    """Looked at."""
+    """Pages that were looked at."""
     zero_pages: int = 0
-    """All bytes zero."""
+    """Pages with all bytes zero."""
     duplicate_pages_within: int = 0
-    """Not zero, and beyond the first of their content in their process."""
+    """Pages that are not zero, beyond the first with their content in their process."""
     duplicate_pages_across: int = 0
-    """Of contents in several processes, one for each process beyond the first."""
+    """For each content in several processes, one page for each process beyond the first."""
     already_shared_pages: int = 0
-    """Beyond the first in their physical frame, zeros too: nothing is left to save."""
+    """Pages beyond the first in their physical frame, zeros too: nothing is left to save."""
     saveable_zero_pages: int = 0
-    """Physical frames that merging would free, here of zeros."""
+    """Physical frames of zeros that merging would free."""
     saveable_within_pages: int = 0
-    """The same of duplicates within a process."""
+    """Physical frames of duplicates within a process that merging would free."""
     saveable_across_pages: int = 0
-    """The same of duplicates across processes."""
+    """Physical frames of duplicates across processes that merging would free."""
     markable_pages: int = 0
-    """Of these three at most so many for the user engine: the rest is of no anonymous mapping."""
+    """Frames of these three that the user engine could free at most: in anonymous mappings only."""
 
     @property
     def saveable_pages(self) -> int:
-        """Physical frames that merging would free, in all."""
+        """All physical frames that merging would free."""
         return self.saveable_zero_pages + self.saveable_within_pages + self.saveable_across_pages
 
     def __add__(self, other: Totals) -> Totals:
@@ -66,30 +66,31 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """What ``tally`` counted; arrays have one element for each process."""
+    """The result of ``tally``; arrays have one element for each process."""
 
     totals: Totals
     pages: Int64s
     zero_pages: Int64s
     duplicate_pages: Int64s
-    """Copies of contents that occur at least twice, zeros left out."""
+    """Copies of contents that occur at least twice, without zeros."""
     shared_pages: Int64s
-    """Pages in a frame of several pages: merging saves nothing of all but one of them."""
+    """Pages in a frame of several pages: merging can save only one page of such a frame."""
     gain: NDArray[np.float64]
-    """Frames that merging would free, dealt out evenly among the copies; sums to the total."""
+    """Frames that merging would free, divided evenly among the copies; sums to the total."""
 
 
 def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
-    """Names for the frames of pages that others may map too, ``ABSENT`` for all others: u64[n].
+    """Name the frames of pages that other processes may map too: u64[n], ``ABSENT`` for others.
 
-    ``entries`` are raw pagemap entries. The name is the page frame number where the kernel tells
-    it (CAP_SYS_ADMIN). Elsewhere, pages that are not exclusive and have the same content are
-    taken for the same frame: seldom wrong, and then it promises too little.
+    ``entries`` are raw pagemap entries. If the kernel tells the page frame number (CAP_SYS_ADMIN),
+    the name is made from that. Otherwise pages that are not exclusive and have the same content
+    count as one frame: that is seldom wrong, and then the estimate of savings is too low.
     """
     frame = entries & FRAME
     known = bool(frame.any())
     shared = (entries & (PRESENT if known else PRESENT | EXCLUSIVE)) == PRESENT
-    # Odd, so that frames keep different names: grouping looks at the upper bits first.
+    # SPREAD is odd, so that frames keep different names. It spreads the numbers over the upper
+    # bits, at which grouping looks first.
     name = frame * SPREAD if known else ~digests
     return np.where(shared & (digests != ABSENT), name, np.uint64(ABSENT))
 
@@ -147,9 +148,9 @@ def tally(
 
 
 def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.float32]:
-    """What merging would free, dealt out evenly among the copies of each content: f32[n], frames.
+    """Divide the frames that merging would free among the copies of each content: f32[n].
 
-    0 for a page of which nothing is gained: its content is unique, or all its copies lie in one
+    A page gets 0 if merging it gains nothing: its content is unique, or all its copies lie in one
     frame already. Zero pages need no partner; with ``zero_pages`` false they gain nothing.
     """
     mapped_before = _mapped_before(frames, duplicates(frames))
@@ -164,14 +165,14 @@ def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.flo
 
 
 def _freed(groups: Groups, mapped_before: NDArray[np.bool_]) -> Int64s:
-    """Frames that merging each group would free: int64[groups]."""
-    # A page that changed between the looks at content and frame may leave a group without any.
+    """Count the frames that merging each group would free: int64[groups]."""
+    # If a page changed between the looks at content and frame, a group may have no frame left.
     freed: Int64s = np.maximum(_sums(~mapped_before[groups.members], groups.starts) - 1, 0)
     return freed
 
 
 def _mapped_before(frames: UInt64s, same: Groups) -> NDArray[np.bool_]:
-    """Which pages lie in a frame that an earlier page of the array has too: bool[n].
+    """Find the pages in a frame that an earlier page of the array has too: bool[n].
 
     ``same``: the pages grouped by frame.
     """
@@ -182,7 +183,10 @@ def _mapped_before(frames: UInt64s, same: Groups) -> NDArray[np.bool_]:
 
 
 def _holders(owner: Int64s, starts: Int64s) -> int:
-    """Pairs of a group and a process that has a copy of it. Members ascend, so owners do."""
+    """Count pairs of a group and a process that has a copy of it.
+
+    The members of a group ascend, so their owners do, too.
+    """
     changes = np.ones(len(owner), np.bool_)
     changes[1:] = owner[1:] != owner[:-1]
     changes[starts[:-1]] = True
@@ -190,7 +194,10 @@ def _holders(owner: Int64s, starts: Int64s) -> int:
 
 
 def _sums(mask: NDArray[np.bool_], bounds: Int64s) -> Int64s:
-    """How many are set between each two neighbouring bounds, which ascend: int64[bounds - 1]."""
+    """Count the set elements between each two neighbouring bounds, which ascend.
+
+    Returns int64[bounds - 1].
+    """
     before = np.zeros(len(mask) + 1, np.int64)
     np.cumsum(mask, out=before[1:])
     result: Int64s = before[bounds[1:]] - before[bounds[:-1]]

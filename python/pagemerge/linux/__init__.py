@@ -1,1 +1,1 @@
-"""What the kernel says and takes. Imports ``errors`` and ``model`` only."""
+"""Reads from and writes to the kernel. Imports ``errors`` and ``model`` only."""

@@ -1,8 +1,8 @@
-"""Memory and processor time as the kernel accounts them, read once when asked for.
+"""Memory and processor time as the kernel accounts them; each call reads them once.
 
 Sources: proc(5), ``Documentation/filesystems/proc.rst`` (smaps), cgroup-v1/memory.rst and
 cgroup-v2.rst of Linux. Every reader takes the root of the file system it reads, so that a folder
-can stand in for the kernel. Whatever a host may lack is ``None``, not an error.
+can stand in for the kernel. A figure that a host may lack is ``None``, not an error.
 
 ``smaps`` and ``smaps_rollup`` walk all page tables of a process under its mm lock: read them
 before and after a piece of work, never in a loop.
@@ -38,7 +38,7 @@ SLAB_NAME = f"/memfd:{_core.SLAB_NAME} (deleted)".encode()
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """What a process has in memory; all in bytes."""
+    """Memory that a process has resident; all in bytes."""
 
     rss_bytes: int
     """Pages it maps, each counted in full."""
@@ -48,7 +48,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process has in memory, mappings of slabs kept apart."""
+    """Memory that a process has resident, with its mappings of slabs counted separately."""
 
     total: Resident
     slabs: Resident
@@ -56,12 +56,12 @@ class Footprint:
 
     @property
     def own_pss_bytes(self) -> int:
-        """PSS without the slabs: add the size of the store once, and nothing counts twice."""
+        """PSS without the slabs: sum it over processes, and add the size of the store once."""
         return self.total.pss_bytes - self.slabs.pss_bytes
 
 
 def resident(pid: int, *, proc: Path = PROC) -> Resident:
-    """RSS and PSS of process ``pid``, summed by the kernel (``smaps_rollup``).
+    """Read RSS and PSS of process ``pid``, summed by the kernel (``smaps_rollup``).
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
@@ -69,7 +69,7 @@ def resident(pid: int, *, proc: Path = PROC) -> Resident:
 
 
 def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
-    """RSS and PSS of process ``pid``, summed by mapping (``smaps``).
+    """Read RSS and PSS of process ``pid``, summed by mapping (``smaps``).
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
@@ -78,41 +78,41 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
 
 
 def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
-    """Processor time that process ``pid`` has used, user and system, in seconds.
+    """Read the processor time that process ``pid`` has used, user and system, in seconds.
 
-    Fields utime and stime of ``/proc/PID/stat``, all threads together. Raises ``NoSuchProcess``
-    or ``AccessDenied``.
+    It is the sum of utime and stime of ``/proc/PID/stat``, for all threads together. Raises
+    ``NoSuchProcess`` or ``AccessDenied``.
     """
     return linux.stat(pid, proc).cpu_seconds
 
 
 def available_bytes(*, proc: Path = PROC) -> int | None:
-    """Memory of the host that is there for the taking, in bytes.
+    """Read how much memory of the host is available, in bytes.
 
-    MemAvailable of ``/proc/meminfo``, and the free pages on the lists of each processor, which it
-    leaves out: since Linux 6.7 (``pcp->high`` tunes itself) hundreds of MB that were just freed
-    may lie there for seconds.
+    It is MemAvailable of ``/proc/meminfo`` and the free pages on the lists of each processor.
+    MemAvailable leaves those out, and since Linux 6.7 (``pcp->high`` tunes itself) hundreds of MB
+    that were just freed may stay on the lists for seconds.
     """
     available = meminfo_bytes(b"MemAvailable", proc=proc)
     return None if available is None else available + _listed_pages(proc) * PAGE_SIZE
 
 
 def total_bytes(*, proc: Path = PROC) -> int:
-    """Memory of the host, in bytes (MemTotal of ``/proc/meminfo``); 0 where it is not told."""
+    """Read the memory of the host, in bytes (MemTotal of ``/proc/meminfo``); 0 if not known."""
     return meminfo_bytes(b"MemTotal", proc=proc) or 0
 
 
 def meminfo_bytes(name: bytes, *, proc: Path = PROC) -> int | None:
-    """What ``/proc/meminfo`` says of ``name``, in bytes; None where it does not."""
+    """Read the field ``name`` of ``/proc/meminfo``, in bytes; None if there is none."""
     kilobytes = number(pairs(contents(proc / "meminfo") or b"").get(name), b"kB")
     return None if kilobytes is None else kilobytes * 1024
 
 
 def pressure_percent(*, proc: Path = PROC) -> float | None:
-    """Percent of the last ten seconds in which something waited for memory; ``None`` without PSI.
+    """Read the percentage of the last ten seconds in which a task waited for memory.
 
-    Field avg10 of the line "some" in ``/proc/pressure/memory``
-    (Documentation/accounting/psi.rst of Linux).
+    It is the field avg10 of the line "some" in ``/proc/pressure/memory``
+    (Documentation/accounting/psi.rst of Linux); ``None`` without PSI.
     """
     for line in lines(contents(proc / "pressure" / "memory") or b""):
         if found := re.match(rb"some avg10=([0-9]{1,3}(\.[0-9]+)?) ", line):
@@ -121,9 +121,9 @@ def pressure_percent(*, proc: Path = PROC) -> float | None:
 
 
 def anonymous_bytes(pid: int, *, proc: Path = PROC) -> int:
-    """Anonymous memory that process ``pid`` has, in bytes; 0 if it has gone.
+    """Read the anonymous memory that process ``pid`` has, in bytes; 0 if it has ended.
 
-    Costs microseconds, whatever its size.
+    The call takes microseconds, for a process of any size.
     """
     try:
         return PAGE_SIZE * linux.private_pages(pid, proc)
@@ -132,10 +132,10 @@ def anonymous_bytes(pid: int, *, proc: Path = PROC) -> int:
 
 
 def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Memory charged to the memory cgroup of process ``pid``, in bytes; page cache included.
+    """Read the memory charged to the memory cgroup of process ``pid``, in bytes.
 
-    ``memory.current`` (v2) or ``memory.usage_in_bytes`` (v1); ``None`` where neither is there.
-    Raises ``NoSuchProcess`` or ``AccessDenied``.
+    It is ``memory.current`` (v2) or ``memory.usage_in_bytes`` (v1), page cache included; ``None``
+    if there is neither file. Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
     for file in _usage_files(cgroup.entries(pid, proc), cgroups):
         if (usage := number_in(file)) is not None:
@@ -144,10 +144,10 @@ def cgroup_bytes(pid: int, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> int
 
 
 def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Most memory that may be charged to this process's memory cgroup, in bytes; None: no limit.
+    """Read the limit of this process's memory cgroup, in bytes; None if there is no limit.
 
-    The least of it and its ancestors: ``memory.max`` (v2) or ``memory.limit_in_bytes`` (v1), where
-    "no limit" is a number beyond all memory.
+    It is the lowest limit of the cgroup and its ancestors: ``memory.max`` (v2) or
+    ``memory.limit_in_bytes`` (v1), where "no limit" is a number larger than all memory.
     """
     found = []
     try:
@@ -159,7 +159,7 @@ def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | N
         parts = path.split(b"/")
         for depth in range(len(parts), -1, -1):
             limit = number_in(b"/".join((mount, *parts[:depth], name)))
-            if limit is not None:  # it is there, and not "max"
+            if limit is not None:  # the file exists, and does not say "max"
                 found.append(limit)
     least = min(found, default=None)
     everything = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
@@ -167,22 +167,22 @@ def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | N
 
 
 def ksm_run(*, ksm: Path = KSM) -> int | None:
-    """State of the kernel's own merging: 0 stopped, 1 running, 2 undone; ``None`` without KSM."""
+    """Read the state of kernel KSM: 0 stopped, 1 running, 2 undone; ``None`` without KSM."""
     return number_in(ksm / "run")
 
 
 def _listed_pages(proc: Path) -> int:
-    """Free pages on the lists of all processors: ``count`` of each pageset in ``zoneinfo``."""
+    """Sum the free pages on the lists of all processors: ``count`` of each pageset in zoneinfo."""
     zones = (line.strip() for line in lines(contents(proc / "zoneinfo") or b""))
     counts = (number(line.removeprefix(b"count:")) for line in zones if line[:6] == b"count:")
     return sum(count or 0 for count in counts)
 
 
 def _usage_files(entries: list[cgroup.Entry], cgroups: Path) -> Iterator[bytes]:
-    """Where the usage of the cgroup in ``entries`` may be read, best first.
+    """List the files that may hold the usage of the cgroup in ``entries``, best first.
 
     A host may mount both versions; only one of them has the memory controller. A container often
-    sees its own cgroup mounted as the root, under a path that still names the host's.
+    sees its own cgroup mounted as the root, while its path is still the host's.
     """
     for mount, path, version in _memory_cgroups(entries, cgroups):
         name = b"memory.current" if version == 2 else b"memory.usage_in_bytes"
@@ -193,7 +193,7 @@ def _usage_files(entries: list[cgroup.Entry], cgroups: Path) -> Iterator[bytes]:
 def _memory_cgroups(
     entries: list[cgroup.Entry], cgroups: Path
 ) -> Iterator[tuple[bytes, bytes, int]]:
-    """The mount, path in it and version of each hierarchy that may have the memory controller."""
+    """List mount, path in it and version of each hierarchy that may have the memory controller."""
     for entry in entries:
         if "memory" in entry.controllers:
             yield os.fsencode(cgroups / "memory"), entry.path.strip(b"/"), 1

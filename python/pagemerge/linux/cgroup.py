@@ -1,8 +1,8 @@
-"""The cgroups of a process (cgroups(7)), and which unit of systemd one belongs to.
+"""The cgroups of a process (cgroups(7)), and the systemd unit that a cgroup belongs to.
 
-A cgroup's name is any bytes but a newline, NUL and ``/``; who was delegated one names what lies
-below it. The kernel puts `` (deleted)`` behind the path of one that was removed, as anybody may
-who makes one: it is left there, and such a name is no unit's.
+A cgroup's name is any bytes but a newline, NUL and ``/``. A user to whom a cgroup was delegated
+chooses the names below it. The kernel appends `` (deleted)`` to the path of a removed cgroup, and a
+user may give a cgroup a name that ends so. The suffix stays in the path; no unit has such a name.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pagemerge.linux.process import PROC, read
 from pagemerge.linux.text import decoded, lines
 
 UNITS = (".service", ".scope", ".socket", ".mount", ".swap")
-"""The kinds of unit that have processes."""
+"""Suffixes of the kinds of unit that have processes."""
 
 _SLICE = ".slice"
 _NAME = re.compile(r"[0-9A-Za-z:_.\\@-]{1,255}")
-"""What systemd names a unit: VALID_CHARS_WITH_AT of its unit-name.c."""
+"""The names that systemd allows for a unit: VALID_CHARS_WITH_AT of its unit-name.c."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Entry:
 
 
 def entries(pid: int | str, proc: Path = PROC) -> list[Entry]:
-    """The cgroups of process ``pid`` (or ``"self"``); lines that are no entry are left out.
+    """Read the cgroups of process ``pid`` (or ``"self"``); skips lines that are not an entry.
 
     Raises ``NoSuchProcess``, ``AccessDenied`` or ``PagemergeError``.
     """
@@ -41,7 +41,7 @@ def entries(pid: int | str, proc: Path = PROC) -> list[Entry]:
 
 
 def parse(data: bytes) -> list[Entry]:
-    """The same for the text of such a file."""
+    """Parse the text of ``/proc/PID/cgroup``; skips lines that are not an entry."""
     found = []
     for line in lines(data):
         number, colon, rest = line.partition(b":")
@@ -53,9 +53,11 @@ def parse(data: bytes) -> list[Entry]:
 
 
 def cgroup_of(found: list[Entry]) -> str:
-    """The path that counts: that of version 2, else of systemd's own hierarchy of version 1, else
-    that of memory, else any; a hierarchy that nobody uses has every process in ``/``, and is passed
-    over."""
+    """Choose the path that counts.
+
+    It is the path in version 2, else in systemd's own hierarchy of version 1, else in that of
+    memory, else in any. An unused hierarchy has every process in ``/``, and is skipped.
+    """
     paths: dict[str, str] = {}
     for entry in found:
         if entry.path != b"/":
@@ -65,19 +67,20 @@ def cgroup_of(found: list[Entry]) -> str:
 
 
 def unit_of(cgroup: str) -> str:
-    """The unit of the system's systemd that a cgroup belongs to, escaped as there; or empty.
+    """Return the unit of the system's systemd that a cgroup belongs to, escaped as in its path.
 
-    It is the first that is no slice: what lies below was delegated, and is named by whoever it was
-    delegated to (a user's own systemd, a container), whose word must not fit the admin's rules.
+    Empty if there is none. The unit is the first part of the path that is not a slice. The parts
+    below it were delegated, to a user's own systemd or to a container, which chooses their names;
+    such names must not match the admin's rules.
     """
     above = ""
     for part in cgroup.split("/")[1:]:
-        part = part.removeprefix("_")  # systemd's, where a name would look like the kernel's own
+        part = part.removeprefix("_")  # systemd adds it if a name looks like one of the kernel's
         if not _NAME.fullmatch(part):
             return ""
         if not part.endswith(_SLICE):
             return part if part.endswith(UNITS) and not part.startswith(".") else ""
-        # systemd puts the slice a-b.slice into a.slice, and nowhere else (systemd.slice(5)).
+        # systemd puts the slice a-b.slice only into a.slice (systemd.slice(5)).
         parent = part.removesuffix(_SLICE).rpartition("-")[0]
         if parent != above:
             return ""

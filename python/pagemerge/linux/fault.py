@@ -1,4 +1,4 @@
-"""Errors in one line, for the log."""
+"""Formats errors in one line, for the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pagemerge.linux.text import plain
 
 
 def told(error: BaseException) -> str:
-    """An error in one line: what kind it is, what it says, and where it was raised."""
+    """Format an error in one line: its class, its message, and where it was raised."""
     trace, where = error.__traceback__, ""
     while trace is not None:
         code = trace.tb_frame.f_code

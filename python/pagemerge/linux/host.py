@@ -1,9 +1,9 @@
-"""What this host and this process can do, looked up once when asked for.
+"""What this host and this process can do; each call looks it up once.
 
 Sources: proc(5), userfaultfd(2), ioctl_userfaultfd(2), memfd_create(2), capabilities(7), and
 Documentation/admin-guide of Linux (mm/pagemap.rst, mm/transhuge.rst, sysctl/vm.rst, LSM/Yama.rst).
-What a file tells is read below a root, so that a folder can stand in for the kernel; what only a
-system call tells is asked of the kernel itself, without a lasting effect.
+Files are read below a given root, so that a folder can stand in for the kernel. Facts that only a
+system call tells are asked of the kernel itself, without a lasting effect.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ CAPABILITIES = {
     "CAP_SYS_ADMIN": 21,
     "CAP_SYS_RESOURCE": 24,
 }
-"""Those that matter here -> their numbers (linux/capability.h)."""
+"""Capabilities that matter here -> their numbers (linux/capability.h)."""
 
 DRIVERS = ("ksmtuned", "uksmd", "momd", "virt-handler")
-"""Programs that are known to set kernel KSM's knobs, by the name of their file: those of Red Hat
-and Proxmox, of CachyOS, oVirt's Memory Overcommitment Manager, and KubeVirt's agent on a node."""
+"""File names of programs that are known to set the knobs of kernel KSM: those of Red Hat and
+Proxmox, of CachyOS, oVirt's Memory Overcommitment Manager, and KubeVirt's agent on a node."""
 
 UNITS = ("*ksm*.service", "momd.service", "mom-vdsm.service")
-"""Units that start such at boot."""
+"""Names of units that start such programs at boot."""
 
 _USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 _USER_MODE_ONLY = 1
@@ -53,31 +53,31 @@ _F_ADD_SEALS, _ALL_SEALS = 1033, 0xF
 
 @dataclass(frozen=True, slots=True)
 class Userfaultfd:
-    """What kind of userfaultfd this user gets."""
+    """The kind of userfaultfd that this user gets."""
 
     mode: str | None
-    """full | user: faults inside system calls are not seen | None: there is none."""
+    """full | user (faults inside system calls are not seen) | None: the user gets none."""
     through: str | None
     """syscall | /dev/userfaultfd."""
     features: int
     """UFFD_FEATURE_* bits of this kernel."""
     why: str
-    """What the kernel says to a full one; empty where it is to be had."""
+    """The kernel's error for a full-mode one; empty if this user gets it."""
 
     @property
     def moves(self) -> bool:
-        """UFFDIO_MOVE (Linux 6.8)."""
+        """The kernel has UFFDIO_MOVE (Linux 6.8)."""
         return bool(self.features & _FEATURE_MOVE)
 
     @property
     def protects(self) -> bool:
-        """Write protection that covers empty pages, too (Linux 6.4)."""
+        """Write protection also covers empty pages (Linux 6.4)."""
         return bool(self.features & _FEATURE_WP_UNPOPULATED)
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """Somebody who sets kernel KSM's knobs: a process, or a unit that does so at boot."""
+    """A process that sets the knobs of kernel KSM, or a unit that does so at boot."""
 
     name: str
     pid: int | None
@@ -85,25 +85,25 @@ class Driver:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """This host, as this process sees it; None where it does not tell."""
+    """This host, as this process sees it; a field is None if its value is not known."""
 
     linux: str
-    """The kernel's release: for people, never compared."""
+    """The kernel's release: only shown, never compared."""
     uid: int
     """Effective user id."""
     capabilities: tuple[str, ...]
-    """Those of ``CAPABILITIES`` that are in effect."""
+    """Members of ``CAPABILITIES`` that are in effect."""
     user_namespace: bool
-    """This is not the host's own user namespace: root here is not root there."""
+    """This is not the host's own user namespace: root here is not root on the host."""
     seccomp_filters: int | None
-    """System call filters that this process runs under."""
+    """Number of system call filters that this process runs under."""
     userfaultfd: Userfaultfd
     unprivileged_userfaultfd: int | None
     """vm.unprivileged_userfaultfd."""
     sealed_memory: bool
-    """memfd_create(2) and its seals: what stable pages are kept in."""
+    """memfd_create(2) and its seals work; stable pages are kept in such files."""
     pagemap_scan: bool | None
-    """The PAGEMAP_SCAN ioctl (Linux 6.7)."""
+    """The kernel has the PAGEMAP_SCAN ioctl (Linux 6.7)."""
     ptrace_scope: int | None
     """kernel.yama.ptrace_scope; None without Yama."""
     max_map_count: int | None
@@ -112,17 +112,17 @@ class Host:
     """Transparent huge pages: always | madvise | never."""
     swap_bytes: int | None
     memory_limit_bytes: int | None
-    """Of this process's memory cgroup; None: no limit."""
+    """Limit of this process's memory cgroup; None: no limit."""
     numa_nodes: int | None
-    """Nodes that have memory."""
+    """Number of NUMA nodes that have memory."""
     drivers: tuple[Driver, ...]
-    """Who else may be driving kernel KSM."""
+    """Other programs that may be driving kernel KSM."""
 
 
 def examine(
     *, proc: Path = PROC, sys: Path = SYS, etc: Path = ETC, cgroups: Path = CGROUPS
 ) -> Host:
-    """Look everything up."""
+    """Look up all facts about this host."""
     status = pairs(contents(proc / "self/status") or b"")
     held = hexadecimal(status.get(b"CapEff")) or 0
     return Host(
@@ -146,7 +146,7 @@ def examine(
 
 
 def userfaultfd() -> Userfaultfd:
-    """The best userfaultfd that this user gets; it is closed at once."""
+    """Find the best userfaultfd that this user gets; it is closed at once."""
     number = _USERFAULTFD.get(os.uname().machine)
     if number is None:
         return Userfaultfd(None, None, 0, f"not known for {os.uname().machine}")
@@ -172,7 +172,7 @@ def userfaultfd() -> Userfaultfd:
 
 
 def _features(descriptor: int) -> int:
-    """What the kernel can (UFFDIO_API); closes the descriptor."""
+    """Ask for the features of the kernel (UFFDIO_API); closes the descriptor."""
     argument = bytearray(struct.pack("QQQ", 0xAA, 0, 0))
     try:
         fcntl.ioctl(descriptor, _API, argument)
@@ -184,7 +184,7 @@ def _features(descriptor: int) -> int:
 
 
 def _seals_memory() -> bool:
-    """Can a file in memory be made, and closed to writers for good?"""
+    """Can this process create a file in memory, and seal it against writes for good?"""
     with suppress(OSError):
         descriptor = os.memfd_create("pagemerge-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -196,7 +196,7 @@ def _seals_memory() -> bool:
 
 
 def _has_pagemap_scan() -> bool | None:
-    """Does pagemap know the ioctl? Asked about no page at all; None where it cannot be asked."""
+    """Does pagemap know the ioctl? Asks about an empty range; None if it cannot ask."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
             argument = bytearray(_SCAN_ARGUMENT.pack(_SCAN_ARGUMENT.size, *[0] * 11))
@@ -207,13 +207,16 @@ def _has_pagemap_scan() -> bool | None:
 
 
 def _is_user_namespace(proc: Path) -> bool:
-    """Only the first one maps all users to themselves (user_namespaces(7))."""
+    """Is this not the first user namespace? Only that one maps all users to themselves.
+
+    Source: user_namespaces(7).
+    """
     users = contents(proc / "self/uid_map")
     return users is not None and users.split() != [b"0", b"0", b"4294967295"]
 
 
 def _processes(proc: Path) -> Iterator[Driver]:
-    """Programs that run and set the knobs."""
+    """Find running programs that set the knobs."""
     with suppress(OSError):
         for pid in linux.pids(proc):
             with suppress(PagemergeError):
@@ -225,7 +228,7 @@ def _processes(proc: Path) -> Iterator[Driver]:
 
 
 def _units(etc: Path) -> Iterator[Driver]:
-    """Units named for KSM that systemd starts at boot."""
+    """Find units with a name in ``UNITS`` that systemd starts at boot."""
     links = (etc / "systemd" / "system").glob("*.wants/*.service")
     for name in sorted({decoded(os.fsencode(link.name)) for link in links}):
         if any(fnmatchcase(name, unit) for unit in UNITS):
@@ -233,7 +236,7 @@ def _units(etc: Path) -> Iterator[Driver]:
 
 
 def _nodes(path: Path) -> int | None:
-    """How many nodes a list such as ``0-1,4`` names."""
+    """Count the nodes in a list such as ``0-1,4``."""
     nodes = 0
     for part in (contents(path) or b"").strip().split(b","):
         first, dash, last = part.partition(b"-")

@@ -1,21 +1,21 @@
-"""Who runs on this host, for rules: read from /proc, and each process only once.
+"""The processes of this host, for rules: read from /proc, and each process in full only once.
 
-A look lists /proc and reads the ``stat`` of each process: pids are used again, and only its start
-time tells one process from the next. The rest (command line, cgroup) is read for new ones. What
-was read goes out of date in three ways, each of which is seen to:
+A look lists /proc and reads the ``stat`` of each process: the kernel reuses pids, and only the
+start time distinguishes a process from the next one with its pid. The rest (command line, cgroup)
+is read for new processes. It can go out of date in three ways, and each is handled:
 
 - exec: a new program has another name or another stack, which ``stat`` shows;
-- another user: ``/proc/PID`` belongs to the effective uid, of undumpable processes too (Linux
+- another user: ``/proc/PID`` belongs to the effective uid, also for undumpable processes (Linux
   fs/proc/base.c, ``task_dump_owner``);
-- another cgroup: nothing shows it. Managers put a process where it belongs when it starts, so the
-  young are read at every look, and the others in turns, one in ``TURNS`` a look.
+- another cgroup: nothing shows it. Managers move a process to its cgroup when it starts, so young
+  processes are read at every look, and the others in turns, one in ``TURNS`` at each look.
 
-Measured: 14 microseconds of processor time a process and look (0.8% of a core with 580, if it
-is made every second), some two or three times that for each that is read in full.
+Measured: 14 microseconds of processor time for each process at each look (0.8% of a core with 580
+processes and a look every second), and two to three times that for a process that is read in full.
 
-Polling was chosen over the kernel's process connector (NETLINK_CONNECTOR), which needs
-CAP_NET_ADMIN in the first network namespace, loses messages under load, so that polling is needed
-beside it, and tells of each fork and thread of the host.
+We poll instead of using the kernel's process connector (NETLINK_CONNECTOR). That needs
+CAP_NET_ADMIN in the first network namespace, loses messages under load, so that polling would be
+needed as well, and reports each fork and thread of the host.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ from pagemerge.linux.text import read
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a process is, as far as rules ask.
+    """The properties of a process that rules can match.
 
-    ``uid`` and ``cgroup`` (so ``unit``) are the kernel's word; ``name``, ``command`` and ``guest``
-    are what the process says of itself.
+    ``uid`` and ``cgroup`` (so ``unit``) come from the kernel; the process itself chooses ``name``,
+    ``command`` and ``guest``.
     """
 
     pid: int
     start_time: int
-    """Clock ticks since the host started; pid and start_time name one process for good."""
+    """Clock ticks since the host started; pid and start_time together are unique until reboot."""
     uid: int
     """Effective user id."""
     user: str
-    """The name of ``uid``; where it has none, the number."""
+    """The name of ``uid``; the number if it has no name."""
     name: str
-    """Its comm: at most 15 bytes."""
+    """The process's comm: at most 15 bytes."""
     command: str
-    """Its arguments, with a blank between each two: the first 32 kB."""
+    """The first 32 kB of its arguments, joined by blanks."""
     cgroup: str
     """Path in the hierarchy that systemd or the container engine uses; ``/`` if in none."""
     unit: str
-    """The unit of the system's systemd that it runs in, as the cgroup is named; else empty."""
+    """The unit of the system's systemd that it runs in, by its cgroup; empty if none."""
     guest: str
-    """Of a QEMU process, what ``-name`` calls the guest; else empty."""
+    """The guest's name from ``-name`` of a QEMU process; empty for others."""
     ours: bool = False
-    """It says that it is a command of pagemerge's own: a hub, or about to run a program."""
+    """By its arguments it is pagemerge itself: a hub, or a command that will run a program."""
 
 
 YOUNG = 10
-"""Seconds after its start in which a process may still become what it is going to be."""
+"""Seconds after its start in which a process may still change, and is read at every look."""
 TURNS = 64
-"""Looks until a process that seems unchanged was read again."""
+"""Number of looks in which each process that seems unchanged is read again once."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What ``stat`` and the folder's owner say: while all of it is equal, so is the rest."""
+    """Values of ``stat`` and the folder's owner: while they stay equal, we assume the rest does."""
 
     start_time: int
     name: str
@@ -89,12 +89,12 @@ class Identities:
         self._looks = 0
         self._ticks = os.sysconf("SC_CLK_TCK")
         self.read = 0
-        """Processes that were read in full at the last look."""
+        """Number of processes that were read in full at the last look."""
 
     def present(self) -> list[Identity]:
-        """All processes with memory of their own, ascending by pid.
+        """List all processes with memory of their own, ascending by pid.
 
-        Kernel threads and zombies are left out, and so is a process that vanishes meanwhile or
+        Kernel threads and zombies are left out, and so is a process that ends during the look or
         that cannot be read.
         """
         self._looks += 1
@@ -113,20 +113,20 @@ class Identities:
                 else:
                     known[pid] = seen, self._read(pid, seen)
             except (OSError, PagemergeError):
-                continue  # It vanished between listing and reading, or hides.
+                continue  # It ended between listing and reading, or is hidden.
         self._known = known
         return [identity for _, identity in known.values()]
 
     def _uptime(self) -> float:
-        """Clock ticks since the host started, as ``stat`` counts them; 0 where it is not told, so
-        that everybody counts as young."""
+        """Read the clock ticks since the host started, as ``stat`` counts them; 0 if not known, so
+        that all processes count as young."""
         try:
             return float(read(f"{self._proc}/uptime").split()[0]) * self._ticks
         except (OSError, ValueError, IndexError):
             return 0.0
 
     def _glance(self, pid: int) -> _Seen | None:
-        """What tells whether a process is still what it was; None for what has no memory."""
+        """Read what shows whether a process has changed; None for a process without memory."""
         found = process.stat(pid, self._proc)
         if found.has_ended or found.flags & process.KERNEL_THREAD:
             return None
@@ -160,10 +160,10 @@ class Identities:
 
 
 def guest_of(words: Sequence[str]) -> str:
-    """What QEMU's ``-name`` calls its guest, in the arguments ``words``; empty for other programs.
+    """Find the guest's name in the arguments ``words`` of QEMU; empty for other programs.
 
-    ``-name web``, ``-name guest=web,debug-threads=on``; a comma in a value is written twice, the
-    last value of a key holds, and a first value without a key is the guest (qemu(1)).
+    Examples: ``-name web``, ``-name guest=web,debug-threads=on``. A comma in a value is written
+    twice, the last value of a key counts, and a first value without a key is the guest (qemu(1)).
     """
     program = words[0].rpartition("/")[2]
     if "qemu" not in program and program != "kvm":

@@ -1,7 +1,7 @@
-"""What kernel KSM's knobs take, and in which order; pure functions.
+"""Which values the knobs of kernel KSM take, and in which order to write them; pure functions.
 
-The kernel answers a wrong write with EINVAL or EBUSY and no reason: these rules are checked before
-anything is written, so that an error can name the rule. Sources: the ``_store`` functions of
+The kernel answers a wrong write with EINVAL or EBUSY and no reason. So these rules are checked
+before anything is written, and an error can name the rule. Sources: the ``_store`` functions of
 mm/ksm.c, and Documentation/admin-guide/mm/ksm.rst of Linux.
 """
 
@@ -16,25 +16,25 @@ from pagemerge.errors import Unsupported, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """The knobs of kernel KSM, named as its files; None where this kernel has no such file.
+    """The knobs of kernel KSM, named as its files; None if this kernel has no such file.
 
     Source: Documentation/admin-guide/mm/ksm.rst of Linux.
     """
 
     run: int | None = None
-    """0: ksmd stands, what is merged stays so; 1: it scans; 2: it has undone all merging."""
+    """0: ksmd is stopped, merged pages stay merged; 1: it scans; 2: it has undone all merging."""
     pages_to_scan: int | None = None
-    """Pages of a batch; set by the advisor while that is scan-time."""
+    """Pages of a batch; the advisor sets it while advisor_mode is scan-time."""
     sleep_millisecs: int | None = None
-    """Between two batches."""
+    """Milliseconds between two batches."""
     merge_across_nodes: int | None = None
     max_page_sharing: int | None = None
-    """Mappings of one physical copy, before another is kept."""
+    """Mappings of one physical copy, before ksmd keeps another copy."""
     stable_node_chains_prune_millisecs: int | None = None
     use_zero_pages: int | None = None
     """Map zero pages to the kernel's own page of zeros."""
     smart_scan: int | None = None
-    """Pass over pages that did not merge before, ever longer."""
+    """Skip pages that did not merge before, for longer and longer."""
     advisor_mode: str | None = None
     """none | scan-time."""
     advisor_max_cpu: int | None = None
@@ -48,10 +48,10 @@ class Knobs:
 Value = int | str
 
 STOP, RUN, UNMERGE = 0, 1, 2
-"""What ``run`` takes: stand and keep what is merged, scan, undo all merging of the host."""
+"""Values of ``run``: stop and keep merged pages, scan, undo all merging of the host."""
 
 NONE, SCAN_TIME = "none", "scan-time"
-"""What ``advisor_mode`` takes."""
+"""Values of ``advisor_mode``."""
 
 NAMES = tuple(field.name for field in fields(Knobs))
 
@@ -61,7 +61,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "pages_to_scan": (0, _UINT),
     "sleep_millisecs": (0, _UINT),
     "merge_across_nodes": (0, 1),
-    # A stable page is made for two mappings.
+    # ksmd makes a stable page for at least two mappings.
     "max_page_sharing": (2, _INT),
     "stable_node_chains_prune_millisecs": (0, _UINT),
     "use_zero_pages": (0, 1),
@@ -82,27 +82,27 @@ SINCE = {
     "smart_scan": "6.7",
     **dict.fromkeys((name for name in NAMES if name.startswith("advisor")), "6.8"),
 }
-"""The Linux that brought a knob, where that is not 2.6.32."""
+"""The Linux version that introduced a knob, if that is not 2.6.32."""
 
 _HELD = ("merge_across_nodes", "max_page_sharing")
-"""Knobs that lay out the tree of stable pages: EBUSY while there are any."""
+"""Knobs that shape the tree of stable pages: EBUSY while there are stable pages."""
 
 
 SLEEPS = 3_600_000
-"""Milliseconds between two batches from which on ksmd as good as stands."""
+"""Milliseconds between two batches from which on ksmd counts as stopped."""
 
 
 class Standstill(NamedTuple):
-    """Why ksmd merges nothing at its settings, and one that would change that."""
+    """Why ksmd merges nothing with its settings, and a knob that would change that."""
 
     reason: str
-    """For people; its subject is ksmd."""
+    """A clause for people; its subject is ksmd."""
     knob: str
     value: int
 
 
 def standstill(now: Knobs) -> Standstill | None:
-    """Why ksmd does not scan; None if it does, as far as its knobs tell."""
+    """Say why ksmd does not scan; None if it scans, as far as its knobs tell."""
     if now.run != RUN:
         return Standstill("ksmd is stopped", "run", RUN)
     if now.pages_to_scan == 0:
@@ -115,10 +115,10 @@ def standstill(now: Knobs) -> Standstill | None:
 
 
 def checked(changes: Mapping[str, Value], now: Knobs, pages_shared: int | None) -> dict[str, Value]:
-    """The changes in the order in which they are to be written, if the kernel will take them.
+    """Check that the kernel will take the changes, and put them in the order to write them.
 
-    ``now`` and ``pages_shared`` are what its files say. Raises ``UsageError`` for a value that
-    breaks a rule, and ``Unsupported`` for a knob that this kernel does not have.
+    ``now`` and ``pages_shared`` are the current contents of its files. Raises ``UsageError`` for a
+    value that breaks a rule, and ``Unsupported`` for a knob that this kernel does not have.
     """
     wanted = {name: _valued(name, value) for name, value in changes.items()}
     for name in wanted:
@@ -128,7 +128,7 @@ def checked(changes: Mapping[str, Value], now: Knobs, pages_shared: int | None) 
             )
     if "pages_to_scan" in wanted and wanted.get("advisor_mode", now.advisor_mode) == SCAN_TIME:
         raise UsageError(
-            "pages_to_scan is set by the advisor while advisor_mode is scan-time: "
+            "the advisor sets pages_to_scan while advisor_mode is scan-time: "
             "write advisor_mode=none with it, or limit the advisor (advisor_max_pages_to_scan)"
         )
     for name in _HELD:
@@ -142,7 +142,7 @@ def checked(changes: Mapping[str, Value], now: Knobs, pages_shared: int | None) 
 
 
 def in_order(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The same, in an order in which each is taken and none changes another that came before.
+    """Sort ``values`` so that the kernel takes each, and none changes one written before it.
 
     ksmd stops (or unmerges) before its settings change, and starts after that. A change of
     advisor_mode sets pages_to_scan.
@@ -159,22 +159,22 @@ def in_order(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def restoring(saved: Knobs, now: Knobs) -> dict[str, Value]:
-    """What to write, in order, so that the knobs are as ``saved``; never run=2."""
+    """Return what to write, in order, so that the knobs are as in ``saved``; never run=2."""
     values: dict[str, Value] = {
         name: value for name, value in asdict(saved).items() if value is not None
     }
     if saved.advisor_mode == now.advisor_mode == SCAN_TIME:
         values.pop("pages_to_scan", None)
     if saved.run == UNMERGE:
-        # Standing is what is left of it; what has been merged meanwhile is not ours to undo.
+        # run=2 would undo merging of the whole host that came later, which is not ours to undo.
         values["run"] = UNMERGE if now.run == UNMERGE else STOP
     return in_order({name: it for name, it in values.items() if getattr(now, name) is not None})
 
 
 def _valued(name: str, value: Value) -> Value:
-    """The value as the kernel writes it; raises ``UsageError``."""
+    """Return the value as the kernel writes it; raises ``UsageError``."""
     if name not in NAMES:
-        raise UsageError(f"kernel KSM has no knob {name!r}; there are {', '.join(NAMES)}")
+        raise UsageError(f"kernel KSM has no knob {name!r}; it has {', '.join(NAMES)}")
     if name == "advisor_mode":
         if value not in (NONE, SCAN_TIME):
             raise UsageError(f"advisor_mode is none or scan-time, not {value!r}")

@@ -1,8 +1,8 @@
-"""Kernel KSM: its knobs, its counters, and what it does with one process.
+"""Kernel KSM: its knobs, its counters, and its figures for one process.
 
 Sources: Documentation/admin-guide/mm/ksm.rst, mm/ksm.c and fs/proc/base.c of Linux. Every reader
-takes the root of the file system it reads, so that a folder can stand in for the kernel. What an
-older kernel does not tell is ``None``, not an error.
+takes the root of the file system it reads, so that a folder can stand in for the kernel. A value
+that an older kernel does not have is ``None``, not an error.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from pagemerge.linux.values import chosen, contents, number, pairs
 
 @dataclass(frozen=True, slots=True)
 class KsmCounters:
-    """The counters of kernel KSM, for the whole host; pages unless the name says otherwise.
+    """The counters of kernel KSM, for the whole host; in pages unless the name says otherwise.
 
-    None where this kernel has no such file.
+    A counter is None if this kernel has no such file.
     """
 
     full_scans: int | None = None
-    """Scans of all mergeable memory that were completed."""
+    """Completed scans of all mergeable memory."""
     pages_scanned: int | None = None
-    """Looks at a page, since the host started."""
+    """Number of times that ksmd has looked at a page, since the host started."""
     pages_shared: int | None = None
     """Stable pages in use."""
     pages_sharing: int | None = None
     """Mappings of stable pages beyond the first of each."""
     pages_unshared: int | None = None
-    """Looked at, and unique."""
+    """Pages that ksmd has looked at and that are unique."""
     pages_volatile: int | None = None
-    """Changed between two looks."""
+    """Pages that changed between two looks of ksmd."""
     pages_skipped: int | None = None
-    """Looks that smart_scan has saved, since the host started."""
+    """Looks at a page that smart_scan has saved, since the host started."""
     ksm_zero_pages: int | None = None
     """Pages that map the kernel's page of zeros."""
     general_profit_bytes: int | None = None
@@ -60,7 +60,7 @@ INSTEAD = "the user engine needs no kernel KSM (`pagemerge run --engine user`)"
 
 @dataclass(frozen=True, slots=True)
 class ProcessKsm:
-    """What kernel KSM has to do with one process; None where this kernel does not tell."""
+    """Figures of kernel KSM for one process; None if this kernel does not provide one."""
 
     rmap_items: int | None = None
     """Pages that ksmd keeps a record of (64 bytes each)."""
@@ -71,13 +71,13 @@ class ProcessKsm:
     process_profit_bytes: int | None = None
     """Bytes saved, less ksmd's records; may be negative."""
     merge_any: bool | None = None
-    """All its memory is mergeable (PR_SET_MEMORY_MERGE)."""
+    """All memory of the process is mergeable (PR_SET_MEMORY_MERGE)."""
     mergeable: bool | None = None
-    """Some of its memory is (MADV_MERGEABLE, or the above)."""
+    """Some memory of the process is mergeable (MADV_MERGEABLE or PR_SET_MEMORY_MERGE)."""
 
 
 class Ksm:
-    """The files of kernel KSM, typed. It is one for the whole host: see ``locked``."""
+    """Typed access to the files of kernel KSM, which the whole host shares: see ``locked``."""
 
     def __init__(self, root: Path = ROOT, proc: Path = PROC) -> None:
         self.root = root
@@ -85,16 +85,18 @@ class Ksm:
         self._ksmd: int | None = None
 
     def why_not(self) -> str | None:
-        """Why kernel KSM cannot be driven from here, the cure, and what needs none; None if it
-        can."""
+        """Say why this process cannot drive kernel KSM, the cure, and the alternative.
+
+        Returns None if it can.
+        """
         return None if (lack := self.lack()) is None else f"{lack}; {INSTEAD}"
 
     def lack(self) -> str | None:
-        """Why kernel KSM cannot be driven from here, and the cure; None if it can."""
+        """Say why this process cannot drive kernel KSM, and the cure; None if it can."""
         run = self.root / "run"
         if not run.exists():
             return (
-                f"this Linux has no KSM ({self.root} is not there): it takes a kernel with "
+                f"this Linux has no KSM ({self.root} does not exist): use a kernel that has "
                 "CONFIG_KSM"
             )
         if os.statvfs(self.root).f_flag & os.ST_RDONLY:
@@ -103,30 +105,33 @@ class Ksm:
                 "host, or mount /sys writable into the container"
             )
         if not os.access(run, os.W_OK, effective_ids=True):
-            who = "this is not root of the host" if os.geteuid() == 0 else "it needs root"
+            who = "this root is not root of the host" if os.geteuid() == 0 else "it needs root"
             return f"{run} is not writable: {who}"
         return None
 
     def knobs(self) -> Knobs:
-        """All knobs as they are."""
+        """Read all knobs."""
         found: dict[str, Any] = {name: self._number(name) for name in NAMES}
         found["advisor_mode"] = self._text("advisor_mode")
         if found["run"] is not None:
-            # Another bit is set while memory goes offline (KSM_RUN_OFFLINE): no state of its own.
+            # The kernel sets another bit while memory goes offline (KSM_RUN_OFFLINE); it is not a
+            # state of ksmd.
             found["run"] &= 3
         return Knobs(**found)
 
     def counters(self) -> KsmCounters:
-        """All counters as they are."""
+        """Read all counters."""
         names = (field.name for field in fields(KsmCounters))
         return KsmCounters(**{name: self._number(name.removesuffix("_bytes")) for name in names})
 
     def write(self, **changes: Value) -> None:
-        """Set knobs, all of them or none: what is checked first, and put back if one fails.
+        """Set all of the given knobs, or none of them.
 
-        Values that are so already are not written. Raises ``UsageError`` for what the kernel would
-        refuse, with the rule; ``Unsupported`` where there is no KSM, it is not ours to set, or it
-        has no such knob; ``PagemergeError`` if it refuses all the same.
+        All values are checked first. If one write fails, the knobs get their old values back. A
+        knob that has its value already is not written. Raises ``UsageError`` with the rule for a
+        value that the kernel would refuse, ``Unsupported`` if there is no KSM, if this process may
+        not set it, or if it has no such knob, and ``PagemergeError`` if the kernel refuses a write
+        in spite of the checks.
         """
         if reason := self.why_not():
             raise Unsupported(reason, path=str(self.root))
@@ -143,10 +148,10 @@ class Ksm:
             raise
 
     def put_back(self, saved: Knobs) -> None:
-        """Make every knob what it is in ``saved`` (an earlier ``knobs()``); undoes no merging.
+        """Set every knob to its value in ``saved`` (an earlier ``knobs()``); undoes no merging.
 
-        One that cannot be put back keeps none of the others from it. Raises ``PagemergeError``
-        that names them in the end.
+        If one knob cannot be restored, the others still are. Then raises ``PagemergeError`` that
+        names those that could not be restored.
         """
         failed = []
         for name, value in restoring(saved, self.knobs()).items():
@@ -158,7 +163,7 @@ class Ksm:
             raise PagemergeError(f"not put back: {'; '.join(failed)}", path=str(self.root))
 
     def ksmd_cpu_seconds(self) -> float | None:
-        """Processor time that ksmd has used, in seconds; None where it is not to be seen."""
+        """Read the processor time that ksmd has used, in seconds; None if ksmd is not visible."""
         if self._ksmd is None:
             self._ksmd = self._find_ksmd()
         if self._ksmd is None:
@@ -169,9 +174,9 @@ class Ksm:
             return None
 
     def driver(self) -> int | None:
-        """The pid of who holds the lock (see ``locked``); None if nobody does, as far as is told.
+        """Find the pid of the process that holds the lock (see ``locked``).
 
-        Source: proc(5), ``/proc/locks``.
+        Returns None if /proc/locks shows no such process. Source: proc(5), ``/proc/locks``.
         """
         try:
             about = self.root.stat()
@@ -185,7 +190,10 @@ class Ksm:
         return None
 
     def _set(self, name: str, value: Value) -> None:
-        """Write one knob, unless it has that value: some are refused while pages are shared."""
+        """Write one knob, unless it has that value already.
+
+        The kernel refuses any write to some knobs while pages are shared.
+        """
         path = self.root / name
         if self._text(name) == str(value):
             return
@@ -194,12 +202,12 @@ class Ksm:
         except OSError as error:
             raise PagemergeError(
                 f"the kernel does not take {name}={value} (now {self._text(name)}): "
-                f"{error.strerror}; {path} and `dmesg` may tell more",
+                f"{error.strerror}; see {path} and `dmesg`",
                 path=str(path),
             ) from error
 
     def _text(self, name: str) -> str | None:
-        """What a file says; of a list of choices, the one in brackets."""
+        """Read the text of a file; of a list of choices, the one in brackets."""
         data = contents(self.root / name)
         return None if data is None else chosen(data) or decoded(data.strip())
 
@@ -207,13 +215,14 @@ class Ksm:
         return number(contents(self.root / name))
 
     def _find_ksmd(self) -> int | None:
-        """The pid of the kernel's thread; a container does not see it."""
+        """Find the pid of the kernel thread ksmd; None in a container, which does not see it."""
         kthreadd = 2
         with contextlib.suppress(OSError):
             for pid in linux.pids(self.proc):
                 with contextlib.suppress(PagemergeError):
                     found = linux.stat(pid, self.proc)
-                    # Any program may call itself so; only kthreadd has kernel threads.
+                    # Any program may name itself ksmd; only kthreadd is the parent of kernel
+                    # threads.
                     if (found.name, found.parent) == ("ksmd", kthreadd):
                         return pid
         return None
@@ -221,11 +230,12 @@ class Ksm:
 
 @contextlib.contextmanager
 def locked(root: Path = ROOT, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Keep others who ask likewise from driving kernel KSM meanwhile: flock(2) on its folder.
+    """Hold the lock on kernel KSM, a flock(2) on its folder, inside the context.
 
-    Where somebody else holds it, ``waiting`` is told who, and then the lock waited for. Without
-    ``waiting``, ``PagemergeError`` is raised instead. The lock goes with the process. Any user can
-    take it: it orders those who mean well.
+    If another process holds the lock, this calls ``waiting`` with a line that names the process,
+    and then waits for the lock. Without ``waiting`` it raises ``PagemergeError`` instead. The
+    kernel releases the lock when the process ends. Any user can take the lock: it coordinates
+    programs that cooperate, and is no protection against others.
     """
     try:
         lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -239,7 +249,7 @@ def locked(root: Path = ROOT, waiting: Callable[[str], None] | None = None) -> I
             who = f"process {pid}" if pid else "another process"
             if waiting is None:
                 raise PagemergeError(
-                    f"{who} drives kernel KSM already: end it first", pid=pid, path=str(root)
+                    f"{who} drives kernel KSM already: stop it first", pid=pid, path=str(root)
                 ) from None
             waiting(f"waiting for {who}, which drives kernel KSM ({root})")
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -249,10 +259,10 @@ def locked(root: Path = ROOT, waiting: Callable[[str], None] | None = None) -> I
 
 
 def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
-    """What kernel KSM has to do with process ``pid``; cheap, walks no page tables.
+    """Read the figures of kernel KSM for process ``pid``; cheap, as it walks no page tables.
 
-    From ``ksm_stat`` (Linux 6.1) and ``ksm_merging_pages`` (5.19). Raises ``NoSuchProcess``, or
-    ``AccessDenied`` for someone else's.
+    They come from ``ksm_stat`` (Linux 6.1) and ``ksm_merging_pages`` (5.19). Raises
+    ``NoSuchProcess``, or ``AccessDenied`` for a process of another user.
     """
     found = linux.ksm_stat(pid, proc)
     merging = found.get("ksm_merging_pages")
@@ -273,9 +283,10 @@ def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
 
 
 def is_mergeable(pid: int, proc: Path = PROC) -> bool:
-    """May ksmd merge memory of process ``pid``? False for one that has gone, or is someone else's.
+    """May ksmd merge memory of process ``pid``? False if it has ended or belongs to another user.
 
-    Kernels that do not tell (before 6.18) tell at least of memory that ksmd has been at already.
+    Kernels before 6.18 do not say whether a process has marked memory. For those, the answer is
+    true if all its memory is mergeable, or if ksmd has looked at some of it already.
     """
     try:
         found = process_ksm(pid, proc)
@@ -287,14 +298,15 @@ def is_mergeable(pid: int, proc: Path = PROC) -> bool:
 
 
 def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """Bytes of process ``pid`` that map stable pages, each in full: the KSM line of smaps_rollup.
+    """Read how many bytes of process ``pid`` map stable pages, each counted in full.
 
-    The kernel walks all page tables of the process under its mm lock: ask once, never poll. None
-    before Linux 6.7. Raises ``NoSuchProcess`` or ``AccessDenied``.
+    The source is the KSM line of smaps_rollup. The kernel walks all page tables of the process
+    under its mm lock: call this once, never poll. None before Linux 6.7. Raises ``NoSuchProcess``
+    or ``AccessDenied``.
     """
     return smaps(pid, (b"KSM",), proc=proc, file="smaps_rollup")[0].get(b"KSM")
 
 
 def cow_ksm(proc: Path = PROC) -> int | None:
-    """Pages of KSM that were copied because somebody wrote, since the host started (Linux 5.19)."""
+    """Count the pages of KSM that were copied on a write, since the host started (Linux 5.19)."""
     return number(pairs(contents(proc / "vmstat") or b"", b" ").get(b"cow_ksm"))

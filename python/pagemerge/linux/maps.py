@@ -1,7 +1,8 @@
 """The memory of a process as the kernel lists it: proc_pid_maps(5), its mounts, and smaps.
 
-A path is any bytes but NUL; the kernel writes a newline in it as ``\\012``. smaps walks all page
-tables of the process under its mm lock: read it before and after a piece of work, never in a loop.
+A path is any bytes but NUL; the kernel writes a newline in it as ``\\012``. Reading smaps walks all
+page tables of the process under its mm lock: read it before and after a piece of work, never in a
+loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number
 
 SLAB_PREFIX = "/memfd:pagemerge"
-"""Private mappings of our own slabs: their pages are merged already, but for those written."""
+"""Path of private mappings of our own slabs: their pages are merged, except pages written since."""
 
 _LINE = re.compile(
     rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-][w-][x-][ps]) ([0-9a-f]{1,16}) "
@@ -37,9 +38,9 @@ class Mapping:
     start: int
     """Address of the first byte."""
     end: int
-    """Address behind the last."""
+    """Address of the byte after the last."""
     flags: str
-    """``rwxp`` or ``rwxs``, ``-`` where it is not."""
+    """``rwxp`` or ``rwxs``, with ``-`` for each access that is not allowed."""
     device: str
     """``major:minor`` of the file, in hexadecimal."""
     inode: int
@@ -47,31 +48,31 @@ class Mapping:
     path: str
     """File, ``[heap]``, ``[anon:name]`` or empty; print it through ``text.plain`` only."""
     offset: int = 0
-    """Of the first byte in the file."""
+    """Offset of the first byte in the file, in bytes."""
 
     @property
     def shared(self) -> bool:
-        """Writes go to the file or to everybody, not to a private copy."""
+        """Writes go to the file or to all processes that map it, not to a private copy."""
         return self.flags[3] == "s"
 
     @property
     def slab(self) -> bool:
-        """Our own stable pages, mapped privately."""
+        """The mapping is a private mapping of our own stable pages."""
         return not self.shared and self.path.startswith(SLAB_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What tells hugetlbfs from other files, as ``Mapping.device`` writes it."""
+    """Devices that distinguish hugetlbfs from other files, in the format of ``Mapping.device``."""
 
     hugetlb: frozenset[str] = frozenset()
-    """Its mounts, as the process sees them."""
+    """Devices of the mounts of hugetlbfs that the process sees."""
     memfd: str = ""
-    """The device of ordinary memfds; those with huge pages have others. Empty: not known."""
+    """The device of ordinary memfds; memfds with huge pages have other devices. Empty: unknown."""
 
 
 def parse(line: bytes) -> Mapping | None:
-    """The mapping that one line of ``maps``, without its end, describes; None if it is no such."""
+    """Parse one line of ``maps``, without its newline; None if it does not describe a mapping."""
     found = _LINE.fullmatch(line)
     if found is None:
         return None
@@ -88,9 +89,9 @@ def parse(line: bytes) -> Mapping | None:
 
 
 def mappings(pid: int, proc: Path = PROC) -> list[Mapping]:
-    """All mappings of process ``pid``, ascending; none for kernel threads and zombies.
+    """List all mappings of process ``pid``, ascending; none for kernel threads and zombies.
 
-    Raises ``NoSuchProcess``, ``AccessDenied``, and ``PagemergeError`` for what is no list of
+    Raises ``NoSuchProcess``, ``AccessDenied``, and ``PagemergeError`` if the file is not a list of
     mappings.
     """
     found = []
@@ -105,11 +106,11 @@ def mappings(pid: int, proc: Path = PROC) -> list[Mapping]:
 
 
 def devices(pid: int, proc: Path = PROC) -> Devices:
-    """What is hugetlbfs for process ``pid``; empty where that cannot be read."""
+    """Find the devices of hugetlbfs as process ``pid`` sees them; empty if they cannot be read."""
     found = set()
     try:
         for line in _read(pid, "mountinfo", proc):
-            # Paths and sources have blanks escaped (\040), so nobody forges the separator.
+            # Blanks in paths and sources are escaped (\040), so no path can forge the separator.
             mount, _, kind = line.partition(b" - ")
             fields = mount.split(b" ")
             if not kind.startswith(b"hugetlbfs ") or len(fields) < 3:
@@ -129,13 +130,13 @@ def smaps(
     *,
     file: str = "smaps",
 ) -> tuple[Counter[bytes], Counter[bytes]]:
-    """Bytes in the lines ``names`` of ``smaps``: over all mappings, and over those with the path
-    ``only``. A name that is on no line is in neither. ``file``: or ``smaps_rollup``, which the
-    kernel has summed up. Errors as ``mappings``."""
+    """Sum the lines ``names`` of ``smaps``, in bytes: over all mappings, and over those with the
+    path ``only``. A name without a line is in neither result. ``file`` is ``smaps`` or
+    ``smaps_rollup``, in which the kernel has summed up all mappings. Raises as ``mappings``."""
     total, part = Counter[bytes](), Counter[bytes]()
     wanted = False
     for line in _read(pid, file, proc):
-        if line[:1].isupper():  # fields start with capitals, a mapping with its address
+        if line[:1].isupper():  # fields start with a capital, a mapping starts with its address
             name, _, value = line.partition(b":")
             if name in names and (kilobytes := number(value, b"kB")) is not None:
                 total[name] += kilobytes * 1024
@@ -147,9 +148,9 @@ def smaps(
 
 
 def marked(pid: int, proc: Path = PROC) -> set[int]:
-    """The addresses at which mappings start that ksmd may merge (``mg`` in VmFlags of smaps).
+    """Find the start addresses of mappings that ksmd may merge (``mg`` in VmFlags of smaps).
 
-    Errors as ``mappings``.
+    Raises as ``mappings``.
     """
     found, start = set(), 0
     for line in _read(pid, "smaps", proc):
@@ -161,8 +162,8 @@ def marked(pid: int, proc: Path = PROC) -> set[int]:
 
 
 def _read(pid: int, name: str, proc: Path) -> Iterator[bytes]:
-    """The lines of a file that may be long, one by one: 65,000 mappings of files whose paths have
-    4 kB each are 270 MB."""
+    """Yield the lines of a file one by one, because it may be long: 65,000 mappings of files with
+    paths of 4 kB take 270 MB."""
     path = proc / str(pid) / name
     with about_process(pid, path), path.open("rb") as file:
         for line in file:
@@ -171,7 +172,7 @@ def _read(pid: int, name: str, proc: Path) -> Iterator[bytes]:
 
 @functools.cache
 def _memfd_device() -> str:
-    """The device of a memfd of our own; all ordinary ones lie on the same internal mount."""
+    """Find the device of ordinary memfds from one of our own: all are on one internal mount."""
     try:
         probe = os.memfd_create("probe")
     except OSError:

@@ -1,4 +1,4 @@
-"""Kernel KSM for a whole program: a switch of the process that holds over fork and exec.
+"""Kernel KSM for a whole program: a switch of the process that fork and exec inherit.
 
 Source: PR_SET_MEMORY_MERGE(2const), and ``ksm_enable_merge_any`` in mm/ksm.c of Linux (6.4).
 """
@@ -15,15 +15,15 @@ _SET_MEMORY_MERGE, _GET_MEMORY_MERGE = 67, 68
 
 
 def merge_any() -> bool | None:
-    """May ksmd merge all memory of this process? None where this kernel cannot tell."""
+    """May ksmd merge all memory of this process? None if this kernel cannot tell."""
     answer = _prctl(_GET_MEMORY_MERGE, 0)
     return None if answer < 0 else bool(answer)
 
 
 def set_merge_any(on: bool) -> None:
-    """Let ksmd merge all memory of this process and of what it starts, or undo that.
+    """Let ksmd merge all memory of this process and of processes that it starts, or undo that.
 
-    Raises ``Unsupported`` if the kernel will not, with the reason and the cure; needs no privilege.
+    Needs no privilege. Raises ``Unsupported`` with the reason and the cure if the kernel refuses.
     """
     if _prctl(_SET_MEMORY_MERGE, int(on)) == 0:
         return
@@ -34,15 +34,15 @@ def set_merge_any(on: bool) -> None:
             "needs Linux 6.4 with CONFIG_KSM; the user engine needs neither"
         )
     raise Unsupported(
-        f"prctl(PR_SET_MEMORY_MERGE): {os.strerror(number)}: a seccomp filter forbids it, as in a "
-        "container? allow prctl there, or use the user engine"
+        f"prctl(PR_SET_MEMORY_MERGE): {os.strerror(number)}: a seccomp filter may forbid it, as in "
+        "a container; allow prctl there, or use the user engine"
     )
 
 
 def why_not() -> str | None:
-    """Why ``set_merge_any`` would be refused, and the cure, or None; changes nothing."""
+    """Say why ``set_merge_any`` would fail, and the cure, or None; changes nothing."""
     try:
-        set_merge_any(merge_any() or False)  # to what it is
+        set_merge_any(merge_any() or False)  # to its current value
     except Unsupported as lack:
         return str(lack)
     return None
@@ -50,6 +50,6 @@ def why_not() -> str | None:
 
 def _prctl(option: int, value: int) -> int:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    # Variadic in C: what is passed as a word has to be one.
+    # prctl is variadic in C: each argument has to be passed as a whole word.
     words = (ctypes.c_ulong(word) for word in (value, 0, 0, 0))
     return int(prctl(ctypes.c_int(option), *words))

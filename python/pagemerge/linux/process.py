@@ -1,8 +1,8 @@
-"""One process, as its files in /proc tell: proc_pid_stat(5), proc_pid_status(5) and their like.
+"""Reads the files of one process in /proc: proc_pid_stat(5), proc_pid_status(5) and others.
 
-Each file is parsed here and nowhere else. A name and arguments are the process's own word: any
-bytes but NUL. Readers raise ``NoSuchProcess`` and ``AccessDenied``, and ``PagemergeError`` for a
-file that is not as the man page says; they raise nothing else.
+Only this module parses these files. The process itself chooses its name and arguments: any bytes
+but NUL. Readers raise ``NoSuchProcess`` and ``AccessDenied``, and ``PagemergeError`` for a file
+that is not as the man page says; they raise nothing else.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ KERNEL_THREAD = 0x0020_0000
 """PF_KTHREAD of ``Stat.flags`` (Linux include/linux/sched.h)."""
 
 MOST_ARGUMENTS = 1 << 15
-"""Bytes of a command line that are read. A process may move its own end of them anywhere
-(prctl(2), PR_SET_MM): without a limit it had us read all of its memory."""
+"""Bytes of a command line that are read. A process may move the end of its arguments anywhere
+(prctl(2), PR_SET_MM): without a limit it could make us read all of its memory."""
 
 _MODULE = re.compile(r"-[bBdEiIOPqRsSuvx]*m(.*)", re.DOTALL)
 
 _MOST = 1 << 20
-"""Bytes of any other file of a process that are read."""
+"""Most bytes that are read of any other file of a process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What of ``stat`` is used here."""
+    """The fields of ``stat`` that are used here."""
 
     name: str
-    """Its comm: at most 15 bytes, of a kernel thread 64."""
+    """The process's comm: at most 15 bytes; at most 64 for a kernel thread."""
     state: str
-    """A letter; Z and X have ended."""
+    """A letter; a process in state Z or X has ended."""
     parent: int
     session: int
-    """The pid that its session was made by: of a login, a job of cron, a unit."""
+    """Pid of the process that created the session: of a login, a cron job, a unit."""
     flags: int
     cpu_ticks: int
-    """Processor time in user and system mode, of all threads together."""
+    """Processor time in user and system mode, of all threads together, in clock ticks."""
     start_time: int
     """Clock ticks since the host started."""
     stack: int
-    """Address of the stack's bottom, drawn at each exec; 0 where we may not see it."""
+    """Address of the stack's bottom, chosen at random at each exec; 0 if we may not see it."""
 
     @property
     def has_ended(self) -> bool:
-        """Only its parent has not taken note of it yet."""
+        """The process has ended, and its parent has not waited for it yet."""
         return self.state in ("Z", "X")
 
     @property
@@ -64,25 +64,25 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What of ``status`` is used here."""
+    """The fields of ``status`` that are used here."""
 
     pid: int
-    """Of the process; asked about a thread, that of the process it belongs to."""
+    """Pid of the process; for a thread, the pid of the process that it belongs to."""
     name: str
     uid: int
-    """Effective."""
+    """Effective user id."""
     capabilities: int
-    """In effect: bit by number, capabilities(7)."""
+    """Effective capabilities: one bit for each number in capabilities(7)."""
 
 
 def pids(proc: Path = PROC) -> list[int]:
-    """The processes of this host, ascending. Raises ``OSError`` where there is no /proc."""
+    """List the pids of this host, ascending. Raises ``OSError`` if there is no /proc."""
     with os.scandir(proc) as entries:
         return sorted(int(entry.name) for entry in entries if _is_pid(entry.name))
 
 
 def threads(pid: int, proc: Path = PROC) -> list[int]:
-    """The threads of process ``pid``, ascending; none if it has gone or is hidden."""
+    """List the threads of process ``pid``, ascending; none if it has ended or is hidden."""
     try:
         return pids(proc / str(pid) / "task")
     except OSError:
@@ -90,7 +90,7 @@ def threads(pid: int, proc: Path = PROC) -> list[int]:
 
 
 def read(pid: int | str, name: str, proc: Path = PROC, most: int = _MOST) -> bytes:
-    """The file ``name`` of process ``pid`` (or ``"self"``)."""
+    """Read the file ``name`` of process ``pid`` (or ``"self"``), up to ``most`` bytes."""
     path = f"{proc}/{pid}/{name}"
     try:
         return text.read(path, most)
@@ -99,9 +99,10 @@ def read(pid: int | str, name: str, proc: Path = PROC, most: int = _MOST) -> byt
 
 
 def stat(pid: int, proc: Path = PROC) -> Stat:
-    """``/proc/PID/stat``."""
+    """Read ``/proc/PID/stat``."""
     before, bracket, after = read(pid, "stat", proc).rpartition(b")")
-    # The name may itself hold brackets, blanks and newlines; behind the last bracket are numbers.
+    # The name itself may contain brackets, blanks and newlines; the fields after the last bracket
+    # contain none.
     fields = after.split()  # from the third field on
     if not bracket or len(fields) < 2:
         raise malformed(pid, f"{proc}/{pid}/stat")
@@ -122,7 +123,7 @@ def stat(pid: int, proc: Path = PROC) -> Stat:
 
 
 def status(pid: int, proc: Path = PROC) -> Status:
-    """``/proc/PID/status``."""
+    """Read ``/proc/PID/status``."""
     found = pairs(read(pid, "status", proc))
     uids = found.get(b"Uid", b"").split()
     process, uid = number(found.get(b"Tgid")), number(uids[1]) if len(uids) == 4 else None
@@ -134,22 +135,25 @@ def status(pid: int, proc: Path = PROC) -> Status:
 
 
 def name(pid: int, proc: Path = PROC, thread: int | None = None) -> str:
-    """``comm`` of a process, or of one of its threads."""
+    """Read ``comm`` of a process, or of one of its threads."""
     file = "comm" if thread is None else f"task/{thread}/comm"
     return text.decoded(read(pid, file, proc).removesuffix(b"\n"))
 
 
 def arguments(pid: int, proc: Path = PROC) -> list[str]:
-    """``/proc/PID/cmdline``: at least one word, of which the first is the program's name for
-    itself; empty for a kernel thread. At most ``MOST_ARGUMENTS`` bytes."""
+    """Read ``/proc/PID/cmdline``, at most ``MOST_ARGUMENTS`` bytes of it.
+
+    The list has at least one word. The first is argv[0], which is empty for a kernel thread.
+    """
     line = read(pid, "cmdline", proc, MOST_ARGUMENTS)
     return text.decoded(line.rstrip(b"\0")).split("\0")
 
 
 def program(words: Sequence[str]) -> str:
-    """What the arguments ``words`` say is run: the name of a file; of Python, its script or module.
+    """Return the name of the program's file in the arguments ``words``; for Python, its script or
+    module.
 
-    Like the arguments it is the process's own word. Source: the command line of python(1).
+    Like the arguments, the process itself chooses it. Source: the command line of python(1).
     """
     name = words[0].rpartition("/")[2]
     if "python" not in name:
@@ -168,9 +172,9 @@ def program(words: Sequence[str]) -> str:
 
 
 def private_pages(pid: int, proc: Path = PROC) -> int:
-    """Pages that it has in memory and that are of no file: ``statm``, resident less shared.
+    """Count the resident pages that do not belong to a file: ``statm``, resident less shared.
 
-    Costs microseconds, whatever its size.
+    The call takes microseconds, for a process of any size.
     """
     fields = [number(field) for field in read(pid, "statm", proc).split()]
     if len(fields) < 3 or fields[1] is None or fields[2] is None:
@@ -179,16 +183,16 @@ def private_pages(pid: int, proc: Path = PROC) -> int:
 
 
 def ksm_stat(pid: int, proc: Path = PROC) -> dict[str, bytes]:
-    """``/proc/PID/ksm_stat`` (Linux 6.1), name -> value; empty on an older kernel.
+    """Read ``/proc/PID/ksm_stat`` (Linux 6.1), name -> value; empty on an older kernel.
 
-    Some names have a colon behind them, some a blank.
+    A colon follows some of the names, a blank follows the others.
     """
     words = (line.split() for line in text.lines(read_newer(pid, "ksm_stat", proc) or b""))
     return {text.decoded(it[0].rstrip(b":")): it[1] for it in words if len(it) == 2}
 
 
 def read_newer(pid: int, name: str, proc: Path = PROC) -> bytes | None:
-    """The file ``name`` of process ``pid``, or None where this kernel has no such file."""
+    """Read the file ``name`` of process ``pid``; None if this kernel has no such file."""
     try:
         return read(pid, name, proc)
     except NoSuchProcess:
@@ -198,7 +202,7 @@ def read_newer(pid: int, name: str, proc: Path = PROC) -> bytes | None:
 
 
 def most_mappings(proc: Path = PROC) -> int:
-    """vm.max_map_count: most mappings of a process; Linux's own choice where it cannot be read."""
+    """Read vm.max_map_count, the most mappings of a process; Linux's default if unreadable."""
     return number_in(proc / "sys/vm/max_map_count") or 65530
 
 
@@ -207,7 +211,7 @@ def _is_pid(entry: str) -> bool:
 
 
 def _unescaped(written: bytes) -> bytes:
-    """A name as ``status`` writes it: ``\\n`` for a newline, two backslashes for one.
+    """Undo the escapes of a name in ``status``: ``\\n`` for a newline, two backslashes for one.
 
     Source: ``proc_task_name`` in Linux fs/proc/array.c.
     """

@@ -1,6 +1,6 @@
-"""What the kernel starts when a file is executed: execve(2), elf(5), and env(1) behind a ``#!``.
+"""The program that the kernel starts for a file: execve(2), elf(5), and env(1) after a ``#!``.
 
-Everything in such a file is its author's word: offsets and sizes are checked, paths are bytes.
+Any contents of such a file are possible: offsets and sizes are checked, paths are bytes.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import BinaryIO
 from pagemerge.linux.text import decoded
 
 _MOST_INTERPRETERS = 5
-"""Scripts whose interpreter is a script, and so on (Linux fs/exec.c)."""
+"""Longest chain of scripts whose interpreter is again a script (Linux fs/exec.c)."""
 _FIRST_LINE = 256
 """Bytes of a script that the kernel looks at (BINPRM_BUF_SIZE)."""
 _MOST_HEADERS, _MOST_PATH = 1 << 16, 4096
-"""Bytes: longer ones the kernel refuses (Linux fs/binfmt_elf.c)."""
+"""Bytes; the kernel refuses longer program headers and paths (Linux fs/binfmt_elf.c)."""
 _PT_INTERP = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Elf:
-    """What an ELF file says of itself."""
+    """Properties of an ELF file, from its headers."""
 
     bits: int
     """64 or 32."""
     machine: int
     """EM_* (elf(5))."""
     loader: str
-    """The dynamic linker that it asks for (PT_INTERP); empty: it is linked statically."""
+    """Path of its dynamic linker (PT_INTERP); empty if it is linked statically."""
 
 
 def interpreters(program: Path) -> list[Path]:
-    """``program``, and behind it each interpreter that its ``#!`` leads to, env(1) seen through.
+    """List ``program``, and after it each interpreter that its ``#!`` leads to.
 
-    The memory is that of the last one. A name that cannot be read or found ends the list.
+    For env(1) the list has the program that env runs. The process runs the last one of the list. A
+    file that cannot be read or found ends the list.
     """
     found = [program]
     while len(found) <= _MOST_INTERPRETERS and (following := _interpreter(found[-1])):
@@ -48,7 +49,7 @@ def interpreters(program: Path) -> list[Path]:
 
 
 def elf(path: Path) -> Elf | None:
-    """What the ELF file ``path`` says; None if it is none, is broken, or cannot be read."""
+    """Read the ELF file ``path``; None if it is not ELF, is broken, or cannot be read."""
     try:
         with path.open("rb") as file:
             return _elf(file)
@@ -57,9 +58,9 @@ def elf(path: Path) -> Elf | None:
 
 
 def is_glibc(loader: Path) -> bool | None:
-    """Is this dynamic linker that of the GNU C library? None where it cannot be read.
+    """Is this dynamic linker that of the GNU C library? None if it cannot be read.
 
-    Names differ between distributions; every one of them offers the symbol version GLIBC_PRIVATE.
+    File names differ between distributions; all of them have the symbol version GLIBC_PRIVATE.
     """
     try:
         with loader.open("rb") as file:
@@ -69,10 +70,11 @@ def is_glibc(loader: Path) -> bool | None:
 
 
 def gains_rights(path: Path) -> str:
-    """What gives the program ``path`` rights that this process has not; empty if nothing does.
+    """Say what gives the program ``path`` rights that this process lacks; empty if nothing does.
 
-    Then ld.so(8) preloads nothing into it, and the kernel lets no one else of its user look at it.
-    Source: credentials(7), capabilities(7), and ``cap_bprm_creds_from_file`` in Linux.
+    Into a program with such rights ld.so(8) preloads nothing, and the kernel lets no other process
+    of its user look at it. Source: credentials(7), capabilities(7), and
+    ``cap_bprm_creds_from_file`` in Linux.
     """
     try:
         about, mount = path.stat(), os.statvfs(path)
@@ -82,7 +84,8 @@ def gains_rights(path: Path) -> str:
         return ""
     if about.st_mode & 0o4000 and about.st_uid != os.geteuid():
         return "changes its user (set-user-ID)"
-    # Without execution by the group the bit once meant mandatory locking.
+    # A set-group-ID bit without the group's execute bit does not change the group: it stands for
+    # mandatory locking.
     if about.st_mode & 0o2010 == 0o2010 and about.st_gid != os.getegid():
         return "changes its group (set-group-ID)"
     if os.getuid() != 0 and _has_capabilities(path):
@@ -91,7 +94,7 @@ def gains_rights(path: Path) -> str:
 
 
 def _interpreter(path: Path) -> Path | None:
-    """What a script is run by; None if it is no script."""
+    """Find the interpreter of a script; None if the file is not a script."""
     try:
         with path.open("rb") as file:
             line = file.read(_FIRST_LINE).partition(b"\n")[0]
@@ -104,7 +107,7 @@ def _interpreter(path: Path) -> Path | None:
 
 
 def _behind_env(words: list[bytes]) -> Path | None:
-    """The program that env(1) runs: its first word that is neither an option nor a variable."""
+    """Find the program that env(1) runs: the first word that is not an option or a variable."""
     for word in words:
         if not word.startswith(b"-") and b"=" not in word:
             found = shutil.which(decoded(word))
@@ -129,7 +132,7 @@ def _elf(file: BinaryIO) -> Elf | None:
 
 
 def _loaders(file: BinaryIO, headers: bytes, size: int, wide: bool, order: str) -> Iterator[str]:
-    """The path in each header of the kind PT_INTERP."""
+    """Yield the path in each header of the kind PT_INTERP."""
     for at in range(0, len(headers), size or 1):
         if struct.unpack_from(f"{order}I", headers, at)[0] == _PT_INTERP:
             where, length = (8, 32) if wide else (4, 16)
@@ -142,5 +145,5 @@ def _loaders(file: BinaryIO, headers: bytes, size: int, wide: bool, order: str) 
 def _has_capabilities(path: Path) -> bool:
     try:
         return bool(os.getxattr(path, "security.capability"))
-    except OSError:  # none, or a file system that has no such thing
+    except OSError:  # it has none, or the file system does not support them
         return False

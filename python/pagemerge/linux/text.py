@@ -1,10 +1,10 @@
-"""Text that other people chose: file names, thread names, arguments, cgroups, labels.
+"""Text from other users and programs: file names, thread names, arguments, cgroups, labels.
 
-The kernel forbids a newline and NUL in a mapped file's path, and nothing else: such text need not
-be UTF-8, and may hold terminal escapes or what Python takes for the end of a line (``\\r``,
-``\\x0b``, ``\\x85``, U+2028). So the kernel's files are read as bytes (``read``), cut at ``\\n``
-alone (``lines``), and decoded without loss (``decoded``); and whatever is printed or logged goes
-through ``plain``.
+The kernel forbids only a newline and NUL in a mapped file's path. Such text need not be UTF-8, and
+may contain terminal escapes or characters that end a line for Python (``\\r``, ``\\x0b``,
+``\\x85``, U+2028). So this module reads the kernel's files as bytes (``read``), splits them at
+``\\n`` only (``lines``), and decodes them without loss (``decoded``). All text that is printed or
+logged goes through ``plain``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 
 ROOM = 1 << 16
-"""Bytes of a read."""
+"""Bytes that one read(2) asks for."""
 
 
 def read(path: str | bytes | os.PathLike[str], most: int = 1 << 30) -> bytes:
-    """All of a file, up to ``most`` bytes.
+    """Read a file, up to ``most`` bytes.
 
-    A read of a list such as maps gives whole lines only, less than a page of them, whatever it
-    asks for: nothing but an empty read is the end. Raises ``OSError``, as the kernel says.
+    A read of a list such as maps returns only whole lines, less than a page of them, even if it
+    asks for more: only an empty read is the end. Raises the kernel's ``OSError``.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -33,7 +33,7 @@ def read(path: str | bytes | os.PathLike[str], most: int = 1 << 30) -> bytes:
 
 
 def lines(data: bytes) -> list[bytes]:
-    """The lines of a file of the kernel's, without their ends. Only ``\\n`` ends a line."""
+    """Split a file of the kernel into lines, without their newlines. Only ``\\n`` ends a line."""
     found = data.split(b"\n")
     if not found[-1]:
         found.pop()
@@ -41,19 +41,19 @@ def lines(data: bytes) -> list[bytes]:
 
 
 def decoded(data: bytes) -> str:
-    """Bytes as text, without loss: what is not UTF-8 becomes lone surrogates (PEP 383).
+    """Decode bytes without loss: bytes that are not UTF-8 become lone surrogates (PEP 383).
 
-    For comparing and for calls to the kernel; print it through ``plain`` only.
+    The result is for comparisons and for calls to the kernel; print it through ``plain`` only.
     """
     return data.decode("utf-8", "surrogateescape")
 
 
 def plain(text: str | bytes, most: int = 0) -> str:
-    """Text that is safe to print: one line, and nothing that steers a terminal.
+    """Make text safe to print: one line, and nothing that controls a terminal.
 
-    What is not printable is written as Python escapes it (``\\x1b``, ``\\n``, ``\\u2028``); a byte
-    that is not UTF-8 as ``\\xff``. At most ``most`` characters, of which the last is ``…`` where
-    text was left out; 0: all of it.
+    Characters that are not printable are written as Python escapes (``\\x1b``, ``\\n``,
+    ``\\u2028``), and a byte that is not UTF-8 as ``\\xff``. The result has at most ``most``
+    characters, or all of them if ``most`` is 0; if text was left out, the last one is ``…``.
     """
     if isinstance(text, bytes):
         text = decoded(text)

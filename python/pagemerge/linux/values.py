@@ -1,6 +1,6 @@
-"""The small formats that files of the kernel's have: a number, ``name: value``, a list of choices.
+"""Parsers for small formats of the kernel's files: a number, ``name: value``, a list of choices.
 
-Every function takes bytes, and answers ``None`` (or leaves out) what is not in that format.
+Every function takes bytes, and returns ``None`` for (or leaves out) what is not in that format.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from pagemerge.linux.text import decoded, lines, read
 
 _NUMBER = re.compile(rb"-?[0-9]{1,20}")
-"""All that fits into a word of the kernel's; ``int`` would take ``1_000`` and any length."""
+"""Numbers that fit into 64 bits; ``int`` alone would accept ``1_000`` and any length."""
 
 
 def number(data: bytes | None, unit: bytes = b"") -> int | None:
-    """A whole number with white space around it, and the ``unit`` behind it if one is given."""
+    """Parse a whole number with white space around it, and with ``unit`` after it if given."""
     if data is None:
         return None
     data = data.strip().removesuffix(unit).rstrip() if unit else data.strip()
@@ -23,16 +23,16 @@ def number(data: bytes | None, unit: bytes = b"") -> int | None:
 
 
 def hexadecimal(data: bytes | None) -> int | None:
-    """The same, in hexadecimal without a prefix."""
+    """Parse a whole number in hexadecimal without a prefix, with white space around it."""
     if data is None or not re.fullmatch(rb"\s*[0-9a-fA-F]{1,16}\s*", data):
         return None
     return int(data, 16)
 
 
 def pairs(data: bytes, between: bytes = b":") -> dict[bytes, bytes]:
-    """The lines ``name: value`` of ``data``, each value with the white space around it.
+    """Parse the lines ``name: value`` of ``data``; each value keeps the white space around it.
 
-    The first line of a name counts.
+    If several lines have the same name, the first one counts.
     """
     found: dict[bytes, bytes] = {}
     for line in lines(data):
@@ -43,18 +43,18 @@ def pairs(data: bytes, between: bytes = b":") -> dict[bytes, bytes]:
 
 
 def chosen(data: bytes) -> str | None:
-    """Of a list of choices (``always [madvise] never``), the one in brackets."""
+    """Return the choice in brackets of a list of choices (``always [madvise] never``)."""
     return decoded(data.partition(b"[")[2].partition(b"]")[0]) or None
 
 
 def contents(path: str | bytes | os.PathLike[str]) -> bytes | None:
-    """All of a small file, or None where it is not there or may not be read."""
+    """Read all of a small file; None if it does not exist or may not be read."""
     try:
         return read(path, 1 << 24)
-    except (OSError, ValueError):  # a path with NUL in it is no path
+    except (OSError, ValueError):  # ValueError: the path has a NUL in it
         return None
 
 
 def number_in(path: str | bytes | os.PathLike[str]) -> int | None:
-    """The number that a file holds."""
+    """Read the number in a file; None if there is none."""
     return number(contents(path))

@@ -117,12 +117,12 @@ def said(who: Host, ksm: KernelKsm, barrier: str, reason: str = "") -> tuple[str
         (ROOT, KSM, "move", "with both engines.", [True, True]),
         (ROOT, STOPPED, "move", "with both engines.", [True, True]),
         (ROOT, NO_KSM, "move", "with the user engine.", [True, False]),
-        (USER, NO_KSM, "intern", "with the user engine, at birth only.", [True, False]),
+        (USER, NO_KSM, "intern", "with the user engine, on request only.", [True, False]),
         (
             USER,
             replace(KSM, why_not="needs root"),
             "intern",
-            "with both engines, the user engine at birth only.",
+            "with both engines, the user engine on request only.",
             [True, True],
         ),
         (replace(ROOT, sealed_memory=False), KSM, "move", "the kernel engine.", [False, True]),
@@ -179,8 +179,8 @@ def test_each_fact_of_a_host_that_has_all() -> None:
     assert {fact.state for fact in found.values()} == {OK, NOTE}
     assert "100 pages every 20 ms" in found["kernel KSM"].says
     counted = (
-        "as of ksmd's last visit to each page: 5 stable pages, mapped 70 times more than once "
-        "each, a profit of 190 kB; 3 full scans"
+        "as of ksmd's last visit to each page: 5 stable pages, with 70 mappings beyond the first "
+        "of each, a profit of 190 kB; 3 full scans"
     )
     assert found["merged by it"].says == counted
     known = facts(ROOT, replace(KSM, merged_now_bytes=0))["merged by it"].says
@@ -212,7 +212,7 @@ def test_whatever_is_missing_comes_with_its_cure() -> None:
     found = findings.facts(worst, KSM)
     states = {fact.about: fact.state for fact in found}
     assert states["userfaultfd"] == states["reading processes"] == MISSING
-    assert [fact.says for fact in found if fact.about == "who drives it"] == [
+    assert [fact.says for fact in found if fact.about == "driven by"] == [
         "ksmtuned (process 7)",
         "ksm.service (a unit that starts at boot)",
     ]
@@ -221,7 +221,7 @@ def test_whatever_is_missing_comes_with_its_cure() -> None:
 
 
 def test_two_pagemerges_are_told_of_each_other() -> None:
-    assert "process 9" in facts(ROOT, replace(KSM, driver=9))["who drives it"].says
+    assert "process 9" in facts(ROOT, replace(KSM, driver=9))["driven by"].says
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -237,7 +237,7 @@ def test_it_is_printed_whole(terminal: bool) -> None:
     text = out.getvalue()
     assert ("\x1b[" in text) is terminal
     first = text.splitlines()[0]
-    assert "This host can merge with both engines, the user engine at birth only." in first
+    assert "This host can merge with both engines, the user engine on request only." in first
     if not terminal:
         assert all(line == line.rstrip() for line in text.splitlines())
         assert any(line.startswith("missing  userfaultfd") for line in text.splitlines())

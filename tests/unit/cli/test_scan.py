@@ -96,11 +96,11 @@ def test_the_parts_make_the_sum() -> None:
 
 def test_it_says_which_engine_could() -> None:
     lines = shown(SURVEY)
-    kernel, user = lines[lines.index("Who could save that:") + 1 :][:2]
-    assert kernel.startswith("    6.14 MB  the kernel engine, of each user by itself")
+    kernel, user = lines[lines.index("What each engine could save of it:") + 1 :][:2]
+    assert kernel.startswith("    6.14 MB  the kernel engine, for each user separately")
     assert user.startswith("    4.92 MB  at most the user engine") and "pagemerge run" in user
     nothing = replace(SURVEY, totals=Totals(pages=7))
-    assert "Who could save that:" not in shown(nothing)
+    assert "What each engine could save of it:" not in shown(nothing)
 
 
 def test_top_says_what_it_leaves_out() -> None:

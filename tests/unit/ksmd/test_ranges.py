@@ -205,11 +205,11 @@ def test_the_words_of_a_dry_run() -> None:
     short = choose(evidence("u" * 100 + "D" + "u" * 100), most=1)
     assert words.sentence([chosen, short], done=False) == (
         "Marking 1 range of 1 process would save 2.0 MB; ksmd would look at 4.1 MB, "
-        "45% of the 9.0 MB that there are."
+        "45% of the 9.0 MB looked at."
     )
     assert words.sentence([chosen, short], done=True) == (
         "Marked 1 range of 1 process, to save 2.0 MB; ksmd looks at 4.1 MB, "
-        "45% of the 9.0 MB that there are."
+        "45% of the 9.0 MB looked at."
     )
     assert words.sentence([short], done=True) == "Nothing is worth marking in the 823 kB looked at."
     (note,) = words.notes([chosen, short])

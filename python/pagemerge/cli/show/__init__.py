@@ -1,1 +1,1 @@
-"""What verbs print: words for figures, tables, progress, and whole answers."""
+"""The output of verbs: words for figures, tables, progress, and whole answers."""

@@ -1,4 +1,4 @@
-"""How a demo is told: progress on a terminal while it works, words and a table at the end."""
+"""Shows a demo: progress on a terminal while it runs, words and a table at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = {
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """Yields a ``Tell`` that draws on stderr; where that is no terminal, it draws nothing."""
+    """Yield a ``Tell`` that draws on stderr; it draws nothing if that is not a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(
@@ -39,7 +39,7 @@ def progress() -> Iterator[Tell]:
 
 
 def told(outcome: Outcome, console: Console) -> None:
-    """Print ``outcome``: what was saved, what was done, the accounts, the price, the proof."""
+    """Print ``outcome``: what was saved, what was done, the accounts, the cost, the proof."""
     text = f"{headline(outcome)}\n\n{loaded(outcome)}\n{way(outcome)}\n"
     wide = not console.is_terminal
     console.print(text, markup=False, soft_wrap=wide)
@@ -48,7 +48,7 @@ def told(outcome: Outcome, console: Console) -> None:
 
 
 def headline(outcome: Outcome) -> str:
-    """What it is all about, in one line."""
+    """Write the result in one line."""
     part = outcome.saved_bytes / max(outcome.before_bytes, 1)
     return (
         f"Merging saved {size(outcome.saved_bytes)} of {size(outcome.before_bytes)} ({part:.0%}) "
@@ -57,7 +57,7 @@ def headline(outcome: Outcome) -> str:
 
 
 def loaded(outcome: Outcome) -> str:
-    """What the workers had in memory."""
+    """Write what the workers had in memory."""
     return (
         f"Each of {number(outcome.workers, 'worker')} loaded {size(outcome.loaded_bytes)} of real "
         f"files ({', '.join(outcome.sources)}), made {size(outcome.private_bytes)} of random "
@@ -66,12 +66,12 @@ def loaded(outcome: Outcome) -> str:
 
 
 def way(outcome: Outcome) -> str:
-    """How it was merged, and why so."""
-    return f"Merged {WAYS.get(outcome.barrier, outcome.barrier)}.\nWhy so: {outcome.why}."
+    """Write how the memory was merged, and the reason."""
+    return f"Merged {WAYS.get(outcome.barrier, outcome.barrier)}.\nReason: {outcome.why}."
 
 
 def table(outcome: Outcome) -> Table:
-    """The kernel's accounts before and after, and what was expected of them."""
+    """Make a table of the kernel's accounts before and after, and of the expected savings."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("memory, by the kernel's accounts")
     for heading in ("before", "after", "saved", "expected"):
@@ -97,7 +97,7 @@ def table(outcome: Outcome) -> Table:
 
 
 def price(outcome: Outcome) -> str:
-    """Time, processor time, and the pages it bought."""
+    """Write the time, the processor time, and the pages that were merged for it."""
     merged = outcome.pages_shared + outcome.pages_sharing
     return (
         f"It took {duration(outcome.merge_seconds)}, and {duration(outcome.cpu_seconds)} of "
@@ -107,7 +107,7 @@ def price(outcome: Outcome) -> str:
 
 
 def proof(outcome: Outcome) -> str:
-    """What was verified."""
+    """Write what was verified."""
     verified = (
         "Every page of every worker holds what was loaded"
         if not outcome.changed_pages
@@ -115,9 +115,10 @@ def proof(outcome: Outcome) -> str:
     )
     writes = f"of {number(outcome.writes, 'page write')} meanwhile {outcome.lost_writes} were lost"
     separated = (
-        "by the kernel's page table each is its own now, and no other page of any worker changed"
+        "by the kernel's page table it has its own copy of each now, and no other page of any "
+        "worker changed"
         if outcome.separated_after_write
-        else "they did NOT all become its own"
+        else "it did NOT get its own copy of all of them"
     )
     pages = number(outcome.written_pages, "shared page")
     return f"{verified}; {writes}.\nThen one worker wrote to {pages}: {separated}."

@@ -1,4 +1,4 @@
-"""What a host can do, in words: pure functions from what was looked up to what is said of it."""
+"""Describes in words what a host can do: pure functions from facts to text."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ OK, MISSING, NOTE = "ok", "missing", "note"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What one engine can do here."""
+    """What one engine can do on this host."""
 
     name: str
     """user | kernel."""
     works: bool
     how: str
-    """How it would merge; empty where it cannot."""
+    """How it would merge; empty if it cannot."""
     lacks: str
-    """Why it cannot, or cannot do more, and the cure; empty if it lacks nothing."""
+    """Why it cannot merge, or cannot do more, and the cure; empty if it lacks nothing."""
     barrier: str | None = None
-    """User engine: move | write-protect | intern (at birth only)."""
+    """User engine: move | write-protect | park | intern (on request only)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line."""
+    """One line of the report."""
 
     state: str
-    """ok | missing (something cannot be done for want of it) | note."""
+    """ok | missing (without it something cannot be done) | note."""
     about: str
     says: str
     cure: str = ""
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class KernelKsm:
-    """What was asked of kernel KSM."""
+    """The state of kernel KSM."""
 
     knobs: Knobs
     counters: KsmCounters
@@ -51,32 +51,33 @@ class KernelKsm:
     why_not_whole_programs: str | None
     """Why whole programs cannot be marked (PR_SET_MEMORY_MERGE)."""
     driver: int | None
-    """The pagemerge that drives it now."""
+    """Pid of the pagemerge that drives it now; None if there is none."""
 
     merged_now_bytes: int | None = None
-    """What is merged now, by page tables; None where this user is not told."""
+    """Bytes that are merged now, by page tables; None if this user may not read them."""
 
     @property
     def stands(self) -> Standstill | None:
-        """Why ksmd merges nothing; None also if somebody is there who lets it when that pays."""
+        """Why ksmd merges nothing; None also if a governor runs, which starts it when it pays."""
         return None if self.driver is not None else standstill(self.knobs)
 
 
 def user_engine(host: Host, barrier: str, reason: str) -> Engine:
-    """Whether our own engine works; ``barrier`` is what it would get, ``reason`` why no better."""
+    """Describe the user engine: ``barrier`` is the one that it would get, ``reason`` says why it
+    gets no better one."""
     if not host.sealed_memory:
-        lack = "memfd_create(2) and its seals are refused: a seccomp filter? allow them there"
+        lack = "memfd_create(2) or its seals are refused: if a seccomp filter does so, allow them"
         return Engine("user", False, "", lack)
     if forbidden := _cannot_read(host):
         return Engine("user", False, "", forbidden)
     if barrier == "intern":
-        how = "at birth only (pagemerge.copy, pagemerge.intern)"
+        how = "on request only (pagemerge.copy, pagemerge.intern)"
         return Engine("user", True, how, f"in the background: {reason}", barrier)
     return Engine("user", True, f"in the background, behind the barrier {barrier}", reason, barrier)
 
 
 def kernel_engine(ksm: KernelKsm) -> Engine:
-    """Whether kernel KSM works for this user."""
+    """Describe the kernel engine as this user can use it."""
     if ksm.knobs.run is None:
         return Engine("kernel", False, "", str(ksm.why_not))
     start = f"{it.reason}; {_start(it)}" if (it := ksm.stands) else ""
@@ -87,33 +88,36 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
         how = "only memory that programs mark themselves (MADV_MERGEABLE)"
         return Engine("kernel", True, how, ksm.why_not_whole_programs)
     if ksm.why_not:
-        how = "programs that you start (`pagemerge run --engine kernel`); its settings are root's"
+        how = (
+            "programs that you start (`pagemerge run --engine kernel`); only root can change the "
+            "settings"
+        )
         return Engine("kernel", True, how, "")
     how = "any program, by ksmd"
     return Engine("kernel", True, how, start)
 
 
 def _start(stands: Standstill) -> str:
-    """How to have ksmd scan."""
+    """Write the commands that make ksmd scan."""
     write = f"`echo {stands.value} > {ROOT}/{stands.knob}`"
     return f"as root: `pagemerge daemon --engine kernel`, or {write}"
 
 
 def answer(engines: list[Engine]) -> str:
-    """The whole in one sentence."""
+    """Write the answer in one sentence."""
     able = [engine for engine in engines if engine.works]
     if not able:
         return "This host cannot merge."
     at_birth = any(engine.barrier == "intern" for engine in able)
     if len(able) == len(engines):
-        limit = ", the user engine at birth only" if at_birth else ""
+        limit = ", the user engine on request only" if at_birth else ""
         return f"This host can merge with both engines{limit}."
-    limit = ", at birth only" if at_birth else ""
+    limit = ", on request only" if at_birth else ""
     return f"This host can merge with the {able[0].name} engine{limit}."
 
 
 def facts(host: Host, ksm: KernelKsm) -> list[Fact]:
-    """One line for each thing that decides what can be done, or how well."""
+    """List one fact for each property of the host that decides what can be done, or how well."""
     return [
         *_kernel_ksm(ksm),
         *_drivers(host, ksm),
@@ -130,7 +134,7 @@ def facts(host: Host, ksm: KernelKsm) -> list[Fact]:
 def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
     knobs = ksm.knobs
     if knobs.run is None:
-        return [Fact(MISSING, "kernel KSM", "is not there", str(ksm.why_not))]
+        return [Fact(MISSING, "kernel KSM", "does not exist here", str(ksm.why_not))]
     state = {
         0: "is stopped, and keeps what is merged",
         1: "runs",
@@ -157,12 +161,12 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
 
 
 def _merged(ksm: KernelKsm) -> str:
-    """What is merged: now, and by ksmd's own counters, which lag."""
+    """Write how much is merged: now, and by the counters of ksmd, which lag."""
     counters = ksm.counters
     told = "nothing"
     if counters.pages_shared:
         shared = number(counters.pages_shared, "stable page")
-        told = f"{shared}, mapped {counters.pages_sharing or 0:,} times more than once each"
+        told = f"{shared}, with {counters.pages_sharing or 0:,} mappings beyond the first of each"
     if counters.general_profit_bytes:
         told += f", a profit of {size(counters.general_profit_bytes)}"
     told = f"as of ksmd's last visit to each page: {told}"
@@ -172,20 +176,20 @@ def _merged(ksm: KernelKsm) -> str:
 
 
 def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:
-    """Two who set the same knobs undo each other's work."""
+    """List the programs that drive ksmd: two that set the same knobs undo each other's work."""
     found = [
         Fact(
             NOTE,
-            "who drives it",
+            "driven by",
             f"{plain(it.name)} ({f'process {it.pid}' if it.pid else 'a unit that starts at boot'})",
-            "end it before pagemerge drives kernel KSM: both would set the same knobs",
+            "stop it before pagemerge drives kernel KSM: both would set the same knobs",
         )
         for it in host.drivers
     ]
     if ksm.driver is not None:
-        found.append(Fact(NOTE, "who drives it", f"pagemerge (process {ksm.driver})"))
+        found.append(Fact(NOTE, "driven by", f"pagemerge (process {ksm.driver})"))
     if not found and ksm.knobs.run is not None:
-        found.append(Fact(OK, "who drives it", "nobody else that is known"))
+        found.append(Fact(OK, "driven by", "no known program"))
     return found
 
 
@@ -198,7 +202,7 @@ def _userfaultfd(host: Host) -> Fact:
     says = "none" if it.mode is None else "user mode only: faults in system calls are not seen"
     cure = (
         "run as root, set vm.unprivileged_userfaultfd=1, or give this user read and write access "
-        "to /dev/userfaultfd; without it: --barrier park, or merging at birth"
+        "to /dev/userfaultfd; without it: --barrier park, or merging on request"
     )
     return Fact(MISSING, about, f"{says} ({it.why}{sysctl})", cure)
 
@@ -206,26 +210,26 @@ def _userfaultfd(host: Host) -> Fact:
 def _moving(host: Host) -> Fact:
     it, about = host.userfaultfd, "UFFDIO_MOVE"
     if it.mode != "full":
-        return Fact(NOTE, about, "not asked for: it takes a full-mode userfaultfd")
+        return Fact(NOTE, about, "not checked: it needs a full-mode userfaultfd")
     if not it.moves:
         cure = "Linux 6.8 or newer; pages are write-protected instead, if nothing pins memory"
         return Fact(MISSING, about, "this kernel has none", cure)
     if "CAP_SYS_PTRACE" not in host.capabilities:
-        cure = "CAP_SYS_PTRACE, to be told of forks; pages are write-protected instead"
-        return Fact(MISSING, about, "not for this user", cure)
+        cure = "CAP_SYS_PTRACE, to be notified of forks; pages are write-protected instead"
+        return Fact(MISSING, about, "not available to this user", cure)
     return Fact(OK, about, "pages can be moved aside while they are compared")
 
 
 def _scan(host: Host) -> Fact:
     if host.pagemap_scan is None:
-        return Fact(NOTE, "PAGEMAP_SCAN", "this process may not look at its own pagemap")
+        return Fact(NOTE, "PAGEMAP_SCAN", "this process may not read its own pagemap")
     if host.pagemap_scan:
         return Fact(OK, "PAGEMAP_SCAN", "present pages are found without walking holes")
-    return Fact(NOTE, "PAGEMAP_SCAN", "not here (Linux 6.7): looking at large holes is slower")
+    return Fact(NOTE, "PAGEMAP_SCAN", "this kernel has none (Linux 6.7): large holes take longer")
 
 
 def _cannot_read(host: Host) -> str | None:
-    """Why a hub cannot read its clients."""
+    """Say why a hub cannot read its clients; None if it can."""
     if host.ptrace_scope == 3:
         return "kernel.yama.ptrace_scope=3 forbids reading any process until the next boot"
     if host.ptrace_scope == 2 and "CAP_SYS_PTRACE" not in host.capabilities:
@@ -238,18 +242,18 @@ def _ptrace(host: Host) -> Fact:
     if lack := _cannot_read(host):
         return Fact(MISSING, about, "is forbidden", lack)
     if "CAP_SYS_PTRACE" in host.capabilities:
-        return Fact(OK, about, "everybody's (CAP_SYS_PTRACE)")
+        return Fact(OK, about, "those of all users (CAP_SYS_PTRACE)")
     if host.ptrace_scope == 1:
         cure = "kernel.yama.ptrace_scope=0, or root, to scan and attach others"
-        return Fact(NOTE, about, "programs that use pagemerge only", cure)
-    return Fact(OK, about, "this user's; everybody's as root")
+        return Fact(NOTE, about, "only programs that use pagemerge", cure)
+    return Fact(OK, about, "those of this user; those of all users as root")
 
 
 def _mappings(host: Host) -> Fact:
     limit, usual = host.max_map_count, 65530
     if limit is None:
-        return Fact(NOTE, "vm.max_map_count", "not to be seen")
-    says = f"{limit:,} mappings a process, of which an eighth is kept free for the program"
+        return Fact(NOTE, "vm.max_map_count", "cannot be read")
+    says = f"{limit:,} mappings per process, of which an eighth is kept free for the program"
     if limit < usual:
         return Fact(NOTE, "vm.max_map_count", says, f"`sysctl vm.max_map_count={usual}` or more")
     return Fact(OK, "vm.max_map_count", says)
@@ -263,10 +267,10 @@ def _memory(host: Host) -> list[Fact]:
             "madvise": "where a program asks for them",
             "always": "wherever they fit",
         }.get(host.huge_pages, plain(host.huge_pages))
-        says += "; mergeable memory is kept out of them" if host.huge_pages != "never" else ""
+        says += "; mergeable memory does not use them" if host.huge_pages != "never" else ""
         found.append(Fact(NOTE, "huge pages", says))
     if host.swap_bytes is not None:
-        swap = f"{size(host.swap_bytes)}; what is swapped is not looked at"
+        swap = f"{size(host.swap_bytes)}; swapped pages are not looked at"
         found.append(Fact(NOTE, "swap", swap if host.swap_bytes else "none"))
     if host.numa_nodes is not None and host.numa_nodes > 1:
         says = f"{host.numa_nodes}: merging across them makes some reads slower"
@@ -281,7 +285,7 @@ def _memory(host: Host) -> list[Fact]:
 def _container(host: Host) -> list[Fact]:
     found = []
     if host.user_namespace:
-        says = "not the host's: root here is not root there"
+        says = "not the host's: root here is not root on the host"
         found.append(Fact(NOTE, "user namespace", says, "run pagemerge on the host for its KSM"))
     if host.seccomp_filters:
         says = f"{number(host.seccomp_filters, 'filter')} on this process"

@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: in bytes of memory."""
+"""Shows the progress of long work on standard error, in bytes of memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from pagemerge.find.reading import Progress
 
 EVERY = 1.0
-"""Seconds between two lines where standard error is no terminal."""
+"""Seconds between two lines if standard error is not a terminal."""
 
 
 @contextmanager
 def looking() -> Iterator[Progress]:
-    """Progress of a look at the pages of processes, if somebody looks at it."""
+    """Show the progress of a look at the pages of processes, if stderr is a terminal.
+
+    Yields a function to call with the pages done and the pages to do.
+    """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -30,8 +33,11 @@ def looking() -> Iterator[Progress]:
 
 @contextmanager
 def separating(total: int) -> Iterator[Callable[[int], None]]:
-    """Progress of work on ``total`` bytes; is to be told of those that were done since the last
-    time. Where standard error is no terminal it is a line a second, and one at the end."""
+    """Show the progress of work on ``total`` bytes.
+
+    Yields a function to call with the bytes done since its last call. If standard error is not a
+    terminal, it prints a line every second, and one at the end.
+    """
     done = 0
     with _bar("separating", total) if sys.stderr.isatty() else _lines("separating") as update:
 
@@ -45,8 +51,10 @@ def separating(total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Draws a bar, which is gone at the end; ``total`` bytes, if it is known at the start. To be
-    told of the bytes that are done, and of all."""
+    """Draw a bar, which disappears at the end; ``total`` in bytes, if it is known at the start.
+
+    Yields a function to call with the bytes done and the bytes in all.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
@@ -58,7 +66,7 @@ def _bar(what: str, total: int | None = None) -> Iterator[Callable[[int, int], N
 
 @contextmanager
 def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Prints lines, the first one at once."""
+    """Print lines, the first one at once; yields a function as ``_bar`` does."""
     after = 0.0
 
     def update(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What ``--select`` would mark, in words and in figures, before any of it is done."""
+"""Describes what ``--select`` would mark or has marked, in words and in figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sentence(selections: Sequence[Selection], *, done: bool) -> str:
-    """What marking gains, and what it has ksmd look at; ``done``: it is marked now."""
+    """Write what marking saves, and how much ksmd then looks at; ``done``: it is marked now."""
     chosen = [one for one in selections if len(one.start)]
     looked = sum(one.looked for one in selections)
     if not chosen:
@@ -26,14 +26,14 @@ def sentence(selections: Sequence[Selection], *, done: bool) -> str:
     gain = sum(one.gain for one in chosen)
     what = f"{number(ranges, 'range')} of {number(len(chosen), 'process', 'processes')}"
     saves, looks = size(gain * PAGE_SIZE), size(marked * PAGE_SIZE)
-    share = f"{marked / looked:.0%} of the {size(looked * PAGE_SIZE)} that there are"
+    share = f"{marked / looked:.0%} of the {size(looked * PAGE_SIZE)} looked at"
     if done:
         return f"Marked {what}, to save {saves}; ksmd looks at {looks}, {share}."
     return f"Marking {what} would save {saves}; ksmd would look at {looks}, {share}."
 
 
 def processes(selections: Sequence[Selection], width: int) -> Table:
-    """One row a process, the one that gains most first, for a screen of ``width`` columns."""
+    """Make a table of processes for a screen of ``width`` columns; the largest gain comes first."""
     figures = ("looked at", "marked", "duplicates", "saves", "ranges", "new mappings")
     rows = [
         [
@@ -52,7 +52,7 @@ def processes(selections: Sequence[Selection], width: int) -> Table:
 
 
 def notes(selections: Sequence[Selection]) -> list[str]:
-    """Who could not be looked at, and what had to be left out: a line each."""
+    """List processes that could not be looked at or not be marked in full, one line for each."""
     found = []
     for one in selections:
         who = f"{one.pid} {one.name}"
@@ -61,14 +61,14 @@ def notes(selections: Sequence[Selection]) -> list[str]:
         elif one.left_out:
             left = size(one.left_out * PAGE_SIZE)
             found.append(
-                f"{who}: {left} of duplicates are left out, for they would take more mappings "
+                f"{who}: {left} of duplicates are left out, as they would take more mappings "
                 "than the process has left (raise vm.max_map_count, sysctl(8))"
             )
     return found
 
 
 def figures(selections: Sequence[Selection]) -> list[dict[str, Any]]:
-    """The same for ``--json``: pages and bytes, and every range, first byte and byte behind."""
+    """Return the figures for ``--json``: pages and bytes, and the start and end of every range."""
     return [
         {
             "pid": one.pid,

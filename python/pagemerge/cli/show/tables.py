@@ -1,6 +1,6 @@
 """Tables, and notes below them: every cell of text is plain, and a row is one line.
 
-Text from outside never reaches rich as a string, which would look for markup and emoji in it.
+Text from outside never reaches rich as a string, because rich looks for markup and emoji in those.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 UNBOUND = 200
-"""Columns in a pipe, which has no width that a line would have to fit into."""
+"""Width in a pipe, which has no limit, in characters."""
 
 GAP = 2
-"""Columns between two of a table's."""
+"""Characters between two columns of a table."""
 
 ROOM_FOR_TEXT = 12
-"""Columns that a column of text is given before another one is left out for it."""
+"""Characters that a column of text gets before other columns are left out to make room."""
 
 LONGER = {"domain": 24}
-"""More than that, for text that tells rows apart by its end."""
+"""The same for columns that need more, because their texts differ only at the end."""
 
 LEAST = 4
-"""Columns that a cell keeps where there is little room."""
+"""Characters that a cell keeps if there is little room."""
 
 WHOLE = {"pid": 7}
-"""What is never cut, and how wide it may be: half a pid is another one."""
+"""Columns that are never cut, and their widths: half a pid would look like another pid."""
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, plain in a pipe."""
+    """Make a console for standard output: as wide as the terminal, plain in a pipe."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else UNBOUND
@@ -45,9 +45,9 @@ def console() -> Console:
 
 
 def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = ()) -> Table:
-    """An empty table with columns of text and of figures, in the given order, or texts first.
+    """Make an empty table with columns of text and of figures, in the given order, or texts first.
 
-    Fill it by ``add``. Where there is no room, the widest columns give way.
+    Fill it with ``add``. If there is not enough room, the widest columns become narrower.
     """
     from rich.table import Table
 
@@ -59,14 +59,14 @@ def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = (
             cell(name),
             justify="right" if right else "left",
             overflow="ellipsis",
-            no_wrap=right,  # a figure that is cut is another one
+            no_wrap=right,  # a figure that is cut would look like another figure
             min_width=WHOLE.get(name.lower(), min(len(name), LEAST)),
         )
     return made
 
 
 def add(table: Table, *cells: str) -> None:
-    """Add a row."""
+    """Add a row to ``table``."""
     table.add_row(*map(cell, cells))
 
 
@@ -78,10 +78,10 @@ def fitted(
     order: Sequence[str],
     spare: Sequence[str],
 ) -> Table:
-    """A table of ``rows``, whose cells are in ``order``, for a screen of ``width`` columns.
+    """Make a table of ``rows``, with cells in ``order``, for a screen of ``width`` columns.
 
-    Where it is too wide, the columns ``spare`` (as far as there are any) are left out, the first of
-    them first; then columns of text give way.
+    If it is too wide, the columns ``spare`` (those that exist) are left out one by one, from the
+    first on; after that, columns of text become narrower.
     """
     from rich.cells import cell_len
 
@@ -101,7 +101,7 @@ def fitted(
 
 
 def items(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
-    """Lines of a figure and what it means, which is folded beside the figure."""
+    """Print lines of a figure and its meaning, which is folded beside the figure."""
     for figure, meaning in pairs:
         start = f"{figure:>11}" + " " * GAP
         width = max(console.width, 2 * len(start))
@@ -110,14 +110,14 @@ def items(console: Console, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def cell(text: str) -> Text:
-    """Text for a table: one line, which is cut with an ellipsis where the column is narrower."""
+    """Make text for a table: one line, cut with an ellipsis if the column is narrower."""
     from rich.text import Text
 
     return Text(plain(text), no_wrap=True, overflow="ellipsis")
 
 
 def show(console: Console, text: str, style: str = "") -> None:
-    """Plain text: a line in a pipe, however wide; on a terminal folded between words."""
+    """Print plain text: one line of any width in a pipe; on a terminal folded between words."""
     from rich.text import Text
 
     if not console.is_terminal:

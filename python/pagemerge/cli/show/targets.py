@@ -1,4 +1,4 @@
-"""How ``attach`` and ``detach`` tell what they have done: a line a process."""
+"""Shows what ``attach`` and ``detach`` have done, one line for each process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_chosen(chosen: list[Selection], console: Console, *, done: bool) -> None:
-    """What the finder has found worth marking; ``done``: it is marked now."""
+    """Show what is worth marking by the look at pages; ``done``: it is marked now."""
     tables.show(console, selection.sentence(chosen, done=done))
     console.print()
     console.print(selection.processes(chosen, console.width))
@@ -26,7 +26,7 @@ def show_chosen(chosen: list[Selection], console: Console, *, done: bool) -> Non
 
 
 def figures(rows: Iterable[Target]) -> dict[str, Any]:
-    """What was done, as JSON; keys name their units."""
+    """Return what was done, for JSON; keys name their units."""
     from dataclasses import asdict
 
     return {
@@ -47,13 +47,13 @@ def figures(rows: Iterable[Target]) -> dict[str, Any]:
 
 
 def merged_before(row: Target) -> str:
-    """What it had merged already, as of ksmd's last scan."""
+    """Write how much of a process was merged before, as of the last scan of ksmd."""
     pages = row.outcome.merged_pages_before if row.outcome else None
     return "-" if pages is None else number(pages, "page")
 
 
 def refused(targets: Iterable[Target], console: Console, verb: str) -> bool:
-    """Show why nothing was done, if none could be ``verb``, a participle; true then."""
+    """Show why nothing was done if no process could be ``verb`` (a participle); true then."""
     if not all(target.error for target in targets):
         return False
     tables.show(console, f"None of them can be {verb}.")
@@ -67,7 +67,7 @@ def show(
     heading: str = "MERGED BEFORE",
     figure: Callable[[Target], str] = merged_before,
 ) -> None:
-    """One line a process; below, what else there is to say of some."""
+    """Print one line for each process, and notes on some processes below."""
     rows = list(rows)
     table = tables.table(
         ("NAME", "HOW"),
@@ -86,14 +86,14 @@ def show(
 
 
 def held(seconds: float) -> str:
-    """How long a thread was stopped: ``60 us``, ``1.2 ms``, ``0.42 s``."""
+    """Write how long a thread was stopped: ``60 us``, ``1.2 ms``, ``0.42 s``."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else duration(seconds)
 
 
 def note(row: Target) -> str:
-    """What else there is to say of a process."""
+    """Write the note on a process; empty if there is none."""
     if row.error:
         return row.error
     if row.outcome is None:
@@ -104,5 +104,5 @@ def note(row: Target) -> str:
         of = number(row.outcome.ranges, "range")
         return f"{row.outcome.refused_ranges} of {of} refused by the kernel"
     if row.outcome.still_mergeable:
-        return "has marked more of its memory as mergeable meanwhile: detach it once more"
+        return "has marked more of its memory as mergeable meanwhile: detach it again"
     return ""

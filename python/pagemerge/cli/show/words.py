@@ -1,4 +1,4 @@
-"""How figures are written for people, and as JSON for programs."""
+"""Writes figures for people, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pagemerge.linux.text import plain
 
 
 def size(count: float, *, fine: bool = False) -> str:
-    """Bytes in the unit that fits: ``190 MB``, ``1.2 GB``; powers of 1000, as units say.
+    """Write bytes in the unit that fits: ``190 MB``, ``1.2 GB``; units are powers of 1000.
 
     ``fine``: always three digits (``1.23 GB``), for figures that people add up.
     """
@@ -24,12 +24,12 @@ def size(count: float, *, fine: bool = False) -> str:
 
 
 def number(count: int, noun: str, plural: str = "") -> str:
-    """A count and what is counted: ``1 page``, ``12,345 pages``."""
+    """Write a count with its noun: ``1 page``, ``12,345 pages``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``0.42 s``, ``12 s``, ``3 min``, ``5 h``, ``2 days``."""
+    """Write seconds for people: ``0.42 s``, ``12 s``, ``3 min``, ``5 h``, ``2 days``."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 120:
@@ -42,17 +42,18 @@ def duration(seconds: float) -> str:
 
 
 _WITHIN = "\ue000"
-"""Stands for a space in a command while text is folded; ``plain`` lets none through."""
+"""Replaces a space in a command while text is folded; ``plain`` escapes it in other text."""
 
 
 def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """Lines of at most ``width`` columns, which begin with ``first`` and then with ``rest``.
+    """Fold text to lines of at most ``width`` columns.
 
-    A command in backticks stays on one line if it fits there: people copy it.
+    The first line begins with ``first``, the others with ``rest``. A command in backticks stays on
+    one line if it fits there, because people copy it.
     """
     from textwrap import wrap
 
-    room = width - len(rest) - 2  # what stands around it: a bracket, a comma
+    room = width - len(rest) - 2  # for characters around the command: a bracket, a comma
 
     def whole(command: re.Match[str]) -> str:
         return command[0].replace(" ", _WITHIN) if len(command[0]) <= room else command[0]
@@ -68,8 +69,9 @@ def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
 
 
 def as_json(value: object) -> str:
-    """``value`` as JSON that any reader takes. Text keeps every character, control characters as
-    JSON escapes them; bytes that are no UTF-8, which JSON cannot hold, are written ``\\xff``."""
+    """Write ``value`` as JSON that any reader accepts. Text keeps all characters, with the escapes
+    of JSON for control characters. Bytes that are not UTF-8, which JSON cannot represent, are
+    written ``\\xff``."""
     return json.dumps(_valid(value), indent=2)
 
 
