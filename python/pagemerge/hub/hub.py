@@ -186,11 +186,10 @@ class Hub:
                 client.missed = len((await candidates([client], looks)).digest)
         plan = await planning.make(merger, clients, await candidates(clients, looks))
         if self._on_plan is not None:
-            rows = plan.describe()
-            plan.release()
-            self._on_plan(members.domain, rows)
+            self._on_plan(members.domain, plan.describe())
             return 0
-        return await Stages(merger, plan).run()
+        with plan:
+            return await Stages(merger, plan).run()
 
     async def _visit(self, members: Members, client: Client) -> bool:
         """Look at one client. True if it has new regions."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -81,8 +82,14 @@ class Plan:
             )
         return tuple(rows)
 
-    def release(self) -> None:
-        """Set nothing aside for the plan any more: it is done, or will not be carried out."""
+    def __enter__(self) -> Self:
+        """Set mappings aside for all that the plan has clients map."""
+        for share in self.shares:
+            share.client.promised += int(share.mappings.sum())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Set nothing aside any more: the plan is done, or has failed."""
         for share in self.shares:
             for stage in range(self.stages):
                 share.release(stage)
@@ -144,5 +151,4 @@ async def _share(
     heads = np.cumsum(runs.pages[kept]) - runs.pages[kept]
     costly = slab[runs.first[kept]] != 0
     mappings = np.bincount(when[heads[costly]], minlength=stages)
-    client.promised += int(mappings.sum())
     return Share(client, mine[chosen[order]], ends, mappings)

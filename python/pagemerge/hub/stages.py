@@ -46,10 +46,7 @@ class Stages:
             if self._left[stage] == 0:
                 self._merged[stage].set()
         merging = asyncio.gather(*(self._merge_all(it) for it in shares))
-        try:
-            await asyncio.gather(self._fill_all([it.client for it in shares]), merging)
-        finally:
-            self._plan.release()
+        await asyncio.gather(self._fill_all([it.client for it in shares]), merging)
         return sum(merging.result())
 
     async def _fill_all(self, clients: list[Client]) -> None:
