@@ -79,7 +79,7 @@ class Attach:
             print(as_json({**view.figures(targets), **told, "ksmd_runs": stands is None}))
             return status(targets)
         console = tables.console()
-        if view.refused(targets, console, "attached"):
+        if view.refused(targets, console, "attached", "MERGED BEFORE"):
             return status(targets)
         if args.select:
             view.show_chosen(list(chosen.values()), console, done=not args.dry_run)

@@ -46,7 +46,7 @@ class Detach:
             print(as_json(view.figures(targets)))
             return status(targets)
         console = tables.console()
-        if view.refused(targets, console, "detached"):
+        if view.refused(targets, console, "detached", "SEPARATED"):
             return status(targets)
         good = number(sum(not it.error for it in targets), "process", "processes")
         verb = "would leave" if args.dry_run else "leaves"

@@ -58,7 +58,7 @@ async def merge(
         mine = np.flatnonzero(slot != NO_SLOT)
         address = offset[mine] + np.uint64(target)
         address, slot, runs = await merger.prepare(
-            client, address, slot[mine], least=1, within=Patience.LONGEST
+            client, address, slot[mine], least=1, awaited=True
         )
         client.plan_birth(sequence, address, slot)
         client.link.send(wire.Kind.MERGE, sequence, runs.tobytes())

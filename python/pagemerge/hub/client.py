@@ -305,22 +305,24 @@ class Client:
                 self.link.send(wire.Kind.SLAB, descriptor=slab.descriptor)
                 self.given.add(slab.id)
 
-    async def budget(self, wanted: int, most: int, within: float | None = None) -> int:
-        """Return how many mappings a plan that wants ``wanted`` may add.
+    async def budget(self, wanted: int, most: int, *, awaited: bool = False) -> int:
+        """Return how many mappings a plan or a request that wants ``wanted`` may add.
 
-        ``most``: vm.max_map_count; ``within``: seconds that counting may take; by default as many
-        as the domain has patience for.
+        ``most``: vm.max_map_count. ``awaited``: a program waits for this, and no other client does:
+        it may use what is set aside for a plan, and counting may take ``Patience.LONGEST``. Else it
+        may take as long as the domain has patience.
 
         Counting reads all of /proc/PID/maps. The eighth that is kept for the program covers the
         mappings that the program makes itself between counts. Raises the errors of ``read``.
         """
         now = time.monotonic()
-        if wanted > (self.room - self.promised) // 4 or now > self.recount:
+        if wanted > self.room // 4 or now > self.recount:
             work = partial(mappings_left, self.peer, most)
-            self.room = await self.read_within(within or self.patience.seconds, work)
+            seconds = Patience.LONGEST if awaited else self.patience.seconds
+            self.room = await self.read_within(seconds, work)
             took = time.monotonic() - now
             self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
-        return self.room - self.promised
+        return self.room if awaited else self.room - self.promised
 
     def leave_alone(self, reason: str, pages: int) -> None:
         """Count candidates that are left alone; see ``ClientStatus.skipped``."""

@@ -31,6 +31,7 @@ from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
 from pagemerge.hub.turns import breathe
 from pagemerge.linux.fault import told
+from pagemerge.linux.process import most_mappings
 
 log = logging.getLogger("pagemerge.hub")
 
@@ -53,6 +54,7 @@ class Hub:
         self.readers = Readers()
         self.budget = Budget(settings.cpu_percent / 100, settings.idle_percent / 100)
         self._quota = Quota(self.domains, settings)
+        self._most_mappings = most_mappings()
         self._full_scans = 0
         self._started = time.monotonic()
         self._loops: set[asyncio.Task[None]] = set()
@@ -76,9 +78,9 @@ class Hub:
         """Return the merger of a domain; the hub serves the domain from now on until it is over."""
         if domain not in self.domains:
             members = Members(domain, cycles=self._full_scans)
-            self.domains[domain] = members
-            self._mergers[domain] = Merger(members, self._quota, self.settings)
-            task = asyncio.create_task(self._serve(self._mergers[domain]))
+            merger = Merger(members, self._quota, self.settings, self._most_mappings)
+            self.domains[domain], self._mergers[domain] = members, merger
+            task = asyncio.create_task(self._serve(merger))
             self._loops.add(task)
             task.add_done_callback(self._loops.discard)
         return self._mergers[domain]

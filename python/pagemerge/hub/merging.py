@@ -17,7 +17,6 @@ from pagemerge.hub.filler import Filler
 from pagemerge.hub.model import OWN_SLOT, Runs
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.settings import Settings
-from pagemerge.linux.process import most_mappings
 from pagemerge.model import ABSENT
 
 U32 = npt.NDArray[np.uint32]
@@ -32,11 +31,13 @@ client needs about 50 ms, and an answer that takes too long counts as no answer.
 class Merger:
     """Carries out merges in one domain, whether a plan, a request or tidying asks for them."""
 
-    def __init__(self, members: Members, quota: Quota, settings: Settings) -> None:
+    def __init__(
+        self, members: Members, quota: Quota, settings: Settings, most_mappings: int
+    ) -> None:
         self.members, self.quota, self.settings = members, quota, settings
         self.filler = Filler(members, quota)
         self.most_vain = restless.most_vain(settings.longest_hold)
-        self._most_mappings = most_mappings()
+        self._most_mappings = most_mappings
 
     async def carry_out(self, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots; returns the number of pages merged. Pages are in order of
@@ -57,18 +58,18 @@ class Merger:
         return merged
 
     async def prepare(
-        self, client: Client, address: U64, slot: U32, least: int, within: float | None = None
+        self, client: Client, address: U64, slot: U32, least: int, *, awaited: bool = False
     ) -> tuple[U64, U32, npt.NDArray[np.void]]:
         """Give a client the slabs that it needs; returns its pages, their slots, and its runs.
 
         Pages for which the client has no mappings left, or whose slab is gone, are left out.
-        ``within`` and the errors raised are those of ``afford``.
+        ``awaited`` and the errors raised are those of ``afford``.
         """
         store = self.members.store
         slab, place = store.locate(slot)
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
-        kept = await self.afford(client, runs, slab, least, within)
+        kept = await self.afford(client, runs, slab, least, awaited=awaited)
         # Counting takes a while: meanwhile a slab that no client maps any more may be gone.
         there = [0, _core.WIRE_OWN, *store.slabs]
         kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
@@ -82,16 +83,16 @@ class Merger:
         return address[chosen], slot[chosen], rows
 
     async def afford(
-        self, client: Client, runs: Runs, slab: U64, least: int, within: float | None = None
+        self, client: Client, runs: Runs, slab: U64, least: int, *, awaited: bool = False
     ) -> I64:
         """Return the runs that a client has mappings for: the longest, none shorter than ``least``.
 
         ``slab`` u64[pages]: the slab of each page, 0 for zero pages, which cost no mapping.
-        ``within`` as for ``Client.budget``. Raises the errors of ``Client.read``.
+        ``awaited`` as for ``Client.budget``. Raises the errors of ``Client.read``.
         """
         costs = slab[runs.first] != 0
         wanted = int(np.count_nonzero(costs))
-        budget = await client.budget(wanted, self._most_mappings, within)
+        budget = await client.budget(wanted, self._most_mappings, awaited=awaited)
         return plan.within_budget(runs, costs, budget, least)
 
     def note(self, client: Client, body: bytes, address: U64, slot: U32) -> int:

@@ -36,27 +36,27 @@ class Quota:
         self._domains, self._settings = domains, settings
         self._told: set[Verdict] = set()
 
-    def foresee(self, members: Members, donors: U64) -> Bools:
-        """Return which of some new slots could be filled from these processes now: bool[n].
+    def admit(self, members: Members, donors: U64) -> Bools:
+        """Return which of some new slots may be filled from these processes: bool[n].
 
-        ``donors`` u64[n]: the process that each slot would be filled from.
+        ``donors`` u64[n]: the process that each slot would be filled from. Counts the refused ones.
         """
         if len(donors) == 0:
             return np.ones(0, np.bool_)
-        return np.asarray(self._judge(members, donors) == Verdict.ADMITTED)
-
-    def admit(self, members: Members, donors: U64) -> Bools:
-        """Do what ``foresee`` does, for slots to be filled now, and count the refused ones."""
-        if len(donors) == 0:
-            return np.ones(0, np.bool_)
         verdict = self._judge(members, donors)
-        for client in members.clients:
-            mine = verdict[donors == client.pid]
-            for one, reason in _REASONS.items():
-                client.leave_alone(reason, int(np.count_nonzero(mine == one)))
-        admitted: Bools = verdict == Verdict.ADMITTED
-        members.refuse(int(np.count_nonzero(~admitted)))
-        return admitted
+        refused = np.flatnonzero(verdict != Verdict.ADMITTED)
+        if len(refused):
+            self._tell(members, donors[refused], verdict[refused])
+        return np.asarray(verdict == Verdict.ADMITTED)
+
+    def _tell(self, members: Members, donors: U64, verdict: npt.NDArray[np.uint8]) -> None:
+        """Count refused slots, for their donors and for the domain."""
+        members.refuse(len(donors))
+        for one, reason in _REASONS.items():
+            pids, counts = np.unique(donors[verdict == one], return_counts=True)
+            number = dict(zip(pids.tolist(), counts.tolist(), strict=True))
+            for client in members.clients:
+                client.leave_alone(reason, number.get(client.pid, 0))
 
     def forget(self, client: Client) -> None:
         """Reset the count of slots that a client could not fill: a new request or plan begins."""

@@ -180,3 +180,16 @@ def test_the_user_is_told_where_there_are_several() -> None:
     for rows, has in ((small, True), ([small[0]] * 2, False)):
         heading = next(line for line in shown(replace(SURVEY, rows=rows), 70) if "PID" in line)
         assert ("UID" in heading) is has
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_without_columns_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "0")
+    tables.show(tables.console(), "Merging would save 4.10 kB of 1.02 MB looked at.")
+    assert "Merging would save" in terminal.getvalue()

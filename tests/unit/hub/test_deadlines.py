@@ -82,7 +82,7 @@ def test_whoever_waits_alone_does_not_need_the_patience_of_others(
     async def run() -> None:
         client = client_of(os.getpid())
         client.patience.spent()
-        assert await client.budget(1, 1000, Patience.LONGEST) == 7
+        assert await client.budget(1, 1000, awaited=True) == 7
         client.recount = 0.0
         with pytest.raises(HubError, match="makes the hub wait"):
             await client.budget(1, 1000)
@@ -127,3 +127,31 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_request_may_use_what_is_set_aside_and_stages_do_not_count_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plan has all mappings set aside: a program that waits does not lose to it."""
+    counted = []
+
+    def count(*_: object) -> int:
+        counted.append(1)
+        return 1000
+
+    monkeypatch.setattr(clients, "mappings_left", count)
+
+    async def run() -> None:
+        client = client_of(os.getpid())
+        assert await client.budget(1000, 65530) == 1000
+        client.promised = 1000
+        assert await client.budget(100, 65530) == 0
+        assert await client.budget(100, 65530, awaited=True) == 1000
+        client.promised, client.room = 900, 1000
+        for _ in range(9):  # stages of a plan: each is released, counted, and told of
+            client.promised -= 100
+            assert await client.budget(100, 65530) == client.room - client.promised >= 100
+        assert len(counted) == 1
+        client.close()
+
+    asyncio.run(run())

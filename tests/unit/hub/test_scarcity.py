@@ -80,7 +80,7 @@ def test_a_store_that_cannot_be_tidied_stays_as_it_is(monkeypatch: pytest.Monkey
     """No descriptor, memory or thread for the copy of what lives in a dying slab."""
     members = Members(Domain(0))
     domains = {members.domain: members}
-    merger = Merger(members, Quota(domains, Settings()), Settings())
+    merger = Merger(members, Quota(domains, Settings()), Settings(), 65530)
     store, dying = members.store, os.memfd_create("a slab")
     store.add(dying, 7, np.arange(100, 108, dtype=np.uint64), np.full(8, 1, np.uint32))
     region = Region.of(1 << 30, 8)

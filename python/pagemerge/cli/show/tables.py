@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 UNBOUND = 200
 """Width in a pipe, which has no limit, in characters."""
 
+LEAST_WIDTH, USUAL_WIDTH = 20, 80
+"""Columns: a terminal that claims to have fewer than the first is treated as one of the second."""
+
 GAP = 2
 """Characters between two columns of a table."""
 
@@ -41,7 +44,10 @@ def console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else UNBOUND
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    made = Console(highlight=False, markup=False, emoji=False, width=width)
+    if made.width < LEAST_WIDTH:  # COLUMNS=0, say: rich would print nothing
+        made.width = USUAL_WIDTH
+    return made
 
 
 def table(texts: Sequence[str], figures: Sequence[str], order: Sequence[str] = ()) -> Table:

@@ -52,12 +52,15 @@ def merged_before(row: Target) -> str:
     return "-" if pages is None else number(pages, "page")
 
 
-def refused(targets: Iterable[Target], console: Console, verb: str) -> bool:
-    """Show why nothing was done if no process could be ``verb`` (a participle); true then."""
+def refused(targets: Iterable[Target], console: Console, verb: str, heading: str) -> bool:
+    """Show why nothing was done if no process could be ``verb`` (a participle); true then.
+
+    ``heading``: of the last column, which is empty.
+    """
     if not all(target.error for target in targets):
         return False
     tables.show(console, f"None of them can be {verb}.")
-    show(targets, console)
+    show(targets, console, heading, lambda _: "-")
     return True
 
 

@@ -80,10 +80,13 @@ def judge(
     of the same user.
     """
     verdict = np.full(len(donors), Verdict.ADMITTED, np.uint8)
-    for donor in np.unique(donors):
-        mine = np.flatnonzero(donors == donor)
-        room = max(most.slots_of_one - held.get(int(donor), 0), 0)
-        verdict[mine[room:]] = Verdict.OVER_QUOTA
+    # Sorts instead of one pass for each donor: all domains wait meanwhile.
+    who, which, counts = np.unique(donors, return_inverse=True, return_counts=True)
+    order = np.argsort(which, kind="stable")
+    rank = np.empty(len(donors), np.int64)
+    rank[order] = np.arange(len(donors)) - np.repeat(np.cumsum(counts) - counts, counts)
+    left = [max(most.slots_of_one - held.get(int(one), 0), 0) for one in who]
+    verdict[rank >= np.array(left, np.int64)[which]] = Verdict.OVER_QUOTA
     if most.slots_of_user is not None:
         admitted = np.flatnonzero(verdict == Verdict.ADMITTED)
         verdict[admitted[max(most.slots_of_user - users, 0) :]] = Verdict.OVER_QUOTA
