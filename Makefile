@@ -25,7 +25,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock packaging/backend.py \
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | \
-		while IFS=: read -r name text; do printf '  make %-9s%s\n' "$$name" "$$text"; done
+		while IFS=: read -r name text; do printf '  make %-13s%s\n' "$$name" "$$text"; done
 
 demo: build ## merge real duplicate memory of a few processes, and show what it saved
 	@$(BIN)/pagemerge demo $(ARGS)
@@ -56,7 +56,7 @@ rust: $(VENV)/.test ## the tests of the Rust crates
 python: build $(VENV)/.test ## the Python tests
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: build $(VENV)/.test ## half an hour of hostile use of the user engine: ARGS="--minutes 45 --seed 7"
+soak: build $(VENV)/.test ## half an hour of hostile use of the user engine, into docs/reliability.md: ARGS="--minutes 45 --seed 7"
 	@$(BIN)/python -m tests.soak --report docs/reliability.md $(ARGS)
 
 race: build $(VENV)/.test ## ten minutes of each race with writers and virtual machines: SECONDS=60
@@ -68,10 +68,10 @@ race: build $(VENV)/.test ## ten minutes of each race with writers and virtual m
 selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare and beside an agent: ARGS="--only cow"
 	@$(BIN)/python -m tests.selftests $(ARGS)
 
-fuzz: build $(VENV)/.test ## a million hostile messages to a hub, and what others wait: ARGS="--messages 5000000"
+fuzz: build $(VENV)/.test ## a million hostile messages to a hub, into docs/reliability.md: ARGS="--messages 5000000"
 	@$(BIN)/python -m tests.fuzz --report docs/reliability.md $(ARGS)
 
-differential: build $(VENV)/.test ## a million random memory calls, bare and merged: ARGS="--calls 5000 --seed 2"
+differential: build $(VENV)/.test ## a million random memory calls, bare and merged, into docs/reliability.md: ARGS="--calls 5000 --seed 2"
 	@$(BIN)/python -m tests.differential --report docs/reliability.md \
 		--keep tests/differential/kept $(ARGS)
 

@@ -29,11 +29,12 @@ class Run:
 
     --engine user (the default) merges the memory that the program marks with
     madvise(MADV_MERGEABLE), as QEMU and other hypervisors do. The program does not have to change,
-    and neither kernel KSM nor root is needed. All programs that this user starts in this way share
-    one copy of equal pages (--domain keeps some apart). `pagemerge status` shows what that saves.
-    run refuses programs that it cannot preload a library into: static ones, 32-bit ones, those of
-    musl, and those with rights of their own (set-id, file capabilities). If no memory could be
-    merged, one line on stderr says why when the program ends, unless the program has closed stderr.
+    and kernel KSM is not needed. Root, or a setting of the host that `pagemerge doctor` names, has
+    to allow userfaultfd. All programs that this user starts in this way share one copy of equal
+    pages (--domain keeps some apart). `pagemerge status` shows what that saves. run refuses
+    programs that it cannot preload a library into: static ones, 32-bit ones, those of musl, and
+    those with rights of their own (set-id, file capabilities). If no memory could be merged, one
+    line on stderr says why when the program ends, unless the program has closed stderr.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with the memory of every other program on this host that is marked so: there is one trust
@@ -176,9 +177,13 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if ksm.knobs().run is None:
         say(args, f"{ksm.root} is not visible here: check on the host whether ksmd runs")
     else:
-        write = f"`echo {stands.value} > {ksm.root}/{stands.knob}`"
-        start = f"`pagemerge daemon --engine kernel`, or {write}"
-        say(args, f"{stands.reason}, so nothing is merged yet; as root: {start}")
+        say(args, f"{stands.reason}, so nothing is merged yet; as root: {starting(ksm, stands)}")
+
+
+def starting(ksm: Ksm, stands: Standstill) -> str:
+    """Return the commands that have ksmd scan, for root."""
+    write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
+    return f"`pagemerge daemon --engine kernel`, or `{write}`"
 
 
 def stands_still(ksm: Ksm) -> Standstill | None:
@@ -227,7 +232,7 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
         ksm = Ksm()
         stands = stands_still(ksm)
         if stands and ksm.knobs().run is not None:
-            another = f"{stands.reason}; only root can change that (see `pagemerge doctor`)"
+            another = f"{stands.reason}; as root: {starting(ksm, stands)}"
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
         try:
             with_kernel_engine(args, program, domain)

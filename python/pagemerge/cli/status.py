@@ -69,7 +69,9 @@ def sentence(status: Counters) -> str:
     if status.zero_pages:
         kept += f", and gave back {number(status.zero_pages, 'zero page')}"
     profit = status.general_profit_bytes
-    gain = f"{size(profit)} saved" if profit >= 0 else f"{size(-profit)} more than it saves"
+    gain = (
+        f"{size(profit)} saved" if profit >= 0 else f"it takes {size(-profit)} more than it saves"
+    )
     who = number(len(status.clients), "client")
     share = status.cpu_seconds / status.seconds if status.seconds > 0 else 0.0
     cost = f"at {share:.1%} of a core over {duration(status.seconds)}"

@@ -117,6 +117,8 @@ class Governor:
         new = decision.topic and decision.topic not in self._topics
         self._topics.add(decision.topic)
         written = ", ".join(f"{name}={value}" for name, value in changes.items())
+        if written and self.dry_run:
+            written = f"would write {written}"
         log.log(
             logging.INFO if changes or new else logging.DEBUG,
             "%s%s",

@@ -63,7 +63,7 @@ def test_the_sentence_when_there_is_nothing_yet() -> None:
     )
     assert status.sentence(empty) == (
         "The hub keeps 0 stable pages in place of 0: "
-        "4.1 kB more than it saves for 0 clients, at 0.0% of a core over 0.00 s."
+        "it takes 4.1 kB more than it saves for 0 clients, at 0.0% of a core over 0.00 s."
     )
 
 
