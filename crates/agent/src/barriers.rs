@@ -37,18 +37,20 @@ impl Choice {
     /// # Errors
     /// `Usage` with the valid names.
     pub fn parse(name: &str) -> Result<Self> {
-        Ok(match name {
-            "" | "auto" => Self::Auto,
-            "move" => Self::Move,
-            "write-protect" => Self::WriteProtect,
-            "park" => Self::Park,
-            "intern" => Self::Intern,
+        if matches!(name, "" | "auto") {
+            return Ok(Self::Auto);
+        }
+        let found = barrier::NAMES.iter().find(|(_, known)| *known == name);
+        match found.map(|(kind, _)| *kind) {
+            Some(barrier::MOVE) => Ok(Self::Move),
+            Some(barrier::WRITE_PROTECT) => Ok(Self::WriteProtect),
+            Some(barrier::PARK) => Ok(Self::Park),
+            Some(barrier::INTERN) => Ok(Self::Intern),
             _ => {
-                return Err(Error::Usage(format!(
-                    "no barrier is called {name:?}: auto, move, write-protect, park or intern"
-                )))
+                let names = barrier::NAMES.map(|(_, known)| known).join(", ");
+                Err(Error::Usage(format!("no barrier is called {name:?}: there are auto, {names}")))
             }
-        })
+        }
     }
 }
 

@@ -74,6 +74,9 @@ pub mod barrier {
     pub const WRITE_PROTECT: u32 = 2;
     /// All threads stopped.
     pub const PARK: u32 = 3;
+    /// Each barrier and its name, the best first.
+    pub const NAMES: [(u32, &str); 4] =
+        [(MOVE, "move"), (WRITE_PROTECT, "write-protect"), (PARK, "park"), (INTERN, "intern")];
 }
 
 /// A struct of integers without padding, so that its bytes are its wire form.

@@ -2,6 +2,7 @@
 
 use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// Add the constants of this file to `module`.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -25,11 +26,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("COUNTERS", kind::COUNTERS),
     ];
     module.add("WIRE_KINDS", kinds.into_iter().collect::<std::collections::HashMap<_, _>>())?;
-    let barriers = [
-        (barrier::INTERN, "intern"),
-        (barrier::MOVE, "move"),
-        (barrier::WRITE_PROTECT, "write-protect"),
-        (barrier::PARK, "park"),
-    ];
-    module.add("BARRIERS", barriers.into_iter().collect::<std::collections::HashMap<_, _>>())
+    let barriers = PyDict::new(module.py());
+    for (number, name) in barrier::NAMES {
+        barriers.set_item(number, name)?;
+    }
+    module.add("BARRIERS", barriers)
 }

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pagemerge import _core
 from pagemerge.cli.show import tables, words
 from pagemerge.errors import Unsupported
 from pagemerge.linux.text import plain
@@ -18,7 +19,7 @@ from pagemerge.linux.text import plain
 if TYPE_CHECKING:
     from pagemerge.demo.outcome import Outcome
 
-BARRIERS = ("auto", "move", "write-protect", "park", "intern")
+BARRIERS = ("auto", *_core.BARRIERS.values())
 
 
 class Demo:
@@ -78,7 +79,6 @@ class Demo:
 
 def refuse_another(barrier: str) -> None:
     """Raise ``Unsupported`` if workers would get another barrier than the one asked for."""
-    from pagemerge import _core
 
     given, reason = _core.probe_barrier(barrier)
     if barrier != "auto" and _core.BARRIERS[given] != barrier:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pagemerge import _core
 from pagemerge.cli import as_path
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
@@ -60,7 +61,7 @@ class Run:
         )
         parser.add_argument(
             "--barrier",
-            choices=["auto", "move", "write-protect", "park"],
+            choices=["auto", *(it for it in _core.BARRIERS.values() if it != "intern")],
             help="user engine: how to keep writers out while pages are compared "
             "(PAGEMERGE_BARRIER; auto)",
         )
@@ -270,7 +271,6 @@ def barrier_for(wanted: str, program: str) -> str:
 
     Raises ``Unsupported`` with the reason if there is none, or the agent cannot be loaded into it.
     """
-    from pagemerge import _core
     from pagemerge.hub.preload import obstacle
 
     if reason := obstacle(Path(program)):

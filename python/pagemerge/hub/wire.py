@@ -20,20 +20,20 @@ BARRIERS: dict[int, str] = _core.BARRIERS
 class Kind(IntEnum):
     """Kinds of frames; crates/pages/src/wire.rs tells what each carries."""
 
-    HELLO = 1
-    REGIONS = 2
-    INTERN = 3
-    MERGED = 4
-    HANDBACK = 5
-    NOTE = 6
-    WELCOME = 17
-    LIST = 18
-    SLAB = 19
-    MERGE = 20
-    DROP = 21
-    REFUSED = 22
-    STATUS = 33
-    COUNTERS = 34
+    HELLO = _core.WIRE_KINDS["HELLO"]
+    REGIONS = _core.WIRE_KINDS["REGIONS"]
+    INTERN = _core.WIRE_KINDS["INTERN"]
+    MERGED = _core.WIRE_KINDS["MERGED"]
+    HANDBACK = _core.WIRE_KINDS["HANDBACK"]
+    NOTE = _core.WIRE_KINDS["NOTE"]
+    WELCOME = _core.WIRE_KINDS["WELCOME"]
+    LIST = _core.WIRE_KINDS["LIST"]
+    SLAB = _core.WIRE_KINDS["SLAB"]
+    MERGE = _core.WIRE_KINDS["MERGE"]
+    DROP = _core.WIRE_KINDS["DROP"]
+    REFUSED = _core.WIRE_KINDS["REFUSED"]
+    STATUS = _core.WIRE_KINDS["STATUS"]
+    COUNTERS = _core.WIRE_KINDS["COUNTERS"]
 
 
 HEADER = struct.Struct("=IIQ")
