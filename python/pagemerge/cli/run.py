@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pagemerge import _core
 from pagemerge.cli import as_path
+from pagemerge.cli.show.words import starting
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
 
@@ -178,13 +179,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
     if ksm.knobs().run is None:
         say(args, f"{ksm.root} is not visible here: check on the host whether ksmd runs")
     else:
-        say(args, f"{stands.reason}, so nothing is merged yet; as root: {starting(ksm, stands)}")
-
-
-def starting(ksm: Ksm, stands: Standstill) -> str:
-    """Return the commands that have ksmd scan, for root."""
-    write = f"echo {stands.value} > {ksm.root}/{stands.knob}"
-    return f"`pagemerge daemon --engine kernel`, or `{write}`"
+        say(args, f"{stands.reason}, so nothing is merged yet; {starting(stands, ksm.root)}")
 
 
 def stands_still(ksm: Ksm) -> Standstill | None:
@@ -233,7 +228,7 @@ def with_either(args: argparse.Namespace, program: str, domain: str) -> None:
         ksm = Ksm()
         stands = stands_still(ksm)
         if stands and ksm.knobs().run is not None:
-            another = f"{stands.reason}; as root: {starting(ksm, stands)}"
+            another = f"{stands.reason}; {starting(stands, ksm.root)}"
             raise Unsupported(f"user engine: {lack}; kernel engine: {another}") from None
         try:
             with_kernel_engine(args, program, domain)

@@ -11,7 +11,6 @@ from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.client import Client
 from pagemerge.hub.merging import Merger
 from pagemerge.hub.model import NO_SLOT, ZERO_SLOT
-from pagemerge.hub.patience import Patience
 from pagemerge.hub.readers import Readers
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE, ZERO
@@ -51,7 +50,7 @@ async def merge(
             np.zeros(len(donors), np.uint64),
             offset[donors] + np.uint64(source),
             seen[donors],
-            within=Patience.LONGEST,  # no other client waits for this, so patience does not matter
+            awaited=True,
         )
         members.grow(max(members.store.next_slot - there, 0))
         slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))

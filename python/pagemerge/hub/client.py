@@ -318,8 +318,7 @@ class Client:
         now = time.monotonic()
         if wanted > self.room // 4 or now > self.recount:
             work = partial(mappings_left, self.peer, most)
-            seconds = Patience.LONGEST if awaited else self.patience.seconds
-            self.room = await self.read_within(seconds, work)
+            self.room = await self.read_within(self.patience.limit(awaited=awaited), work)
             took = time.monotonic() - now
             self.recount = now + min(max(RECOUNT, took * RECOUNT_PAUSE), 6 * RECOUNT)
         return self.room if awaited else self.room - self.promised

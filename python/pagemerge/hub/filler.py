@@ -41,14 +41,15 @@ class Filler:
         whose: U64,
         addresses: U64,
         digests: U64,
-        within: float | None = None,
+        *,
+        awaited: bool = False,
     ) -> tuple[U32, Bools]:
         """Provide slots for pages of clients, and fill those that the store lacks.
 
         ``whose``: the number in ``clients`` of each page's owner; ``digests``: the expected digests
         of the pages, all different; at most as many as a slab has pages. Returns the slot of each
-        page, or ``NO_SLOT``, and which pages changed before they were copied. ``within``: seconds
-        to wait for a slab; by default as many as the domain has patience for.
+        page, or ``NO_SLOT``, and which pages changed before they were copied. ``awaited``: as for
+        ``Patience.limit``, the time to wait for a slab.
         """
         store, fillings = self._members.store, self._members.fillings
         await self._wait_for_others(digests)
@@ -60,7 +61,7 @@ class Filler:
         fillings.append(filling)
         try:
             changed[new] = await self._fill(
-                clients, whose[new], addresses[new], digests[new], within
+                clients, whose[new], addresses[new], digests[new], awaited
             )
         finally:
             fillings.remove(filling)
@@ -88,7 +89,7 @@ class Filler:
         whose: U64,
         addresses: U64,
         digests: U64,
-        within: float | None,
+        awaited: bool,
     ) -> Bools:
         """Fill new slots, in order; returns which pages changed before they were copied."""
         members, changed = self._members, np.zeros(len(whose), np.bool_)
@@ -97,7 +98,7 @@ class Filler:
         if len(fit) == 0:
             return changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
-        seconds = within or members.patience.seconds
+        seconds = members.patience.limit(awaited=awaited)
         future = await self._build(clients, whose, addresses, seconds)
         if not future.done():
             # A donor makes the hub wait: give up the slab and the thread.
@@ -105,7 +106,7 @@ class Filler:
             self.close()
             members.patience.spent()
             members.await_plan(len(pids))
-            seconds = within or members.patience.seconds
+            seconds = members.patience.limit(awaited=awaited)
             await _find_stuck(clients, whose, addresses, members.store.seed, seconds)
             return changed
         try:

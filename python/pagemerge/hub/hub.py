@@ -128,7 +128,7 @@ class Hub:
         at_first_sight = self.settings.looks == 1
         merged = 0 if at_first_sight else await self._decide(merger)
         before = members.pending
-        fresh = await self._visit_all(members)
+        fresh = await self._visit_all(merger)
         found = inf if fresh else members.pending - before
         if self._weight(found) > pace.FEW:
             for client in list(members.clients):
@@ -140,7 +140,7 @@ class Hub:
         await tidy(merger, self.origins)
         return max(found, merged)
 
-    async def _visit_all(self, members: Members) -> bool:
+    async def _visit_all(self, merger: Merger) -> bool:
         """Look at all clients; true if one of them has new regions, a reason to look again soon.
 
         The hub also looks at a client that keeps it waiting, but the others do not wait for that
@@ -148,9 +148,10 @@ class Hub:
         them. A client that owes an answer gets no turn: the turn would end at once, and cycle would
         follow cycle as long as the client is silent.
         """
+        members = merger.members
         for client in members.clients:
             if client.turn is None and client.is_ready:
-                client.turn = asyncio.create_task(self._visit(members, client))
+                client.turn = asyncio.create_task(self._visit(merger, client))
         while True:
             turns = {
                 it.turn
@@ -193,8 +194,9 @@ class Hub:
         with plan:
             return await Stages(merger, plan).run()
 
-    async def _visit(self, members: Members, client: Client) -> bool:
+    async def _visit(self, merger: Merger, client: Client) -> bool:
         """Look at one client. True if it has new regions."""
+        members, looks = merger.members, self.settings.looks
         if not client.is_ready:
             return False
         try:
@@ -204,11 +206,10 @@ class Hub:
             if not client.has_barrier:
                 await check_separated(client)
                 return False
-            looks, vain = self.settings.looks, self._mergers[members.domain].most_vain
             async for asked in due(client):
                 async with self.readers.of(members.domain.uid):
                     seen = await look(client, asked, members.store.seed)
-                members.await_plan(await note(client, seen, looks, self.clock, vain))
+                members.await_plan(await note(client, seen, looks, self.clock, merger.most_vain))
             return fresh
         except Exception as error:
             pass_over(client, error)

@@ -18,6 +18,10 @@ class Patience:
     def __init__(self) -> None:
         self.seconds = self.LONGEST
 
+    def limit(self, *, awaited: bool) -> float:
+        """Return the seconds to wait; ``awaited``: a program waits, and no other client does."""
+        return self.LONGEST if awaited else self.seconds
+
     def spent(self) -> None:
         """Shorten the wait: a client was late."""
         self.seconds = self.SHORTEST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pagemerge.cli.show.words import number, size
+from pagemerge.cli.show.words import number, size, starting
 from pagemerge.linux.host import Host
 from pagemerge.linux.knobs import RUN, Knobs, Standstill, standstill
 from pagemerge.linux.ksm import ROOT, KsmCounters
@@ -80,7 +80,7 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
     """Describe the kernel engine as this user can use it."""
     if ksm.knobs.run is None:
         return Engine("kernel", False, "", str(ksm.why_not))
-    start = f"{it.reason}; {_start(it)}" if (it := ksm.stands) else ""
+    start = f"{it.reason}; {starting(it, ROOT)}" if (it := ksm.stands) else ""
     if ksm.why_not and start:
         how = "merges nothing until ksmd runs"
         return Engine("kernel", False, how, f"{start} (in a container: on its host)")
@@ -95,12 +95,6 @@ def kernel_engine(ksm: KernelKsm) -> Engine:
         return Engine("kernel", True, how, "")
     how = "any program, by ksmd"
     return Engine("kernel", True, how, start)
-
-
-def _start(stands: Standstill) -> str:
-    """Write the commands that make ksmd scan."""
-    write = f"`echo {stands.value} > {ROOT}/{stands.knob}`"
-    return f"as root: `pagemerge daemon --engine kernel`, or {write}"
 
 
 def answer(engines: list[Engine]) -> str:
@@ -146,7 +140,7 @@ def _kernel_ksm(ksm: KernelKsm) -> list[Fact]:
     runs = f"ksmd {state.get(knobs.run, f'is in state {knobs.run}')} ({pace})"
     stuck = ksm.stands if knobs.run == RUN else None
     found = [
-        Fact(MISSING, "kernel KSM", stuck.reason, _start(stuck))
+        Fact(MISSING, "kernel KSM", stuck.reason, starting(stuck, ROOT))
         if stuck
         else Fact(OK, "kernel KSM", runs),
         Fact(NOTE, "merged by it", _merged(ksm)),

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING
 
 from pagemerge.linux.text import plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pagemerge.linux.knobs import Standstill
 
 
 def size(count: float, *, fine: bool = False) -> str:
@@ -39,6 +45,12 @@ def duration(seconds: float) -> str:
     if seconds < 172800:
         return f"{seconds / 3600:.0f} h"
     return f"{seconds / 86400:.0f} days"
+
+
+def starting(stands: Standstill, root: Path) -> str:
+    """Return the commands that have ksmd scan, for root; ``root`` is the folder of its files."""
+    write = f"echo {stands.value} > {root}/{stands.knob}"
+    return f"as root: `pagemerge daemon --engine kernel`, or `{write}`"
 
 
 _WITHIN = "\ue000"
