@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 from hypothesis import settings
@@ -102,6 +102,9 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "cc": lacks_cc,
     "cgroup": lacks_cgroup,
 }
+FOUND_OUT = ("m32", "whole", "filecaps", "mounts", "namespaces")
+"""What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
+capabilities of files, mounts and namespaces of one's own."""
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 
@@ -111,8 +114,9 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     names = ", ".join(PROBES)
     config.addinivalue_line("markers", f"requires(*names): what the host must offer: {names}")
-    if unknown := REQUIRED - PROBES.keys():
-        raise pytest.UsageError(f"PAGEMERGE_REQUIRE: {', '.join(unknown)}: not one of {names}")
+    if unknown := REQUIRED - {*PROBES, *FOUND_OUT}:
+        known = ", ".join([*PROBES, *FOUND_OUT])
+        raise pytest.UsageError(f"PAGEMERGE_REQUIRE: {', '.join(unknown)}: not one of {known}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -124,7 +128,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def require(name: str) -> None:
     """Skip the test where the host does not offer this; fail it where that must be there."""
     if reason := PROBES[name]():
-        (pytest.fail if name in REQUIRED else pytest.skip)(f"{name}: {reason}")
+        missing(name, reason)
+
+
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test, because the host does not offer this; fail it if the host must."""
+    (pytest.fail if name in REQUIRED else pytest.skip)(f"{name}: {reason}")
 
 
 class Spawn(Protocol):

@@ -20,7 +20,7 @@ import pytest
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.maps import mappings
-from tests.conftest import Spawn
+from tests.conftest import Spawn, missing
 from tests.support.attaching import (
     Victim,
     build,
@@ -386,7 +386,7 @@ def test_a_32_bit_program_is_refused(tmp_path: Path) -> None:
         compile_victim("small.c", program, "-m32", "-nostdlib", "-static", "-fno-pic", "-no-pie")
         process = start(program)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no 32-bit programs can be built or run here: {error}")
+        missing("m32", f"no 32-bit programs can be built or run here: {error}")
     try:
         with pytest.raises(PagemergeError, match="32-bit"):
             _core.inject_prctl(process.pid, True)

@@ -20,7 +20,7 @@ import pytest
 
 from pagemerge.hub import wire
 from pagemerge.model import PAGE_SIZE
-from tests.conftest import Spawn
+from tests.conftest import Spawn, missing
 from tests.support.building import compile_victim
 from tests.support.commands import NOBODY
 from tests.support.hubs import Hub
@@ -51,10 +51,10 @@ def unreadable(program: Path) -> None:
 def capable(program: Path) -> None:
     program.chmod(0o755)
     if not shutil.which("setcap"):
-        pytest.skip("setcap is not installed")
+        missing("filecaps", "setcap is not installed")
     done = subprocess.run(["setcap", "cap_net_raw+ep", str(program)], check=False)
     if done.returncode:
-        pytest.skip("this file system has no capabilities of files")
+        missing("filecaps", "this file system has none")
 
 
 RIGHTS: dict[str, Callable[[Path], None]] = {

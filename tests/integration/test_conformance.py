@@ -24,6 +24,7 @@ from pagemerge.linux.host import examine
 from pagemerge.linux.ksm import Ksm, cow_ksm, process_ksm
 from pagemerge.linux.prctl import why_not
 from pagemerge.model import PAGE_SIZE
+from tests.conftest import missing
 from tests.support import ksm as lab
 from tests.support.building import VICTIMS
 from tests.support.commands import PAGEMERGE
@@ -113,7 +114,7 @@ def start(ksm: Ksm) -> Iterator[Start]:
 def whole(start: Start) -> Callable[[], Victim]:
     """Starts victims under the kernel engine: all of their memory is mergeable."""
     if reason := why_not():
-        pytest.skip(reason)
+        missing("whole", reason)
     return lambda: start(*PAGEMERGE, "run", "--engine", "kernel", "--")
 
 
@@ -201,7 +202,7 @@ def test_switched_off_it_is_unmerged(ksm: Ksm, whole: Callable[[], Victim]) -> N
 def test_it_holds_over_exec_and_fork(ksm: Ksm, start: Start) -> None:
     """A shell that becomes the program; its child's memory is merged as well."""
     if reason := why_not():
-        pytest.skip(reason)
+        missing("whole", reason)
     shell = ["sh", "-c", 'exec env "$@"', "sh"]
     one = start(*PAGEMERGE, "run", "--engine", "kernel", "--", *shell)
     one.fill(PAGES, kinds=1)

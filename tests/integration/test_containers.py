@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import missing
 from tests.support.hubs import Hub
 
 pytestmark = pytest.mark.requires("root")
@@ -49,7 +50,7 @@ def test_a_client_in_a_container(hub: Hub, before: list[str]) -> None:
     """The hub sees it, and it sees no hub: the kernel calls that process 0."""
     probe = subprocess.run([*before, "true"], capture_output=True, text=True, check=False)
     if probe.returncode:
-        pytest.skip(f"no such namespaces here: {probe.stderr.strip()}")
+        missing("namespaces", f"no such namespaces here: {probe.stderr.strip()}")
     assert client(hub, *before) == "shared 256"
     assert "pid namespace" in hub.log()
 

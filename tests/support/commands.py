@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import pytest
+from tests.conftest import missing
 
 PAGEMERGE = [sys.executable, "-m", "pagemerge"]
 NOBODY = 65534
@@ -54,5 +54,5 @@ def elsewhere(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run pagemerge where ``script`` has changed the mounts, for it alone; skips if it may not."""
     probe = subprocess.run([*_OTHER_MOUNTS, script], capture_output=True, text=True, check=False)
     if probe.returncode:
-        pytest.skip(f"mounts cannot be changed here: {probe.stderr.strip()}")
+        missing("mounts", f"mounts cannot be changed here: {probe.stderr.strip()}")
     return command(*words, before=[*_OTHER_MOUNTS, f'{script} && exec "$@"', "sh"])
