@@ -87,7 +87,7 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     let merged = slabbed(state, old.start, old.end).is_none_or(|runs| !runs.is_empty());
     let left = old.start..old.start + new.len();
     let shrinks = old.len() > new.len();
-    if shrinks && (alike.is_some() && merged || scattered(state, &left)) {
+    if shrinks && alike.is_some() && merged {
         return shrink(state, asked, &old, left.end);
     }
     let fixed = asked.has(libc::MREMAP_FIXED);
@@ -96,6 +96,10 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
     // kernel must judge memory of which only a part is ours.
     if merged && (empties || alike.is_none()) && !restore(state, old.start, old.end) {
         return Err(libc::ENOMEM);
+    }
+    // Only now, because restoring may have left the memory in more pieces.
+    if shrinks && scattered(state, &left) {
+        return shrink(state, asked, &old, left.end);
     }
     let answer = match alike {
         Some(_) if merged && !empties => by_parts(state, &asked, &old, &new),
