@@ -115,10 +115,16 @@ fn go(state: &mut Locked, asked: Remap) -> Answer {
         // The call failed, perhaps after it had unmapped what was there; or it has moved memory of
         // several kinds, and what lay in between is where it was.
         _ => {
+            let kept = old.start..old.end.min(old.start + new.len());
+            let pieces = if answer.is_ok() { pieces_of(state, &kept) } else { Vec::new() };
             believe_kernel(state, old.start, old.end);
             let at = answer.unwrap_or(new.start);
             if fixed || answer.is_ok() {
                 believe_kernel(state, at, at + new.len());
+            }
+            for piece in pieces {
+                let start = piece.start - old.start + at;
+                state.scattered.insert(start, start + piece.len());
             }
         }
     }
@@ -159,6 +165,14 @@ fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
         parts.len() > 1 && !first.is_sealed && parts.iter().all(|it| it.kind == first.kind)
     };
     ours && parts_of(range).is_ok_and(alike)
+}
+
+/// Where in a range merging may have split one mapping into several.
+fn pieces_of(state: &mut Locked, range: &Range<usize>) -> Vec<Range<usize>> {
+    let mut pieces = state.scattered.within(range.start, range.end);
+    let regions = state.table.touching(range.start, range.end);
+    pieces.extend(regions.map(|it| it.start.max(range.start)..it.end().min(range.end)));
+    pieces
 }
 
 /// The mappings of a range without holes.
