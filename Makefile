@@ -86,7 +86,7 @@ wheel: $(VENV)/.run ## a wheel for every Linux with glibc 2.28 or newer, in dist
 	@packaging/portable $(BIN)/python dist
 
 clean: ## remove everything that was built here, .venv too
-	rm -rf .venv target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find python tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -f python/pagemerge/*.so
 

@@ -206,7 +206,7 @@ def test_a_dry_run_writes_nothing(ksm: Ksm, victim: Spawn, tmp_path: Path) -> No
     for one in victims:
         one.ask("fill", seed=1, shared=SHARED, own=0)
     with governed(tmp_path, "--dry-run") as daemon:
-        daemon.until(lambda: "to save in some" in daemon.log(), "see what there is")
+        daemon.until(lambda: "to save in about" in daemon.log(), "see what there is")
         assert ksm.knobs() == before
         assert daemon.stop() == 0
     assert ksm.knobs() == before

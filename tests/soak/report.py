@@ -9,7 +9,8 @@ import re
 import time
 from pathlib import Path
 
-from tests.soak.soak import Result
+from tests.soak.keeper import GROWTH, SLACK
+from tests.soak.soak import SHARED_SLACK, UNOWNED_SLACK, Result
 
 ROWS = (
     ("started", "processes started"),
@@ -40,6 +41,16 @@ ROWS = (
     ("leaked_descriptors", "**leaked descriptors**"),
     ("leaked_slots", "**leaked slots**"),
     ("most_hub_descriptors", "most descriptors that a hub had open"),
+)
+
+HOST_NOTE = (
+    "The last rows are of the whole host, where other programs run, too. The soak fails if, when",
+    f"all its processes have left, Shmem is more than {SHARED_SLACK >> 20} MiB higher than before,"
+    f" or more than {UNOWNED_SLACK >> 20} MiB",
+    "more are in use that belong to no process. MemAvailable alone is not judged. The hub's own",
+    f"memory may grow by a factor of {GROWTH:g} and {SLACK >> 20} MiB: it has a record of each page"
+    " of its clients, and",
+    "their number differs from moment to moment.",
 )
 
 PATH = re.compile(r"(?<![\w:/.])/(?!proc/|sys/)(?:[\w.@+-]+/)+([\w.@+-]+)")
@@ -115,6 +126,7 @@ def _memory(result: Result) -> list[str]:
             rows.append(
                 f"| {label} of the host, before and after | {before:.0f}, {after:.0f} MiB |"
             )
+        rows += ["", *HOST_NOTE]
     return rows
 
 

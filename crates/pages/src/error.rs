@@ -101,11 +101,19 @@ impl Error {
     }
 }
 
+/// What an error number means, in the C library's words (strerror(3)).
+#[must_use]
+pub fn strerror(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    // The standard library adds the number, which tells a reader nothing.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Os { call, errno, pid, address } => {
-                write!(f, "{call}: {}", std::io::Error::from_raw_os_error(*errno))?;
+                write!(f, "{call}: {}", strerror(*errno))?;
                 if let Some(pid) = pid {
                     write!(f, ", process {pid}")?;
                 }

@@ -302,9 +302,11 @@ fn descriptor() -> Result<OwnedFd> {
     }
     let node = CString::from(c"/dev/userfaultfd");
     let refused = |errno: rustix::io::Errno| {
+        let why = crate::error::strerror(errno.raw_os_error());
         Error::Unsupported(format!(
-            "no full-mode userfaultfd for this user ({errno}): set vm.unprivileged_userfaultfd=1, \
-             or give this user read and write access to /dev/userfaultfd, or run as root"
+            "this user gets no full-mode userfaultfd (/dev/userfaultfd: {why}). Run as root, set \
+             vm.unprivileged_userfaultfd=1, or give this user read and write access to \
+             /dev/userfaultfd"
         ))
     };
     let device = rustix::fs::open(node.as_c_str(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())

@@ -19,8 +19,8 @@ class Attach:
 
     pagemerge stops each process, has it ask the kernel to merge all of its memory, what it maps
     later and its children's too, and lets it go on exactly as it was. The stop takes some tens of
-    microseconds if a processor is free, and longer on a busy host; HELD tells how long. Some system
-    calls can return early, as after any stop by a debugger: docs/kernel.md lists them.
+    microseconds if a processor is free, and longer on a busy host; HELD tells how long. A system
+    call with a timeout (epoll_wait, recv) can return EINTR, as after any stop by a debugger.
 
     Kernel KSM is one trust domain, the whole host: by the time that a write takes, a program can
     tell whether another process has a page with the same bytes. So attach refuses to put processes

@@ -273,8 +273,8 @@ def barrier_for(wanted: str, program: str) -> str:
     barrier, reason = _core.probe_barrier(wanted)
     if _core.BARRIERS[barrier] == "intern":
         raise Unsupported(
-            f"this host cannot merge in the background: {reason}; or use --barrier park, at the "
-            "price that docs/hazards.md names"
+            f"no merging in the background here. {reason}. Or use --barrier park, which stops all "
+            "threads at each merge and so may end their system calls early"
         )
     return _core.BARRIERS[barrier]
 

@@ -30,7 +30,8 @@ class Scan:
 
     Reads the private anonymous memory of the processes once and counts the pages with the same
     content. It changes nothing and stops no process. It does not read holes or swapped pages. Two
-    pages count as duplicates only inside a trust domain: the processes of one user.
+    pages count as duplicates only inside a trust domain, here the processes of one user
+    (the user engine keeps the containers of one user apart, too).
 
     Reading other users' processes needs root. The figures hold for the moment of the scan. Pages
     that pagemerge has merged already are counted apart, by the mappings of the processes.

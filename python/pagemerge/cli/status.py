@@ -36,7 +36,7 @@ class Status:
         parser.add_argument(
             "--socket",
             type=as_path,
-            metavar="PATH",
+            metavar="SOCKET",
             help="where the hub listens (default: $PAGEMERGE_SOCKET, else this user's hub)",
         )
 

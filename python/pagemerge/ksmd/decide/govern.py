@@ -111,7 +111,8 @@ def _weigh(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
     """Decide, after a look, whether the bytes to save pay for the scans that this takes."""
     known = now.resident_bytes - course.resident < notable(now)
     course = looked(course, now)
-    told = f"{size(course.left)} to save in some {cost(course, now):.1f} s of processor time"
+    takes = max(cost(course, now), 0.1)  # anything less would read as nothing
+    told = f"{size(course.left)} to save in about {takes:.1f} s of processor time"
     if not pays(course, now, goals):
         course = replace(_rarer(course, now), again=-1.0)
         told += ": not worth it"
