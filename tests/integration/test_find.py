@@ -20,7 +20,7 @@ from pagemerge import _core
 from pagemerge.errors import AccessDenied, NoSuchProcess, UsageError
 from pagemerge.find import eligible, process, sources, survey
 from pagemerge.model import PAGE_SIZE
-from tests.conftest import Spawn
+from tests.conftest import Spawn, missing
 from tests.support import ksm
 from tests.support.commands import NOBODY
 from tests.support.hubs import Hub
@@ -255,7 +255,7 @@ def test_refusals_are_summed_up(start: Start) -> None:
     rows = [line.split() for line in done.stdout.split("\n")]
     assert ["-", "3", "processes", *"-----"] in rows
     assert "3 processes may not be looked at: run as root" in done.stdout
-    assert not any(str(pid) in done.stdout for pid in others)
+    assert not {str(pid) for pid in others} & set(done.stdout.split())
 
 
 def test_shared_memory_is_told_apart(start: Start) -> None:
@@ -393,3 +393,26 @@ def test_all_of_them(start: Start) -> None:
     assert pid in pids
     assert pids == sorted(pids)
     assert not any(row["error"] == sources.MEMORYLESS for row in result["processes"])
+
+
+def test_a_container_is_a_domain_of_its_own(start: Start) -> None:
+    """As for the hub: equal pages in another PID namespace are no duplicates."""
+    plain = [start("seed", 5, "pages", 0, 50, 2000)["pid"] for _ in range(2)]
+    with ExitStack() as stack:
+        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, str(VICTIM)]
+        inside = subprocess.Popen(
+            [*command, "seed", "5", "pages", "0", "50", "2000"], stdin=-1, stdout=-1
+        )
+        stack.enter_context(inside)
+        stack.callback(inside.kill)
+        assert inside.stdout
+        if not inside.stdout.readline():
+            missing("namespaces", "no PID namespace of its own can be made here")
+        (contained,) = Path(f"/proc/{inside.pid}/task/{inside.pid}/children").read_text().split()
+        together = scan_json(*plain)
+        apart = scan_json(plain[0], contained)
+        stack.callback(os.kill, int(contained), 9)
+    assert together["totals"]["duplicate_pages_across"] >= 2000
+    assert apart["totals"]["duplicate_pages_across"] == 0
+    domains = {row["domain"] for row in apart["processes"]}
+    assert len(domains) == 2 and any("pid namespace" in it for it in domains)

@@ -16,8 +16,8 @@ from typing import BinaryIO
 from pagemerge.cli import as_path, logs, streams
 from pagemerge.cli.show.words import number
 from pagemerge.errors import HubError, Unsupported, UsageError
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.model import Planned
+from pagemerge.linux.domain import Domain
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE
 

@@ -30,8 +30,7 @@ class Scan:
 
     Reads the private anonymous memory of the processes once and counts the pages with the same
     content. It changes nothing and stops no process. It does not read holes or swapped pages. Two
-    pages count as duplicates only inside a trust domain, here the processes of one user
-    (the user engine keeps the containers of one user apart, too).
+    pages count as duplicates only inside a trust domain: one user in one container.
 
     Reading other users' processes needs root. The figures hold for the moment of the scan. Pages
     that pagemerge has merged already are counted apart, by the mappings of the processes.
@@ -116,11 +115,11 @@ def _status(rows: list[Row]) -> int:
     """Return 0; raise the first error if every process has one."""
     if rows and all(row.error for row in rows):
         first = rows[0]
-        who = f"process {first.process.pid} ({first.process.name})"
+        who = _who(first)
         several = f"any of {len(rows):,} processes, such as " if len(rows) > 1 else ""
         raise PagemergeError(
             f"cannot look at {several}{who}: {first.error}",
-            pid=first.process.pid,
+            pid=first.pid,
         )
     return 0
 
@@ -130,10 +129,10 @@ def _ordered(rows: list[Row], sort: str, drop_empty: bool) -> list[Row]:
     if drop_empty:
         rows = [row for row in rows if not row.memoryless]
     if sort == "name":
-        return sorted(rows, key=lambda row: (row.process.name, row.process.pid))
+        return sorted(rows, key=lambda row: (row.name, row.pid or 0))
     if sort == "pid":
-        return sorted(rows, key=lambda row: row.process.pid)
-    return sorted(rows, key=lambda row: (-row.saveable_bytes, bool(row.error), row.process.pid))
+        return sorted(rows, key=lambda row: row.pid or 0)
+    return sorted(rows, key=lambda row: (-row.saveable_bytes, bool(row.error), row.pid or 0))
 
 
 def figures(
@@ -175,9 +174,10 @@ def figures(
 
 def _row_figures(row: Row) -> dict[str, Any]:
     return {
-        "pid": row.process.pid,
-        "name": row.process.name,
-        "uid": row.process.uid,
+        "pid": row.pid,
+        "name": row.name,
+        "uid": row.uid,
+        "domain": row.domain,
         "pages": row.pages,
         "zero_pages": row.zero_pages,
         "duplicate_pages": row.duplicate_pages,
@@ -233,7 +233,7 @@ def show(
     denied = denied if len(denied) > 1 else []
     listed = [row for row in rows if row not in denied]
     console.print(_table(listed[:top], len(denied), console.width))
-    if top and (rest := listed[top:]):
+    if top and (rest := [row for row in listed[top:] if not row.error]):
         saved = _size(sum(row.saveable_bytes for row in rest))
         others = number(len(rest), "more process", "more processes")
         tables.show(console, f"... and {others}, which would save {saved}")
@@ -256,8 +256,8 @@ def _engines(totals: Totals) -> list[tuple[str, str]]:
         ),
         (
             _pages(totals.markable_pages),
-            "at most the user engine: only memory that programs mark as mergeable (`pagemerge "
-            "run`), and arrays of the Python API",
+            "the user engine, if the programs marked all their anonymous mappings (`pagemerge "
+            "run` merges what a program marks; QEMU marks its guests), and arrays of the Python API",
         ),
     ]
 
@@ -291,13 +291,13 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
     shown = []
     for row in rows:
         cells = ["-" if row.error else told(row) for told in sizes.values()]
-        who = row.process
-        shown.append([str(who.pid), who.name, str(who.uid), *cells])
+        pid, uid = ("-" if it is None else str(it) for it in (row.pid, row.uid))
+        shown.append([pid, row.name, uid, *cells])
     if denied:
         shown.append(["-", number(denied, "process", "processes"), *["-"] * (1 + len(sizes))])
     columns = ("PID", "NAME", "UID", *sizes)
     # The UID shows which processes can share pages, unless all processes belong to one user.
-    one_user = len({row.process.uid for row in rows}) == 1
+    one_user = len({row.uid for row in rows}) == 1
     details = ("ZERO", "SHARED", "DUPLICATE")
     spare = ("UID", *details) if one_user else (*details, "UID")
     return tables.fitted(shown, width, ("NAME",), ("PID", "UID", *sizes), columns, spare)
@@ -314,10 +314,14 @@ def _notes(rows: list[Row]) -> list[str]:
         said[f"{number(pages, 'page')} could not be read: unmapped or changed since"] = partly
     found = []
     for told, about in said.items():
-        first = about[0].process
+        first = about[0]
         others = f" and {len(about) - 1} more" if len(about) > 1 else ""
-        found.append(f"{first.pid} {first.name}{others}: {told}")
+        found.append(f"{_who(first)}{others}: {told}")
     return found
+
+
+def _who(row: Row) -> str:
+    return row.name if row.pid is None else f"process {row.pid} ({row.name})"
 
 
 def _pages(pages: int) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT
 from pagemerge.find import tally
+from pagemerge.find.look import Progress, look
 from pagemerge.find.process import Process
-from pagemerge.find.reading import Progress, Reader
 from pagemerge.find.sources import ProcessSource, locate_for_ksmd
 from pagemerge.linux.process import PROC
 from pagemerge.linux.values import number_in
@@ -80,14 +81,14 @@ def gather(
     A process that exits or denies access has an ``error``; nothing is raised for it.
     """
     sources = [locate_for_ksmd(process) for process in processes]
-    reader = Reader(threads, sum(source.total for source in sources), progress)
-    digests, frames, offsets = reader.read(sources)
-    parts = [slice(*ends) for ends in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    found = look(sources, threads, progress)
+    frames, ends = found.frames, found.offsets.tolist()
+    parts = [slice(*pair) for pair in pairwise(ends)]
     for source, here in zip(sources, parts, strict=True):
         if _merged_by_ksmd(source.process.pid):
             # These frames are shared because the pages are duplicates. They must stay marked.
             frames[here] = ABSENT
-    gain = tally.gains(digests, frames, zero_pages)
+    gain = tally.gains(found.digests, frames, zero_pages)
     return tuple(_evidence(source, gain[here]) for source, here in zip(sources, parts, strict=True))
 
 

@@ -6,30 +6,45 @@ Used by the modules that compare pages: ``survey`` (what would merging save?) an
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge import _core
-from pagemerge.errors import AccessDenied, PagemergeError
+from pagemerge.errors import AccessDenied, PagemergeError, about_process
 from pagemerge.find import eligible, tally
 from pagemerge.find.process import Process, explain
 from pagemerge.find.stable import Stretch
+from pagemerge.linux import domain
 from pagemerge.linux.maps import Devices, Mapping, devices, marked
 from pagemerge.linux.maps import mappings as maps_of
-from pagemerge.linux.process import ksm_stat
+from pagemerge.linux.process import PROC, ksm_stat
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
+Int64s = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
 
 STEP = (256 << 20) // PAGE_SIZE
-"""Pages between two steps of the progress: 256 MiB, about 40 ms."""
+"""Pages of a piece: 256 MiB, about 40 ms; a piece has less than twice as many."""
 
 MEMORYLESS = "it has no memory of its own (kernel thread or zombie)"
+
+
+class Piece(NamedTuple):
+    """What was found out about consecutive pages of a source."""
+
+    digests: UInt64s
+    """u64[k]: their digests; ``ABSENT`` for a page that could not be read."""
+    frames: UInt64s
+    """u64[k]: the names of their frames (see ``tally.shared_frames``)."""
+    bytes_read: int
 
 
 class Source(Protocol):
@@ -37,23 +52,35 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name for people."""
+        """Its name for people; print it through ``text.plain`` only."""
 
     @property
-    def domain(self) -> int:
+    def domain(self) -> Hashable:
         """Its trust domain: pages are compared inside it only."""
+
+    @property
+    def error(self) -> str:
+        """Why the look at it failed, or did not come to its end; empty if it did."""
 
     @property
     def total(self) -> int:
         """Number of pages to look at."""
 
-    def read(
-        self, seed: int, digests: UInt64s, frames: UInt64s, threads: int
-    ) -> Iterator[tuple[int, int]]:
-        """Fill ``digests`` and ``frames`` (see ``tally``), u64[total] each.
+    @property
+    def markable(self) -> NDArray[np.bool_]:
+        """The pages that the user engine could be given: bool[total]."""
 
-        Yields the pages and bytes of each step. Pages that cannot be read are absent. ``threads``
-        0: one for each processor that this process may use.
+    def read(self, seed: int, threads: int) -> Iterator[Piece]:
+        """Read all pages in order, less than ``2 * STEP`` at a time, with ``threads`` threads.
+
+        The arrays of a piece are valid until the next one. If the source goes away, this ends early
+        and ``error`` says why; then its pages count as absent.
+        """
+
+    def contents(self, indices: Int64s) -> Bytes:
+        """Read the bytes of the pages with these indices (int64[n], ascending): u8[n, 4096].
+
+        Pages that cannot be read are zeros.
         """
 
 
@@ -77,6 +104,8 @@ class ProcessSource:
     stretches: list[Stretch] = field(default_factory=list)
     """Its mappings of our own slabs; found by ``locate``."""
     unreadable: int = 0
+    domain: Hashable = None
+    """Its trust domain: ``linux.domain.Domain``."""
     error: str = ""
     """Why the look at it failed, or did not come to the end."""
     denied: bool = False
@@ -99,40 +128,60 @@ class ProcessSource:
         """Its name for people."""
         return self.process.name
 
-    @property
-    def domain(self) -> int:
-        """Its trust domain: the effective uid."""
-        return self.process.uid
-
-    def read(
-        self, seed: int, digests: UInt64s, frames: UInt64s, threads: int
-    ) -> Iterator[tuple[int, int]]:
-        """Read as ``Source.read``. If the process ends, all its pages become absent."""
-        pid, at = self.process.pid, 0
-        digests.fill(_core.ABSENT)
-        frames.fill(_core.ABSENT)
+    def read(self, seed: int, threads: int) -> Iterator[Piece]:
+        """Read as ``Source.read``."""
+        pid = self.process.pid
+        room = np.empty((2, min(2 * STEP, self.total)), np.uint64)
         try:
             for starts, pages in _steps(self.starts, self.pages):
-                here = slice(at, at + int(pages.sum()))
-                _core.pagemap(pid, starts, pages, frames[here])
+                digests, entries = room[:, : int(pages.sum())]
+                _core.pagemap(pid, starts, pages, entries)
                 read, unreadable = _core.read_digests(
-                    pid, starts, pages, frames[here], seed, digests[here], threads
+                    pid, starts, pages, entries, seed, digests, threads
                 )
-                frames[here] = tally.shared_frames(frames[here], digests[here])
                 self.unreadable += unreadable
-                at = here.stop
-                yield here.stop - here.start, read
+                yield Piece(digests, tally.shared_frames(entries, digests), read)
         except PagemergeError as error:
             self.error = explain(error, self.process)
-            digests.fill(_core.ABSENT)
-            frames.fill(_core.ABSENT)
-            yield len(digests) - at, 0
+
+    def contents(self, indices: Int64s) -> Bytes:
+        """Read as ``Source.contents``: pages that are present, without copying what is shared."""
+        data = np.zeros((len(indices), PAGE_SIZE), np.uint8)
+        ends = np.cumsum(self.pages.astype(np.int64))
+        run = np.searchsorted(ends, indices, side="right")
+        skipped = indices - (ends[run] - self.pages[run].astype(np.int64))
+        starts = self.starts[run] + skipped.astype(np.uint64) * np.uint64(PAGE_SIZE)
+        entries = np.zeros(len(indices), np.uint64)
+        try:
+            _core.pagemap(self.process.pid, starts, np.ones_like(starts), entries)
+            there = np.flatnonzero(entries & tally.PRESENT)
+            copy_pages(self.process.pid, starts[there].tolist(), data, there.tolist())
+        except PagemergeError as error:
+            self.error = explain(error, self.process)
+        return data
+
+
+def copy_pages(pid: int, addresses: list[int], data: Bytes, rows: list[int]) -> None:
+    """Copy the pages at ``addresses`` of process ``pid`` into ``rows`` of ``data`` (u8[n, 4096]).
+
+    Through /proc/PID/mem, because process_vm_readv(2) would make the process copy pages that it
+    shares since a fork (Linux mm/gup.c, FAULT_FLAG_UNSHARE). A page that has gone stays as it is in
+    ``data``. Raises ``NoSuchProcess``, ``AccessDenied``.
+    """
+    path = PROC / str(pid) / "mem"
+    with about_process(pid, path), path.open("rb", buffering=0) as memory:
+        for address, row in zip(addresses, rows, strict=True):
+            with suppress(OSError):  # EIO: unmapped since
+                os.preadv(memory.fileno(), [data[row]], address)
 
 
 def locate(process: Process) -> ProcessSource:
     """Find all pages of ``process`` that can be merged; count those that are merged already, and
     those that cannot be merged."""
-    return _locate(process, _mapping_runs)
+    own = domain.namespaces("self")
+    source = _locate(process, _mapping_runs)
+    source.domain = domain.of_process(process.pid, process.uid, own)
+    return source
 
 
 def locate_for_ksmd(process: Process) -> ProcessSource:

@@ -1,37 +1,39 @@
 """Works out what merging would save, from one look at every page of some processes. Only reads.
 
 Figures are pages, and hold for one moment: memory that changes during the look may be counted
-either way. Pages merge inside a trust domain only, which is the effective uid here, unless the
-caller takes all processes together. So each domain is counted separately, and the results are
-added up. Stable pages of our own slabs are counted separately; a page that equals one of them, and
-no other page, counts as unique.
+either way. Pages merge inside a trust domain only. So each domain is counted separately, and the
+results are added up. Stable pages of our own slabs are counted separately; a page that equals one
+of them, and no other page, counts as unique.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from pagemerge.find import stable, tally
+from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process
-from pagemerge.find.reading import Progress, Reader
-from pagemerge.find.sources import MEMORYLESS, ProcessSource, locate
+from pagemerge.find.sources import MEMORYLESS, ProcessSource, Source, locate
 from pagemerge.find.stable import Stable
 from pagemerge.find.tally import Totals
 from pagemerge.model import PAGE_SIZE
 
-NOTHING_MARKABLE = np.empty(0, np.bool_)
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One process of a survey; if it has an error, all figures are 0."""
+    """One process or memory image of a survey; if it has an error, all figures are 0."""
 
-    process: Process
+    name: str
+    """For people; print it through ``text.plain`` only."""
+    pid: int | None = None
+    """None for a memory image, as ``uid``."""
+    uid: int | None = None
+    """Effective user id."""
+    domain: str = ""
+    """Its trust domain."""
     pages: int = 0
     """Anonymous pages that were present and could be read."""
     zero_pages: int = 0
@@ -51,7 +53,7 @@ class Row:
     ineligible: dict[str, int] = field(default_factory=dict)
     """A key of ``eligible.REASONS`` -> bytes that are present and cannot be merged."""
     error: str = ""
-    """Why the process could not be looked at."""
+    """Why it could not be looked at."""
     denied: bool = False
     """The error is a missing permission."""
 
@@ -95,43 +97,52 @@ def survey(
     """
     started = time.monotonic()
     sources = [locate(process) for process in processes]
-    reader = Reader(threads, sum(source.total for source in sources), progress)
-    rows: dict[int, Row] = {}
-    totals, merged = Totals(), Stable()
-    for domain in [sources] if together else _domains(sources):
-        markable = np.concatenate([source.markable for source in domain] or [NOTHING_MARKABLE])
-        counted = tally.tally(*reader.read(domain), markable)
+    if together:
+        for source in sources:
+            source.domain = None
+    found = summed_up(look(sources, threads, progress))
+    rows = {row.pid: row for row in found.rows}
+    ordered = [rows[process.pid] for process in processes]
+    return replace(found, rows=ordered, seconds=time.monotonic() - started)
+
+
+def summed_up(found: Look[Source]) -> Survey:
+    """Count what a look has found, domain by domain; the rows are in the order of its sources."""
+    rows: list[Row] = []
+    totals, merged, ineligible = Totals(), Stable(), Counter[str]()
+    for domain in found.domains():
+        counted = tally.tally(domain.digests, domain.frames, domain.offsets, domain.markable())
         totals += counted.totals
-        merged += stable.count(it for source in domain for it in source.stretches)
-        rows.update((s.process.pid, _row(s, counted, i)) for i, s in enumerate(domain))
-    ineligible = sum((source.ineligible for source in sources), Counter[str]())
+        rows += [_row(source, counted, at) for at, source in enumerate(domain.sources)]
+        processes = [it for it in domain.sources if isinstance(it, ProcessSource)]
+        merged += stable.count(it for source in processes for it in source.stretches)
+        ineligible += sum((source.ineligible for source in processes), Counter[str]())
     return Survey(
-        [rows[process.pid] for process in processes],
-        totals,
-        merged,
-        dict(ineligible),
-        reader.bytes_read,
-        reader.seconds,
-        time.monotonic() - started,
+        rows, totals, merged, dict(ineligible), found.bytes_read, found.seconds, found.seconds
     )
 
 
-def _domains(sources: list[ProcessSource]) -> Iterator[list[ProcessSource]]:
-    for uid in sorted({source.domain for source in sources}):
-        yield [source for source in sources if source.domain == uid]
-
-
-def _row(source: ProcessSource, counted: tally.Tally, index: int) -> Row:
+def _row(source: Source, counted: tally.Tally, index: int) -> Row:
+    row = Row(source.name, domain=str(source.domain), error=source.error)
+    process = source if isinstance(source, ProcessSource) else None
+    if process is not None:
+        who = process.process
+        row = replace(row, pid=who.pid, uid=who.uid, denied=process.denied)
     if source.error:
-        return Row(source.process, error=source.error, denied=source.denied)
-    return Row(
-        source.process,
-        int(counted.pages[index]),
-        int(counted.zero_pages[index]),
-        int(counted.duplicate_pages[index]),
-        int(counted.shared_pages[index]),
-        int(counted.gain[index] * PAGE_SIZE),
-        stable.count(source.stretches).pages,
-        source.unreadable,
-        dict(source.ineligible),
+        return row
+    row = replace(
+        row,
+        pages=int(counted.pages[index]),
+        zero_pages=int(counted.zero_pages[index]),
+        duplicate_pages=int(counted.duplicate_pages[index]),
+        shared_pages=int(counted.shared_pages[index]),
+        saveable_bytes=int(counted.gain[index] * PAGE_SIZE),
+    )
+    if process is None:
+        return row
+    return replace(
+        row,
+        merged_pages=stable.count(process.stretches).pages,
+        unreadable_pages=process.unreadable,
+        ineligible=dict(process.ineligible),
     )

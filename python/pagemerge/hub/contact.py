@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError, UsageError
-from pagemerge.hub.decide.trust import Domain, checked_name
-from pagemerge.linux import text
+from pagemerge.hub.decide.trust import checked_name
+from pagemerge.linux import domain, text
+from pagemerge.linux.domain import Domain, Namespaces, label_of
 
 _SO_PEERSEC, _SO_PEERGROUPS, _SO_PEERPIDFD = 31, 59, 77
 """Socket options from asm-generic/socket.h; Python's socket module has no names for them."""
@@ -53,7 +54,7 @@ def caller_of(peer: socket.socket) -> Caller:
         uid,
         gid,
         None if groups is None else frozenset(struct.unpack(f"{len(groups) // 4}I", groups)),
-        None if label is None else _label(label),
+        None if label is None else label_of(label),
     )
 
 
@@ -81,7 +82,7 @@ def greet(peer: socket.socket, caller: Caller) -> _core.Peer:
     return found
 
 
-def domain_of(caller: Caller, peer: _core.Peer, own: tuple[int, int, int], name: bytes) -> Domain:
+def domain_of(caller: Caller, peer: _core.Peer, own: Namespaces, name: bytes) -> Domain:
     """Return the trust domain of a process; the process says that its domain is called ``name``.
 
     A name can only narrow the domain: the rest comes from the kernel. ``own``: our own user, pid
@@ -91,18 +92,10 @@ def domain_of(caller: Caller, peer: _core.Peer, own: tuple[int, int, int], name:
         part = checked_name(name.decode("ascii", errors="replace")) if name else ""
     except UsageError as error:
         raise ProtocolError(str(error)) from None
-    user, pid, cgroup = peer.namespaces
-    return Domain(
-        caller.uid,
-        user,
-        _label(peer.label),
-        part,
-        pid if pid != own[1] else 0,
-        cgroup if cgroup != own[2] else 0,
-    )
+    return domain.domain_of(caller.uid, peer.namespaces, peer.label, own, part)
 
 
-def own_namespaces() -> tuple[int, int, int]:
+def own_namespaces() -> Namespaces:
     """Return our own user, pid and cgroup namespaces; 0 for those that the kernel does not have.
 
     Raises ``HubError`` if /proc shows another PID namespace than ours: its pids would name other
@@ -113,14 +106,7 @@ def own_namespaces() -> tuple[int, int, int]:
             "/proc shows another PID namespace than the hub's: mount it anew "
             "(unshare --mount-proc, or mount -t proc proc /proc)"
         )
-    numbers = []
-    for name in ("user", "pid", "cgroup"):
-        try:
-            numbers.append(os.stat(f"/proc/self/ns/{name}").st_ino)  # noqa: PTH116
-        except FileNotFoundError:
-            numbers.append(0)
-    user, pid, cgroup = numbers
-    return user, pid, cgroup
+    return domain.namespaces("self")
 
 
 def _handle(peer: socket.socket, pid: int) -> int:
@@ -149,7 +135,7 @@ def _compare(caller: Caller, peer: _core.Peer) -> None:
     same = uids == {caller.uid} and gids == {caller.gid}
     same &= caller.groups is None or groups == caller.groups
     # Smack and others label only files, or do not label sockets: then both labels are empty.
-    same &= not caller.label or caller.label == _label(peer.label)
+    same &= not caller.label or caller.label == label_of(peer.label)
     if not same:
         raise AccessDenied(
             f"process {caller.pid} has changed its users, groups or security label since it "
@@ -170,9 +156,3 @@ def _option(peer: socket.socket, option: int) -> bytes | None:
         if error.errno in (*_ABSENT, errno.ERANGE):
             return None
         raise
-
-
-def _label(raw: bytes) -> str:
-    """Return a label for comparison: the kernel ends it with a newline in one place, and with NUL
-    in another."""
-    return text.decoded(raw.strip(b"\0\n "))

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.patience import Patience
 from pagemerge.hub.store import Store
+from pagemerge.linux.domain import Domain
 
 FEW, FEW_OF = 64, 256
 """``FEW`` pending pages, and one more for each ``FEW_OF`` pages of the domain, are too few for a

@@ -18,7 +18,6 @@ from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import pace
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 from pagemerge.hub.looking import candidates, check_separated, due, look, note
 from pagemerge.hub.merging import Merger
@@ -30,6 +29,7 @@ from pagemerge.hub.settings import Settings
 from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
 from pagemerge.hub.turns import breathe
+from pagemerge.linux.domain import Domain
 from pagemerge.linux.fault import told
 from pagemerge.linux.process import most_mappings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
+from pagemerge.linux.domain import Domain
 
 MOST_GONE = 1 << 16
 """The most dropped slabs whose domain is remembered."""

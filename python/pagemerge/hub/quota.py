@@ -14,10 +14,10 @@ import numpy.typing as npt
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import shares
 from pagemerge.hub.decide.shares import Verdict
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 from pagemerge.hub.settings import Settings
 from pagemerge.linux.accounts import cgroup_limit_bytes
+from pagemerge.linux.domain import Domain
 from pagemerge.model import PAGE_SIZE
 
 U64 = npt.NDArray[np.uint64]

@@ -12,9 +12,9 @@ from pagemerge._core import count
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import counters
 from pagemerge.hub.decide.stability import before_merge
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 from pagemerge.hub.model import BLOCK_BYTES, PAGE_BYTES, ClientStatus, Status
+from pagemerge.linux.domain import Domain
 from pagemerge.model import PAGE_SIZE
 
 Steps = Generator[None, None, None]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pagemerge.errors import UsageError
 from pagemerge.find import evidence
+from pagemerge.find.look import Progress
 from pagemerge.find.process import Process
-from pagemerge.find.reading import Progress
 from pagemerge.ksmd.decide import ranges as decide
 from pagemerge.ksmd.model import Selection
 from pagemerge.linux.process import most_mappings

@@ -17,7 +17,7 @@ from pagemerge.linux.ksm import Ksm, is_mergeable, process_ksm
 from pagemerge.linux.maps import mappings
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of this
-    from pagemerge.find.reading import Progress
+    from pagemerge.find.look import Progress
     from pagemerge.ksmd.model import Selection
 
 Ranges = tuple[tuple[int, int], ...]

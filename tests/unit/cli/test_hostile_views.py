@@ -77,17 +77,16 @@ def test_scan(width: int, chosen: list[str], error: str) -> None:
         "zero_pages": 9,
         "saveable_bytes": 999_000_000_000,
     }
-    rows = [Row(one, **sizes) for one in who]
+    rows = [Row(one.name, one.pid, one.uid, **sizes) for one in who]
     rows[-1] = replace(rows[-1], error=error)
     result = Survey(rows, Totals(pages=7), Stable(), {"device": 4096}, 9, 1.0, 1.0)
     made, out = console(width)
     scan.show(result, rows, made)
     told = about_processes(out.getvalue())
-    assert [line.split()[0] for line in told] == [str(row.process.pid) for row in rows] + [
-        str(rows[-1].process.pid)
-    ], "a row each, and below what is wrong with the last"
-    assert fit(told[:-1], width)
-    assert plain(error) in told[-1]
+    assert [line.split()[0] for line in told] == [str(row.pid) for row in rows], "a row each"
+    assert fit(told, width)
+    below = out.getvalue().rpartition(f"process {rows[-1].pid} (")[2]
+    assert f"{plain(rows[-1].name)}): {plain(error)}" in below.split("\n")[0]
     figures = json.loads(words.as_json(scan.figures(result, rows)))
     assert [row["pid"] for row in figures["processes"]] == [one.pid for one in who]
 

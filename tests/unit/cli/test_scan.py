@@ -12,7 +12,6 @@ from rich.cells import cell_len
 from pagemerge.cli import scan
 from pagemerge.cli.show import selection, tables
 from pagemerge.find import eligible
-from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable, Stretch, count
 from pagemerge.find.survey import Row, Survey
 from pagemerge.find.tally import Totals
@@ -33,7 +32,9 @@ TOTALS = Totals(
 )
 ROWS = [
     Row(
-        Process(4_194_303 - at, "a-long-name-123", 4_294_967_294),
+        "a-long-name-123",
+        4_194_303 - at,
+        4_294_967_294,
         pages=BIG,
         zero_pages=BIG,
         duplicate_pages=BIG,
@@ -43,7 +44,7 @@ ROWS = [
     )
     for at in range(12)
 ]
-DENIED = [Row(Process(at, "systemd", at), error=f"uid {at}", denied=True) for at in range(1, 8)]
+DENIED = [Row("systemd", at, at, error=f"uid {at}", denied=True) for at in range(1, 8)]
 SURVEY = Survey(
     ROWS, TOTALS, Stable(10_000, 100), dict.fromkeys(eligible.REASONS, 4096), 9, 1.0, 1.0
 )
@@ -76,7 +77,7 @@ def test_nothing_is_cut_or_too_wide(width: int) -> None:
 
 
 def test_a_screen_that_is_too_narrow_for_all_is_no_error() -> None:
-    plain = [Row(Process(7, "name", 0), pages=5, saveable_bytes=4096)]
+    plain = [Row("name", 7, 0, pages=5, saveable_bytes=4096)]
     assert any("4.10 kB" in line for line in shown(replace(SURVEY, rows=plain), 30))
 
 
@@ -119,7 +120,7 @@ def test_refusals_are_one_row() -> None:
     ]
     assert any(line.startswith("7 processes may not be looked at: ") for line in lines)
     alone = shown(replace(SURVEY, rows=[*ROWS, DENIED[0]]))
-    assert "1 systemd: uid 1" in alone
+    assert "process 1 (systemd): uid 1" in alone
 
 
 def test_who_is_not_there_is_told_below() -> None:
@@ -176,7 +177,7 @@ def test_what_slabs_save() -> None:
 
 
 def test_the_user_is_told_where_there_are_several() -> None:
-    small = [replace(ROWS[0], process=Process(at, "a", at)) for at in (1, 2)]
+    small = [replace(ROWS[0], name="a", pid=at, uid=at) for at in (1, 2)]
     for rows, has in ((small, True), ([small[0]] * 2, False)):
         heading = next(line for line in shown(replace(SURVEY, rows=rows), 70) if "PID" in line)
         assert ("UID" in heading) is has

@@ -18,12 +18,12 @@ from pagemerge import _core
 from pagemerge.errors import HubError
 from pagemerge.hub import client as clients
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 from pagemerge.hub.filler import Filler
 from pagemerge.hub.patience import Patience
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.settings import Settings
+from pagemerge.linux.domain import Domain
 from pagemerge.model import PAGE_SIZE
 
 

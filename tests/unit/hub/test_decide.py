@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemerge.hub.decide import pace, plan, restless, stability
-from pagemerge.hub.decide.trust import Domain, may_join
+from pagemerge.hub.decide.trust import may_join
 from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates, Pages
 from pagemerge.hub.regions import Region
+from pagemerge.linux.domain import Domain
 from pagemerge.model import ABSENT, PAGE_SIZE, ZERO
 
 NOW = 1000

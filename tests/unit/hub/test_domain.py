@@ -12,8 +12,8 @@ from pagemerge.hub import budget as budgets
 from pagemerge.hub import domain as domains
 from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
+from pagemerge.linux.domain import Domain
 
 
 def work(seconds: float) -> None:

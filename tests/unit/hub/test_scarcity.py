@@ -17,7 +17,6 @@ from pagemerge import _core
 from pagemerge.errors import HubError, PagemergeError
 from pagemerge.hub import tidy
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide.trust import Domain
 from pagemerge.hub.domain import Members
 from pagemerge.hub.link import Link
 from pagemerge.hub.merging import Merger
@@ -25,6 +24,7 @@ from pagemerge.hub.origins import Origins
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.regions import Region
 from pagemerge.hub.settings import Settings
+from pagemerge.linux.domain import Domain
 
 
 def test_what_we_lack_widens_no_domain() -> None:

@@ -12,7 +12,7 @@ from pagemerge.cli.show.words import size
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from pagemerge.find.reading import Progress
+    from pagemerge.find.look import Progress
 
 EVERY = 1.0
 """Seconds between two lines if standard error is not a terminal."""
