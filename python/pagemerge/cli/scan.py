@@ -256,8 +256,8 @@ def _engines(totals: Totals) -> list[tuple[str, str]]:
         ),
         (
             _pages(totals.markable_pages),
-            "the user engine, if the programs marked all their anonymous mappings (`pagemerge "
-            "run` merges what a program marks; QEMU marks its guests), and arrays of the Python API",
+            "at most the user engine, if programs marked all anonymous mappings (`pagemerge run` "
+            "merges what they mark; QEMU marks its guests), and arrays of the Python API",
         ),
     ]
 
