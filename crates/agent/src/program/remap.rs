@@ -158,7 +158,9 @@ fn shrink(state: &mut Locked, asked: Remap, old: &Range<usize>, cut: usize) -> A
 /// Returns whether merging may be the reason why the kernel takes a range for several mappings. The
 /// kernel judges sealed memory.
 fn scattered(state: &mut Locked, range: &Range<usize>) -> bool {
-    let ours = state.table.touching(range.start, range.end).next().is_some()
+    // A forked copy without a table does not know.
+    let ours = state.orphan
+        || state.table.touching(range.start, range.end).next().is_some()
         || !state.scattered.within(range.start, range.end).is_empty();
     let alike = |parts: Vec<Memory>| {
         let first = &parts[0];
