@@ -19,7 +19,7 @@ def document(request: pytest.FixtureRequest) -> Path:
 def test_every_row_of_a_table_has_its_cells(document: Path) -> None:
     wanted = 0
     for number, line in enumerate(document.read_text().split("\n"), 1):
-        row = re.sub(r"`[^`]*`", "code", line.replace("\\|", ""))
+        row = line.replace("\\|", "")  # a bar ends a cell in code, too, unless it is escaped
         if not row.startswith("|"):
             wanted = 0
             continue
