@@ -53,8 +53,8 @@ class Goals:
     burst_seconds: float = 30.0
     """The most processor seconds that may be spent at once, saved up while ksmd stands still."""
     price_bytes: float = 100_000.0
-    """Bytes a second that a percent of a core must gain; a processor second must gain 100 times as
-    many bytes."""
+    """Bytes that merging must save for each hundredth of a processor second, so a processor second
+    must save 100 times as many."""
     pressure_percent: float = 5.0
     """Percent of the time in which some task waits for memory (PSI some avg10) from which on memory
     counts for more: the budget is a whole core then, and the price a tenth."""

@@ -27,7 +27,7 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
     """The most processor seconds that may be spent at once, saved up while ksmd stands still."""
     price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
-    """Bytes a second that a percent of a core must gain."""
+    """Bytes that merging must save for each hundredth of a processor second."""
     pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
     """PSI (memory, some avg10) from which on memory counts for more than processor time."""
     available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
