@@ -40,7 +40,7 @@ def test_a_hub_bears_whatever_strangers_say_and_do(tmp_path: Path) -> None:
     report.write(page, result, MESSAGES)
     text = page.read_text()
     assert text.count(report.HEADING) == 1
-    assert "**All is well.**" in text
+    assert "**All is well in this run.**" in text
     assert folder not in text
 
 
