@@ -11,6 +11,12 @@ from pathlib import Path
 from tests.differential.campaign import Result
 
 HEADING = "## The differential test"
+FINDINGS = (
+    "Each line below is a difference: its kind, the call, and what the merged run had for what the",
+    "bare run had. `once` means that the same program, run again in new processes, did not show",
+    'it. "What the long runs found" gives the causes that are known:',
+    "",
+)
 
 
 def verdict(seed: int, results: dict[str, Result]) -> str:
@@ -56,6 +62,8 @@ def markdown(seed: int, results: dict[str, Result], asked: int) -> str:
             f"{counts['page_merges']:,} | {result.seconds:.0f} | {counts['failing']:,} |"
         )
     lines.append("")
+    if any(result.findings for result in results.values()):
+        lines += FINDINGS
     for result in results.values():
         lines += [f"- `{key}`" for key in result.findings]
     return "\n".join(lines).rstrip() + "\n"
