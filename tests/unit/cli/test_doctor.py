@@ -179,12 +179,12 @@ def test_each_fact_of_a_host_that_has_all() -> None:
     assert {fact.state for fact in found.values()} == {OK, NOTE}
     assert "100 pages every 20 ms" in found["kernel KSM"].says
     counted = (
-        "as of ksmd's last visit to each page: 5 stable pages, with 70 mappings beyond the first "
-        "of each, a profit of 190 kB; 3 full scans"
+        "by ksmd's own counters, which lag: 5 stable pages, with 70 mappings beyond the first of "
+        "each, a profit of 190 kB; ksmd has made 3 full scans"
     )
     assert found["merged by it"].says == counted
     known = facts(ROOT, replace(KSM, merged_now_bytes=0))["merged by it"].says
-    assert known == f"0 bytes now, by page tables; {counted}"
+    assert known == f"0 bytes now (page tables); {counted}"
     assert "seccomp" not in found and "memory limit" not in found
 
 

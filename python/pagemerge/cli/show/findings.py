@@ -163,10 +163,10 @@ def _merged(ksm: KernelKsm) -> str:
         told = f"{shared}, with {counters.pages_sharing or 0:,} mappings beyond the first of each"
     if counters.general_profit_bytes:
         told += f", a profit of {size(counters.general_profit_bytes)}"
-    told = f"as of ksmd's last visit to each page: {told}"
+    told = f"by ksmd's own counters, which lag: {told}"
     if ksm.merged_now_bytes is not None:
-        told = f"{size(ksm.merged_now_bytes)} now, by page tables; {told}"
-    return f"{told}; {number(counters.full_scans or 0, 'full scan')}"
+        told = f"{size(ksm.merged_now_bytes)} now (page tables); {told}"
+    return f"{told}; ksmd has made {number(counters.full_scans or 0, 'full scan')}"
 
 
 def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:
