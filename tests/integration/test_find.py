@@ -68,7 +68,7 @@ def scan(*words: object, user: int | None = None) -> subprocess.CompletedProcess
     if user is not None:
         script = (
             "import json, locale, os, select, shutil, sys, textwrap, traceback\n"
-            "import pagemerge.cli.scan, pagemerge.find.process, pagemerge.find.survey\n"
+            "import pagemerge.cli.scan, pagemerge.estimate.answer, pagemerge.cli.show.answer\n"
             "import rich.console, rich.table\n"
             f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
             "from pagemerge.cli import main\n"

@@ -1,4 +1,4 @@
-"""The direction of imports: ``linux <- find <- {hub, ksmd} <- cli``, and no circle anywhere."""
+"""The direction of imports, ``linux <- find <- estimate, hub, ksmd <- cli``, and no circle."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ MAY_IMPORT = {
     "model": {"_core"},
     "linux": BASE,
     "find": BASE | {"linux"},
+    "estimate": BASE | {"linux", "find"},
     "hub": BASE | {"linux", "find"},
     "ksmd": BASE | {"linux", "find"},
     "config": BASE | {"hub", "ksmd"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
-    "cli": BASE | {"linux", "find", "hub", "ksmd", "config", "demo"},
+    "cli": BASE | {"linux", "find", "estimate", "hub", "ksmd", "config", "demo"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""

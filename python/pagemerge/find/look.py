@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +20,12 @@ Int64s = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """Called with the pages done and the pages to do."""
 
-AnySource = TypeVar("AnySource", bound=Source)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look(Generic[AnySource]):
+class Look:
     """The pages of some sources, source after source; those of one domain lie together."""
 
-    sources: Sequence[AnySource]
+    sources: Sequence[Source]
     digests: UInt64s
     """u64[pages]; ``ABSENT`` for pages that could not be read, and for all of a source that went
     away."""
@@ -42,14 +39,14 @@ class Look(Generic[AnySource]):
     seconds: float
     """Seconds for reading and digesting."""
 
-    def domains(self) -> Iterator[Look[AnySource]]:
+    def domains(self) -> Iterator[Look]:
         """Yield the part of each trust domain; its arrays are views of these."""
         names = [source.domain for source in self.sources]
         bounds = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
         for first, end in zip(bounds, [*bounds[1:], len(names)], strict=True):
             yield self.part(first, end)
 
-    def part(self, first: int, end: int) -> Look[AnySource]:
+    def part(self, first: int, end: int) -> Look:
         """Return the part of the sources from ``first`` up to ``end``."""
         pages = slice(int(self.offsets[first]), int(self.offsets[end]))
         return Look(
@@ -68,14 +65,16 @@ class Look(Generic[AnySource]):
 
 
 def look(
-    sources: Sequence[AnySource],
+    sources: Sequence[Source],
     threads: int = 0,
     progress: Progress = lambda _done, _total: None,
-) -> Look[AnySource]:
+    seed: int | None = None,
+) -> Look:
     """Read all pages of ``sources`` with ``threads`` threads.
 
     0 threads: one for each processor that this process may use. Nothing is raised for a source that
-    goes away: it has an ``error``.
+    goes away: it has an ``error``. ``seed``: of the digests; a new one if it is not given, so that
+    no process can prepare pages with equal digests.
     """
     began, done, size = time.monotonic(), 0, 0
     order: dict[Hashable, int] = {}
@@ -85,7 +84,8 @@ def look(
     offsets = np.cumsum([0] + [source.total for source in ordered], dtype=np.int64)
     digests = np.full(int(offsets[-1]), ABSENT, np.uint64)
     frames = np.full_like(digests, ABSENT)
-    seed, threads = secrets.randbits(64), threads or len(os.sched_getaffinity(0))
+    seed = secrets.randbits(64) if seed is None else seed
+    threads = threads or len(os.sched_getaffinity(0))
     for source, first, end in zip(ordered, offsets.tolist(), offsets[1:].tolist(), strict=False):
         at = first
         for piece in source.read(seed, threads):

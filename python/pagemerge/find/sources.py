@@ -152,13 +152,18 @@ class ProcessSource:
         skipped = indices - (ends[run] - self.pages[run].astype(np.int64))
         starts = self.starts[run] + skipped.astype(np.uint64) * np.uint64(PAGE_SIZE)
         entries = np.zeros(len(indices), np.uint64)
-        try:
+        with suppress(PagemergeError):  # the process has ended
             _core.pagemap(self.process.pid, starts, np.ones_like(starts), entries)
             there = np.flatnonzero(entries & tally.PRESENT)
             copy_pages(self.process.pid, starts[there].tolist(), data, there.tolist())
-        except PagemergeError as error:
-            self.error = explain(error, self.process)
         return data
+
+    def addresses(self) -> UInt64s:
+        """Return the address of each page, ascending: u64[total]."""
+        pages = self.pages.astype(np.int64)
+        first = np.repeat(np.cumsum(pages) - pages, pages)
+        inside = (np.arange(len(first)) - first).astype(np.uint64)
+        return np.repeat(self.starts, pages) + inside * np.uint64(PAGE_SIZE)
 
 
 def copy_pages(pid: int, addresses: list[int], data: Bytes, rows: list[int]) -> None:

@@ -106,7 +106,7 @@ def survey(
     return replace(found, rows=ordered, seconds=time.monotonic() - started)
 
 
-def summed_up(found: Look[Source]) -> Survey:
+def summed_up(found: Look) -> Survey:
     """Count what a look has found, domain by domain; the rows are in the order of its sources."""
     rows: list[Row] = []
     totals, merged, ineligible = Totals(), Stable(), Counter[str]()

@@ -159,14 +159,19 @@ class Identities:
         return self._users[uid]
 
 
+def is_qemu(words: Sequence[str]) -> bool:
+    """Is this the command line of QEMU, by the name of its program?"""
+    program = words[0].rpartition("/")[2]
+    return "qemu" in program or program == "kvm"
+
+
 def guest_of(words: Sequence[str]) -> str:
     """Find the guest's name in the arguments ``words`` of QEMU; empty for other programs.
 
     Examples: ``-name web``, ``-name guest=web,debug-threads=on``. A comma in a value is written
     twice, the last value of a key counts, and a first value without a key is the guest (qemu(1)).
     """
-    program = words[0].rpartition("/")[2]
-    if "qemu" not in program and program != "kvm":
+    if not is_qemu(words):
         return ""
     guest = ""
     for option, value in pairwise(words[1:]):

@@ -18,9 +18,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pagemerge import cli
-from pagemerge.cli import doctor, scan, status
+from pagemerge.cli import doctor, status
 from pagemerge.cli.logs import INSIDE, Lines
-from pagemerge.cli.show import findings, selection, tables, targets, words
+from pagemerge.cli.show import findings, selection, survey, tables, targets, words
 from pagemerge.errors import PagemergeError
 from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable
@@ -81,13 +81,14 @@ def test_scan(width: int, chosen: list[str], error: str) -> None:
     rows[-1] = replace(rows[-1], error=error)
     result = Survey(rows, Totals(pages=7), Stable(), {"device": 4096}, 9, 1.0, 1.0)
     made, out = console(width)
-    scan.show(result, rows, made)
+    survey.show_answer(result, made)
+    survey.show_rows(rows, made)
     told = about_processes(out.getvalue())
     assert [line.split()[0] for line in told] == [str(row.pid) for row in rows], "a row each"
     assert fit(told, width)
     below = out.getvalue().rpartition(f"process {rows[-1].pid} (")[2]
     assert f"{plain(rows[-1].name)}): {plain(error)}" in below.split("\n")[0]
-    figures = json.loads(words.as_json(scan.figures(result, rows)))
+    figures = json.loads(words.as_json(survey.figures(result, rows)))
     assert [row["pid"] for row in figures["processes"]] == [one.pid for one in who]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from pagemerge.cli import scan
 from pagemerge.cli.show import selection, tables
+from pagemerge.cli.show import survey as view
 from pagemerge.find import eligible
 from pagemerge.find.stable import Stable, Stretch, count
 from pagemerge.find.survey import Row, Survey
@@ -56,7 +56,8 @@ def shown(
     """The lines on a screen of that width."""
     out, console = io.StringIO(), tables.console()
     console.width, console.file = width, out
-    scan.show(result, result.rows, console, top, missing)
+    view.show_answer(result, console)
+    view.show_rows(result.rows, console, top, missing)
     return out.getvalue().split("\n")
 
 
@@ -108,7 +109,7 @@ def test_top_says_what_it_leaves_out() -> None:
     lines = shown(SURVEY, top=5)
     assert sum(line.startswith("419") for line in lines) == 5
     assert "... and 7 more processes, which would save 6.99 TB" in lines
-    figures = scan.figures(SURVEY, ROWS, top=5)
+    figures = view.figures(SURVEY, ROWS, top=5)
     assert (len(figures["processes"]), figures["processes_left_out"]) == (5, 7)
     assert not any("more process" in line for line in shown(SURVEY, top=12))
 

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pagemerge.linux.text import plain
+from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,11 @@ def size(count: float, *, fine: bool = False) -> str:
         count /= 1000
     digits = 0 if unit == "bytes" or count >= 99.95 else 2 if fine and count < 9.995 else 1
     return f"{sign}{count:.{digits}f} {unit}"
+
+
+def pages(count: float) -> str:
+    """Write the size of pages with three digits, because people add them up."""
+    return size(count * PAGE_SIZE, fine=True)
 
 
 def number(count: int, noun: str, plural: str = "") -> str:

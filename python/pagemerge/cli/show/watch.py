@@ -1,0 +1,43 @@
+"""Shows how duplicates last (``scan --watch``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from pagemerge.cli.show import tables
+from pagemerge.cli.show.words import duration, number, pages
+from pagemerge.model import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pagemerge.estimate.watch import Watched
+
+
+def show(console: Console, it: Watched) -> None:
+    """Print how much of the saving lasts."""
+    looks = number(it.looks, "look")
+    tables.show(console, f"Over {duration(it.seconds)}, in {looks}:", "bold")
+    told = [
+        (pages(it.stable_pages), "stable: these duplicates did not change from first to last look"),
+        (pages(it.volatile_pages), "volatile: the programs write to these pages"),
+        (pages(it.new_pages), "new: these pages were not there at the first look"),
+        (pages(it.gone_pages), "gone: duplicates of the first look whose memory was freed since"),
+    ]
+    tables.items(console, told)
+    spread = f"{pages(it.least_pages)} to {pages(it.most_pages)}"
+    tables.show(
+        console,
+        f"Expect to save {pages(it.expected_pages)} ({spread}): what was still equal one look "
+        f"later. Programs write to {it.unshared_per_second:,.1f} duplicates a second, and each "
+        "would take a page again.",
+    )
+
+
+def figures(it: Watched) -> dict[str, Any]:
+    """Return the watch for JSON; keys name their units."""
+    row = dataclasses.asdict(it)
+    row["expected_bytes"] = round(row.pop("expected_pages") * PAGE_SIZE)
+    row["unshared_pages_per_second"] = round(row.pop("unshared_per_second"), 3)
+    return row
