@@ -192,6 +192,14 @@ STATED = (
         passes=True,
     ),
     Stated(
+        "a signal ends process_madvise(MADV_UNMERGEABLE) after a part of its ranges (mm/ksm.c, "
+        "unmerge_ksm_pages), whenever it comes",
+        lambda words, bare, merged: (
+            words[0] == "pmadvise" and "UNMERGEABLE" in words and "errno" not in bare + merged
+        ),
+        needs=("storm",),
+    ),
+    Stated(
         "a window is open just then: the agent's userfaultfd has registered the range, and the "
         "kernel asks whether any has",
         lambda words, bare, merged: words[0].startswith("uffd_"),
