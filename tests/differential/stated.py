@@ -171,6 +171,12 @@ STATED = (
         passes=True,
     ),
     Stated(
+        "the same: that child's calls find memory there",
+        lambda words, bare, merged: "errno 12" in bare and "errno" not in merged,
+        needs=("DONTFORK",),
+        passes=True,
+    ),
+    Stated(
         "a first write may bring in more pages than one (huge pages of several sizes), but in "
         "mergeable memory it does not",
         _is_filled_early,
