@@ -59,7 +59,7 @@ def main() -> None:
             if kind == "rewritten":
                 rewritten.append(memory)
             if kind == "file":
-                files.append(Path(value).open("rb"))  # as a program that has loaded a model
+                files.append(os.open(value, os.O_RDONLY))  # as a program that has loaded a model
     print("ready", flush=True)
     turn = 0
     while not select.select([sys.stdin], [], [], 0.1 if rewritten else None)[0]:
