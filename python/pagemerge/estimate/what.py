@@ -150,7 +150,7 @@ class _Domain:
         self._saves = np.rint(gain[first].astype(np.float64) * self._copies).astype(np.int64)
         self._place = _places(found.sources)
         self._names = [source.name for source in found.sources]
-        order = np.argsort(-self._saves, kind="stable")
+        order = np.lexsort((first, -self._saves))  # equal ones as they lie in memory
         self._order = order[self._saves[order] > 0]
         read = self._order[:MOST_CONTENTS]
         self._file, self._file_page = files.find(found.digests[first])

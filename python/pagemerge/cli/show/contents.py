@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,22 @@ if TYPE_CHECKING:
 
     from pagemerge.estimate.what import Content, Contents, Kind
 
-MOST_FILES = 10
+MOST_FILES = MOST_CONTENTS = 10
+MOST_OF_A_FILE = 2
+"""Pages of one file that are listed among the contents."""
 _TOLD = 32
 """Characters of a page's bytes that are shown."""
 
 
 def show(console: Console, result: Contents) -> None:
     """Print the kinds, the files, and the contents that save most."""
-    tables.show(console, "What the duplicates are:", "bold")
+    total = sum(kind.saveable_pages for kind in result.kinds) or 1
+    shares = [f"{kind.saveable_pages / total:.0%} {kind.name}" for kind in result.kinds]
+    tables.show(
+        console, f"What the duplicates are: {', '.join(shares) or 'there are none'}.", "bold"
+    )
+    if not result.kinds:
+        return
     rows = [
         (
             kind.name,
@@ -57,6 +66,12 @@ def _files(console: Console, kind: Kind) -> None:
 
 def _top(console: Console, top: Iterable[Content]) -> None:
     tables.show(console, "The contents that save most:", "bold")
+    seen = Counter[str]()
+    chosen = []
+    for it in top:
+        seen[it.file] += 1
+        if not it.file or seen[it.file] <= MOST_OF_A_FILE:
+            chosen.append(it)
     rows = [
         (
             pages(it.saveable_pages),
@@ -66,7 +81,7 @@ def _top(console: Console, top: Iterable[Content]) -> None:
             _names(it.holders[:2]),
             _names(it.places[:1]),
         )
-        for it in top
+        for it in chosen[:MOST_CONTENTS]
     ]
     order = ("SAVES", "COPIES", "KIND", "CONTENT", "IN", "MAPPING")
     texts, figures = ("KIND", "CONTENT", "IN", "MAPPING"), ("SAVES", "COPIES")
