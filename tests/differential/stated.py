@@ -34,7 +34,7 @@ class Stated:
     ends: bool = False
     """Memory differs from here on, so the rest of the program is not compared."""
     needs: Sequence[str] = ()
-    """Words of earlier steps, without which it does not hold."""
+    """Words of earlier steps, in any case (lock, LOCKED), without which it does not hold."""
     passes: bool = False
     """It is so for a moment only: the program, run again, does not show it."""
 
@@ -225,6 +225,7 @@ def stated(words: Sequence[str], bare: str, merged: str, program: str) -> Stated
     fitting = (
         it
         for it in STATED
-        if all(word in program for word in it.needs) and it.fits(words, bare, merged)
+        if all(word.lower() in program.lower() for word in it.needs)
+        and it.fits(words, bare, merged)
     )
     return next(fitting, None)
