@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pagemerge.errors import PagemergeError
 from pagemerge.estimate import labels, trust, what, who
-from pagemerge.estimate.watch import Watch, Watched
+from pagemerge.estimate.looks import Looks, Watched
 from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process
 from pagemerge.find.sources import ProcessSource, Source, locate
@@ -77,7 +77,7 @@ def _watch(
     choose: Callable[[], Sequence[Process]], questions: Questions, progress: Progress
 ) -> tuple[Look, Watched]:
     """Look again and again, until the time is over; returns the last look."""
-    watch, seed = Watch(), None
+    looks, seed = Looks(), None
     begun = time.monotonic()
     end, due = begun + questions.watch_seconds, begun
     while True:
@@ -85,12 +85,12 @@ def _watch(
         sources = [locate(process) for process in choose()]
         births = {source.process.pid: _birth(source) for source in sources}
         found = look(sources, questions.threads, progress, seed)
-        watch.add(found, births, at)
+        looks.add(found, births, at)
         seed = found.seed
         # A look that takes longer than the interval is followed by the next one at once.
         due = max(due + questions.every_seconds, time.monotonic())
         if due > end + questions.every_seconds / 2:
-            return found, watch.result()
+            return found, looks.result()
         time.sleep(max(due - time.monotonic(), 0))
 
 

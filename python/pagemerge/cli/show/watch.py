@@ -12,7 +12,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pagemerge.estimate.watch import Watched
+    from pagemerge.estimate.looks import Watched
 
 
 def show(console: Console, it: Watched) -> None:

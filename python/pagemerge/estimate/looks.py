@@ -47,7 +47,7 @@ class Watched:
     """Duplicates that are written in a second: each would take a frame again."""
 
 
-class Watch:
+class Looks:
     """Takes looks one by one; keeps what is needed of the last one."""
 
     def __init__(self) -> None:
