@@ -34,7 +34,7 @@ class Stated:
     ends: bool = False
     """Memory differs from here on, so the rest of the program is not compared."""
     needs: Sequence[str] = ()
-    """Words of earlier steps, in any case (lock, LOCKED), without which it does not hold."""
+    """What earlier steps have, in any case (lock, LOCKED), where it holds: regular expressions."""
     passes: bool = False
     """It is so for a moment only: the program, run again, does not show it."""
 
@@ -85,8 +85,11 @@ def _zeros(said: str) -> dict[str, tuple[str, str]]:
 
 def _has_more(words: Sequence[str], bare: str, merged: str) -> bool:
     """Has a child pages that it has not without the agent, and is all else the same?"""
-    if "/" not in bare.partition(" ")[0]:
-        return False
+    return "/" in bare.partition(" ")[0] and _more(words, bare, merged)
+
+
+def _more(words: Sequence[str], bare: str, merged: str) -> bool:
+    """Are there pages that are not there without the agent, and is all else the same?"""
     if words[0].startswith("flags"):
         return {*_by_page(bare).split()} < {*_by_page(merged).split()}
     return words[0] == "look" and _zeros(bare).items() < _zeros(merged).items()
@@ -112,6 +115,23 @@ STATED = (
         lambda words, bare, merged: (
             words[0] == "mremap" and "errno 14 (several mappings)" in bare and "errno" in merged
         ),
+    ),
+    Stated(
+        "mremap of a length that no memory has fails; with which error depends on how many mappings"
+        " the memory is",
+        lambda words, bare, merged: (
+            words[0] == "mremap"
+            and words[2].startswith(("-", "0x"))
+            and "errno" in bare
+            and "errno" in merged
+        ),
+        ends=True,
+    ),
+    Stated(
+        "the same: and so does whether it has emptied the place wanted before",
+        _more,
+        ends=True,
+        needs=(r"mremap \S+ (-|0x)\S+ \S+ \S*\bTO\b",),
     ),
     Stated(
         "mbind goes from mapping to mapping, so of two reasons to refuse it may find the other one "
@@ -225,7 +245,7 @@ def stated(words: Sequence[str], bare: str, merged: str, program: str) -> Stated
     fitting = (
         it
         for it in STATED
-        if all(word.lower() in program.lower() for word in it.needs)
+        if all(re.search(word, program, re.IGNORECASE) for word in it.needs)
         and it.fits(words, bare, merged)
     )
     return next(fitting, None)
