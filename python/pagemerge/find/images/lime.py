@@ -35,9 +35,7 @@ def parse(file: ImageFile) -> Contents:
         if magic != MAGIC:
             raise file.malformed("there is no header of LiME for the next range", offset)
         if version != 1:
-            raise file.usage(
-                f"is LiME version {version}; pagemerge reads version 1: use format=lime"
-            )
+            raise file.usage(f"is LiME version {version}, not 1: dump it with format=lime")
         if not first <= last < MOST:
             raise file.malformed(f"LiME range {first:#x} to {last:#x} is impossible", offset)
         offset += HEADER.size

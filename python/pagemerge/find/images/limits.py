@@ -27,8 +27,8 @@ def check(file: ImageFile, pages: float) -> None:
 
 
 def _size(amount: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if amount < 1024:
             return f"{amount:.4g} {unit}"
         amount /= 1024
-    return f"{amount:.4g} EiB"
+    return f"{amount:,.4g} PiB" if amount < 1024 else f"{amount / 1024:,.4g} EiB"

@@ -140,14 +140,15 @@ def _notes(file: ImageFile, found: ram.Ram, trouble: str) -> tuple[str, ...]:
         blocks.total = 0
         return (f"{trouble or 'it has no section ram'}, before any page",)
     unsent = blocks.unsent_pages()
-    if unsent == blocks.total and not found.mapped:
+    if found.mapped:  # the bitmaps tell which pages are zero
+        blocks.unsent_place = NO_PAGE if found.ignore_shared else ZERO_PAGE
+        return (trouble,) if trouble else ()
+    if unsent == blocks.total:
         why = trouble or "were they sent over other channels (multifd), or is its memory shared?"
         raise file.usage(f"holds no page of its {unsent} pages of memory: {why}")
     if trouble:
         blocks.unsent_place = NO_PAGE
         return (f"{trouble}: {unsent} of {blocks.total} pages are missing",)
     blocks.unsent_place = NO_PAGE if found.ignore_shared else ZERO_PAGE
-    if not unsent or found.mapped:
-        return ()
     what = "shared memory that was left out" if found.ignore_shared else "counted as zero"
-    return (f"{unsent} of {blocks.total} pages were not sent ({what})",)
+    return (f"{unsent} of {blocks.total} pages were not sent ({what})",) if unsent else ()
