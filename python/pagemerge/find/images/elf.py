@@ -34,6 +34,9 @@ FIELDS = ["type", "flags", "offset", "vaddr", "paddr", "filesz", "memsz", "align
 STEP = 1 << 14
 """Program headers that are read at a time."""
 MOST = np.uint64(1 << 62)
+"""Bytes that a segment has at the most; beyond are no addresses."""
+MOST_HEADERS = 1 << 24
+"""A sparse file could hold 2^32 empty ones, which take minutes to read."""
 
 
 def parse(file: ImageFile) -> Contents:
@@ -99,6 +102,8 @@ def _loads(file: ImageFile, order: str) -> Headers:
     kind = np.dtype({"names": FIELDS, "formats": [order + "u4"] * 2 + [order + "u8"] * 6})
     if count and entry != kind.itemsize:
         raise file.malformed(f"program headers of {entry} bytes; 64-bit ELF has 56", 54)
+    if count > MOST_HEADERS:
+        raise file.malformed(f"{count} program headers are more than any program has mappings", 40)
     if table + count * kind.itemsize > file.size:
         raise file.malformed(
             f"{count} program headers from byte {table} on do not fit into {file.size} bytes", 32

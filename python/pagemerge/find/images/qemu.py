@@ -31,6 +31,8 @@ FOOTER = 0x7E
 RAM_VERSION = 4
 MOST_BITS = 21
 """Of a page: 2 MiB is more than any target of QEMU has."""
+MOST_NAME, MOST_CAPABILITIES = 4096, 1024
+"""Characters in the name of a machine; capabilities (QEMU 10 has 22)."""
 KIND = "QEMU stream"
 
 
@@ -109,7 +111,7 @@ def _sections(stream: Stream, found: ram.Ram) -> str:
 
 def _configuration(stream: Stream, found: ram.Ram) -> None:
     """Read the section that tells what the stream depends on."""
-    stream.take(stream.number(4))  # the name of the machine
+    stream.take(_few(stream, MOST_NAME))  # the name of the machine
     while stream.take(1)[0] == SUBSECTION:
         at, name = stream.at, stream.text()
         stream.skip(4)
@@ -122,7 +124,7 @@ def _configuration(stream: Stream, found: ram.Ram) -> None:
                 )
             found.page_bytes = 1 << bits
         elif name == b"configuration/capabilities":
-            names = {stream.text() for _ in range(stream.number(4))}
+            names = {stream.text() for _ in range(_few(stream, MOST_CAPABILITIES))}
             found.ignore_shared = b"x-ignore-shared" in names
             found.mapped = b"mapped-ram" in names
         elif name == b"configuration/uuid":
@@ -130,6 +132,14 @@ def _configuration(stream: Stream, found: ram.Ram) -> None:
         else:
             raise stream.file.malformed(f"{plain(name, 60)!r} is not known", at)
     stream.at -= 1
+
+
+def _few(stream: Stream, most: int) -> int:
+    """Return the next number, of 4 bytes. Raises ``UsageError`` if it is more than ``most``."""
+    at, number = stream.at, stream.number(4)
+    if number > most:
+        raise stream.file.malformed(f"{number} is too many for a configuration", at)
+    return number
 
 
 def _notes(file: ImageFile, found: ram.Ram, trouble: str) -> tuple[str, ...]:
