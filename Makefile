@@ -2,8 +2,8 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak race fuzz differential selftests bench \
-	package wheel clean
+.PHONY: help demo test build lint types rust python soak race fuzz fuzz-images differential \
+	selftests bench package wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -24,7 +24,7 @@ SOURCES := pyproject.toml Cargo.toml Cargo.lock packaging/backend.py \
 	$(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.c')
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | \
 		while IFS=: read -r name text; do printf '  make %-13s%s\n' "$$name" "$$text"; done
 
 demo: build ## merge real duplicate memory of a few processes, and show what it saved
@@ -70,6 +70,9 @@ selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare 
 
 fuzz: build $(VENV)/.test ## a million hostile messages to a hub, into docs/reliability.md: ARGS="--messages 5000000"
 	@$(BIN)/python -m tests.fuzz --report docs/reliability.md $(ARGS)
+
+fuzz-images: build $(VENV)/.test ## a million damaged memory images: ARGS="--inputs 5000000 --seed 2"
+	@$(BIN)/python -m tests.images_fuzz $(ARGS)
 
 differential: build $(VENV)/.test ## a million random memory calls, bare and merged, into docs/reliability.md: ARGS="--calls 5000 --seed 2"
 	@$(BIN)/python -m tests.differential --report docs/reliability.md \

@@ -91,6 +91,16 @@ def test_a_file_that_is_cut_while_it_is_read_loses_pages_and_says_so(tmp_path: P
     assert not found[1:].any()
 
 
+def test_the_part_of_a_page_that_was_cut_off_is_lost_too(tmp_path: Path) -> None:
+    path = made(tmp_path, page(1) + page(2)[:100])
+    source = open_image(path)
+    os.truncate(path, PAGE_SIZE + 99)
+    (piece,) = source.read(SEED, 1)
+    assert (piece.digests == 0).tolist() == [False, True]
+    assert source.unreadable == 1
+    assert not source.contents(np.array([1])).any()
+
+
 def test_holes_beyond_the_new_end_of_a_file_are_no_zeros(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.touch()
