@@ -27,6 +27,8 @@ from pagemerge import _core
 from pagemerge.errors import UsageError
 from pagemerge.find.images import ImageSource, open_image
 from pagemerge.find.look import look
+from pagemerge.find.process import named
+from pagemerge.find.sources import locate
 from pagemerge.find.survey import summed_up
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import missing
@@ -165,8 +167,7 @@ class TestGuest:
         cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
         partial = open_image(cut)
         assert "the file is cut short" in partial.note
-        known = digests(partial)
-        assert 0 < np.count_nonzero(known) < partial.total
+        assert 0 < np.count_nonzero(digests(partial)) < partial.total
         assert partial.total == source.total
 
     def test_images_of_a_stopped_guest_against_brute_force(
@@ -263,6 +264,27 @@ def process(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             running.kill()
 
 
+def known(number: int) -> bytes:
+    """Page ``number`` of such a process."""
+    return random.Random(number % 999).randbytes(PAGE_SIZE) if number % 3 == 0 else bytes(PAGE_SIZE)
+
+
+def test_a_live_process_and_an_image_of_one_domain(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"".join(known(number) for number in range(999)))
+    with process(tmp_path) as (running, _):
+        live = locate(named([str(running.pid)])[0])
+        apart = summed_up(look([live, open_image(path)]))
+        together = summed_up(look([live, open_image(path, live.domain)]))
+    assert together.totals.duplicate_pages_across == 333
+    assert apart.totals.duplicate_pages_across == 0
+    row = next(it for it in apart.rows if it.pid is None)
+    assert row.name == str(path)
+    assert row.pages == 999
+    assert row.zero_pages == 666
+    assert row.domain == f"uid {os.geteuid()}, domain memory images"
+
+
 def loads(core: Path) -> list[tuple[int, int]]:
     """Address and stored bytes of each segment, as readelf tells them."""
     said = subprocess.run(["readelf", "-lW", core], capture_output=True, text=True, check=True)
@@ -319,9 +341,7 @@ def test_a_core_of_the_kernel(tmp_path: Path) -> None:
     else:
         pytest.fail("the memory is not in the core")
     found = source.contents(np.arange(before, before + 3000))
-    for page in range(3000):
-        known = random.Random(page % 999).randbytes(PAGE_SIZE) if page % 3 == 0 else bytes(4096)
-        assert found[page].tobytes() == known
+    assert [it.tobytes() for it in found] == [known(number) for number in range(3000)]
 
 
 def test_damaged_images_of_every_form() -> None:
