@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from pagemerge.find.images import elf, foreign, lime, limits, qemu, raw
+from pagemerge.find.images import elf, lime, qemu, raw
 from pagemerge.find.images.file import ImageFile
 from pagemerge.find.images.source import Contents, ImageSource
 from pagemerge.linux.domain import Domain
@@ -42,10 +42,10 @@ def open_image(path: Path, domain: Hashable = None) -> ImageSource:
     """
     file = ImageFile(path)
     head = file.read(0, HEAD_BYTES)
-    foreign.refuse(file, head)
+    raw.refuse(file, head)
     parse = next((parser for magic, parser in PARSERS if head.startswith(magic)), raw.parse)
     found = parse(file)
-    limits.check(file, found.layout.total)
+    file.check_claim(found.layout.total)
     if not found.layout.total:
         cause = "; ".join(found.notes) or "its format has room for none"
         raise file.usage(f"holds no whole page of memory ({cause}): make the dump anew")

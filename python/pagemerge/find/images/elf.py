@@ -16,7 +16,6 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from pagemerge.find.images import limits
 from pagemerge.find.images.file import ImageFile
 from pagemerge.find.images.layout import cut_to_pages, segments
 from pagemerge.find.images.source import Contents
@@ -66,7 +65,7 @@ def parse(file: ImageFile) -> Contents:
                 "not count"
             )
     else:
-        limits.check(file, beyond / PAGE_SIZE)
+        file.check_claim(beyond / PAGE_SIZE)
         zero_pages = _pages(address, size) - _pages(address, filled)
     offset, address, stored, more = _stored(file, loads["offset"], address, filled)
     kind = "core of a process" if process else "ELF dump of physical memory"

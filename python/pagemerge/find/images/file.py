@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge.errors import AccessDenied, OutOfMemory, PagemergeError, UsageError
+from pagemerge.linux.accounts import available_bytes
 from pagemerge.linux.text import plain
+from pagemerge.model import PAGE_SIZE
 
 Int64s = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
@@ -36,6 +38,10 @@ CURES = {
     errno.ELOOP: "its symbolic links form a circle",
     errno.ENAMETOOLONG: "give a shorter path",
 }
+BYTES_A_PAGE = 24
+"""What the comparison of a page takes: its digest, its frame, and room to sort it."""
+UNKNOWN_HOST = 4 << 30
+"""Bytes that we count on if the kernel does not tell how much memory is available."""
 MOST_STRETCHES = 1 << 20
 """More stretches of data than this are not told apart; then holes are read as zeros."""
 
@@ -78,6 +84,17 @@ class ImageFile:
     def malformed(self, what: str, offset: int) -> UsageError:
         """Return the error for contents at ``offset`` that are not as the format says."""
         return self.usage(f"is damaged at byte {offset}: {what}: make the dump anew")
+
+    def check_claim(self, pages: float) -> None:
+        """Raise ``UsageError`` if this host cannot compare ``pages`` pages: a file may claim any
+        number of them."""
+        available = available_bytes() or UNKNOWN_HOST
+        if pages * BYTES_A_PAGE > available:
+            raise self.usage(
+                f"claims to hold {_size(pages * PAGE_SIZE)} of memory: to compare that takes "
+                f"{_size(pages * BYTES_A_PAGE)}, and this host has {_size(available)} available: "
+                "use a host with more memory, or check whether the file is damaged"
+            )
 
     def _refused(self, error: OSError | ValueError) -> PagemergeError:
         if isinstance(error, ValueError):
@@ -152,3 +169,11 @@ class ImageFile:
             if getattr(error, "errno", None) != errno.ENXIO:  # no data up to the end of the file
                 return np.array([start]), np.array([end])
         return np.array(starts, np.int64), np.array(ends, np.int64)
+
+
+def _size(amount: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            return f"{amount:.4g} {unit}"
+        amount /= 1024
+    return f"{amount:,.4g} PiB" if amount < 1024 else f"{amount / 1024:,.4g} EiB"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pagemerge.find.images import limits
 from pagemerge.find.images.blocks import Block, Blocks
 from pagemerge.find.images.layout import FILLED, ZERO_PAGE
 from pagemerge.find.images.stream import Stream
@@ -125,7 +124,7 @@ class Ram:
         stream, blocks = self.stream, self.blocks
         if blocks.blocks:
             raise stream.file.malformed("a second list of RAM blocks", at)
-        limits.check(stream.file, total / PAGE_SIZE)
+        stream.file.check_claim(total / PAGE_SIZE)
         mapped: list[tuple[Block, int, int]] = []
         while total > 0:
             at = stream.at

@@ -11,7 +11,7 @@ import pytest
 from pagemerge._core import ZERO
 from pagemerge.errors import UsageError
 from pagemerge.find.images import images_of_caller, open_image
-from pagemerge.find.images.foreign import FORMATS
+from pagemerge.find.images.raw import FORMATS
 from pagemerge.find.sources import STEP
 from pagemerge.model import PAGE_SIZE
 from tests.support.images import SEED, ZEROS, assert_holds, made, page
