@@ -154,7 +154,7 @@ def cgroup_limit_bytes(*, proc: Path = PROC, cgroups: Path = CGROUPS) -> int | N
         entries = cgroup.entries("self", proc)
     except PagemergeError:
         return None
-    for mount, path, version in _memory_cgroups(entries, cgroups):
+    for mount, path, version in memory_cgroups(entries, cgroups):
         name = b"memory.max" if version == 2 else b"memory.limit_in_bytes"
         parts = path.split(b"/")
         for depth in range(len(parts), -1, -1):
@@ -184,13 +184,13 @@ def _usage_files(entries: list[cgroup.Entry], cgroups: Path) -> Iterator[bytes]:
     A host may mount both versions; only one of them has the memory controller. A container often
     sees its own cgroup mounted as the root, while its path is still the host's.
     """
-    for mount, path, version in _memory_cgroups(entries, cgroups):
+    for mount, path, version in memory_cgroups(entries, cgroups):
         name = b"memory.current" if version == 2 else b"memory.usage_in_bytes"
         yield b"/".join((mount, path, name))
         yield b"/".join((mount, name))
 
 
-def _memory_cgroups(
+def memory_cgroups(
     entries: list[cgroup.Entry], cgroups: Path
 ) -> Iterator[tuple[bytes, bytes, int]]:
     """List mount, path in it and version of each hierarchy that may have the memory controller."""
