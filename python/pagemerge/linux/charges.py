@@ -57,15 +57,21 @@ def charges(pid: int, *, proc: Path = PROC) -> Charges:
     status = pairs(linux.read(pid, "status", proc))
     sums = _rollup(pid, proc)
     shared = sums.get(_SHARED)
-    zeros = linux.ksm_stat(pid, proc).get("ksm_zero_pages")
     return Charges(
         table_bytes=_kilobytes(status.get(b"VmPTE")),
         stack_bytes=STACK_BYTES * (number(status.get(b"Threads")) or 1),
         shared_memory_bytes=_kilobytes(status.get(b"RssShmem")) if shared is None else shared,
         huge_bytes=sums[_HUGE],
         ksm_pages=number_in(proc / str(pid) / "ksm_merging_pages") or 0,
-        ksm_zero_pages=max(number(zeros) or 0, 0),
+        ksm_zero_pages=ksm_zero_pages(pid, proc=proc),
     )
+
+
+def ksm_zero_pages(pid: int, *, proc: Path = PROC) -> int:
+    """Count the pages that ksmd has mapped to the kernel's page of zeros; 0 if it is not known."""
+    with contextlib.suppress(PagemergeError):
+        return max(number(linux.ksm_stat(pid, proc).get("ksm_zero_pages")) or 0, 0)
+    return 0
 
 
 def _rollup(pid: int, proc: Path) -> Counter[bytes]:

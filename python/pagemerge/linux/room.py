@@ -82,7 +82,9 @@ def room(pid: int | None, *, proc: Path = PROC, cgroups: Path = CGROUPS) -> Room
     if pid is None:
         return Room(available)
     everything = total_bytes(proc=proc)
-    found = (it for it in _limits(cgroup.entries(pid, proc), cgroups) if it.limit_bytes < everything)
+    found = (
+        it for it in _limits(cgroup.entries(pid, proc), cgroups) if it.limit_bytes < everything
+    )
     least = min(found, key=lambda limit: limit.left_bytes, default=None)
     return Room(available, least if least and least.left_bytes < available else None)
 
