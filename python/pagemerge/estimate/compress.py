@@ -27,7 +27,14 @@ from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.estimate.classes import classes
 from pagemerge.estimate.near import MOST_PAGES, NEAR, contents, near, zero_blocks
-from pagemerge.estimate.zram import Compress, compressors, same_filled, taken_bytes
+from pagemerge.estimate.zram import (
+    Compress,
+    compressed_bytes,
+    compressors,
+    held_bytes,
+    same_filled,
+    unfilled_bytes,
+)
 from pagemerge.find.look import Look, Progress
 from pagemerge.find.sources import Source
 from pagemerge.model import PAGE_SIZE
@@ -50,6 +57,10 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def plus(self, more: float) -> Estimate:
+        """Add ``more``, which is exact."""
+        return Estimate(self.value + more, self.low + more, self.high + more)
 
     def left_of(self, whole: float) -> Estimate:
         """Subtract this from ``whole``, which is exact."""
@@ -239,12 +250,14 @@ def _judged(
 ) -> Compressor:
     """Work out what one compressor saves; ``counted``: frames of zeros, freed, and kept."""
     _, freed, kept = counted
-    of_kept = taken_bytes(ours.pages, method), kept
-    of_freed = taken_bytes(theirs.pages, method), freed
-    left = total([of_kept])
+    sizes, others = compressed_bytes(ours.pages, method), compressed_bytes(theirs.pages, method)
+    of_kept, of_freed = (held_bytes(sizes), kept), (held_bytes(others), freed)
+    unfilled = unfilled_bytes(sizes)
+    left = total([of_kept]).plus(unfilled)
+    everything = total([of_kept, of_freed]).plus(unfilled)
     return Compressor(
         name,
-        alone=total([of_kept, of_freed]).left_of(PAGE_SIZE * sum(counted)),
+        alone=everything.left_of(PAGE_SIZE * sum(counted)),
         beside=left.left_of(PAGE_SIZE * kept),
         both=left.left_of(PAGE_SIZE * sum(counted)),
     )

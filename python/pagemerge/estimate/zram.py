@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,6 @@ def compressors() -> dict[str, Compress]:
     return {"lz4": lz4_fast, "zstd": zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress}
 
 
-def taken_bytes(pages: NDArray[np.uint8], compress: Compress) -> NDArray[np.float64]:
-    """Work out what each of ``pages`` (u8[n, 4096]) takes in zram, in bytes: f64[n]."""
-    return held_bytes(compressed_bytes(pages, compress))
-
-
 def compressed_bytes(pages: NDArray[np.uint8], compress: Compress) -> NDArray[np.int64]:
     """Compress each of ``pages`` (u8[n, 4096]): its size, in bytes, int64[n].
 
@@ -69,7 +65,7 @@ def compressed_bytes(pages: NDArray[np.uint8], compress: Compress) -> NDArray[np
     sizes = np.zeros(len(pages), np.int64)
     for at in np.flatnonzero(~same_filled(pages)).tolist():
         sizes[at] = len(compress(pages[at].tobytes()))
-    sizes[sizes >= _classes()[1]] = PAGE_SIZE
+    sizes[sizes >= _classes().whole] = PAGE_SIZE
     return sizes
 
 
@@ -83,35 +79,45 @@ def same_filled(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def held_bytes(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Work out what the allocator takes for objects of ``sizes`` bytes (0 to 4096): f64[n].
 
-    It is the object's part of a full chain; the last chain of a class may be partly empty.
+    It is the object's part of a full chain.
     """
-    held, _ = _classes()
-    return held[sizes]
+    return _classes().held[sizes]
+
+
+def unfilled_bytes(sizes: NDArray[np.int64]) -> float:
+    """Estimate what the last chains of all classes waste: half a chain for each class in use."""
+    classes = _classes()
+    several = sizes[(sizes > 0) & (sizes < classes.whole)]
+    _, first = np.unique(classes.held[several], return_index=True)
+    return float(classes.chain[several[first]].sum()) * PAGE_SIZE / 2
+
+
+class _Classes(NamedTuple):
+    """The size classes of zsmalloc, by the size of an object in bytes, from 0 to 4096."""
+
+    held: NDArray[np.float64]
+    """f64[4097]: bytes that an object takes."""
+    chain: NDArray[np.int64]
+    """int64[4097]: pages of a chain of its class."""
+    whole: int
+    """The size from which on zram keeps the page as it is."""
 
 
 @cache
-def _classes() -> tuple[NDArray[np.float64], int]:
-    """Work out the size classes of zsmalloc.
-
-    Returns the bytes that an object of each size takes (f64[4097]), and the size from which on zram
-    keeps the page as it is.
-    """
-    held = np.zeros(PAGE_SIZE + 1, np.float64)
+def _classes() -> _Classes:
+    """Work out the size classes of zsmalloc, from the largest down."""
+    held, chains = np.zeros(PAGE_SIZE + 1, np.float64), np.zeros(PAGE_SIZE + 1, np.int64)
     whole = PAGE_SIZE
-    chain = objects = 0
-    # From the largest class down, because a class is merged into the next larger one if that has
-    # chains of the same form.
     for size in range(PAGE_SIZE, _LEAST - 1, -_STEP):
-        form = _chain(size)
-        if form != (chain, objects):
-            chain, objects = form
-            if objects > 1 and chain > 1 and whole == PAGE_SIZE:
-                whole = size - (_HANDLE - 1)
-        # An object of this class and of no smaller one, with its handle.
+        chain, objects = _chain(size)
+        if objects > 1 and chain > 1 and whole == PAGE_SIZE:
+            whole = size - (_HANDLE - 1)
+        # Objects of this class and of no smaller one; each has a handle before it.
         first = 1 if size == _LEAST else size - _STEP + 1 - _HANDLE
-        held[max(first, 1) : size - _HANDLE + 1] = chain * PAGE_SIZE / objects
-    held[whole:] = PAGE_SIZE
-    return held, whole
+        held[first : size - _HANDLE + 1] = chain * PAGE_SIZE / objects
+        chains[first : size - _HANDLE + 1] = chain
+    held[whole:], chains[whole:] = PAGE_SIZE, 1
+    return _Classes(held, chains, whole)
 
 
 def _chain(size: int) -> tuple[int, int]:

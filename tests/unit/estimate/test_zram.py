@@ -13,7 +13,7 @@ from pagemerge.estimate.zram import (
     compressors,
     held_bytes,
     same_filled,
-    taken_bytes,
+    unfilled_bytes,
 )
 
 
@@ -39,15 +39,15 @@ def test_same_filled_pages_take_nothing() -> None:
     pages[3, 4095] = 1
     assert same_filled(pages).tolist() == [True, True, True, False]
     for method in compressors().values():
-        assert taken_bytes(pages, method)[:3].tolist() == [0, 0, 0]
-        assert 0 < taken_bytes(pages, method)[3] < 100
+        assert held_bytes(compressed_bytes(pages, method))[:3].tolist() == [0, 0, 0]
+        assert 0 < held_bytes(compressed_bytes(pages, method))[3] < 100
 
 
 def test_random_bytes_are_kept_whole() -> None:
     pages = np.random.default_rng(1).integers(0, 256, (3, 4096), dtype=np.uint8)
     for method in compressors().values():
         assert compressed_bytes(pages, method).tolist() == [4096] * 3
-        assert taken_bytes(pages, method).tolist() == [4096.0] * 3
+        assert held_bytes(compressed_bytes(pages, method)).tolist() == [4096.0] * 3
 
 
 @pytest.mark.parametrize("library", ["lz4.block", "zstandard"])
@@ -57,3 +57,9 @@ def test_a_library_that_is_missing_is_named_with_the_cure(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(Unsupported, match=r'`pip install "pagemerge\[estimate\]"`'):
         compressors()
+
+
+def test_half_a_chain_of_each_class_in_use_is_not_filled() -> None:
+    assert unfilled_bytes(np.array([0, 4096, 3625])) == 0
+    assert unfilled_bytes(np.array([2040, 2039, 0])) == 4096 / 2
+    assert unfilled_bytes(np.array([2040, 40, 33])) == 4096 / 2 + 3 * 4096 / 2
