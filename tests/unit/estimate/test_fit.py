@@ -106,6 +106,8 @@ def test_pages_of_forks_and_of_ksmd(given: dict[str, Any]) -> None:
     found = look_at(*(Mine(pages(0, 100, 0, 1), frames) for _ in "ab"))
     forked = fit(found, [0])
     assert (forked.cost.apart_bytes, forked.cost.unshared_bytes) == (0, 100 * PAGE_SIZE)
+    # The last page is shared, too, though the user engine cannot be given it.
+    assert forked.cost.user_bytes == 287
     assert forked.now.saved_bytes == 100 * PAGE_SIZE
     given["charges"] = Charges(ksm_pages=100, ksm_zero_pages=7)
     given["zeros"] = 7
