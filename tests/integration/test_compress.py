@@ -32,7 +32,7 @@ Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 @pytest.fixture
-def found(victim: Spawn) -> Look[Source]:
+def found(victim: Spawn) -> Look:
     """Two victims, of which the second has 500 pages of text that the first has, too."""
     sources: list[Source] = []
     for words in WORDS:
@@ -76,7 +76,7 @@ def filled(folder: Path, pages: Bytes) -> dict[str, int]:
     return dict(zip(names, numbers, strict=False))
 
 
-def kept(found: Look[Source]) -> Bytes:
+def kept(found: Look) -> Bytes:
     """The pages that merging keeps."""
     sorted_out = classes.classes(found.digests, found.frames)
     return near.contents(found, np.flatnonzero(sorted_out.kept))
@@ -84,7 +84,7 @@ def kept(found: Look[Source]) -> Bytes:
 
 @pytest.mark.requires("root")
 @pytest.mark.parametrize("name", ["lz4", "zstd"])
-def test_against_a_real_zram(found: Look[Source], name: str) -> None:
+def test_against_a_real_zram(found: Look, name: str) -> None:
     pages, method = kept(found), zram.compressors()[name]
     estimated = compress(found, 20_000)  # all pages: what is wrong then is no matter of chance
     with device(name) as folder:
@@ -102,7 +102,7 @@ def test_against_a_real_zram(found: Look[Source], name: str) -> None:
     assert one.both.value - estimated.merging_bytes == pytest.approx(one.beside.value)
 
 
-def test_the_kinds_of_pages_are_told_apart(found: Look[Source]) -> None:
+def test_the_kinds_of_pages_are_told_apart(found: Look) -> None:
     result = compress(found, 1500)
     count = 900 + 4000 + 2500 + 1500 + 300 + INTERPRETERS
     assert result.kept_pages == pytest.approx(count, abs=1500)
@@ -127,7 +127,7 @@ def test_near_duplicates_of_a_real_process(victim: Spawn) -> None:
     assert exact(found) == pytest.approx(result.near.share.value, abs=1e-9)
 
 
-def exact(found: Look[Source]) -> float:
+def exact(found: Look) -> float:
     """The share of pages that are nearly equal to another, by brute force."""
     pages = kept(found).view(np.uint64).reshape(-1, 16, 32)
     hits = 0

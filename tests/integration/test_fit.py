@@ -48,7 +48,7 @@ class Crowd:
         self.pids.append(json.loads(said)["pid"])
         return True
 
-    def look(self) -> Look[Source]:
+    def look(self) -> Look:
         """Look at all of them."""
         named = process.named(str(pid) for pid in self.pids)
         sources: list[Source] = [locate(one) for one in named]

@@ -36,7 +36,6 @@ from pagemerge.estimate.zram import (
     unfilled_bytes,
 )
 from pagemerge.find.look import Look, Progress
-from pagemerge.find.sources import Source
 from pagemerge.model import PAGE_SIZE
 
 Int64s = NDArray[np.int64]
@@ -127,7 +126,7 @@ class Compression:
 
 
 def compress(
-    found: Look[Source],
+    found: Look,
     sample: int = SAMPLE,
     *,
     seed: int | None = None,
@@ -210,7 +209,7 @@ class _Sample:
     changed: int
 
     @classmethod
-    def read(cls, found: Look[Source], indices: Int64s) -> _Sample:
+    def read(cls, found: Look, indices: Int64s) -> _Sample:
         """Read the pages with these ``indices``, none of which was a page of zeros."""
         pages = contents(found, indices)
         now = np.empty(len(pages), np.uint64)
@@ -220,7 +219,7 @@ class _Sample:
         return cls(indices[there], pages[there], int(np.count_nonzero(~there)), changed)
 
 
-def _strata(found: Look[Source]) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def _strata(found: Look) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Find the frames of zeros, those that merging keeps, and those that it frees: bool[n] each."""
     sorted_out = [classes(domain.digests, domain.frames) for domain in found.domains()]
     nothing = np.empty(0, np.bool_)
@@ -264,7 +263,7 @@ def _judged(
 
 
 def _near(
-    found: Look[Source],
+    found: Look,
     kept: NDArray[np.bool_],
     ours: _Sample,
     rng: np.random.Generator,

@@ -97,7 +97,7 @@ class Running:
     """What is shared already, since a fork or by merging, and can unshare."""
 
 
-def costs(found: Look[Source], models: Sequence[int]) -> list[Cost]:
+def costs(found: Look, models: Sequence[int]) -> list[Cost]:
     """Work out what each of ``models`` (indices into ``found.sources``) adds to the others.
 
     Processes that have ended are left out. Raises ``NoSuchProcess`` or another ``PagemergeError``
@@ -123,7 +123,7 @@ def costs(found: Look[Source], models: Sequence[int]) -> list[Cost]:
     return made
 
 
-def running(found: Look[Source], left: Room) -> Running:
+def running(found: Look, left: Room) -> Running:
     """Add up what merging saves of the processes that were looked at, inside the limit of
     ``left``."""
     kernel = user = saved = 0
@@ -179,12 +179,12 @@ def _besides(source: Source) -> _Besides:
     return _Besides(charges(source.process.pid), stable.count(source.stretches).pages)
 
 
-def _marked(domain: Look[Source]) -> tally.UInt64s:
+def _marked(domain: Look) -> tally.UInt64s:
     """Return the digests of the pages that the user engine could be given; others are absent."""
     return np.where(domain.markable(), domain.digests, np.uint64(ABSENT))
 
 
-def _gain(domain: Look[Source], digests: tally.UInt64s, counted: np.ndarray) -> int:
+def _gain(domain: Look, digests: tally.UInt64s, counted: np.ndarray) -> int:
     """Add up the bytes that merging would free in the sources ``counted`` (bool[sources])."""
     gain = tally.gains(digests, domain.frames, zero_pages=True)
     sums = [gain[a:b].sum(dtype=np.float64) for a, b in pairwise(domain.offsets.tolist())]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pagemerge.errors import NoSuchProcess
 from pagemerge.estimate.cost import Cost, Running, costs, running
 from pagemerge.find.look import Look
-from pagemerge.find.sources import ProcessSource, Source
+from pagemerge.find.sources import ProcessSource
 from pagemerge.linux.room import Room, room
 from pagemerge.linux.splits import frees_zeros
 from pagemerge.model import PAGE_SIZE
@@ -60,7 +60,7 @@ class Fit:
     """This kernel also frees zero pages by splitting huge pages; None: not known."""
 
 
-def like(found: Look[Source], word: str) -> list[int]:
+def like(found: Look, word: str) -> list[int]:
     """Find the sources of a look that ``word`` names: their indices.
 
     A word is the pid or the name of a process, or the name of a memory image. Raises
@@ -80,7 +80,7 @@ def like(found: Look[Source], word: str) -> list[int]:
 
 
 def fit(
-    found: Look[Source],
+    found: Look,
     models: Sequence[int],
     *,
     reserve_bytes: int = 0,

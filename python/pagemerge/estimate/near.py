@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge.find.look import Look
-from pagemerge.find.sources import Source
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -51,7 +50,7 @@ _WHOLE = 1 << 9
 _WORDS = PAGE_SIZE // BLOCKS // 8
 
 
-def contents(found: Look[Source], indices: Int64s) -> Bytes:
+def contents(found: Look, indices: Int64s) -> Bytes:
     """Read pages of a look by their index (int64[n], ascending): u8[n, 4096]; zeros if they are
     gone."""
     data = np.zeros((len(indices), PAGE_SIZE), np.uint8)
@@ -70,7 +69,7 @@ def zero_blocks(pages: Bytes) -> Int64s:
 
 
 def near(
-    found: Look[Source],
+    found: Look,
     kept: Int64s,
     pages: Bytes,
     rng: np.random.Generator,

@@ -77,7 +77,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return facts
 
 
-def look_at(*sources: Source) -> Look[Source]:
+def look_at(*sources: Source) -> Look:
     return look(sources)
 
 

@@ -34,7 +34,7 @@ class Pages:
         return self.pages[indices]
 
 
-def look_at(*sources: Source) -> Look[Source]:
+def look_at(*sources: Source) -> Look:
     return look(sources)
 
 
