@@ -43,7 +43,7 @@ class Look:
         """Yield the part of each trust domain; its arrays are views of these."""
         names = [source.domain for source in self.sources]
         bounds = [at for at in range(len(names)) if at == 0 or names[at] != names[at - 1]]
-        for first, end in zip(bounds, [*bounds[1:], len(names)], strict=True):
+        for first, end in zip(bounds, [*bounds[1:], len(names)], strict=False):
             yield self.part(first, end)
 
     def part(self, first: int, end: int) -> Look:
