@@ -10,26 +10,35 @@ c - f copies have been saved before. For each content other than zeros, then sum
     saveable  =  zeros + within + across - already shared
 
 The saveable part is split in the same way, by counting one page of each frame.
+
+Arrays of one element a page are few and small: beside the digests and the names of the frames,
+``tally`` needs two marks, and a part of the keys at a time (``groups.parts``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT, ZERO
-from pagemerge.find.groups import duplicates
+from pagemerge.find.groups import parts, steps
 from pagemerge.model import Groups
 
 UInt64s = NDArray[np.uint64]
 Int64s = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 FRAME = np.uint64((1 << 55) - 1)
 EXCLUSIVE = np.uint64(1 << 56)
 PRESENT = np.uint64(1 << 63)
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+BATCH = 1 << 15
+"""Pages that are counted at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +95,16 @@ def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
     the name is made from that. Otherwise pages that are not exclusive and have the same content
     count as one frame: that is seldom wrong, and then the estimate of savings is too low.
     """
+    shared = (entries & (PRESENT | EXCLUSIVE)) == PRESENT
     frame = entries & FRAME
-    known = bool(frame.any())
-    shared = (entries & (PRESENT if known else PRESENT | EXCLUSIVE)) == PRESENT
     # SPREAD is odd, so that frames keep different names. It spreads the numbers over the upper
     # bits, at which grouping looks first.
-    name = frame * SPREAD if known else ~digests
+    name = frame * SPREAD if frame.any() else ~digests
     return np.where(shared & (digests != ABSENT), name, np.uint64(ABSENT))
 
 
 def tally(
-    digests: UInt64s, frames: UInt64s, offsets: Int64s, markable: NDArray[np.bool_] | None = None
+    digests: UInt64s, frames: UInt64s, offsets: Int64s, markable: Bools | None = None
 ) -> Tally:
     """Count the pages of processes of one domain.
 
@@ -104,47 +112,16 @@ def tally(
     process i has the pages from ``offsets[i]`` to ``offsets[i + 1]`` (int64[processes + 1]).
     ``markable``, bool[n]: pages that the user engine could be given (default: all).
     """
-    shared = duplicates(frames)
-    mapped_before = _mapped_before(frames, shared)
-    zero = digests == ZERO
-    groups = duplicates(digests)
-    copies = np.diff(groups.starts)
-    owner = np.searchsorted(offsets, groups.members, side="right") - 1
-    holders = _holders(owner, groups.starts)
-    freed = _freed(groups, mapped_before)
-    # One page of each frame, and of these the processes that have one.
-    first = ~mapped_before[groups.members]
-    frames_of = _sums(first, groups.starts)
-    bounds = np.cumsum(np.append(0, frames_of[frames_of > 0]))
-    holders_of_frames = _holders(owner[first], bounds)
-
-    processes = len(offsets) - 1
-    saved_zero, part = zero & ~mapped_before, np.repeat(freed / copies, copies)
-    gain = _sums(saved_zero, offsets).astype(np.float64)
-    gain += np.bincount(owner, weights=part, minlength=processes)
-    if markable is None:
-        markable = np.ones(len(digests), np.bool_)
-    looked_at = _sums(digests != ABSENT, offsets)
-    totals = Totals(
-        pages=int(looked_at.sum()),
-        zero_pages=int(zero.sum()),
-        duplicate_pages_within=len(owner) - holders,
-        duplicate_pages_across=holders - len(groups),
-        already_shared_pages=int(mapped_before.sum()),
-        saveable_zero_pages=int(saved_zero.sum()),
-        saveable_within_pages=int(first.sum()) - holders_of_frames,
-        saveable_across_pages=holders_of_frames - (len(bounds) - 1),
-        markable_pages=int((saved_zero & markable).sum())
-        + int(part[markable[groups.members]].sum() + 1e-6),
-    )
-    return Tally(
-        totals,
-        looked_at,
-        _sums(zero, offsets),
-        np.bincount(owner, minlength=processes).astype(np.int64),
-        np.diff(np.searchsorted(np.sort(shared.members), offsets)),
-        gain,
-    )
+    counts = _Counts(offsets, np.zeros(len(digests), np.bool_), markable)
+    counts.add_frames(frames)
+    counts.add_zeros(digests)
+    for groups in parts(digests):
+        for members, starts in _batches(groups):
+            if len(members) > BATCH:
+                counts.add_frequent(members)
+            else:
+                counts.add(members, starts)
+    return counts.tally()
 
 
 def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.float32]:
@@ -153,33 +130,170 @@ def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.flo
     A page gets 0 if merging it gains nothing: its content is unique, or all its copies lie in one
     frame already. Zero pages need no partner; with ``zero_pages`` false they gain nothing.
     """
-    mapped_before = _mapped_before(frames, duplicates(frames))
-    groups = duplicates(digests)
-    copies = np.diff(groups.starts)
+    mapped_before = np.zeros(len(digests), np.bool_)
+    for groups in parts(frames):
+        _mark_mapped_before(mapped_before, groups)
     gain = np.zeros(len(digests), np.float32)
-    gain[groups.members] = np.repeat(_freed(groups, mapped_before) / copies, copies)
-    zero = digests == ZERO
-    if zero_pages and zero.any():
-        gain[zero] = np.count_nonzero(zero & ~mapped_before) / np.count_nonzero(zero)
+    for groups in parts(digests):
+        for members, starts in _batches(groups):
+            copies = np.diff(starts)
+            freed = _freed(_sums(~mapped_before[members], starts))
+            gain[members] = np.repeat(freed / copies, copies)
+    if zero_pages:
+        zero = digests == ZERO
+        if zeros := np.count_nonzero(zero):
+            gain[zero] = np.count_nonzero(zero & ~mapped_before) / zeros
     return gain
 
 
-def _freed(groups: Groups, mapped_before: NDArray[np.bool_]) -> Int64s:
-    """Count the frames that merging each group would free: int64[groups]."""
-    # If a page changed between the looks at content and frame, a group may have no frame left.
-    freed: Int64s = np.maximum(_sums(~mapped_before[groups.members], groups.starts) - 1, 0)
-    return freed
+@dataclass(slots=True, eq=False)
+class _Counts:
+    """Adds up a ``Tally``; the arrays of counts have one element for each process."""
+
+    offsets: Int64s
+    mapped_before: Bools
+    """bool[n]: pages in a frame that an earlier page of the array has, too."""
+    markable: Bools | None
+    pages: Int64s = field(init=False)
+    zeros: Int64s = field(init=False)
+    duplicates: Int64s = field(init=False)
+    shared: Int64s = field(init=False)
+    gain: NDArray[np.float64] = field(init=False)
+    copies: int = 0
+    """Of contents that occur at least twice, in all processes, without zeros."""
+    contents: int = 0
+    holders: int = 0
+    """Pairs of such a content and a process that has a copy of it."""
+    frames: int = 0
+    """Frames of ``copies``."""
+    contents_in_frames: int = 0
+    """Contents that have a frame; others have changed since their frame was looked at."""
+    holders_of_frames: int = 0
+    """As ``holders``, of one page of each frame."""
+    saved_zeros: int = 0
+    """Frames of zeros."""
+    markable_zeros: int = 0
+    """Frames of zeros in markable pages."""
+    part_of_markable: float = 0.0
+    """Frames of other contents that merging the markable pages would free."""
+
+    def __post_init__(self) -> None:
+        shape = len(self.offsets) - 1
+        self.pages, self.zeros, self.duplicates, self.shared = np.zeros((4, shape), np.int64)
+        self.gain = np.zeros(shape)
+
+    def add_frames(self, frames: UInt64s) -> None:
+        """Find which pages of a frame are not its first; this comes before everything else."""
+        for groups in parts(frames):
+            _mark_mapped_before(self.mapped_before, groups)
+            for here in steps(len(groups.members)):
+                self.shared += self._per_process(groups.members[here])
+
+    def add_zeros(self, digests: UInt64s) -> None:
+        """Count the pages that were looked at, and those of zeros."""
+        for process, (start, end) in enumerate(pairwise(self.offsets.tolist())):
+            for here in steps(end, start):
+                zero = digests[here] == ZERO
+                saved = zero & ~self.mapped_before[here]
+                self.pages[process] += np.count_nonzero(digests[here])
+                self.zeros[process] += np.count_nonzero(zero)
+                self.gain[process] += np.count_nonzero(saved)
+                if self.markable is not None:
+                    saved &= self.markable[here]
+                self.markable_zeros += int(np.count_nonzero(saved))
+        self.saved_zeros = int(self.gain.sum())
+
+    def add(self, members: Int64s, starts: Int64s) -> None:
+        """Count some groups; arrays as in ``Groups``."""
+        first = ~self.mapped_before[members]
+        owner, copies = self._owner(members), np.diff(starts)
+        frames = _sums(first, starts)
+        part = np.repeat(_freed(frames) / copies, copies)
+        self._add(len(members), len(copies), _holders(owner, starts))
+        # One page of each frame, and of these the processes that have one.
+        bounds = np.cumsum(np.append(0, frames[frames > 0]))
+        self._add_frames(int(bounds[-1]), len(bounds) - 1, _holders(owner[first], bounds))
+        self.duplicates += np.bincount(owner, minlength=len(self.gain))
+        self.gain += np.bincount(owner, weights=part, minlength=len(self.gain))
+        marked = part if self.markable is None else part[self.markable[members]]
+        self.part_of_markable += float(marked.sum())
+
+    def add_frequent(self, members: Int64s) -> None:
+        """Count one group of any size."""
+        mine, frames_of_mine = np.zeros((2, len(self.gain)), np.int64)
+        marked = 0
+        for here in steps(len(members)):
+            part = members[here]
+            mine += self._per_process(part)
+            frames_of_mine += self._per_process(part[~self.mapped_before[part]])
+            marked += len(part) if self.markable is None else int(self.markable[part].sum())
+        frames = int(frames_of_mine.sum())
+        self._add(len(members), 1, int(np.count_nonzero(mine)))
+        self._add_frames(frames, min(frames, 1), int(np.count_nonzero(frames_of_mine)))
+        share = max(frames - 1, 0) / len(members)
+        self.duplicates += mine
+        self.gain += share * mine
+        self.part_of_markable += share * marked
+
+    def tally(self) -> Tally:
+        """Return what was counted."""
+        totals = Totals(
+            pages=int(self.pages.sum()),
+            zero_pages=int(self.zeros.sum()),
+            duplicate_pages_within=self.copies - self.holders,
+            duplicate_pages_across=self.holders - self.contents,
+            already_shared_pages=int(np.count_nonzero(self.mapped_before)),
+            saveable_zero_pages=self.saved_zeros,
+            saveable_within_pages=self.frames - self.holders_of_frames,
+            saveable_across_pages=self.holders_of_frames - self.contents_in_frames,
+            markable_pages=self.markable_zeros + int(self.part_of_markable + 1e-6),
+        )
+        return Tally(totals, self.pages, self.zeros, self.duplicates, self.shared, self.gain)
+
+    def _add(self, copies: int, contents: int, holders: int) -> None:
+        self.copies += copies
+        self.contents += contents
+        self.holders += holders
+
+    def _add_frames(self, frames: int, contents: int, holders: int) -> None:
+        self.frames += frames
+        self.contents_in_frames += contents
+        self.holders_of_frames += holders
+
+    def _owner(self, members: Int64s) -> Int64s:
+        """Return the process of each page."""
+        return np.searchsorted(self.offsets, members, side="right") - 1
+
+    def _per_process(self, members: Int64s) -> Int64s:
+        """Count pages of each process."""
+        return np.bincount(self._owner(members), minlength=len(self.gain))
 
 
-def _mapped_before(frames: UInt64s, same: Groups) -> NDArray[np.bool_]:
-    """Find the pages in a frame that an earlier page of the array has too: bool[n].
+def _batches(groups: Groups) -> Iterator[tuple[Int64s, Int64s]]:
+    """Cut groups into batches (arrays as in ``Groups``) of at most ``BATCH`` members, or of one
+    group with more."""
+    starts, at = groups.starts, 0
+    while at < len(groups):
+        end = int(np.searchsorted(starts, starts[at] + BATCH, side="right")) - 1
+        end = max(end, at + 1)
+        yield groups.members[starts[at] : starts[end]], starts[at : end + 1] - starts[at]
+        at = end
 
-    ``same``: the pages grouped by frame.
+
+def _mark_mapped_before(mapped_before: Bools, same: Groups) -> None:
+    """Mark the pages in a frame that an earlier page of the array has, too.
+
+    ``same``: pages grouped by frame.
     """
-    result = np.zeros(len(frames), np.bool_)
-    result[same.members] = True
-    result[same.members[same.starts[:-1]]] = False
-    return result
+    mapped_before[same.members] = True
+    mapped_before[same.members[same.starts[:-1]]] = False
+
+
+def _freed(frames: Int64s) -> Int64s:
+    """Count the frames that merging frees in each group, which has so many: int64[groups]."""
+    # If a page changed between the looks at content and frame, a group may have no frame left.
+    freed: Int64s = np.maximum(frames - 1, 0)
+    return freed
 
 
 def _holders(owner: Int64s, starts: Int64s) -> int:
