@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,17 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class Framed(Protocol):
+    """A source that can name the frames of single pages."""
+
+    def frames(self, indices: Int64s, digests: UInt64s) -> UInt64s:
+        """Name the frames of the pages with these indices (int64[n]) as ``Piece.frames``: u64[n].
+
+        ``digests``: u64[n], those of these pages. Pages that are not there have no frame.
+        """
+
+
 @dataclass(slots=True)
 class ProcessSource:
     """The pages of one process to look at; its runs ascend."""
@@ -147,16 +158,27 @@ class ProcessSource:
     def contents(self, indices: Int64s) -> Bytes:
         """Read as ``Source.contents``: pages that are present, without copying what is shared."""
         data = np.zeros((len(indices), PAGE_SIZE), np.uint8)
+        with suppress(PagemergeError):  # the process has ended
+            addresses, entries = self._page_map(indices)
+            there = np.flatnonzero(entries & tally.PRESENT)
+            copy_pages(self.process.pid, addresses[there].tolist(), data, there.tolist())
+        return data
+
+    def frames(self, indices: Int64s, digests: UInt64s) -> UInt64s:
+        """Name frames as ``Framed.frames``; none if the process has ended."""
+        with suppress(PagemergeError):
+            return tally.shared_frames(self._page_map(indices)[1], digests)
+        return np.full(len(indices), _core.ABSENT, np.uint64)
+
+    def _page_map(self, indices: Int64s) -> tuple[UInt64s, UInt64s]:
+        """Return the addresses of pages and their raw pagemap entries: u64[n] each."""
         ends = np.cumsum(self.pages.astype(np.int64))
         run = np.searchsorted(ends, indices, side="right")
         skipped = indices - (ends[run] - self.pages[run].astype(np.int64))
-        starts = self.starts[run] + skipped.astype(np.uint64) * np.uint64(PAGE_SIZE)
+        addresses = self.starts[run] + skipped.astype(np.uint64) * np.uint64(PAGE_SIZE)
         entries = np.zeros(len(indices), np.uint64)
-        with suppress(PagemergeError):  # the process has ended
-            _core.pagemap(self.process.pid, starts, np.ones_like(starts), entries)
-            there = np.flatnonzero(entries & tally.PRESENT)
-            copy_pages(self.process.pid, starts[there].tolist(), data, there.tolist())
-        return data
+        _core.pagemap(self.process.pid, addresses, np.ones_like(addresses), entries)
+        return addresses, entries
 
     def addresses(self) -> UInt64s:
         """Return the address of each page, ascending: u64[total]."""
