@@ -16,7 +16,7 @@ from pagemerge.model import PAGE_SIZE
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
 SEED = 5
-STEP = 1 << 16
+STEP = 1 << 13
 """Pages of a piece."""
 
 

@@ -16,7 +16,7 @@ UInt64s = NDArray[np.uint64]
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-STEP = 1 << 14
+STEP = 1 << 13
 """Words that are looked up at a time: their temporary arrays stay in the cache."""
 MOST_BITS = 20
 """Upper bits at most that the table knows: it then has 5 MB."""
@@ -24,7 +24,7 @@ MOST_BITS = 20
 
 class Watch:
     """Known words, and how often each has occurred: 8 bytes for each word, twice 8 for each of its
-    counters, and about 20 to 40 for the table."""
+    counters, and about 10 to 20 for the table."""
 
     def __init__(self, words: UInt64s, counters: int) -> None:
         """Watch for ``words`` (u64[m], any order), except ``ABSENT`` and ``ZERO``.
@@ -37,7 +37,7 @@ class Watch:
         self.counts = np.zeros((counters, len(self.words)), np.int64)
         """int64[counters, w]"""
         self._new = np.zeros_like(self.counts)
-        bits = min(len(self.words).bit_length() + 2, MOST_BITS)
+        bits = min(len(self.words).bit_length() + 1, MOST_BITS)
         self._shift = np.uint64(64 - bits)
         upper = self._upper(self.words)
         self._marks = np.zeros(1 << bits, np.bool_)

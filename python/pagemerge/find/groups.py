@@ -26,7 +26,7 @@ Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Element = TypeVar("Element", bound=np.generic)
 
-STEP = 1 << 16
+STEP = 1 << 15
 """Elements of a step: their keys and temporary arrays stay in the cache."""
 PART_BITS = 2
 """``parts`` divides digests by so many of their upper bits."""

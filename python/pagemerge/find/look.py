@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT
+from pagemerge.find.groups import steps
 from pagemerge.find.sources import Source
 
 UInt64s = NDArray[np.uint64]
@@ -82,15 +83,19 @@ def look(
         order.setdefault(source.domain, len(order))
     ordered = sorted(sources, key=lambda source: order[source.domain])
     offsets = np.cumsum([0] + [source.total for source in ordered], dtype=np.int64)
-    digests = np.full(int(offsets[-1]), ABSENT, np.uint64)
-    frames = np.full_like(digests, ABSENT)
+    # Memory that is ABSENT and never written costs nothing, and few pages share a frame.
+    assert ABSENT == 0
+    digests, frames = (np.zeros(int(offsets[-1]), np.uint64) for _ in range(2))
     seed = secrets.randbits(64) if seed is None else seed
     threads = threads or len(os.sched_getaffinity(0))
     for source, first, end in zip(ordered, offsets.tolist(), offsets[1:].tolist(), strict=False):
         at = first
         for piece in source.read(seed, threads):
             here = slice(at, at + len(piece.digests))
-            digests[here], frames[here] = piece.digests, piece.frames
+            digests[here] = piece.digests
+            for part in steps(len(piece.frames)):
+                if piece.frames[part].any():
+                    frames[at + part.start : at + part.stop] = piece.frames[part]
             at, size = here.stop, size + piece.bytes_read
             progress(done + at - first, len(digests))
         if source.error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, PagemergeError, about_process
 from pagemerge.find import eligible, tally
+from pagemerge.find.groups import steps
 from pagemerge.find.process import Process, explain
 from pagemerge.find.stable import Stretch
 from pagemerge.linux import domain
@@ -151,7 +152,9 @@ class ProcessSource:
                     pid, starts, pages, entries, seed, digests, threads
                 )
                 self.unreadable += unreadable
-                yield Piece(digests, tally.shared_frames(entries, digests), read)
+                for here in steps(len(entries)):
+                    entries[here] = tally.shared_frames(entries[here], digests[here])
+                yield Piece(digests, entries, read)
         except PagemergeError as error:
             self.error = explain(error, self.process)
 

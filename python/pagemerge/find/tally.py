@@ -96,6 +96,8 @@ def shared_frames(entries: UInt64s, digests: UInt64s) -> UInt64s:
     count as one frame: that is seldom wrong, and then the estimate of savings is too low.
     """
     shared = (entries & (PRESENT | EXCLUSIVE)) == PRESENT
+    if not shared.any():
+        return np.full(len(entries), ABSENT, np.uint64)
     frame = entries & FRAME
     # SPREAD is odd, so that frames keep different names. It spreads the numbers over the upper
     # bits, at which grouping looks first.
