@@ -54,7 +54,8 @@ def parts(digests: UInt64s, threads: int = 0) -> Iterator[Groups]:
     """Yield the groups that ``duplicates`` finds in several parts, in the same order.
 
     Each part has the digests with the same upper bits, so that it needs a quarter of the memory:
-    4 bytes for each element, if no digest is much more frequent than others.
+    4 bytes for each element, if no digest is much more frequent than others, and if the caller
+    forgets each part before it asks for the next.
     """
     if len(digests) < WORTH_PARTS:
         yield duplicates(digests, threads)
@@ -66,16 +67,22 @@ def parts(digests: UInt64s, threads: int = 0) -> Iterator[Groups]:
         sizes += np.bincount((values >> shift).view(np.int64), minlength=len(sizes))
         sizes[0] -= np.count_nonzero(values <= ZERO)
     for number in np.flatnonzero(sizes):
-        keys, at = np.empty(sizes[number], np.uint64), 0
-        for here in steps(len(digests)):
-            values = digests[here]
-            chosen = np.flatnonzero(((values >> shift) == number) & (values > ZERO))
-            part = keys[at : at + len(chosen)]
-            np.bitwise_and(values[chosen], ~index_mask, out=part)
-            part |= (chosen + here.start).view(np.uint64)
-            at += len(chosen)
-        sort(keys, _threads(threads))
-        yield _grouped(keys, digests, index_mask)
+        yield _grouped(_part(digests, number, int(sizes[number]), threads), digests, index_mask)
+
+
+def _part(digests: UInt64s, number: np.int64, size: int, threads: int) -> UInt64s:
+    """Return the sorted keys of one part, u64[size]."""
+    index_mask, shift = _index_mask(digests), np.uint64(64 - PART_BITS)
+    keys, at = np.empty(size, np.uint64), 0
+    for here in steps(len(digests)):
+        values = digests[here]
+        chosen = np.flatnonzero(((values >> shift) == number) & (values > ZERO))
+        part = keys[at : at + len(chosen)]
+        np.bitwise_and(values[chosen], ~index_mask, out=part)
+        part |= (chosen + here.start).view(np.uint64)
+        at += len(chosen)
+    sort(keys, _threads(threads))
+    return keys
 
 
 def steps(end: int, start: int = 0) -> Iterator[slice]:

@@ -272,7 +272,7 @@ def _mapping_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Ru
     if why:
         source.ineligible[why] += PAGE_SIZE * int(_runs(pid, start, end, False)[1].sum())
         return NOTHING
-    runs = _runs(pid, start, end, True)
+    runs = _runs(pid, start, end, bool(mapping.inode))
     if mapping.slab:
         source.stretches.append(Stretch.of(mapping, *runs))
     elif mapping.inode:
@@ -285,10 +285,16 @@ def _private_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Ru
     """Find runs of ``mapping`` that ksmd would look at."""
     if mapping.slab or eligible.obstacle(mapping, known):
         return NOTHING
-    return _runs(source.process.pid, mapping.start, mapping.end, True)
+    return _runs(source.process.pid, mapping.start, mapping.end, bool(mapping.inode))
 
 
 def _runs(pid: int, start: int, end: int, anonymous: bool) -> Runs:
+    """Find present pages; with ``anonymous``, only anonymous ones.
+
+    To tell them apart, the kernel looks at each page's ``struct page``, which takes three times as
+    long (``pagemap_page_category``, Linux fs/proc/task_mmu.c). So callers do not ask for that where
+    a mapping has no file: all its pages are anonymous.
+    """
     starts, pages = _core.present_runs(pid, start, end, anonymous)
     return np.frombuffer(starts, np.uint64), np.frombuffer(pages, np.uint64)
 

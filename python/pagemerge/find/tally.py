@@ -118,11 +118,8 @@ def tally(
     counts.add_frames(frames)
     counts.add_zeros(digests)
     for groups in parts(digests):
-        for members, starts in _batches(groups):
-            if len(members) > BATCH:
-                counts.add_frequent(members)
-            else:
-                counts.add(members, starts)
+        counts.add(groups)
+        del groups  # before the next part is made
     return counts.tally()
 
 
@@ -135,6 +132,7 @@ def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.flo
     mapped_before = np.zeros(len(digests), np.bool_)
     for groups in parts(frames):
         _mark_mapped_before(mapped_before, groups)
+        del groups
     gain = np.zeros(len(digests), np.float32)
     for groups in parts(digests):
         for members, starts in _batches(groups):
@@ -190,6 +188,7 @@ class _Counts:
             _mark_mapped_before(self.mapped_before, groups)
             for here in steps(len(groups.members)):
                 self.shared += self._per_process(groups.members[here])
+            del groups
 
     def add_zeros(self, digests: UInt64s) -> None:
         """Count the pages that were looked at, and those of zeros."""
@@ -205,7 +204,15 @@ class _Counts:
                 self.markable_zeros += int(np.count_nonzero(saved))
         self.saved_zeros = int(self.gain.sum())
 
-    def add(self, members: Int64s, starts: Int64s) -> None:
+    def add(self, groups: Groups) -> None:
+        """Count groups of equal pages."""
+        for members, starts in _batches(groups):
+            if len(members) > BATCH:
+                self._add_frequent(members)
+            else:
+                self._add_batch(members, starts)
+
+    def _add_batch(self, members: Int64s, starts: Int64s) -> None:
         """Count some groups; arrays as in ``Groups``."""
         first = ~self.mapped_before[members]
         owner, copies = self._owner(members), np.diff(starts)
@@ -220,7 +227,7 @@ class _Counts:
         marked = part if self.markable is None else part[self.markable[members]]
         self.part_of_markable += float(marked.sum())
 
-    def add_frequent(self, members: Int64s) -> None:
+    def _add_frequent(self, members: Int64s) -> None:
         """Count one group of any size."""
         mine, frames_of_mine = np.zeros((2, len(self.gain)), np.int64)
         marked = 0
