@@ -3,6 +3,7 @@
 - process_vm_readv alone, for each size of chunk, on one core;
 - the same with a digest of each page, on one core: ratio to the best of the former;
 - a whole look (pagemap, reading, digests), on one core and on all;
+- a full scan (which pages are there, the look, counting), on one core and on all;
 - grouping 20 million digests, half of them duplicates.
 
 What runs on one core is measured in processor time, the rest in time as it passes. Rounds are
@@ -25,7 +26,9 @@ from collections.abc import Callable
 import numpy as np
 
 from pagemerge import _core
+from pagemerge.find import process
 from pagemerge.find.groups import duplicates
+from pagemerge.find.survey import survey
 
 CHUNKS = [size << 10 for size in (256, 512, 1024, 2048, 4096)]
 DIGESTS = 20_000_000
@@ -52,8 +55,8 @@ def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_c
 
 def reading(pid: int, start: int, size: int, rounds: int) -> dict[str, float]:
     """Gigabytes per second of each way to read ``size`` bytes of ``pid``: medians."""
-    found = _core.present_runs(pid, start, start + size)
-    starts, pages = (np.frombuffer(part, np.uint64) for part in found)
+    runs = _core.present_runs(pid, start, start + size)
+    starts, pages = (np.frombuffer(part, np.uint64) for part in runs)
     count = int(pages.sum())
     out, entries = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     _core.pagemap(pid, starts, pages, entries)
@@ -65,12 +68,15 @@ def reading(pid: int, start: int, size: int, rounds: int) -> dict[str, float]:
     ways = {f"process_vm_readv, {chunk >> 10} KiB": raw(1, chunk) for chunk in CHUNKS}
     ways["digests"] = lambda: _core.read_digests(pid, starts, pages, entries, SEED, out)
     ways["look"] = lambda: _core.look(pid, start, count, SEED, out)
+    found = process.named([str(pid)])
+    ways["full scan"] = lambda: survey(found, 1)
     ways[f"process_vm_readv{ALL}"] = raw(cores, _core.CHUNK)
     ways[f"look{ALL}"] = lambda: _core.look(pid, start, count, SEED, out, cores)
+    ways[f"full scan{ALL}"] = lambda: survey(found, cores)
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
-            clock = time.perf_counter if name.endswith(ALL) else time.thread_time
+            clock = time.perf_counter if name.endswith(ALL) else time.process_time
             spent[name].append(seconds(work, clock))
     return {name: size / statistics.median(times) / 1e9 for name, times in spent.items()}
 
@@ -114,6 +120,11 @@ def main() -> None:
                 "ratio": round(speeds["digests"] / raw, 3),
                 "look_bytes_per_second": round(speeds["look"] * 1e9),
                 "look_ratio": round(speeds["look"] / raw, 3),
+                "scan_bytes_per_second": round(speeds["full scan"] * 1e9),
+                "scan_ratio": round(speeds["full scan"] / raw, 3),
+                "scan_ratio_all_cores": round(
+                    speeds[f"full scan{ALL}"] / speeds[f"process_vm_readv{ALL}"], 3
+                ),
                 "all_cores_bytes_per_second": round(speeds[f"look{ALL}"] * 1e9),
                 "cores": len(os.sched_getaffinity(0)),
                 "group_digests": DIGESTS,

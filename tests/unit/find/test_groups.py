@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagemerge import _core
@@ -172,14 +172,16 @@ CONTENTS = st.sampled_from([_core.ABSENT, _core.ZERO, *(it << 61 | it << 20 for 
 PAGES = st.lists(st.tuples(CONTENTS, st.integers(0, 3), st.booleans()), max_size=40)
 
 
+@settings(max_examples=300)
 @given(st.lists(PAGES, min_size=1, max_size=5))
 @small_steps()
 def test_tally_against_counting_page_by_page(processes: list[list[tuple[int, int, bool]]]) -> None:
     flat = [page for pages in processes for page in pages]
     digests = [digest for digest, _, _ in flat]
-    # A frame holds one content.
-    frames = [digest * 3 + frame if digest and frame else 0 for digest, frame, _ in flat]
-    frames = [frame & (1 << 64) - 1 for frame in frames]
+    # A frame holds one content, except where pages changed between two looks: the third frame.
+    names = [digest * 3 + frame if frame < 3 else 99 << 50 for digest, frame, _ in flat]
+    used = [name & (1 << 64) - 1 for name in names]
+    frames = [it if page[0] and page[1] else 0 for it, page in zip(used, flat, strict=True)]
     markable = [mark for _, _, mark in flat]
     sizes = [len(pages) for pages in processes]
     owners = np.repeat(np.arange(len(sizes)), sizes).tolist()
@@ -188,17 +190,28 @@ def test_tally_against_counting_page_by_page(processes: list[list[tuple[int, int
     found = tally(*whole, offsets, np.array(markable, np.bool_))
     assert found.totals == brute(digests, frames, owners, markable)
     copies = Counter(digests)
-    used = Counter(frames)
+    pages_of = Counter(frames)
     for one in range(len(sizes)):
         mine = [i for i, owner in enumerate(owners) if owner == one]
         others = [i for i in mine if digests[i] > _core.ZERO and copies[digests[i]] > 1]
         assert found.duplicate_pages[one] == len(others)
-        assert found.shared_pages[one] == sum(used[frames[i]] > 1 for i in mine if frames[i])
+        assert found.shared_pages[one] == sum(pages_of[frames[i]] > 1 for i in mine if frames[i])
         assert found.zero_pages[one] == sum(digests[i] == _core.ZERO for i in mine)
         assert found.pages[one] == sum(digests[i] != _core.ABSENT for i in mine)
     assert found.gain.sum() == pytest.approx(found.totals.saveable_pages)
     gain = gains(*whole, True)
     assert gain.sum() == pytest.approx(found.totals.saveable_pages, rel=1e-5)
+
+
+@small_steps()
+def test_a_content_whose_frames_were_all_seen_with_other_contents_frees_nothing() -> None:
+    """Pages may change between the looks at content and frame. Six copies are more than a batch."""
+    a, b, frame = 100 << 40, 200 << 40, 9 << 40
+    digests, frames = np.array([b] + [a] * 6, np.uint64), np.full(7, frame, np.uint64)
+    found = tally(digests, frames, np.array([0, 7]))
+    assert found.totals.already_shared_pages == 6
+    assert found.totals.saveable_pages == found.gain.sum() == 0
+    assert found.totals.duplicate_pages_within == 5
 
 
 def test_only_pages_that_others_may_map_have_a_frame() -> None:
