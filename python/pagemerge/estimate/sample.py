@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT, ZERO, digest
 from pagemerge.estimate.interval import Interval, Stratum, Values, total
-from pagemerge.estimate.watch import Watch
+from pagemerge.estimate.occurrences import Occurrences
 from pagemerge.find.groups import steps
 from pagemerge.find.look import Progress
 from pagemerge.find.sources import Framed, Piece, Source
@@ -186,8 +186,8 @@ class _Pass:
         for source, here, first in self._each(cuts, ends):
             if not source.error:
                 self._draw(source, here, self.positions[here] - first)
-        self.contents = Watch(self.drawn[0], 2)
-        self.frames = Watch(self.drawn[1], 1)
+        self.contents = Occurrences(self.drawn[0], 2)
+        self.frames = Occurrences(self.drawn[1], 1)
         for source, here, first in self._each(cuts, ends):
             if source.error:
                 continue

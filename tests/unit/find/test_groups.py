@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemerge import _core
@@ -172,7 +172,6 @@ CONTENTS = st.sampled_from([_core.ABSENT, _core.ZERO, *(it << 61 | it << 20 for 
 PAGES = st.lists(st.tuples(CONTENTS, st.integers(0, 3), st.booleans()), max_size=40)
 
 
-@settings(max_examples=300)
 @given(st.lists(PAGES, min_size=1, max_size=5))
 @small_steps()
 def test_tally_against_counting_page_by_page(processes: list[list[tuple[int, int, bool]]]) -> None:

@@ -22,12 +22,12 @@ MOST_BITS = 20
 """Upper bits at most that the table knows: it then has 5 MB."""
 
 
-class Watch:
+class Occurrences:
     """Known words, and how often each has occurred: 8 bytes for each word, twice 8 for each of its
     counters, and about 10 to 20 for the table."""
 
     def __init__(self, words: UInt64s, counters: int) -> None:
-        """Watch for ``words`` (u64[m], any order), except ``ABSENT`` and ``ZERO``.
+        """Count ``words`` (u64[m], any order), except ``ABSENT`` and ``ZERO``.
 
         ``counters``: 1 counts words, 2 also counts those that are marked.
         """

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemerge import _core
-from pagemerge.estimate import watch
-from pagemerge.estimate.watch import Watch
+from pagemerge.estimate import occurrences
+from pagemerge.estimate.occurrences import Occurrences
 
 # Few values, so that they meet; some differ in the lower bits only, which the table does not know.
 WORDS = st.one_of(
@@ -26,8 +26,8 @@ Lists = st.lists(WORDS, max_size=60)
 def test_as_one_by_one(known: list[int], stream: list[int], random: object) -> None:
     marks = [random.random() < 0.5 for _ in stream]  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watch, "STEP", 16)
-        found = Watch(np.array(known, np.uint64), 2)
+        patch.setattr(occurrences, "STEP", 16)
+        found = Occurrences(np.array(known, np.uint64), 2)
         found.count(np.array(stream, np.uint64), np.array(marks, np.bool_))
         assert not found.counts.any(), "not settled yet"
         found.settle(True)
@@ -41,7 +41,7 @@ def test_as_one_by_one(known: list[int], stream: list[int], random: object) -> N
 
 
 def test_what_is_forgotten_does_not_count() -> None:
-    found = Watch(np.array([7, 9], np.uint64), 1)
+    found = Occurrences(np.array([7, 9], np.uint64), 1)
     found.count(np.array([7, 7, 9], np.uint64))
     found.settle(True)
     found.count(np.array([7, 9, 9], np.uint64))
