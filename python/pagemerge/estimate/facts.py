@@ -55,6 +55,8 @@ class Facts:
     """What merging would free beyond ``saves`` if all trust domains were one."""
     merged_bytes: int = 0
     """Memory that is merged now, by ksmd or by our own engine."""
+    zeros_bytes: int = 0
+    """The part of that that ksmd has mapped to the kernel's page of zeros; smaps counts no such."""
     ineligible_bytes: Mapping[str, int] = field(default_factory=dict)
     """A key of ``eligible.REASONS`` -> bytes."""
     locked_bytes: int = 0
@@ -97,7 +99,8 @@ def facts(
     saves = _saves(source, share, known, bool(kernel.merge_any or kernel.mergeable))
     engine = merged_by_us(pid, [it.mapping for it in known] or source.mappings, proc)
     unique_pages = row.pages - row.zero_pages - row.duplicate_pages - share.elsewhere_pages
-    merged = sum(it.merged_bytes for it in known)
+    zeros = PAGE_SIZE * max(kernel.zero_pages or 0, 0)
+    merged = sum(it.merged_bytes for it in known) + zeros
     locked = sum(it.mapping.end - it.mapping.start for it in known if it.locked)
     return Facts(
         pid,
@@ -107,6 +110,7 @@ def facts(
         unique_bytes=max(unique_pages, 0) * PAGE_SIZE,
         elsewhere_bytes=share.elsewhere_bytes,
         merged_bytes=merged + row.merged_pages * PAGE_SIZE,
+        zeros_bytes=zeros,
         ineligible_bytes=row.ineligible,
         locked_bytes=locked,
         pinned_bytes=holds.pinned_bytes + _pinned_by_vfio(holds, locked, known),

@@ -20,7 +20,7 @@ from pagemerge.find.look import Look
 from pagemerge.find.process import explain
 from pagemerge.find.sources import ProcessSource, Source
 from pagemerge.find.survey import Row, Survey
-from pagemerge.linux.ksm import is_mergeable
+from pagemerge.linux.ksm import is_mergeable, process_ksm
 from pagemerge.linux.process import PROC
 from pagemerge.model import PAGE_SIZE
 
@@ -89,7 +89,7 @@ def why(
     sources = [
         it for it in found.sources if isinstance(it, ProcessSource) and it.process.pid in rows
     ]
-    poor = [it for it in sources if _merges_little(rows[it.process.pid])]
+    poor = [it for it in sources if _merges_little(rows[it.process.pid], proc)]
     poor.sort(key=lambda it: -_memory(rows[it.process.pid]))
     chosen = poor[:most]
     known = shares(found, {it.process.pid for it in chosen})
@@ -114,7 +114,7 @@ def _explained(row: Row, about: Facts, found: tuple[Reason, ...]) -> Explained:
     return Explained(
         about.pid,
         row.name,
-        _memory(row) + about.swapped_bytes,
+        _memory(row) + about.swapped_bytes + about.zeros_bytes,
         about.machine.guest if about.machine else "",
         about.merged_bytes,
         found,
@@ -127,10 +127,18 @@ def _memory(row: Row) -> int:
     return (row.pages + row.merged_pages) * PAGE_SIZE + hard
 
 
-def _merges_little(row: Row) -> bool:
+def _merges_little(row: Row, proc: Path) -> bool:
     """Is less than half of the memory merged, or shared since a fork?"""
-    merged = (row.merged_pages + row.shared_pages) * PAGE_SIZE
-    return not row.error and 2 * merged < _memory(row)
+    if row.error or row.pid is None:
+        return False
+    merged = row.merged_pages + row.shared_pages
+    if 2 * merged * PAGE_SIZE >= _memory(row):
+        return False
+    try:  # pages that ksmd has mapped to the kernel's page of zeros are not looked at
+        zeros = max(process_ksm(row.pid, proc).zero_pages or 0, 0)
+    except PagemergeError:
+        zeros = 0
+    return 2 * (merged + zeros) * PAGE_SIZE < _memory(row) + zeros * PAGE_SIZE
 
 
 def _marked_pages(sources: Iterable[ProcessSource], proc: Path) -> int:

@@ -1,13 +1,12 @@
 """What the kernel tells of each mapping of a process (smaps), and what memory it holds fast.
 
 Source: ``Documentation/filesystems/proc.rst`` of Linux (smaps, VmFlags, VmLck, VmPin, VmSwap).
-Reading smaps walks all page tables of the process under its mm lock, and takes about 10 us for
+Reading smaps walks all page tables of the process under its mm lock, and takes about 30 us for
 each mapping besides. So it is read once, and only for processes that a person asks about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from pagemerge.linux.maps import Mapping, parse
 from pagemerge.linux.process import PROC, read
 from pagemerge.linux.values import number, pairs
 
-_FIELDS = {b"AnonHugePages": 0, b"KSM": 1}
-_LETTERS = tuple({name[:1] for name in _FIELDS} | {b"V"})
+_HUGE, _MERGED, _FLAGS = b"AnonHugePages:", b"KSM:", b"VmFlags:"
+_CAPITALS = tuple(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[at : at + 1] for at in range(26))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Piece:
     huge_bytes: int
     """Anonymous memory in transparent huge pages that are not split."""
     merged_bytes: int
-    """Memory that maps stable pages of ksmd or its page of zeros; 0 before Linux 6.7."""
+    """Memory that maps stable pages of ksmd, each counted in full; 0 before Linux 6.7."""
     mergeable: bool
     """ksmd may merge it (``mg``): MADV_MERGEABLE or PR_SET_MEMORY_MERGE."""
     locked: bool
@@ -56,26 +55,28 @@ def pieces(pid: int, proc: Path = PROC) -> list[Piece]:
     path = proc / str(pid) / "smaps"
     found: list[Piece] = []
     mapping: Mapping | None = None
-    sizes, flags = [0, 0], frozenset[bytes]()
+    huge = merged = 0
+    flags: list[bytes] = []
 
-    def finished() -> Iterator[Piece]:
+    def finish() -> None:
         if mapping is not None and mapping.end <= 1 << 63:  # not [vsyscall], as in ``maps``
-            yield Piece(mapping, sizes[0], sizes[1], b"mg" in flags, b"lo" in flags)
+            found.append(Piece(mapping, huge, merged, b"mg" in flags, b"lo" in flags))
 
     with about_process(pid, path), path.open("rb") as file:
         for line in file:
-            if not line[:1].isupper():  # fields start with a capital, a mapping with its address
-                found.extend(finished())
-                mapping, sizes, flags = parse(line.removesuffix(b"\n")), [0, 0], frozenset()
-                if mapping is None:
-                    raise malformed(pid, path)
-            elif line.startswith(_LETTERS):
-                name, _, value = line.partition(b":")
-                if name == b"VmFlags":
-                    flags = frozenset(value.split())
-                elif name in _FIELDS:
-                    sizes[_FIELDS[name]] = 1024 * max(number(value, b"kB") or 0, 0)
-    found.extend(finished())
+            if line.startswith(_CAPITALS):  # a field; a mapping starts with its address
+                if line.startswith(_HUGE):
+                    huge = _size(line)
+                elif line.startswith(_MERGED):
+                    merged = _size(line)
+                elif line.startswith(_FLAGS):
+                    flags = line.split()
+                continue
+            finish()
+            mapping, huge, merged, flags = parse(line.removesuffix(b"\n")), 0, 0, []
+            if mapping is None:
+                raise malformed(pid, path)
+    finish()
     return found
 
 
@@ -85,8 +86,10 @@ def held(pid: int, proc: Path = PROC) -> Held:
     It takes microseconds. Raises ``NoSuchProcess``, ``AccessDenied``.
     """
     found = pairs(read(pid, "status", proc))
+    names = (b"VmLck", b"VmPin", b"VmSwap")
+    return Held(*(_size(b":" + found.get(name, b"")) for name in names))
 
-    def size(name: bytes) -> int:
-        return 1024 * max(number(found.get(name), b"kB") or 0, 0)
 
-    return Held(size(b"VmLck"), size(b"VmPin"), size(b"VmSwap"))
+def _size(line: bytes) -> int:
+    """Read the bytes in a line ``Name:   4 kB``; 0 if it has another form."""
+    return 1024 * max(number(line.partition(b":")[2], b"kB") or 0, 0)
