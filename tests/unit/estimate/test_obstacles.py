@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from pagemerge.estimate import obstacles
 from pagemerge.estimate.facts import Facts, Saves
@@ -14,6 +15,8 @@ from pagemerge.estimate.scanning import Ksmd
 from pagemerge.find import eligible
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.qemu import machine_of
+from tests.support import hostile
+from tests.support.hostile import text_of
 
 MIB = 1 << 20
 STOPPED = Ksmd(Knobs(run=0, pages_to_scan=100, sleep_millisecs=20))
@@ -198,3 +201,22 @@ def test_the_user_engine() -> None:
 def test_all_kinds_are_ranked() -> None:
     names = {it for name, it in vars(obstacles).items() if name.isupper() and isinstance(it, str)}
     assert names <= set(KINDS) and len(set(KINDS)) == len(KINDS)
+
+
+@given(*[hostile.text(b"\0").map(text_of)] * 2)
+def test_hostile_words_are_plain(word: str, refusal: str) -> None:
+    devices = ("-device", f"vfio{word}", "-device", f"vhost-user{word}", "-mem-path", word)
+    told = machine_of(["qemu", *devices, "-object", f"memory-backend-memfd,id={word}"])
+    sizes = {eligible.SHARED_MEMORY: 1, eligible.HUGETLB: 1}
+    facts = Facts(
+        *(7, "uid 5"),
+        saves=UNMARKED,
+        ineligible_bytes=sizes,
+        pinned_bytes=1,
+        machine=told,
+        refusal=refusal,
+    )
+    found = reasons(facts, STOPPED)
+    assert {it.kind for it in found} >= {"cannot be attached", "pinned", "hugetlb"}
+    for reason in found:
+        hostile.assert_plain(reason.text + reason.cure)
