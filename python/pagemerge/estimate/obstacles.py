@@ -212,7 +212,9 @@ def _ksmd(facts: Facts, ksmd: Ksmd) -> Reason:
         return Reason(NO_KSM, size, "this Linux has no ksmd", cure)
     stands = ksmd.stands
     if stands and ksmd.driver is not None:
-        text = f"the governor (process {ksmd.driver}) lets ksmd stand while merging does not pay"
+        text = (
+            f"the governor (process {ksmd.driver}) drives it, and lets it run only while that pays"
+        )
         return Reason(
             STOPPED, size, text, "its log says why; `price_bytes` in its configuration is the price"
         )
