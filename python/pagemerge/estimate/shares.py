@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pagemerge._core import ABSENT
 from pagemerge.find import tally
 from pagemerge.find.look import Look
-from pagemerge.find.sources import ProcessSource, Source
+from pagemerge.find.sources import ProcessSource
 from pagemerge.model import PAGE_SIZE
 
 
@@ -32,7 +32,7 @@ class Share:
     """No other process of its domain was looked at."""
 
 
-def shares(found: Look[Source], chosen: Collection[int]) -> dict[int, Share]:
+def shares(found: Look, chosen: Collection[int]) -> dict[int, Share]:
     """Find the shares of the processes with the pids ``chosen``, by pid.
 
     Besides the look it needs what ``tally.gains`` needs, for one domain at a time, and for all
@@ -58,7 +58,7 @@ def shares(found: Look[Source], chosen: Collection[int]) -> dict[int, Share]:
     return result
 
 
-def _all_together(found: Look[Source], chosen: Collection[int]) -> NDArray[np.float32] | None:
+def _all_together(found: Look, chosen: Collection[int]) -> NDArray[np.float32] | None:
     """Compute the gain of each page if all processes were one domain: f32[pages].
 
     None if they are one domain anyway. Images count as absent: no process shares with them.
@@ -75,7 +75,7 @@ def _all_together(found: Look[Source], chosen: Collection[int]) -> NDArray[np.fl
     return tally.gains(digests, found.frames, zero_pages=True)
 
 
-def _pages(found: Look[Source], at: int) -> slice:
+def _pages(found: Look, at: int) -> slice:
     return slice(int(found.offsets[at]), int(found.offsets[at + 1]))
 
 

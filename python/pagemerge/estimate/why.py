@@ -18,7 +18,7 @@ from pagemerge.estimate.scanning import Ksmd, ksmd
 from pagemerge.estimate.shares import shares
 from pagemerge.find.look import Look
 from pagemerge.find.process import explain
-from pagemerge.find.sources import ProcessSource, Source
+from pagemerge.find.sources import ProcessSource
 from pagemerge.find.survey import Row, Survey
 from pagemerge.linux.ksm import is_mergeable, process_ksm
 from pagemerge.linux.process import PROC
@@ -68,7 +68,7 @@ class Why:
 
 
 def why(
-    found: Look[Source],
+    found: Look,
     result: Survey,
     most: int = MOST,
     *,

@@ -21,7 +21,7 @@ Made = list[tuple[Hashable, list[list[int]]]]
 """Domain, and the contents of each mapping; processes of one domain follow each other."""
 
 
-def look_at(made: Made) -> Look[Source]:
+def look_at(made: Made) -> Look:
     """A look at processes with the pids 0, 1, ..., each mapping in runs of two pages."""
     sources: list[Source] = []
     digests: list[int] = []
