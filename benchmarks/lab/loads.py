@@ -137,14 +137,14 @@ def succeeds(argv: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def redis(folder: Path) -> Iterator[Pids]:
-    """Three servers, each with the same 200,000 keys of 400 bytes."""
+def redis(folder: Path, prefix: Sequence[str] = MARKED, many: int = 3) -> Iterator[Pids]:
+    """So many servers, each with the same 200,000 keys of 400 bytes."""
     server, client = needs("redis-server", "redis-server"), needs("redis-cli", "redis-tools")
     with ExitStack() as stack:
         servers, ask = [], []
-        for number in range(3):
+        for number in range(many):
             socket = str(folder / f"redis-{number}")
-            argv = [*MARKED, server, "--port", "0", "--unixsocket", socket, "--save", ""]
+            argv = [*prefix, server, "--port", "0", "--unixsocket", socket, "--save", ""]
             argv += ["--enable-debug-command", "yes"]
             servers.append(stack.enter_context(started(argv, stdout=subprocess.DEVNULL)).pid)
             ask.append([client, "-s", socket])
@@ -178,7 +178,7 @@ def node(folder: Path) -> Iterator[Pids]:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[Pids]:
+def postgres(folder: Path, prefix: Sequence[str] = MARKED) -> Iterator[Pids]:
     """A server and four clients that hold the same 300 rows of 160 kB in a cursor."""
     where = "usr/lib/postgresql/*/bin/"
     server = needs("postgres", "postgresql", f"{where}postgres")
@@ -193,7 +193,7 @@ def postgres(folder: Path) -> Iterator[Pids]:
     settings += ["-c", "work_mem=256MB", "-c", "autovacuum=off"]
     ask = [*as_user, psql, "-h", str(folder), "-U", "postgres", "-qAt"]
     with ExitStack() as stack:
-        argv = [*MARKED, *as_user, server, "-D", str(data), *settings]
+        argv = [*prefix, *as_user, server, "-D", str(data), *settings]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         main = stack.enter_context(started(argv, **quiet))
         until(lambda: succeeds([*ask, "-c", "select 1"]), "the server's start")

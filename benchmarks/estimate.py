@@ -1,0 +1,327 @@
+"""Whether an estimate is true: what ``pagemerge scan`` says, and what kernel KSM then really frees.
+
+Real programs (lab/resting.py) load their data and come to rest. They are opted in as ``pagemerge
+attach`` does it, and stopped (SIGSTOP), so that nothing changes any more. Then one look estimates,
+and ksmd scans flat out until two full scans bring nothing more:
+
+- estimate: what the survey says, in ksmd's domain: kernel KSM knows neither users nor containers,
+  so all processes are together, and only pages that ksmd would look at are (``locate_for_ksmd``);
+- apart: what it says by default, with trust domains apart;
+- freed: what the anonymous memory of the processes (``Pss_Anon``, a frame that several of them map
+  counts once) has shrunk by: the truth;
+- MemAvailable: what has become available, and ksmd's own records (64 bytes a page), which take
+  a part of it; other processes of the host change it as well;
+- KSM: ``pages_sharing`` and ``ksm_zero_pages``; tables: the same, counted in page tables.
+
+KSM's counters are not what was freed, and the look tells by how much: they count each mapping of a
+merged page, those too that shared its frame since a fork (forked); and they do not count the zero
+pages that the kernel frees itself when ksmd splits a huge page (split). A content takes a frame
+for each 256 mappings (max_page_sharing; limit). What one more look still finds afterwards is left.
+
+Each is done twice: with use_zero_pages=1, as the survey counts zeros, and then, all separated
+again, with 0, where zeros are a content like others. Freed differs from the estimate by at most 2%,
+or this ends with 1. A table for people, then one line of JSON. Ends with 77 if no program is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from lab.loads import Pids, until
+from lab.resting import WORKLOADS
+from tests.support import ksm
+
+from pagemerge._core import ABSENT, ZERO
+from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.find import process
+from pagemerge.find.groups import duplicates
+from pagemerge.find.look import Look, look
+from pagemerge.find.sources import Int64s, Source, UInt64s, locate_for_ksmd
+from pagemerge.find.survey import summed_up, survey
+from pagemerge.ksmd.attach import attach
+from pagemerge.ksmd.merged import sharing_pages
+from pagemerge.linux import process as linux
+from pagemerge.linux.knobs import UNMERGE
+from pagemerge.linux.ksm import process_ksm
+from pagemerge.linux.maps import smaps
+from pagemerge.linux.values import number, pairs
+from pagemerge.model import PAGE_SIZE
+
+NEAR = 0.02
+"""Share by which what is freed may differ from the estimate."""
+QUIET_SCANS = 2
+"""Full scans without gain after which ksmd has merged what it ever will."""
+FEWEST_SCANS = 4
+"""Full scans at least: two to see that a page stands still, one to find its partner."""
+PATIENCE = 400.0
+RECORD_BYTES = 64
+"""Of each page that ksmd has looked at: struct ksm_rmap_item of Linux mm/ksm.c."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one look tells of KSM, in pages."""
+
+    saveable: int
+    """What the survey says."""
+    limit: int
+    """Frames of these that stay, as a stable page has at most max_page_sharing mappings."""
+    forked: int
+    """Mappings that share a frame before, of contents that KSM merges: it counts them as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The figures of one workload, in bytes."""
+
+    workload: str
+    use_zero_pages: int
+    processes: int
+    looked_at_bytes: int
+    zero_bytes: int
+    estimate_bytes: int
+    apart_bytes: int
+    freed_bytes: int
+    available_bytes: int
+    """What has become available, and the records."""
+    records_bytes: int
+    ksm_bytes: int
+    tables_bytes: int
+    forked_bytes: int
+    split_bytes: int
+    """Zero pages that were freed, and that KSM does not count."""
+    limit_bytes: int
+    left_bytes: int
+    full_scans: int
+    collapsed_pages: int
+    """Huge pages that khugepaged has made meanwhile, of any process: they take memory again."""
+
+    @property
+    def error(self) -> float:
+        """By which share the estimate is too high."""
+        return self.estimate_bytes / max(self.freed_bytes, 1) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the kernel says at one moment, in bytes."""
+
+    anonymous: int
+    available: int
+    records: int
+    ksm: int
+    zeros: int
+    """Pages of zeros that KSM has merged, part of ``ksm``."""
+    collapsed: int
+
+
+def state(kernel: ksm.Ksm, pids: list[int]) -> State:
+    """Read all accounts of the processes, and of KSM."""
+    anonymous = sum(smaps(pid, (b"Pss_Anon",), file="smaps_rollup")[0].total() for pid in pids)
+    available = number(pairs(Path("/proc/meminfo").read_bytes())[b"MemAvailable"], b"kB") or 0
+    records = sum(process_ksm(pid).rmap_items or 0 for pid in pids)
+    now = kernel.counters()
+    zeros = now.ksm_zero_pages or 0
+    return State(
+        anonymous,
+        available * 1024,
+        records * RECORD_BYTES,
+        ((now.pages_sharing or 0) + zeros) * PAGE_SIZE,
+        zeros * PAGE_SIZE,
+        int(Path("/sys/kernel/mm/transparent_hugepage/khugepaged/pages_collapsed").read_text()),
+    )
+
+
+def count(found: Look[Source], most: int, use_zero_pages: int) -> Counted:
+    """Work out what KSM's counters and its limit make of a look."""
+    groups = duplicates(found.digests)
+    copies = np.diff(groups.starts)
+    frames = frames_of(found.frames[groups.members], groups.starts)
+    merged = frames > 1
+    limit = int(np.minimum(-(-copies // most), frames)[merged].sum() - merged.sum())
+    forked = int((copies - frames)[merged].sum())
+    zeros = found.frames[found.digests == np.uint64(ZERO)]
+    if len(zeros):
+        zero_frames = int(frames_of(zeros, np.array([0, len(zeros)]))[0])
+        forked += len(zeros) - zero_frames
+        # Each frame that stays of a content like others; the survey leaves none of zeros.
+        limit += 0 if use_zero_pages else min(-(-len(zeros) // most), zero_frames)
+    return Counted(summed_up(found).totals.saveable_pages, limit, forked)
+
+
+def frames_of(names: UInt64s, starts: Int64s) -> Int64s:
+    """Count the physical frames of each group of pages, of which ``names`` are given: i64[groups].
+
+    A page without a name has its frame for itself.
+    """
+    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    order = np.lexsort((names, owner))
+    names, owner = names[order], owner[order]
+    new = np.ones(len(names), np.bool_)
+    new[1:] = (names[1:] != names[:-1]) | (owner[1:] != owner[:-1]) | (names[1:] == ABSENT)
+    counted: Int64s = np.bincount(owner[new], minlength=len(starts) - 1)
+    return counted
+
+
+def look_at(pids: list[int]) -> Look[Source]:
+    """Look at all that ksmd may merge, as one domain."""
+    sources: list[Source] = [locate_for_ksmd(one) for one in process.named(map(str, pids))]
+    found = look(sources)
+    if failed := [f"{it.name}: {it.error}" for it in found.sources if it.error]:
+        raise PagemergeError("; ".join(failed))
+    return found
+
+
+@contextlib.contextmanager
+def frozen(pids: Pids) -> Iterator[list[int]]:
+    """The processes, stopped (SIGSTOP) with all of their threads."""
+    stopped = pids()
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: all(map(stands, stopped)), "to stop all processes")
+        yield stopped
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def stands(pid: int) -> bool:
+    """Do all threads of a process stand?"""
+    tasks = linux.PROC / str(pid) / "task"
+    return all(linux.stat(it, tasks).state == "T" for it in linux.threads(pid))
+
+
+def compare(kernel: ksm.Ksm, name: str) -> Iterator[Compared]:
+    """Run one workload, estimate, and have ksmd merge it, with zero pages and then without."""
+    with tempfile.TemporaryDirectory(prefix="pagemerge-estimate-") as folder:
+        Path(folder).chmod(0o711)
+        with WORKLOADS[name](Path(folder)) as pids:
+            for pid in pids():
+                attach(pid, name, list, "prctl")
+            with frozen(pids) as stopped:
+                for use_zero_pages in (1, 0):
+                    yield merge(kernel, name, stopped, use_zero_pages)
+                    kernel.write("run", UNMERGE)
+                    kernel.write("run", ksm.STOP)
+    kernel.forget()
+
+
+def merge(kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int) -> Compared:
+    """Estimate, merge, and look again."""
+    most = kernel.kernel.knobs().max_page_sharing or 256
+    apart = survey(process.named(map(str, pids)))
+    found, before = look_at(pids), state(kernel, pids)
+    told = count(found, most, use_zero_pages)
+    scans = merge_all(kernel, use_zero_pages)
+    after, tables = state(kernel, pids), sharing_pages(pids)
+    if tables is None:
+        raise Unsupported("the kernel shows no frames: it needs root and CONFIG_PROC_PAGE_MONITOR")
+    left = summed_up(look_at(pids)).totals
+    zeros = after.zeros - before.zeros
+    freed = before.anonymous - after.anonymous
+    records = after.records - before.records
+    merged = after.ksm - before.ksm
+    return Compared(
+        workload=name,
+        use_zero_pages=use_zero_pages,
+        processes=len(pids),
+        looked_at_bytes=len(found.digests) * PAGE_SIZE,
+        zero_bytes=int((found.digests == np.uint64(ZERO)).sum()) * PAGE_SIZE,
+        estimate_bytes=told.saveable * PAGE_SIZE,
+        apart_bytes=apart.totals.saveable_pages * PAGE_SIZE,
+        freed_bytes=freed,
+        available_bytes=after.available - before.available + records,
+        records_bytes=records,
+        ksm_bytes=merged,
+        tables_bytes=tables * PAGE_SIZE + zeros,
+        forked_bytes=told.forked * PAGE_SIZE,
+        split_bytes=freed - merged + told.forked * PAGE_SIZE,
+        limit_bytes=told.limit * PAGE_SIZE,
+        left_bytes=left.saveable_pages * PAGE_SIZE,
+        full_scans=scans,
+        collapsed_pages=after.collapsed - before.collapsed,
+    )
+
+
+def merge_all(kernel: ksm.Ksm, use_zero_pages: int) -> int:
+    """Have ksmd scan flat out until that brings nothing more; returns the number of full scans."""
+    first, deadline = kernel.full_scans, time.monotonic() + PATIENCE
+    gained, at = -1, first
+    kernel.start(**ksm.FLAT_OUT, use_zero_pages=use_zero_pages, smart_scan=0)
+    try:
+        while True:
+            scans, now = kernel.full_scans, kernel.counters()
+            saved = (now.pages_sharing or 0) + (now.ksm_zero_pages or 0)
+            if saved != gained:
+                gained, at = saved, scans
+            if scans >= at + QUIET_SCANS + 1 and scans >= first + FEWEST_SCANS:
+                return scans - first
+            if time.monotonic() > deadline:
+                raise PagemergeError("ksmd did not come to its end: is the host busy?")
+            time.sleep(0.02)
+    finally:
+        kernel.write("run", ksm.STOP)
+
+
+def show(results: list[Compared]) -> None:
+    """The table, in MB."""
+    columns = "looked_at zero apart estimate freed available ksm tables forked split limit left"
+    print(f"{'MB':<20}{'error':>8}" + "".join(f"{name:>10}" for name in columns.split()))
+    for it in results:
+        name = it.workload if it.use_zero_pages else "  use_zero_pages=0"
+        figures = (getattr(it, f"{column}_bytes") / 1e6 for column in columns.split())
+        print(f"{name:<20}{it.error:8.2%}" + "".join(f"{figure:10.2f}" for figure in figures))
+    for it in results:
+        if abs(it.error) > NEAR:
+            how = f"{it.workload}, use_zero_pages={it.use_zero_pages}"
+            print(f"{how}: the estimate DIFFERS from what was freed by {it.error:.1%}")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    args = parser.parse_args()
+    results: list[Compared] = []
+    lacking = failed = 0
+    try:
+        with ksm.borrowed() as kernel:
+            if kernel.before.pages_shared:
+                raise Unsupported("other processes have merged memory: ours would merge with it")
+            for name in args.workloads:
+                try:
+                    for one in compare(kernel, name):
+                        print(f"{name}: {one.error:+.2%}", file=sys.stderr, flush=True)
+                        results.append(one)
+                except Unsupported as lack:
+                    lacking += 1
+                    print(f"{name} is left out: {lack}", file=sys.stderr, flush=True)
+                except PagemergeError as error:
+                    failed += 1
+                    print(f"{name}: {error}", file=sys.stderr, flush=True)
+    except PagemergeError as error:
+        print(f"estimate.py: {error}", file=sys.stderr)
+        return error.exit_status
+    if results:
+        show(results)
+    print(json.dumps({"results": [asdict(it) for it in results], "lacking": lacking}))
+    if failed or any(abs(it.error) > NEAR for it in results):
+        return 1
+    return 0 if results else Unsupported("").exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
