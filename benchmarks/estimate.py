@@ -38,16 +38,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from lab.counted import counted
 from lab.loads import Pids, until
 from lab.resting import WORKLOADS
 from tests.support import ksm
 
-from pagemerge._core import ABSENT, ZERO
+from pagemerge._core import ZERO
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.find import process
-from pagemerge.find.groups import duplicates
 from pagemerge.find.look import Look, look
-from pagemerge.find.sources import Int64s, Source, UInt64s, locate_for_ksmd
+from pagemerge.find.sources import Source, locate_for_ksmd
 from pagemerge.find.survey import summed_up, survey
 from pagemerge.ksmd.attach import attach
 from pagemerge.ksmd.merged import sharing_pages
@@ -67,18 +67,6 @@ FEWEST_SCANS = 4
 PATIENCE = 400.0
 RECORD_BYTES = 64
 """Of each page that ksmd has looked at: struct ksm_rmap_item of Linux mm/ksm.c."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What one look tells of KSM, in pages."""
-
-    saveable: int
-    """What the survey says."""
-    limit: int
-    """Frames of these that stay, as a stable page has at most max_page_sharing mappings."""
-    forked: int
-    """Mappings that share a frame before, of contents that KSM merges: it counts them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,37 +131,6 @@ def state(kernel: ksm.Ksm, pids: list[int]) -> State:
     )
 
 
-def count(found: Look[Source], most: int, use_zero_pages: int) -> Counted:
-    """Work out what KSM's counters and its limit make of a look."""
-    groups = duplicates(found.digests)
-    copies = np.diff(groups.starts)
-    frames = frames_of(found.frames[groups.members], groups.starts)
-    merged = frames > 1
-    limit = int(np.minimum(-(-copies // most), frames)[merged].sum() - merged.sum())
-    forked = int((copies - frames)[merged].sum())
-    zeros = found.frames[found.digests == np.uint64(ZERO)]
-    if len(zeros):
-        zero_frames = int(frames_of(zeros, np.array([0, len(zeros)]))[0])
-        forked += len(zeros) - zero_frames
-        # Each frame that stays of a content like others; the survey leaves none of zeros.
-        limit += 0 if use_zero_pages else min(-(-len(zeros) // most), zero_frames)
-    return Counted(summed_up(found).totals.saveable_pages, limit, forked)
-
-
-def frames_of(names: UInt64s, starts: Int64s) -> Int64s:
-    """Count the physical frames of each group of pages, of which ``names`` are given: i64[groups].
-
-    A page without a name has its frame for itself.
-    """
-    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    order = np.lexsort((names, owner))
-    names, owner = names[order], owner[order]
-    new = np.ones(len(names), np.bool_)
-    new[1:] = (names[1:] != names[:-1]) | (owner[1:] != owner[:-1]) | (names[1:] == ABSENT)
-    counted: Int64s = np.bincount(owner[new], minlength=len(starts) - 1)
-    return counted
-
-
 def look_at(pids: list[int]) -> Look[Source]:
     """Look at all that ksmd may merge, as one domain."""
     sources: list[Source] = [locate_for_ksmd(one) for one in process.named(map(str, pids))]
@@ -224,7 +181,8 @@ def merge(kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int) -> C
     most = kernel.kernel.knobs().max_page_sharing or 256
     apart = survey(process.named(map(str, pids)))
     found, before = look_at(pids), state(kernel, pids)
-    told = count(found, most, use_zero_pages)
+    told = summed_up(found).totals.saveable_pages * PAGE_SIZE
+    differs = counted(found.digests, found.frames, most, bool(use_zero_pages))
     scans = merge_all(kernel, use_zero_pages)
     after, tables = state(kernel, pids), sharing_pages(pids)
     if tables is None:
@@ -240,16 +198,16 @@ def merge(kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int) -> C
         processes=len(pids),
         looked_at_bytes=len(found.digests) * PAGE_SIZE,
         zero_bytes=int((found.digests == np.uint64(ZERO)).sum()) * PAGE_SIZE,
-        estimate_bytes=told.saveable * PAGE_SIZE,
+        estimate_bytes=told,
         apart_bytes=apart.totals.saveable_pages * PAGE_SIZE,
         freed_bytes=freed,
         available_bytes=after.available - before.available + records,
         records_bytes=records,
         ksm_bytes=merged,
         tables_bytes=tables * PAGE_SIZE + zeros,
-        forked_bytes=told.forked * PAGE_SIZE,
-        split_bytes=freed - merged + told.forked * PAGE_SIZE,
-        limit_bytes=told.limit * PAGE_SIZE,
+        forked_bytes=differs.forked * PAGE_SIZE,
+        split_bytes=freed - merged + differs.forked * PAGE_SIZE,
+        limit_bytes=differs.limit * PAGE_SIZE,
         left_bytes=left.saveable_pages * PAGE_SIZE,
         full_scans=scans,
         collapsed_pages=after.collapsed - before.collapsed,
