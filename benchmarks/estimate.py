@@ -9,8 +9,8 @@ and ksmd scans flat out until two full scans bring nothing more:
 - apart: what it says by default, with trust domains apart;
 - freed: what the anonymous memory of the processes (``Pss_Anon``, a frame that several of them map
   counts once) has shrunk by: the truth;
-- MemAvailable: what has become available, and ksmd's own records (64 bytes a page), which take
-  a part of it; other processes of the host change it as well;
+- cgroup: what the anonymous memory of their memory cgroup has shrunk by, by its own account, which
+  the kernel keeps in batches; MemAvailable, in the JSON only, is moved by the rest of the host;
 - KSM: ``pages_sharing`` and ``ksm_zero_pages``; tables: the same, counted in page tables.
 
 KSM's counters are not what was freed, and the look tells by how much: they count each mapping of a
@@ -42,6 +42,7 @@ from lab.counted import counted
 from lab.loads import Pids, until
 from lab.resting import WORKLOADS
 from tests.support import ksm
+from tests.support.cgroup import Cgroup, limited
 
 from pagemerge._core import ZERO
 from pagemerge.errors import PagemergeError, Unsupported
@@ -65,6 +66,8 @@ QUIET_SCANS = 2
 FEWEST_SCANS = 4
 """Full scans at least: two to see that a page stands still, one to find its partner."""
 PATIENCE = 400.0
+UNLIMITED = 1 << 50
+"""Bytes: the cgroup is for its accounts only."""
 RECORD_BYTES = 64
 """Of each page that ksmd has looked at: struct ksm_rmap_item of Linux mm/ksm.c."""
 
@@ -81,8 +84,10 @@ class Compared:
     estimate_bytes: int
     apart_bytes: int
     freed_bytes: int
+    cgroup_bytes: int | None
+    """None if no memory cgroup could be made."""
     available_bytes: int
-    """What has become available, and the records."""
+    """What has become available on the host, and the records."""
     records_bytes: int
     ksm_bytes: int
     tables_bytes: int
@@ -106,6 +111,8 @@ class State:
     """What the kernel says at one moment, in bytes."""
 
     anonymous: int
+    charged: int
+    """To the cgroup, if there is one."""
     available: int
     records: int
     ksm: int
@@ -114,7 +121,7 @@ class State:
     collapsed: int
 
 
-def state(kernel: ksm.Ksm, pids: list[int]) -> State:
+def state(kernel: ksm.Ksm, pids: list[int], group: Cgroup | None) -> State:
     """Read all accounts of the processes, and of KSM."""
     anonymous = sum(smaps(pid, (b"Pss_Anon",), file="smaps_rollup")[0].total() for pid in pids)
     available = number(pairs(Path("/proc/meminfo").read_bytes())[b"MemAvailable"], b"kB") or 0
@@ -123,6 +130,7 @@ def state(kernel: ksm.Ksm, pids: list[int]) -> State:
     zeros = now.ksm_zero_pages or 0
     return State(
         anonymous,
+        group.anonymous_bytes() if group else 0,
         available * 1024,
         records * RECORD_BYTES,
         ((now.pages_sharing or 0) + zeros) * PAGE_SIZE,
@@ -131,7 +139,7 @@ def state(kernel: ksm.Ksm, pids: list[int]) -> State:
     )
 
 
-def look_at(pids: list[int]) -> Look[Source]:
+def look_at(pids: list[int]) -> Look:
     """Look at all that ksmd may merge, as one domain."""
     sources: list[Source] = [locate_for_ksmd(one) for one in process.named(map(str, pids))]
     found = look(sources)
@@ -163,32 +171,39 @@ def stands(pid: int) -> bool:
 
 def compare(kernel: ksm.Ksm, name: str) -> Iterator[Compared]:
     """Run one workload, estimate, and have ksmd merge it, with zero pages and then without."""
-    with tempfile.TemporaryDirectory(prefix="pagemerge-estimate-") as folder:
-        Path(folder).chmod(0o711)
-        with WORKLOADS[name](Path(folder)) as pids:
-            for pid in pids():
-                attach(pid, name, list, "prctl")
-            with frozen(pids) as stopped:
-                for use_zero_pages in (1, 0):
-                    yield merge(kernel, name, stopped, use_zero_pages)
-                    kernel.write("run", UNMERGE)
-                    kernel.write("run", ksm.STOP)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pagemerge-")))
+        folder.chmod(0o711)
+        group = None
+        with contextlib.suppress(Unsupported):
+            group = stack.enter_context(limited(UNLIMITED))
+        pids = stack.enter_context(WORKLOADS[name](folder, group.prefix() if group else ()))
+        for pid in pids():
+            attach(pid, name, list, "prctl")
+        stopped = stack.enter_context(frozen(pids))
+        for use_zero_pages in (1, 0):
+            yield merge(kernel, name, stopped, use_zero_pages, group)
+            kernel.write("run", UNMERGE)
+            kernel.write("run", ksm.STOP)
     kernel.forget()
 
 
-def merge(kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int) -> Compared:
+def merge(
+    kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int, group: Cgroup | None
+) -> Compared:
     """Estimate, merge, and look again."""
     most = kernel.kernel.knobs().max_page_sharing or 256
     apart = survey(process.named(map(str, pids)))
-    found, before = look_at(pids), state(kernel, pids)
+    found, before = look_at(pids), state(kernel, pids, group)
     told = summed_up(found).totals.saveable_pages * PAGE_SIZE
     differs = counted(found.digests, found.frames, most, bool(use_zero_pages))
     scans = merge_all(kernel, use_zero_pages)
-    after, tables = state(kernel, pids), sharing_pages(pids)
+    after, tables = state(kernel, pids, group), sharing_pages(pids)
     if tables is None:
         raise Unsupported("the kernel shows no frames: it needs root and CONFIG_PROC_PAGE_MONITOR")
     left = summed_up(look_at(pids)).totals
     zeros = after.zeros - before.zeros
+    zero_bytes = int((found.digests == np.uint64(ZERO)).sum()) * PAGE_SIZE
     freed = before.anonymous - after.anonymous
     records = after.records - before.records
     merged = after.ksm - before.ksm
@@ -197,16 +212,17 @@ def merge(kernel: ksm.Ksm, name: str, pids: list[int], use_zero_pages: int) -> C
         use_zero_pages=use_zero_pages,
         processes=len(pids),
         looked_at_bytes=len(found.digests) * PAGE_SIZE,
-        zero_bytes=int((found.digests == np.uint64(ZERO)).sum()) * PAGE_SIZE,
+        zero_bytes=zero_bytes,
         estimate_bytes=told,
         apart_bytes=apart.totals.saveable_pages * PAGE_SIZE,
         freed_bytes=freed,
+        cgroup_bytes=before.charged - after.charged if group else None,
         available_bytes=after.available - before.available + records,
         records_bytes=records,
         ksm_bytes=merged,
         tables_bytes=tables * PAGE_SIZE + zeros,
         forked_bytes=differs.forked * PAGE_SIZE,
-        split_bytes=freed - merged + differs.forked * PAGE_SIZE,
+        split_bytes=zero_bytes - zeros - left.zero_pages * PAGE_SIZE,
         limit_bytes=differs.limit * PAGE_SIZE,
         left_bytes=left.saveable_pages * PAGE_SIZE,
         full_scans=scans,
@@ -236,12 +252,13 @@ def merge_all(kernel: ksm.Ksm, use_zero_pages: int) -> int:
 
 def show(results: list[Compared]) -> None:
     """The table, in MB."""
-    columns = "looked_at zero apart estimate freed available ksm tables forked split limit left"
+    columns = "looked_at zero apart estimate freed cgroup ksm tables forked split limit left"
     print(f"{'MB':<20}{'error':>8}" + "".join(f"{name:>10}" for name in columns.split()))
     for it in results:
         name = it.workload if it.use_zero_pages else "  use_zero_pages=0"
-        figures = (getattr(it, f"{column}_bytes") / 1e6 for column in columns.split())
-        print(f"{name:<20}{it.error:8.2%}" + "".join(f"{figure:10.2f}" for figure in figures))
+        figures = (getattr(it, f"{column}_bytes") for column in columns.split())
+        shown = ("-" if it is None else f"{it / 1e6:.1f}" for it in figures)
+        print(f"{name:<20}{it.error:+8.2%}" + "".join(f"{figure:>10}" for figure in shown))
     for it in results:
         if abs(it.error) > NEAR:
             how = f"{it.workload}, use_zero_pages={it.use_zero_pages}"

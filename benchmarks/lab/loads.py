@@ -207,11 +207,11 @@ def postgres(folder: Path, prefix: Sequence[str] = MARKED) -> Iterator[Pids]:
 
 
 @contextlib.contextmanager
-def qemu(folder: Path) -> Iterator[Pids]:
+def qemu(folder: Path, prefix: Sequence[str] = ()) -> Iterator[Pids]:
     """Three guests of 256 MiB, which mark their memory by themselves."""
     with guest.image(48 << 20) as image, ExitStack() as stack:
         size = guest.Size(256, 16, 32, every_seconds=3600)
-        guests = [stack.enter_context(guest.Guest(image, size)) for _ in range(3)]
+        guests = [stack.enter_context(guest.Guest(image, size, prefix=prefix)) for _ in range(3)]
         for one in guests:
             one.until_ready(PATIENCE)
         yield lambda: [one.pid for one in guests]

@@ -11,14 +11,17 @@ import contextlib
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported
 
-from .loads import Load, Pids, family, needs, postgres, qemu, redis, said, started
+from .loads import Pids, family, needs, postgres, qemu, redis, said, started
+
+Workload = Callable[[Path, Sequence[str]], AbstractContextManager[Pids]]
+"""Given a folder for its files, and what goes before its command lines (a cgroup)."""
 
 SERVER = """
 import asyncio, csv, decimal, email, http.server, json, logging, os, sqlite3, sys, unittest
@@ -76,13 +79,13 @@ def model(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def workers(folder: Path) -> Iterator[Pids]:
+def workers(folder: Path, prefix: Sequence[str]) -> Iterator[Pids]:
     """Two Python servers of a parent and three workers each, all idle."""
     table = folder / "table.csv"
     source = random.Random(2)
     table.write_text("".join(f"{row},{source.random()},name {row}\n" for row in range(30_000)))
     with ExitStack() as stack:
-        argv = [sys.executable, "-c", SERVER, str(table), str(model(folder))]
+        argv = [*prefix, sys.executable, "-c", SERVER, str(table), str(model(folder))]
         servers = [stack.enter_context(started(argv)) for _ in range(2)]
         for one in servers:
             said(one, b"ready")
@@ -90,7 +93,7 @@ def workers(folder: Path) -> Iterator[Pids]:
 
 
 @contextlib.contextmanager
-def jvm(folder: Path) -> Iterator[Pids]:
+def jvm(folder: Path, prefix: Sequence[str]) -> Iterator[Pids]:
     """Two JVMs with a heap of 192 MiB that is touched from the start."""
     java, javac = needs("java", "default-jre-headless"), needs("javac", "default-jdk-headless")
     source = folder / "Keeper.java"
@@ -99,7 +102,7 @@ def jvm(folder: Path) -> Iterator[Pids]:
     if made.returncode:
         raise PagemergeError(f"javac cannot compile {source}: {made.stderr}")
     heap = ["-Xms192m", "-Xmx192m", "-XX:+AlwaysPreTouch", "-XX:-UsePerfData"]
-    argv = [java, *heap, "-cp", str(folder), "Keeper", str(model(folder))]
+    argv = [*prefix, java, *heap, "-cp", str(folder), "Keeper", str(model(folder))]
     with ExitStack() as stack:
         machines = [stack.enter_context(started(argv)) for _ in range(2)]
         for one in machines:
@@ -108,7 +111,7 @@ def jvm(folder: Path) -> Iterator[Pids]:
 
 
 @contextlib.contextmanager
-def mixed(folder: Path) -> Iterator[Pids]:
+def mixed(folder: Path, prefix: Sequence[str]) -> Iterator[Pids]:
     """All of the others but the guests at once, as many of them as this host has."""
     with ExitStack() as stack:
         parts: list[Pids] = []
@@ -117,18 +120,18 @@ def mixed(folder: Path) -> Iterator[Pids]:
             within.mkdir()
             within.chmod(0o711)
             with contextlib.suppress(Unsupported):
-                parts.append(stack.enter_context(WORKLOADS[name](within)))
+                parts.append(stack.enter_context(WORKLOADS[name](within, prefix)))
         if len(parts) < 2:
             raise Unsupported("no two of its programs are installed")
         yield lambda: sorted({pid for pids in parts for pid in pids()})
 
 
-WORKLOADS: dict[str, Load] = {
+WORKLOADS: dict[str, Workload] = {
     "python workers": workers,
-    "redis pair": partial(redis, prefix=(), many=2),
+    "redis pair": partial(redis, many=2),
     "qemu guests": qemu,
     "jvm pair": jvm,
-    "postgres": partial(postgres, prefix=()),
+    "postgres": postgres,
     "mixed": mixed,
 }
 
