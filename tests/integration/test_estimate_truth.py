@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pagemerge.demo.dialog import end
+from pagemerge.estimate.trust import Price, price
 from pagemerge.find import process
-from pagemerge.find.sources import locate_for_ksmd
+from pagemerge.find.look import look
+from pagemerge.find.sources import locate, locate_for_ksmd
 from pagemerge.find.survey import survey
 from pagemerge.find.tally import Totals
 from pagemerge.ksmd.attach import attach
@@ -145,8 +147,15 @@ ROUND = ["0", "p1", "p1", "p0", "u", "h", "r", "F", "w0=2", "w2=3", "p1", "F", "
 @example([[str(user), *ROUND[1:]] for user in USERS])
 def test_the_survey_is_what_the_bytes_say(program: Path, drawn: list[Layout]) -> None:
     with laid_out(program, drawn) as pids:
-        check(pids, by_user(pids), together=False)
-        check(pids, [pids], together=True)
+        apart = check(pids, by_user(pids), together=False)
+        whole = check(pids, [pids], together=True)
+        told = price(look([locate(one) for one in process.named(map(str, pids))], 2))
+        assert told == Price(
+            len(by_user(pids)),
+            apart.saveable_pages,
+            whole.saveable_pages,
+            whole.saveable_zero_pages,
+        )
 
 
 @pytest.fixture
