@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "linux": BASE,
     "find": BASE | {"linux"},
     "estimate": BASE | {"linux", "find"},
+    "report": BASE | {"linux"},
     "hub": BASE | {"linux", "find"},
     "ksmd": BASE | {"linux", "find"},
     "config": BASE | {"hub", "ksmd"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
-    "cli": BASE | {"linux", "find", "estimate", "hub", "ksmd", "config", "demo"},
+    "cli": BASE | {"linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""
