@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ SWITCHES = (
     *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
     *("--disable-dev-shm-usage", "--disable-component-update", "--hide-scrollbars"),
 )
+
+STARTER = """
+import fcntl, os, sys
+apart = [fcntl.fcntl(int(file), fcntl.F_DUPFD, 10) for file in sys.argv[1:3]]
+for number, file in zip((3, 4), apart):
+    os.dup2(file, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Gives the two pipes their numbers; a shell knows descriptors up to 9 only."""
 
 
 def lacks_browser() -> str | None:
@@ -87,14 +97,21 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def frame(self) -> None:
+        """Wait until the page was drawn: it learns of a moved mouse only then."""
+        twice = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=f"{twice}.then(() => 1)", awaitPromise=True)
+
     def type(self, text: str) -> None:
         """Type text into what has the focus."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, code: int) -> None:
         """Press a key, such as ``Enter`` (13) or ``ArrowDown`` (40)."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
+        text = {"text": "\r"} if key == "Enter" else {}  # only text presses a button
+        named = {"key": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **named, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def click(self, selector: str) -> None:
         """Press the left button of the mouse on the middle of an element."""
@@ -138,11 +155,10 @@ def browser() -> Iterator[Page]:
     """Start a browser with a profile of its own, and end it with the block."""
     program = next(filter(None, map(shutil.which, NAMES)))
     ours, theirs = os.pipe(), os.pipe()
-    script = f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}'
     with tempfile.TemporaryDirectory(prefix="pagemerge-test-", ignore_cleanup_errors=True) as home:
-        argv = ["sh", "-c", script, "sh", program, *SWITCHES, f"--user-data-dir={home}/profile"]
+        argv = [sys.executable, "-c", STARTER, str(ours[0]), str(theirs[1]), program, *SWITCHES]
         child = subprocess.Popen(
-            [*argv, "about:blank"],
+            [*argv, f"--user-data-dir={home}/profile", "about:blank"],
             pass_fds=(ours[0], theirs[1]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
