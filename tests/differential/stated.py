@@ -139,6 +139,11 @@ STATED = (
         lambda words, bare, merged: words[0] == "mbind" and "errno" in bare and "errno" in merged,
     ),
     Stated(
+        "the same refuses any page for an empty set of nodes, and the racer may have made none",
+        lambda words, bare, merged: words[0] == "mbind" and "errno 5" in merged,
+        needs=("race",),
+    ),
+    Stated(
         "mbind with MPOL_MF_STRICT refuses pages that it cannot judge or move, those that a fork "
         "shared say; merged memory has got fresh ones",
         lambda words, bare, merged: words[0] == "mbind" and "errno 5" in bare,

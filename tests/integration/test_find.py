@@ -67,7 +67,7 @@ def scan(*words: object, user: int | None = None) -> subprocess.CompletedProcess
     command = [sys.executable, "-m", "pagemerge", "scan", *map(str, words)]
     if user is not None:
         script = (
-            "import json, locale, os, select, shutil, sys, textwrap, traceback\n"
+            "import json, locale, logging, os, select, shutil, sys, textwrap, traceback\n"
             "import pagemerge.cli.scan, pagemerge.estimate.answer, pagemerge.cli.show.answer\n"
             "import rich.console, rich.table\n"
             f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"

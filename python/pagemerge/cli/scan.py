@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pagemerge.cli import as_path
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.survey import who
-from pagemerge.cli.show.words import as_json
+from pagemerge.cli.show.words import as_json, number
 from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pagemerge.estimate.answer import Questions
+    from pagemerge.find.images import ImageSource
     from pagemerge.find.process import Process
+    from pagemerge.find.sources import Source
     from pagemerge.find.survey import Row
 
 SORTS = ("gain", "name", "pid")
@@ -22,14 +28,17 @@ GROUPS = ("process", "guest", "container", "unit", "user", "domain")
 
 
 class Scan:
-    """Tell what merging identical pages of running processes would save.
+    """Tell what merging identical pages of processes and memory images would save.
 
     Reads the private anonymous memory of the processes once and counts the pages with the same
     content. It changes nothing and stops no process. It does not read holes or swapped pages. Two
-    pages count as duplicates only inside a trust domain: one user in one container.
+    pages count as duplicates only inside a trust domain: one user in one container. Images count
+    as memory of the user who asks.
 
     Reading other users' processes needs root. The figures hold for the moment of the scan. Pages
-    that pagemerge has merged already are counted apart, by the mappings of the processes.
+    that pagemerge has merged already are counted apart, by the mappings of the processes. Options
+    ask for more: what the duplicates are, who shares them, whether they last, why memory does not
+    merge, how many more processes fit, and what compression would save.
 
     Exit status: 0 if at least one of the processes could be read, else 1.
     """
@@ -40,26 +49,18 @@ class Scan:
         add = parser.add_argument
         add("target", nargs="*", metavar="PID|NAME", help="pids, or names of processes or programs")
         add("--all", action="store_true", help="look at all processes")
-        add("--what", action="store_true", help="say what the duplicated pages are")
         add(
-            "--group-by",
-            choices=GROUPS,
-            metavar="KIND",
-            help=f"say who shares with whom, by {', '.join(GROUPS[:-1])} or {GROUPS[-1]}",
+            "--image",
+            type=as_path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="look at a memory image: a core dump, a guest's saved memory, LiME, raw memory",
         )
-        add(
-            "--watch",
-            type=_seconds,
-            metavar="SECONDS",
-            help="look several times, and say which duplicates last",
-        )
-        add(
-            "--every",
-            type=_seconds,
-            metavar="SECONDS",
-            help="time between two looks (default: 10, or half of --watch if that is less)",
-        )
+        _add_questions(parser.add_argument_group("questions"))
+        add = parser.add_argument_group("output").add_argument
         add("--json", action="store_true", help="print figures as JSON")
+        add("--report", type=as_path, metavar="FILE", help="write a page of HTML, too")
         add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")
         add("--top", type=_count(10**6), metavar="N", help="show the first N processes only")
         add(
@@ -73,47 +74,170 @@ class Scan:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Look at processes and print; raises an error if it could look at none of them."""
-        if bool(args.target) == args.all:
-            raise UsageError(
-                "name processes by pid or name, or give --all for every process"
-                if not args.all
-                else "give either processes or --all"
-            )
-        from pagemerge.cli.show import answer as view
-        from pagemerge.cli.show.progress import looking
-        from pagemerge.estimate.answer import answer
+        _check(args)
+        if args.report:
+            from pagemerge.report import page
+
+            page.check(args.report)  # before the long work
         from pagemerge.find import process
 
+        images = _images(args.image)
         missing: list[str] = []
 
         def choose() -> list[Process]:
             if args.all:
                 return process.everyone()
-            found, missing[:] = _named(args.target)
+            found, missing[:] = _named(args.target) if args.target else ([], [])
             return found
 
-        with looking() as progress:
-            result = answer(choose, [], _questions(args), progress)
-        rows = _ordered(result.survey.rows, args.sort, drop_empty=args.all)
-        if args.json:
-            print(as_json(view.figures(result, rows, args.top, missing)))
-        elif any(not row.error for row in rows):
-            view.show(result, rows, tables.console(), args.top, missing)
-        return _status(result.survey.rows)
+        if args.sample:
+            return _sample(args, choose(), images, missing)
+        return _answer(args, choose, images, missing)
+
+
+def _images(paths: Sequence[Path]) -> list[ImageSource]:
+    """Open memory images; they count as memory of the user who asks, as processes of their own."""
+    if not paths:
+        return []
+    from pagemerge.find.images import open_image
+    from pagemerge.linux.domain import namespaces, of_process
+
+    own = of_process(os.getpid(), os.geteuid(), namespaces("self"))
+    return [open_image(path, own) for path in paths]
+
+
+def _add_questions(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--what", action="store_true", help="say what the duplicated pages are")
+    add(
+        "--group-by",
+        choices=GROUPS,
+        metavar="KIND",
+        help=f"say who shares with whom, by {', '.join(GROUPS[:-1])} or {GROUPS[-1]}",
+    )
+    add("--why", action="store_true", help="say why memory does not merge, and what to do")
+    add(
+        "--watch",
+        type=_seconds,
+        metavar="SECONDS",
+        help="look several times, and say which duplicates last",
+    )
+    add(
+        "--every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="time between two looks (default: 10, or half of --watch if that is less)",
+    )
+    add("--fit", metavar="PROCESS", help="say how many more like this one (pid or name) fit")
+    add(
+        "--reserve", type=_bytes, metavar="SIZE", help="memory that has to stay free for --fit (2G)"
+    )
+    add("--compress", action="store_true", help="compare merging with compression (zram)")
+    add("--sample", action="store_true", help="estimate from a sample, in little memory")
+    add(
+        "--draw",
+        type=_count(10**6),
+        metavar="PAGES",
+        help="pages of the sample (default: 10000)",
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for options that do not go together."""
+    if args.all and args.target:
+        raise UsageError("give either processes or --all")
+    if not (args.all or args.target or args.image):
+        raise UsageError(
+            "name processes by pid or name, or give --all for every process, or --image FILE"
+        )
+    for option, needs in (("every", "watch"), ("reserve", "fit"), ("draw", "sample")):
+        if getattr(args, option) is not None and not getattr(args, needs):
+            raise UsageError(f"--{option} goes with --{needs}")
+    if args.watch and args.image:
+        raise UsageError("--watch goes with processes only: an image does not change")
+    others = ("what", "group_by", "why", "watch", "fit", "compress", "report")
+    if args.sample and (with_it := [it for it in others if getattr(args, it)]):
+        option = with_it[0].replace("_", "-")
+        raise UsageError(f"--{option} needs to know all pages: leave --sample out")
+
+
+def _answer(
+    args: argparse.Namespace,
+    choose: Callable[[], list[Process]],
+    images: Sequence[Source],
+    missing: list[str],
+) -> int:
+    from pagemerge.cli.show import answer as view
+    from pagemerge.cli.show.progress import looking
+    from pagemerge.estimate.answer import answer
+
+    with looking() as progress:
+        result = answer(choose, images, _questions(args), progress)
+    rows = _ordered(result.survey.rows, args.sort, drop_empty=args.all)
+    if args.json:
+        print(as_json(view.figures(result, rows, args.top, missing)))
+    elif any(not row.error for row in rows):
+        view.show(result, rows, tables.console(), args.top, missing)
+    if args.report and any(not row.error for row in rows):
+        from pagemerge.report import page
+
+        page.write(view.figures(result, rows, None, missing), args.report)
+    return _status(result.survey.rows)
+
+
+def _sample(
+    args: argparse.Namespace,
+    chosen: Sequence[Process],
+    images: Sequence[Source],
+    missing: list[str],
+) -> int:
+    """Estimate from a sample; the exit status and the errors are as for a full scan."""
+    from pagemerge.cli.show import sample as view
+    from pagemerge.cli.show.progress import looking
+    from pagemerge.estimate.sample import PAGES, estimate
+    from pagemerge.find.sources import locate
+
+    sources = [*map(locate, chosen), *images]
+    with looking() as progress:
+        result = estimate(sources, args.draw or PAGES, args.threads, progress)
+    if not result.total.sources:
+        name, error = result.errors[0]
+        several = number(len(sources), "source")
+        raise PagemergeError(f"cannot look at any of {several}, such as {name}: {error}")
+    if args.json:
+        print(as_json({"sample": view.figures(result), "not_found": missing}))
+    else:
+        view.show(tables.console(), result)
+        for line in missing:
+            tables.show(tables.console(), line)
+    return 0
 
 
 def _questions(args: argparse.Namespace) -> Questions:
     from pagemerge.estimate.answer import Questions
 
-    if args.every is not None and args.watch is None:
-        raise UsageError("--every goes with --watch SECONDS")
     return Questions(
         what=args.what,
         group_by=args.group_by or "",
+        why=args.why,
+        everyone=args.all,
+        compress=args.compress,
+        fit=_like(args.fit) if args.fit else (),
+        reserve_bytes=args.reserve or 0,
         watch_seconds=args.watch or 0.0,
         every_seconds=args.every or min(10.0, (args.watch or 0.0) / 2),
         threads=args.threads,
     )
+
+
+def _like(word: str) -> list[int | str]:
+    """Find the pids of the processes that ``word`` names; else it is the name of an image."""
+    from pagemerge.find.process import named
+
+    try:
+        return [process.pid for process in named([word])]
+    except NoSuchProcess:
+        return [word]
 
 
 def _named(words: list[str]) -> tuple[list[Process], list[str]]:
@@ -157,6 +281,15 @@ def _seconds(text: str) -> float:
     if not 0.1 <= value <= 7 * 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time from 0.1 to 604800 seconds")
     return value
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as 512M or 2G; units are powers of 1024, as in QEMU's options."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    figure, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    if not figure.isascii() or not figure.isdecimal() or len(figure) > 12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 2G")
+    return int(figure) * unit
 
 
 def _status(rows: list[Row]) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pagemerge.errors import PagemergeError
-from pagemerge.estimate import labels, trust, what, who
+from pagemerge.estimate import compress, fit, labels, trust, what, who, why
 from pagemerge.estimate.looks import Looks, Watched
 from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process
 from pagemerge.find.sources import ProcessSource, Source, locate
 from pagemerge.find.survey import Survey, summed_up
 from pagemerge.linux.process import stat
+from pagemerge.model import PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,14 @@ class Questions:
     what: bool = False
     group_by: str = ""
     """A key of ``labels.KINDS``; empty: not asked."""
+    why: bool = False
+    everyone: bool = False
+    """All processes of the host are looked at."""
+    compress: bool = False
+    fit: Sequence[int | str] = ()
+    """Processes (pids) or images (names): how many more like these fit? Empty: not asked."""
+    reserve_bytes: int = 0
+    """Memory that has to stay free for ``fit``."""
     watch_seconds: float = 0.0
     """Time from the first look to the last; 0: one look."""
     every_seconds: float = 10.0
@@ -37,9 +46,14 @@ class Answer:
 
     survey: Survey
     price: trust.Price
+    notes: tuple[tuple[str, str], ...] = ()
+    """Names of images, and what is missing from each."""
     contents: what.Contents | None = None
     sharing: who.Sharing | None = None
     watched: Watched | None = None
+    reasons: why.Why | None = None
+    fit: fit.Fit | None = None
+    compression: compress.Compression | None = None
 
 
 def answer(
@@ -51,7 +65,8 @@ def answer(
     """Look at the processes that ``choose`` returns and at ``images``, and answer ``questions``.
 
     ``choose`` is called for each look, because processes come and go. Nothing is raised for a
-    process that ends or denies access: its row has an ``error``.
+    process that ends or denies access: its row has an ``error``. Raises ``Unsupported`` if a
+    library is missing, and what ``fit`` raises.
     """
     started = time.monotonic()
     watched = None
@@ -62,14 +77,31 @@ def answer(
         found = look([*processes, *images], questions.threads, progress)
     survey = replace(summed_up(found), seconds=time.monotonic() - started)
     kind = questions.group_by
+    groups = [labels.label(it, kind) for it in found.sources] if kind else []
     return Answer(
         survey,
         trust.price(found),
+        tuple((it.name, note) for it in images if (note := getattr(it, "note", ""))),
         what.contents(found) if questions.what else None,
-        who.sharing(found, [labels.label(it, kind) for it in found.sources], kind)
-        if kind
-        else None,
+        who.sharing(found, groups, kind) if kind else None,
         watched,
+        why.why(found, survey, everyone=questions.everyone) if questions.why else None,
+        _fit(found, questions, watched) if questions.fit else None,
+        compress.compress(found, progress=progress) if questions.compress else None,
+    )
+
+
+def _fit(found: Look, questions: Questions, watched: Watched | None) -> fit.Fit:
+    """Forecast how many more fit; what was watched tells how fast their pages unshare."""
+    chosen = sorted({at for word in questions.fit for at in fit.like(found, str(word))})
+    rate = None
+    if watched is not None:
+        rate = watched.unshared_per_second * PAGE_SIZE / max(len(found.sources), 1)
+    return fit.fit(
+        found,
+        chosen,
+        reserve_bytes=questions.reserve_bytes,
+        unsharing_bytes_per_second=rate,
     )
 
 

@@ -26,7 +26,7 @@ REASONS = {
     HUGETLB: "the kernel never splits pages of hugetlbfs",
     DEVICE: "memory of a device, which the kernel cannot move",
     SPECIAL: "the kernel's own mapping",
-    NO_ACCESS: "memory that the process itself may not read",
+    NO_ACCESS: "memory that the process itself may not read: not looked at (ksmd merges it)",
     FILE_PAGES: "unchanged pages of private file mappings: the page cache shares them already",
 }
 """Reason -> what it means, for people."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pagemerge.cli.show import contents, sharing, survey, watch
+from pagemerge.cli.show import compress, contents, fit, sharing, survey, tables, watch, why
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +30,23 @@ def show(
         contents.show(console, result.contents)
     if result.sharing:
         sharing.show(console, result.sharing)
+    if result.reasons:
+        _heading(console, "Why memory does not merge:")
+        why.show(console, result.reasons)
+    if result.fit:
+        _heading(console, "How many more fit:")
+        fit.show(console, result.fit)
+    if result.compression:
+        _heading(console, "Compression instead, or as well:")
+        compress.show(console, result.compression)
     survey.show_rows(rows, console, top, missing)
+    for name, note in result.notes:
+        tables.show(console, f"{name}: {note}")
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    tables.show(console, text, "bold")
 
 
 def figures(
@@ -45,4 +61,11 @@ def figures(
         found["contents"] = contents.figures(result.contents)
     if result.sharing:
         found["sharing"] = sharing.figures(result.sharing)
+    if result.reasons:
+        found["why"] = why.figures(result.reasons)
+    if result.fit:
+        found["fit"] = fit.figures(result.fit)
+    if result.compression:
+        found["compress"] = compress.figures(result.compression)
+    found["notes"] = [{"name": name, "note": note} for name, note in result.notes]
     return found
