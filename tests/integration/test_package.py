@@ -18,6 +18,14 @@ import pagemerge
 PACKAGE = Path(pagemerge.__file__).parent
 ROOT = PACKAGE.parents[1]
 LIBRARY = "libpagemerge_preload.so"
+PYTHON = "python/pagemerge"
+"""The package's folder among the sources."""
+
+
+def templates(package: Path) -> set[str]:
+    """The templates of the report in a package, by their paths in it."""
+    found = package.glob("report/templates/**/*.*")
+    return {str(path.relative_to(package)) for path in found}
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +43,12 @@ def test_the_sources_are_whole(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "Cargo.lock", "LICENSE", "README.md", "packaging/backend.py"}
+    wanted |= {f"{PYTHON}/{name}" for name in templates(PACKAGE)}
     for folder, ending in (("python", "py*"), ("crates/*/src", "rs"), ("crates/*", "toml")):
         found = ROOT.glob(f"{folder}/**/*.{ending}")
         wanted |= {str(path.relative_to(ROOT)) for path in found if "__pycache__" not in path.parts}
     assert wanted <= packed
+    assert f"{PYTHON}/report/templates/page.html" in packed
     assert not [name for name in packed if name.endswith(".so")]
 
 
@@ -72,6 +82,7 @@ def test_pip_installs_it_from_the_sources(sdist: Path, tmp_path: Path) -> None:
     installed = Path(said.stdout.strip())
     assert environment in installed.parents
     assert (installed / "py.typed").exists()
+    assert templates(installed) == templates(PACKAGE)
     assert not sections(installed / LIBRARY) & {".symtab", ".debug_line"}
     program = environment / "bin" / "pagemerge"
     for words in (["--version"], ["doctor"], ["run", "--barrier", "park", "--", "true"]):
