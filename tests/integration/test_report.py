@@ -229,25 +229,72 @@ def test_the_browser_enforces_the_policy(opened: Page, write: Write) -> None:
         assert rule in told
 
 
-def test_a_scan_of_real_processes_becomes_a_report(tab: Page, write: Write) -> None:
+@pytest.fixture
+def pids() -> Iterator[list[str]]:
+    """Two processes with a megabyte of equal pages and one of zeros each."""
     holder = Path(__file__).parent.parent / "victims" / "holder.py"
     argv = [sys.executable, str(holder), "seed", "1", "unique", str(1 << 20), "zero", str(1 << 20)]
     running = [subprocess.Popen(argv, stdin=-1, stdout=-1) for _ in range(2)]
     try:
         for one in running:
             assert one.stdout and one.stdout.readline() == b"ready\n"
-        scan = [sys.executable, "-m", "pagemerge", "scan", "--json", "--what", "--group-by"]
-        pids = [str(one.pid) for one in running]
-        done = subprocess.run([*scan, "process", *pids], capture_output=True, timeout=60)
-        assert done.returncode == 0, done.stderr
+        yield [str(one.pid) for one in running]
     finally:
         for one in running:
             one.kill()
             one.communicate()
+
+
+def scan(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "pagemerge", "scan", *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **more)
+
+
+def test_scan_writes_a_report(tab: Page, tmp_path: Path, pids: list[str]) -> None:
+    path = tmp_path / "report.html"
+    done = scan(
+        "--json", "--what", "--group-by", "process", "--report", str(path), "--top", "1", *pids
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == [path]
     found = json.loads(done.stdout)
-    tab.show(write(found))
-    assert tab.run("document.querySelector('h1').textContent").startswith("Merging would save ")
-    assert sorted(column(tab, 1)) == sorted(pids)
-    assert tab.run("document.querySelectorAll('#matrix li').length") == 2
+    tab.show(path)
     saves = found["totals"]["saveable_bytes"] / 1e6
-    assert f"save {saves:.2f} MB" in tab.run("document.title")
+    assert tab.run("document.querySelector('h1').textContent") == (
+        f"Merging would save {saves:.2f} MB"
+    )
+    assert sorted(column(tab, 1)) == sorted(pids), "--top is about what is printed"
+    assert tab.run("document.querySelectorAll('#matrix li').length") == 2
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_scan(tmp_path: Path) -> None:
+    for path, says in ((tmp_path, "a directory"), (tmp_path / "none" / "r.html", "no folder")):
+        done = scan("--report", str(path), str(os.getpid()))
+        assert done.returncode == 2 and not done.stdout
+        assert says in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_jinja_the_cure_is_named(tmp_path: Path) -> None:
+    (tmp_path / "jinja2.py").write_text("raise ImportError")
+    words = ("--report", str(tmp_path / "r.html"), str(os.getpid()))
+    done = scan(*words, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 77
+    assert 'pip install "pagemerge[report]"' in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.requires("root")
+def test_a_full_disk_costs_the_report_and_not_the_answer(tmp_path: Path, pids: list[str]) -> None:
+    argv = ["mount", "-t", "tmpfs", "-o", "size=8k", "none", str(tmp_path)]
+    mounted = subprocess.run(argv, capture_output=True, text=True)
+    if mounted.returncode:
+        missing("mounts", mounted.stderr)
+    try:
+        done = scan("--report", str(tmp_path / "r.html"), *pids)
+        assert done.returncode == 1
+        assert done.stdout.startswith("Merging would save ")
+        assert "No space left on device" in done.stderr and done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
