@@ -73,10 +73,10 @@ def section(figures: Given, room: Room) -> Section | None:
         (*more, *not_found),
         _errors(found, room),
     )
-    return Section("processes", "Processes", _words(shown, size_of), content)
+    return Section("processes", "Processes", _words(shown), content)
 
 
-def _words(shown: list[Given], _size_of: int) -> tuple[str, ...]:
+def _words(shown: list[Given]) -> tuple[str, ...]:
     if not shown or not shown[0].number("saveable_bytes"):
         return ()
     first = shown[0]
