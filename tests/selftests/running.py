@@ -17,6 +17,8 @@ from tests.selftests.compare import Report, parse
 GRACE = 10.0
 """Seconds that a killed program may take to go."""
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
 KNOBS = (
     "/proc/sys/vm/nr_hugepages",
     "/proc/sys/vm/overcommit_memory",
@@ -28,6 +30,8 @@ KNOBS = (
     "/sys/kernel/mm/transparent_hugepage/use_zero_page",
     "/sys/kernel/mm/transparent_hugepage/khugepaged/defrag",
     "/sys/kernel/tracing/tracing_on",
+    *map(str, sorted(HUGE_PAGES.glob("hugepages-*/enabled"))),
+    *map(str, sorted(HUGE_PAGES.glob("hugepages-*/shmem_enabled"))),
 )
 """Settings of the host that a program may leave changed, above all when it is killed."""
 
