@@ -83,11 +83,14 @@ def show_answer(result: Survey, console: Console) -> None:
     from pagemerge.find import eligible
 
     totals, merged = result.totals, result.merged
-    looked_at = sum(not row.error for row in result.rows)
+    processes = sum(not row.error for row in result.rows if row.pid is not None)
+    images = sum(row.pid is None for row in result.rows)
+    counts = [number(processes, "process", "processes")] if processes or not images else []
+    counts += [number(images, "image")] if images else []
     more = " more" if merged.pages else ""
     answer = Text("Merging would save ")
     answer.append(pages(totals.saveable_pages) + more, style="bold")
-    of = f" of {pages(totals.pages)} looked at, in {number(looked_at, 'process', 'processes')}:"
+    of = f" of {pages(totals.pages)} looked at, in {' and '.join(counts)}:"
     console.print(answer.append(of))
     zero, within = totals.saveable_zero_pages, totals.saveable_within_pages
     parts = [
