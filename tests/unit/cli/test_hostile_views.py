@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -20,8 +21,19 @@ from rich.console import Console
 from pagemerge import cli
 from pagemerge.cli import doctor, status
 from pagemerge.cli.logs import INSIDE, Lines
-from pagemerge.cli.show import findings, selection, survey, tables, targets, words
+from pagemerge.cli.show import (
+    contents,
+    findings,
+    selection,
+    sharing,
+    survey,
+    tables,
+    targets,
+    words,
+)
 from pagemerge.errors import PagemergeError
+from pagemerge.estimate.what import Content, Contents, Kind
+from pagemerge.estimate.who import Group, Pair, Sharing
 from pagemerge.find.process import Process
 from pagemerge.find.stable import Stable
 from pagemerge.find.survey import Row, Survey
@@ -90,6 +102,27 @@ def test_scan(width: int, chosen: list[str], error: str) -> None:
     assert f"{plain(rows[-1].name)}): {plain(error)}" in below.split("\n")[0]
     figures = json.loads(words.as_json(survey.figures(result, rows)))
     assert [row["pid"] for row in figures["processes"]] == [one.pid for one in who]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@given(names, foreign, st.binary(max_size=48))
+def test_what_and_who(width: int, chosen: list[str], file: str, sample: bytes) -> None:
+    held = tuple((name, 7) for name in chosen)
+    places = (("anonymous", 7),)
+    one = Content("text", 7, 6, chosen[0], file, 3, "", sample, held, places)
+    kind = Kind(
+        "file", 1, 7, 6, Counter(dict(held)), Counter(dict(places)), Counter({(file, ""): 6})
+    )
+    found = Contents((kind,), (one, one))
+    groups = tuple(Group(name, 1, 9, 1, 1, 6, 1, 5.5) for name in chosen)
+    shared = Sharing("guest", groups, (Pair(chosen[0], chosen[-1], 6),), tuple(chosen))
+    made, out = console(width)
+    contents.show(made, found)
+    sharing.show(made, shared)
+    assert_plain(out.getvalue())
+    rows = [line for line in out.getvalue().split("\n") if line.startswith(" ")]
+    assert all(len(line) <= width for line in rows), "meanings are folded beside their figures"
+    json.loads(words.as_json({"a": contents.figures(found), "b": sharing.figures(shared)}))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
