@@ -103,6 +103,8 @@ class Ram:
         number = 2 * STREAK
         while True:
             heads = stream.heads(stride, number)
+            if not len(heads):  # the buffer ends here
+                return
             addresses = heads & np.uint64(~(size - 1) & (1 << 64) - 1)
             alike = heads - addresses == flags
             alike &= addresses <= np.uint64(max(block.length - size, 0))

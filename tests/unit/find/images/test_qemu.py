@@ -77,6 +77,19 @@ def test_the_last_copy_of_a_page_counts(tmp_path: Path) -> None:
     assert_holds(source, expected)
 
 
+def test_a_row_that_ends_with_the_buffer(tmp_path: Path) -> None:
+    """At each record around the one from which on rows are looked for."""
+    for number in range(28, 40):
+        stream = Qemu([block(100)])
+        stream.start()
+        stream.part()
+        for at in range(number):
+            stream.zero(at * PAGE_SIZE, None if at else RAM)
+        for more in (b"", bytes(3)):
+            source = open_image(made(tmp_path, bytes(stream.data) + more))
+            assert source.note.endswith(f"cut short: {100 - number} of 100 pages are missing")
+
+
 def test_pages_of_16_kib_are_four_pages(tmp_path: Path) -> None:
     stream = Qemu([block(400)], bits=14)
     stream.start()
