@@ -108,8 +108,8 @@ def _fit(found: Look, questions: Questions, watched: Watched | None) -> fit.Fit:
 def _watch(
     choose: Callable[[], Sequence[Process]], questions: Questions, progress: Progress
 ) -> tuple[Look, Watched]:
-    """Look again and again, until the time is over; returns the last look."""
-    looks, seed = Looks(), None
+    """Look again and again, at least twice, until the time is over; returns the last look."""
+    looks, seed, number = Looks(), None, 0
     begun = time.monotonic()
     end, due = begun + questions.watch_seconds, begun
     while True:
@@ -118,10 +118,10 @@ def _watch(
         births = {source.process.pid: _birth(source) for source in sources}
         found = look(sources, questions.threads, progress, seed)
         looks.add(found, births, at)
-        seed = found.seed
+        seed, number = found.seed, number + 1
         # A look that takes longer than the interval is followed by the next one at once.
         due = max(due + questions.every_seconds, time.monotonic())
-        if due > end + questions.every_seconds / 2:
+        if number > 1 and due > end + questions.every_seconds / 2:
             return found, looks.result()
         time.sleep(max(due - time.monotonic(), 0))
 

@@ -8,6 +8,7 @@ file of FUSE or NFS could make the reader wait for ever, even in stat(2).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import struct
@@ -24,7 +25,7 @@ from pagemerge.errors import PagemergeError
 from pagemerge.linux.domain import namespaces
 from pagemerge.linux.maps import mappings
 from pagemerge.linux.process import PROC, read
-from pagemerge.linux.text import lines
+from pagemerge.linux.text import lines, open_quietly
 from pagemerge.model import PAGE_SIZE
 
 LOCAL = frozenset(
@@ -33,12 +34,17 @@ LOCAL = frozenset(
 """File systems that answer by themselves."""
 
 MOST_BYTES = 16 << 30
-"""Bytes of files whose pages are looked at, all files together."""
+"""Bytes in the cache that are looked at, all files together."""
 MOST_FILES = 4096
 _CHUNK = 4 << 20
 _MOST_DESCRIPTORS = 1024
 """Descriptors of one process that are looked at."""
+MOST_CHUNKS = 1 << 16
+"""Parts of 4 MiB of one file that are looked for in the cache."""
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
+_CACHESTAT = 451
+"""The number of the system call, on all processors."""
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +55,10 @@ class CachedFile:
     """As the process that uses it sees it; print it through ``text.plain`` only."""
     build_id: str
     """Of an ELF file, in hexadecimal; empty for others."""
+    pages: NDArray[np.int64]
+    """int64[n]: numbers of its pages that are in the cache, ascending."""
     digests: NDArray[np.uint64]
-    """u64[pages of the file]; ``ABSENT`` for pages that are not in the cache."""
+    """u64[n]: their digests."""
 
 
 def cached(pids: Iterable[int], seed: int, proc: Path = PROC) -> Iterator[CachedFile]:
@@ -64,10 +72,11 @@ def cached(pids: Iterable[int], seed: int, proc: Path = PROC) -> Iterator[Cached
                 return
             with suppress(OSError, PagemergeError), _opened(link, local) as (file, about):
                 key = about.st_dev, about.st_ino
-                if key not in known and 0 < about.st_size <= left:
+                if key not in known and about.st_size:
                     known.add(key)
-                    left -= about.st_size
-                    yield CachedFile(path, _build_id(file), _digests(file, about.st_size, seed))
+                    pages, digests = _digests(file, about.st_size, seed, left)
+                    left -= len(pages) * PAGE_SIZE
+                    yield CachedFile(path, _build_id(file), pages, digests)
 
 
 def _files(pid: int, proc: Path) -> Iterator[tuple[Path, str]]:
@@ -116,7 +125,7 @@ def _opened(link: Path, local: set[bytes]) -> Iterator[tuple[int, os.stat_result
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise FileNotFoundError
-        file = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open_quietly(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             yield file, about
         finally:
@@ -134,13 +143,43 @@ def _mount_of(handle: int) -> bytes:
     return b""
 
 
-def _digests(file: int, size: int, seed: int) -> NDArray[np.uint64]:
-    """Return the digests of a file's pages that are in the cache: u64[pages]."""
-    digests = np.full(-(-size // PAGE_SIZE), _core.ABSENT, np.uint64)
-    room = bytearray(_CHUNK)
-    for at in range(0, size, _CHUNK):
-        _digest(file, at, room, seed, digests[at // PAGE_SIZE :])
-    return digests
+def _digests(
+    file: int, size: int, seed: int, most: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return numbers and digests of a file's pages that are in the cache: int64[n], u64[n].
+
+    About ``most`` bytes at most. Holes, and parts of which nothing is in the cache, are skipped.
+    """
+    room, at, read = bytearray(_CHUNK), 0, 0
+    pages, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for _ in range(MOST_CHUNKS):
+        try:
+            at = os.lseek(file, at, os.SEEK_DATA)
+        except OSError:  # there is no more data
+            break
+        at -= at % _CHUNK
+        length = min(_CHUNK, size - at)
+        if length <= 0 or read >= most:
+            break
+        if _is_cached(file, at, length):
+            out = np.full(-(-length // PAGE_SIZE), _core.ABSENT, np.uint64)
+            _digest(file, at, room, seed, out)
+            there = np.flatnonzero(out)
+            pages.append(there + at // PAGE_SIZE)
+            digests.append(out[there])
+            read += len(there) * PAGE_SIZE
+        at += _CHUNK
+    return np.concatenate(pages), np.concatenate(digests)
+
+
+def _is_cached(file: int, at: int, length: int) -> bool:
+    """Is a part of these bytes in the page cache? True if the kernel cannot tell (before 6.5).
+
+    Source: cachestat(2), and Linux include/uapi/linux/mman.h.
+    """
+    asked, told = (ctypes.c_uint64 * 2)(at, length), (ctypes.c_uint64 * 5)()
+    failed = _LIBC.syscall(_CACHESTAT, file, asked, told, 0)
+    return bool(failed) or told[0] > 0
 
 
 def _digest(file: int, at: int, room: bytearray, seed: int, out: NDArray[np.uint64]) -> None:

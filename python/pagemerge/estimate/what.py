@@ -116,10 +116,10 @@ class _Files:
         self.names: list[tuple[str, str]] = []
         digests, pages, whose = [], [], []
         for number, file in enumerate(files):
-            there = np.flatnonzero(file.digests > ZERO)
+            there = file.digests > ZERO
             digests.append(file.digests[there])
-            pages.append(there)
-            whose.append(np.full(len(there), number, np.int64))
+            pages.append(file.pages[there])
+            whose.append(np.full(len(pages[-1]), number, np.int64))
             self.names.append((file.path, file.build_id))
         joined = np.concatenate(digests or [np.empty(0, np.uint64)])
         order = np.argsort(joined, kind="stable")  # the first file that has a page counts

@@ -130,6 +130,8 @@ def _row(source: Source, counted: tally.Tally, index: int) -> Row:
         row = replace(row, pid=who.pid, uid=who.uid, denied=process.denied)
     if source.error:
         return row
+    if process is None and not counted.pages[index]:
+        return replace(row, error=getattr(source, "note", "") or "no page of it could be read")
     row = replace(
         row,
         pages=int(counted.pages[index]),

@@ -32,6 +32,17 @@ def read(path: str | bytes | os.PathLike[str], most: int = 1 << 30) -> bytes:
     return b"".join(pieces)
 
 
+def open_quietly(path: str | bytes | os.PathLike[str], flags: int) -> int:
+    """Open a file without changing its access time, if the kernel allows that (O_NOATIME, open(2)).
+
+    Raises ``OSError``.
+    """
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # only its owner and root may ask for that
+        return os.open(path, flags)
+
+
 def lines(data: bytes) -> list[bytes]:
     """Split a file of the kernel into lines, without their newlines. Only ``\\n`` ends a line."""
     found = data.split(b"\n")

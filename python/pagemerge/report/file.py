@@ -1,8 +1,8 @@
 """Writes a file at once: it is there whole, or as it was before.
 
 The report holds names and bytes of other users' processes, so only the caller may read a new one;
-a file that is replaced keeps its permissions. Links and devices are refused: a rename would put the
-report in the place of ``/dev/null`` or ``/dev/stdout`` itself.
+a file of the caller's that is replaced keeps its permissions. Links and devices are refused: a
+rename would put the report in the place of ``/dev/null`` or ``/dev/stdout`` itself.
 """
 
 from __future__ import annotations
@@ -62,13 +62,21 @@ def put(path: Path, data: bytes) -> None:
 def _mode(path: Path) -> int:
     """Return the permissions that the file gets."""
     try:
-        found = path.lstat().st_mode
+        about = path.lstat()
     except FileNotFoundError:
         return 0o600
     except OSError as error:
         raise _refused(error, path) from None
+    found = about.st_mode
+    if stat.S_ISREG(found) and about.st_uid == os.geteuid():
+        return stat.S_IMODE(found) & 0o755  # nobody else may write to what the caller opens
     if stat.S_ISREG(found):
-        return stat.S_IMODE(found) & 0o777
+        # Its owner could read the report, and write to it, by the permissions of the file.
+        raise UsageError(
+            f"cannot write {path}: it belongs to uid {about.st_uid}: name a file of yours, or a "
+            "new one",
+            path=str(path),
+        )
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link"}
     kind = kinds.get(stat.S_IFMT(found), "a device, a pipe or a socket")
     raise UsageError(f"cannot write {path}: it is {kind}: name a regular file", path=str(path))

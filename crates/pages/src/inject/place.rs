@@ -3,6 +3,8 @@
 use super::arch;
 use crate::error::{Error, Result};
 use crate::mappings::Mappings;
+use crate::pagemap::{Kind, Pagemap};
+use crate::PAGE;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
@@ -26,14 +28,16 @@ pub fn find(pid: i32) -> Result<u64> {
     mappings.sort_by_key(|&(.., vdso)| !vdso);
     let memory = open("mem").map_err(|error| Error::of_proc("open of mem", &error, pid))?;
     let mut piece = vec![0; PIECE];
-    for (start, end, _) in mappings {
-        for at in (start..end.min(start + MOST)).step_by(PIECE) {
-            let bytes = piece.get_mut(..PIECE.min((end - at) as usize)).unwrap_or_default();
-            if memory.read_exact_at(bytes, at).is_err() {
-                break;
-            }
-            if let Some(offset) = instruction(bytes) {
-                return Ok(at + offset as u64);
+    for (start, end, is_vdso) in mappings {
+        for (start, end) in readable(pid, start, end.min(start + MOST), is_vdso)? {
+            for at in (start..end).step_by(PIECE) {
+                let bytes = piece.get_mut(..PIECE.min((end - at) as usize)).unwrap_or_default();
+                if memory.read_exact_at(bytes, at).is_err() {
+                    break;
+                }
+                if let Some(offset) = instruction(bytes) {
+                    return Ok(at + offset as u64);
+                }
             }
         }
     }
@@ -41,12 +45,27 @@ pub fn find(pid: i32) -> Result<u64> {
     Err(Error::Refused { pid, why: why.into() })
 }
 
+/// The parts of a mapping that can be read without waiting for its file: those that are present.
+///
+/// A file system of the process's own (FUSE) may never answer, and then not even SIGKILL ends the
+/// read. The vdso is the kernel's.
+fn readable(pid: i32, start: u64, end: u64, is_vdso: bool) -> Result<Vec<(u64, u64)>> {
+    if is_vdso {
+        return Ok(vec![(start, end)]);
+    }
+    let runs = Pagemap::open(pid)?.present_runs(start, end, Kind::Any)?;
+    Ok(runs.iter().map(|run| (run.start, run.start + run.pages * PAGE as u64)).collect())
+}
+
 /// Returns whether there is still one at `place`. Quick; false on kernels before 6.11, which cannot
 /// tell.
 pub fn is_still(pid: i32, place: u64) -> bool {
     let mut bytes = [0; arch::INSTRUCTION.len()];
     let read = |memory: fs::File| memory.read_exact_at(&mut bytes, place);
-    Mappings::of(pid).is_ok_and(|maps| maps.is_code(place).unwrap_or(false))
+    let page = place / PAGE as u64 * PAGE as u64;
+    let there = readable(pid, page, page + PAGE as u64, false).is_ok_and(|runs| !runs.is_empty());
+    there
+        && Mappings::of(pid).is_ok_and(|maps| maps.is_code(place).unwrap_or(false))
         && fs::File::open(format!("/proc/{pid}/mem")).and_then(read).is_ok()
         && bytes == arch::INSTRUCTION
 }

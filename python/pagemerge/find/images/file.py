@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pagemerge.errors import AccessDenied, OutOfMemory, PagemergeError, UsageError
 from pagemerge.linux.accounts import available_bytes
-from pagemerge.linux.text import plain
+from pagemerge.linux.text import open_quietly, plain
 from pagemerge.model import PAGE_SIZE
 
 Int64s = NDArray[np.int64]
@@ -58,7 +58,7 @@ class ImageFile:
         self.path = path
         self.label = plain(os.fsdecode(path))
         try:
-            self.descriptor = os.open(
+            self.descriptor = open_quietly(
                 path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
             )
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
