@@ -172,6 +172,14 @@ STATED = (
         ),
     ),
     Stated(
+        "the same in a private page of a file, which is anonymous if the racer has written to it",
+        lambda words, bare, merged: (
+            words[0] in ("futex_release", "futex_wait", "futex_wake")
+            and ("-14" in merged or "errno 14" in merged)
+        ),
+        needs=("race", "mmap .* (shared|file)"),
+    ),
+    Stated(
         "mremap with DONTUNMAP unlocks all of the mapping that it leaves, and that may be one of "
         "several: what is locked from there on differs",
         lambda words, bare, merged: (
