@@ -395,3 +395,16 @@ def test_a_32_bit_program_is_refused(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.requires("root", "cc")
+def test_a_file_that_never_answers_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A file system of the process's own (FUSE) may never give a page of its text."""
+    made = compile_victim("silent_text.c", tmp_path / "silent_text")
+    script = Path(__file__).parent.parent / "victims" / "silent.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(made)], capture_output=True, text=True, timeout=60
+    )
+    if done.stdout.startswith("no such file here"):
+        missing("mounts", done.stdout.strip())
+    assert done.stdout == "answers\n", done.stderr

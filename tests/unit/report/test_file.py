@@ -102,3 +102,16 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         assert list(disk.iterdir()) == [path]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.requires("root")
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(b"theirs")
+    os.chown(path, 65534, 65534)
+    path.chmod(0o666)
+    with pytest.raises(UsageError, match="it belongs to uid 65534"):
+        check(path)
+    with pytest.raises(UsageError, match="it belongs to uid 65534"):
+        put(path, b"ours")
+    assert path.read_bytes() == b"theirs"
