@@ -6,15 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pagemerge.errors import PagemergeError
+from pagemerge.errors import OutOfMemory, PagemergeError
 from pagemerge.estimate import compress, fit, labels, trust, what, who, why
 from pagemerge.estimate.looks import Looks, Watched
 from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process
 from pagemerge.find.sources import ProcessSource, Source, locate
 from pagemerge.find.survey import Survey, summed_up
+from pagemerge.linux.accounts import available_bytes
 from pagemerge.linux.process import stat
 from pagemerge.model import PAGE_SIZE
+
+BYTES_A_PAGE = 24
+"""Bytes that a look and its counting take for each page at most (benchmarks/scale.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,9 @@ def answer(
     if questions.watch_seconds:
         found, watched = _watch(choose, questions, progress)
     else:
-        processes = [locate(process) for process in choose()]
-        found = look([*processes, *images], questions.threads, progress)
+        sources: list[Source] = [*map(locate, choose()), *images]
+        _check_memory(sources)
+        found = look(sources, questions.threads, progress)
     survey = replace(summed_up(found), seconds=time.monotonic() - started)
     kind = questions.group_by
     groups = [labels.label(it, kind) for it in found.sources] if kind else []
@@ -115,6 +120,7 @@ def _watch(
     while True:
         at = time.monotonic()
         sources = [locate(process) for process in choose()]
+        _check_memory(sources)
         births = {source.process.pid: _birth(source) for source in sources}
         found = look(sources, questions.threads, progress, seed)
         looks.add(found, births, at)
@@ -124,6 +130,19 @@ def _watch(
         if number > 1 and due > end + questions.every_seconds / 2:
             return found, looks.result()
         time.sleep(max(due - time.monotonic(), 0))
+
+
+def _check_memory(sources: Sequence[Source]) -> None:
+    """Raise ``OutOfMemory`` if this host cannot remember the digests of so many pages.
+
+    Processes that have forked a thousand times map a thousand times their memory.
+    """
+    pages, available = sum(source.total for source in sources), available_bytes()
+    if available is not None and BYTES_A_PAGE * pages > available:
+        raise OutOfMemory(
+            f"to compare {pages:,} pages takes {BYTES_A_PAGE * pages >> 20:,} MiB of memory, more "
+            "than is available: use --sample, or look at fewer processes"
+        )
 
 
 def _birth(source: ProcessSource) -> int:
