@@ -15,7 +15,7 @@ MEANINGS = {
     "hugetlb": "the kernel never splits pages of hugetlbfs",
     "device": "memory of a device, which the kernel cannot move",
     "special": "the kernel's own mapping",
-    "no access": "memory that the process itself may not read",
+    "no access": "memory that the process itself may not read: not looked at (ksmd merges it)",
     "file pages": "unchanged pages of private file mappings: the page cache shares them already",
 }
 """What cannot be merged (``find/eligible.py``) -> what it means."""

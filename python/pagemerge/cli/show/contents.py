@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pagemerge.estimate.what import Content, Contents, Kind
 
 MOST_FILES = MOST_CONTENTS = 10
+SMALL = 0.01
+"""Share of all that merging would save, below which a kind is only in the table."""
 MOST_OF_A_FILE = 2
 """Pages of one file that are listed among the contents."""
 _TOLD = 32
@@ -26,7 +28,8 @@ _TOLD = 32
 def show(console: Console, result: Contents) -> None:
     """Print the kinds, the files, and the contents that save most."""
     total = sum(kind.saveable_pages for kind in result.kinds) or 1
-    shares = [f"{kind.saveable_pages / total:.0%} {kind.name}" for kind in result.kinds]
+    parts = [(kind.saveable_pages / total, kind.name) for kind in result.kinds]
+    shares = [f"{share:.0%} {name}" for share, name in parts if share >= SMALL]
     tables.show(
         console, f"What the duplicates are: {', '.join(shares) or 'there are none'}.", "bold"
     )
