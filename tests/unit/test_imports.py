@@ -16,16 +16,18 @@ BASE = {"model", "errors", "_core"}
 MAY_IMPORT = {
     "errors": set[str](),
     "model": {"_core"},
+    "figures": {"model"},
     "linux": BASE,
     "find": BASE | {"linux"},
     "estimate": BASE | {"linux", "find"},
-    "report": BASE | {"linux"},
+    "report": BASE | {"figures", "linux", "find"},
     "hub": BASE | {"linux", "find"},
     "ksmd": BASE | {"linux", "find"},
     "config": BASE | {"hub", "ksmd"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
-    "cli": BASE | {"linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"},
+    "cli": BASE
+    | {"figures", "linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pagemerge.cli.show.words import as_json, number
+from pagemerge.cli.show.words import as_json
+from pagemerge.figures import number
 
 if TYPE_CHECKING:
     from pagemerge.ksmd.model import Selection

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pagemerge.cli import as_path, logs, streams
-from pagemerge.cli.show.words import number
 from pagemerge.errors import HubError, Unsupported, UsageError
+from pagemerge.figures import number
 from pagemerge.hub.model import Planned
 from pagemerge.linux.domain import Domain
 from pagemerge.linux.text import plain
@@ -166,7 +166,7 @@ def _opened(path: Path) -> BinaryIO:
 
 def _print_plan(domain: Domain, rows: tuple[Planned, ...]) -> None:
     """Print a plan in words, one line for each client."""
-    from pagemerge.cli.show.words import size
+    from pagemerge.figures import size
 
     merged = sum(row.pages + row.zero_pages for row in rows) - sum(row.new_slots for row in rows)
     saves = f"would save {size(merged * PAGE_SIZE)} in {len(rows)} processes"

@@ -94,7 +94,7 @@ def report(outcome: Outcome, *, as_json: bool, asked_bytes: int) -> None:
         print(words.as_json(asdict(outcome)))
         return
     from pagemerge.cli.show import demo as show
-    from pagemerge.cli.show.words import size
+    from pagemerge.figures import size
 
     show.told(outcome, tables.console())
     if outcome.loaded_bytes < asked_bytes - outcome.page_size:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pagemerge.cli.attach import arguments, status
-from pagemerge.cli.show.words import as_json, number, size
+from pagemerge.cli.show.words import as_json
+from pagemerge.figures import number, size
 
 if TYPE_CHECKING:
     from pagemerge.ksmd.targets import Target

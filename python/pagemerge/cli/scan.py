@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from pagemerge.cli import as_path
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.survey import who
-from pagemerge.cli.show.words import as_json, number
+from pagemerge.cli.show.words import as_json
 from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
+from pagemerge.figures import number
 
 if TYPE_CHECKING:
     from pathlib import Path

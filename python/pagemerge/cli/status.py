@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pagemerge.cli import as_path
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import as_json, duration, number, size
+from pagemerge.cli.show.words import as_json
+from pagemerge.figures import duration, number, size
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pagemerge.figures import number, precise
 from pagemerge.report.given import Given, Room
 from pagemerge.report.shapes import Bars, Section, bars
-from pagemerge.report.words import cut, listed, number, shortened, size
+from pagemerge.report.words import cut, listed, shortened
 
 KINDS = {
     "zeros": "zeros",
@@ -65,7 +66,7 @@ def section(figures: Given, room: Room) -> Section | None:
 
 def _words(kinds: list[Given], content: Contents, room: Room) -> tuple[str, ...]:
     most = kinds[0]
-    words = [f"Most is saved by {_label(most, room)}: {size(most.number('saveable_bytes'))}."]
+    words = [f"Most is saved by {_label(most, room)}: {precise(most.number('saveable_bytes'))}."]
     if content.files:
         first = content.files.rows[0]
         words.append(f"Of the files, {first.label} lies in memory most: {first.value}.")
@@ -112,7 +113,7 @@ def _files(kinds: list[Given], room: Room) -> Bars | None:
 
 def _content(it: Given, room: Room) -> Content:
     return Content(
-        size(it.number("saveable_bytes")),
+        precise(it.number("saveable_bytes")),
         f"{it.count('copies'):,}",
         cut(it.raw("kind"), room.name),
         _told(it, room),

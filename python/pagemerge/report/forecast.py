@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pagemerge.figures import duration, number, precise
 from pagemerge.report.given import Given, Room, page_size
 from pagemerge.report.shapes import Bar, Bars, Section, bars, percent
-from pagemerge.report.words import cut, duration, number, part, size
+from pagemerge.report.words import cut, part
 
 PLANS = {
     "without_merging": "without merging",
@@ -53,9 +54,9 @@ def sampled(figures: Given, room: Room) -> Section | None:
     low, value, high = _interval(total)
     confidence = found.number("confidence_percent") or 95
     words = (
-        f"Merging would save about {size(value)}: the true value lies between {size(low)} and "
-        f"{size(high)} with a probability of {confidence:.0f}%.",
-        f"{number(total.number('sampled_pages'), 'page')} of {size(looked_at)} were drawn at "
+        f"Merging would save about {precise(value)}: the true value lies between {precise(low)} "
+        f"and {precise(high)} with a probability of {confidence:.0f}%.",
+        f"{number(total.number('sampled_pages'), 'page')} of {precise(looked_at)} were drawn at "
         "random, and their copies counted among all pages.",
     )
     domains = sorted(found.parts("domains"), key=lambda it: -it.number("saveable_bytes"))
@@ -77,8 +78,8 @@ def _interval(one: Given) -> tuple[float, float, float]:
 def _estimate(label: str, one: Given, whole: float) -> Bar:
     low, value, high = _interval(one)
     ends = percent(low, whole), percent(high, whole)
-    note = f"from {size(low)} to {size(high)}"
-    return Bar(label, size(value), percent(value, whole), note, "across", *ends)
+    note = f"from {precise(low)} to {precise(high)}"
+    return Bar(label, precise(value), percent(value, whole), note, "across", *ends)
 
 
 def fit(figures: Given, room: Room) -> Section | None:
@@ -92,8 +93,8 @@ def fit(figures: Given, room: Room) -> Section | None:
     told = [f"{counts[it]:,} {PLANS[it]}" for it in PLANS if it in counts]
     words = [f"This many more like {like} fit: {', '.join(told)}."] if told else []
     words.append(
-        f"{size(found.number('left_bytes'))} is left for them, with a reserve of "
-        f"{size(found.number('reserve_bytes'))}."
+        f"{precise(found.number('left_bytes'))} is left for them, with a reserve of "
+        f"{precise(found.number('reserve_bytes'))}."
     )
     costs = found.part("cost_bytes")
     rows = [(name, costs.number(key), "") for key, name in COSTS.items() if key in costs]
@@ -109,8 +110,8 @@ def _plan(name: str, plan: Given) -> Plan:
     return Plan(
         name,
         f"{plan.count('more'):,}",
-        size(plan.number("left_bytes")),
-        size(missing) if missing else "nothing",
+        precise(plan.number("left_bytes")),
+        precise(missing) if missing else "nothing",
         "never" if full is None else duration(full),
     )
 
@@ -123,14 +124,14 @@ def compress(figures: Given, room: Room) -> Section | None:
     if not whole or not compressors:
         return None
     merging = found.number("merging_saves_bytes")
-    rows = [Bar("merging", size(merging), percent(merging, whole))]
-    told = [f"merging saves {size(merging)}"]
+    rows = [Bar("merging", precise(merging), percent(merging, whole))]
+    told = [f"merging saves {precise(merging)}"]
     for key, before in (("alone_bytes", ""), ("with_merging_bytes", "merging and ")):
         for name, figure in compressors:
             label = f"{before}{cut(name, room.name)}"
             rows.append(_way(label, figure.part(f"saves_{key}"), whole))
             told.append(f"{label} {rows[-1].value}")
-    words = [f"Of {size(whole)}, {', '.join(told)}."]
+    words = [f"Of {precise(whole)}, {', '.join(told)}."]
     near = found.part("near_duplicates_share_of_kept")
     if near:
         at_least = "At least " if near.is_true("at_least") else ""
@@ -145,5 +146,5 @@ def compress(figures: Given, room: Room) -> Section | None:
 def _way(label: str, saves: Given, whole: float) -> Bar:
     value, low, high = (saves.number(it) for it in ("value", "low", "high"))
     ends = (percent(low, whole), percent(high, whole)) if high > low else ("", "")
-    note = f"from {size(low)} to {size(high)}" if high > low else ""
-    return Bar(label, size(value), percent(value, whole), note, "across", *ends)
+    note = f"from {precise(low)} to {precise(high)}" if high > low else ""
+    return Bar(label, precise(value), percent(value, whole), note, "across", *ends)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pagemerge.figures import number, precise
 from pagemerge.report.given import Given, Room, page_size
 from pagemerge.report.shapes import Section, Stack, stack
-from pagemerge.report.words import listed, number, part, size
+from pagemerge.report.words import listed, part
 
 ENLARGED = 0.4
 """If what can be merged is a smaller part of the bar, a second bar shows it alone."""
@@ -56,9 +57,9 @@ def answer(figures: Given) -> Answer:
     if not looked_at:
         return Answer("No memory was looked at", "")
     about = "" if totals else "about "
-    head = f"Merging would save {about}{size(saves)}" if saves else "Merging would save nothing"
+    head = f"Merging would save {about}{precise(saves)}" if saves else "Merging would save nothing"
     among = _among(figures)
-    below = f"of {size(looked_at)} looked at{among}: {part(saves, looked_at)}"
+    below = f"of {precise(looked_at)} looked at{among}: {part(saves, looked_at)}"
     return Answer(head, below)
 
 
@@ -84,7 +85,7 @@ def section(figures: Given, _room: Room) -> Section | None:
     shared = totals.number("already_shared_pages")
     # One frame of each content stays: pages = saveable + already shared + these.
     stays = pages * size_of - totals.number("saveable_bytes") - shared * size_of
-    merged = f"mapped by the processes; saves {size(totals.number('merged_saved_bytes'))}"
+    merged = f"mapped by the processes; saves {precise(totals.number('merged_saved_bytes'))}"
     mergeable = [
         *((key, name, MEANINGS[key], saves.number(key)) for key, name in SAVED.items()),
         ("shared", "already shared", MEANINGS["shared"], shared * size_of),
@@ -109,7 +110,9 @@ def section(figures: Given, _room: Room) -> Section | None:
 def _words(figures: Given, totals: Given) -> tuple[str, ...]:
     saves = totals.part("saveable_bytes_by_kind")
     parts = [
-        f"{size(saves.number(key))} are {name}" for key, name in SAVED.items() if saves.number(key)
+        f"{precise(saves.number(key))} are {name}"
+        for key, name in SAVED.items()
+        if saves.number(key)
     ]
     words = [f"Of what merging would save, {listed(parts)}."] if parts else []
     if not parts and totals.number("pages"):
@@ -117,20 +120,20 @@ def _words(figures: Given, totals: Given) -> tuple[str, ...]:
     engines = totals.part("saveable_bytes_by_engine_at_most")
     if parts and engines:
         words.append(
-            f"The kernel engine could save {size(engines.number('kernel'))} of it, and the user "
-            f"engine at most {size(engines.number('user'))}."
+            f"The kernel engine could save {precise(engines.number('kernel'))} of it, and the user "
+            f"engine at most {precise(engines.number('user'))}."
         )
     if before := _saved_before(totals, page_size(figures)):
         words.append(f"Saved before, and not counted above: {listed(before)}.")
     if barred := totals.number("ineligible_bytes"):
-        words.append(f"{size(barred)} cannot be merged, as mapped by each process.")
+        words.append(f"{precise(barred)} cannot be merged, as mapped by each process.")
     return tuple(words)
 
 
 def _saved_before(totals: Given, size_of: int) -> list[str]:
     found = []
     if merged := totals.number("merged_saved_bytes"):
-        found.append(f"{size(merged)} that pagemerge has merged")
+        found.append(f"{precise(merged)} that pagemerge has merged")
     if shared := totals.number("already_shared_pages"):
-        found.append(f"{size(shared * size_of)} shared since a fork, or merged by Linux")
+        found.append(f"{precise(shared * size_of)} shared since a fork, or merged by Linux")
     return found

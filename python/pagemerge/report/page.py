@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from pagemerge import __version__
 from pagemerge.errors import Unsupported
+from pagemerge.figures import duration, precise
 from pagemerge.linux.text import plain
 from pagemerge.report import contents, file, forecast, memory, rows, sharing, trust, why
 from pagemerge.report.given import Given, Room
 from pagemerge.report.shapes import Section
-from pagemerge.report.words import duration, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -112,7 +112,7 @@ def _how(given: Given) -> str:
     if not found.number("bytes_read"):
         return ""
     took = duration(found.number("seconds"))
-    return f"The scan read {size(found.number('bytes_read'))} in {took}."
+    return f"The scan read {precise(found.number('bytes_read'))} in {took}."
 
 
 @functools.cache

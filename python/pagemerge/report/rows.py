@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pagemerge.figures import number, precise
 from pagemerge.report.given import Given, Room, page_size
 from pagemerge.report.shapes import Section
-from pagemerge.report.words import cut, listed, number, size
+from pagemerge.report.words import cut, listed
 
 COLUMNS = (
     ("Saves", "saveable_bytes"),
@@ -82,7 +83,7 @@ def _words(shown: list[Given]) -> tuple[str, ...]:
     first = shown[0]
     pid = first.known("pid")
     who = cut(first.raw("name"), 32) + ("" if pid is None else f" (process {pid:.0f})")
-    return (f"Most would be saved in {who}: {size(first.number('saveable_bytes'))}.",)
+    return (f"Most would be saved in {who}: {precise(first.number('saveable_bytes'))}.",)
 
 
 def _row(it: Given, chosen: list[int], size_of: int, room: Room) -> Row:
@@ -95,7 +96,7 @@ def _row(it: Given, chosen: list[int], size_of: int, room: Room) -> Row:
         cut(it.raw("name"), room.name),
         "" if uid is None else f"{uid:.0f}",
         cut(it.raw("domain"), room.name),
-        tuple(size(value) if value else "0" for value in values),
+        tuple(precise(value) if value else "0" for value in values),
         ",".join(f"{value:.0f}" for value in numbers),
     )
 
@@ -104,7 +105,7 @@ def _more(figures: Given, left: list[Given], failed: list[Given]) -> list[str]:
     """Say what the table does not show."""
     found = []
     if left:
-        saves = size(sum(it.number("saveable_bytes") for it in left))
+        saves = precise(sum(it.number("saveable_bytes") for it in left))
         told = number(len(left), "more process", "more processes")
         found.append(f"Left out: {told}, which would save {saves} together.")
     if before := figures.number("processes_left_out"):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pagemerge.report.words import part, size
+from pagemerge.figures import precise
+from pagemerge.report.words import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def stack(title: str, parts: Iterable[tuple[str, str, str, float]], length: floa
     for colour, name, meaning, bytes_ in there:
         share = part(bytes_, whole)
         place, width = f"{100 * before / length:.3f}%", f"{100 * bytes_ / length:.3f}%"
-        segments.append(Segment(colour, name, meaning, size(bytes_), share, place, width))
+        segments.append(Segment(colour, name, meaning, precise(bytes_), share, place, width))
         before += bytes_
     text = "; ".join(f"{it.name}: {it.size}, {it.part}" for it in segments)
     return Stack(title, text, tuple(segments))
@@ -108,7 +109,7 @@ def bars(
     """Make a bar chart of sizes; ``rows``: label, bytes, note. The largest fills the width."""
     most = max((bytes_ for _, bytes_, _ in rows), default=0.0)
     drawn = (
-        Bar(label, size(bytes_), percent(bytes_, most), note, colour)
+        Bar(label, precise(bytes_), percent(bytes_, most), note, colour)
         for label, bytes_, note in rows
     )
     return Bars(title, tuple(drawn), more, wide)

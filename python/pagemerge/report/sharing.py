@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pagemerge.figures import number, precise
 from pagemerge.report.given import Given, Room, page_size
 from pagemerge.report.order import clustered, levels
 from pagemerge.report.shapes import Section, Stack, stack
-from pagemerge.report.words import cut, number, size
+from pagemerge.report.words import cut
 
 LEVELS = 6
 """Shades of the matrix."""
@@ -103,7 +104,7 @@ def section(figures: Given, room: Room) -> Section | None:
     pairs = sorted(found.parts("pairs"), key=lambda pair: -pair.number("common_pages"))
     told = [
         (
-            size(pair.number("common_pages") * size_of),
+            precise(pair.number("common_pages") * size_of),
             cut(pair.raw("first"), room.name),
             cut(pair.raw("second"), room.name),
         )
@@ -141,8 +142,8 @@ def _group(it: Given, size_of: int, most: float, room: Room) -> Group:
     drawn = [(colour, word, "", it.number(key) * size_of) for colour, word, _, key in PARTS]
     return Group(
         name,
-        size(it.number("saveable_bytes")),
-        size(it.number("pages") * size_of),
+        precise(it.number("saveable_bytes")),
+        precise(it.number("pages") * size_of),
         number(it.number("processes"), "process", "processes"),
         stack(name, drawn, most * size_of),
     )
@@ -200,7 +201,7 @@ def _levels(common: NDArray[np.float64], size_of: int) -> tuple[Level, ...]:
         cells = zip(columns.tolist(), rows.tolist(), strict=True)
         path = "".join(f"M{x} {y}h1v1h-1z" for x, y in cells)
         least = most / FACTOR ** (LEVELS - level + 1)
-        meaning = f"more than {size(least)}" if level > 1 else f"up to {size(least * FACTOR)}"
+        meaning = f"more than {precise(least)}" if level > 1 else f"up to {precise(least * FACTOR)}"
         found.append(Level(f"level{level}", path, meaning))
     return tuple(found)
 

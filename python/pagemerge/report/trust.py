@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pagemerge.figures import duration, number, precise
 from pagemerge.report.given import Given, Room, page_size
 from pagemerge.report.shapes import Bar, Bars, Section, Stack, bars, percent, stack
-from pagemerge.report.words import duration, number, part, size
+from pagemerge.report.words import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,12 @@ def price(figures: Given, _room: Room) -> Section | None:
     domains, lost = found.number("domains"), max(together - apart, 0.0)
     if domains > 1:
         words = [
-            f"Keeping {number(domains, 'trust domain')} apart costs {size(lost)}, "
+            f"Keeping {number(domains, 'trust domain')} apart costs {precise(lost)}, "
             f"{part(lost, together)} of what merging would save if all were one."
         ]
     else:
         words = ["All pages that were looked at lie in one trust domain: isolation costs nothing."]
-    words.append(f"Zero pages alone, which hold no secret, would save {size(zero)}.")
+    words.append(f"Zero pages alone, which hold no secret, would save {precise(zero)}.")
     rows = [
         ("all domains as one", together, "pages of any two processes may merge"),
         ("domains apart", apart, "the default: pages merge inside a trust domain only"),
@@ -55,8 +56,8 @@ def lasting(figures: Given, _room: Room) -> Section | None:
         found.number("most_pages") * size_of,
     )
     words = (
-        f"Expect to save {size(expected)} ({size(low)} to {size(high)}): what was still equal one "
-        "look later.",
+        f"Expect to save {precise(expected)} ({precise(low)} to {precise(high)}): what was still "
+        "equal one look later.",
         f"Seen over {duration(found.number('seconds'))}, in {number(found.number('looks'), 'look')}"
         f". Programs write to {found.number('unshared_pages_per_second'):,.1f} duplicates a "
         "second, and each of them would take a page again.",
@@ -70,18 +71,18 @@ def lasting(figures: Given, _room: Room) -> Section | None:
     whole = max(saves * size_of, high, expected)
     gone = found.number("gone_pages") * size_of
     rows = [
-        Bar("at the last look", size(saves * size_of), percent(saves * size_of, whole)),
+        Bar("at the last look", precise(saves * size_of), percent(saves * size_of, whole)),
         Bar(
             "still saved one look later",
-            size(expected),
+            precise(expected),
             percent(expected, whole),
-            f"from {size(low)} to {size(high)}",
+            f"from {precise(low)} to {precise(high)}",
             "across",
             percent(low, whole),
             percent(high, whole),
         ),
     ]
-    more = f"Duplicates of the first look whose memory was freed since: {size(gone)}."
+    more = f"Duplicates of the first look whose memory was freed since: {precise(gone)}."
     content = Lasting(
         stack("What merging would save, by how long it lasts", drawn),
         Bars("What merging would save", tuple(rows), more if gone else ""),

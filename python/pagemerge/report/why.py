@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pagemerge.figures import number, precise
+from pagemerge.find.eligible import REASONS
 from pagemerge.report.given import Given, Room
 from pagemerge.report.shapes import Bars, Section, bars
-from pagemerge.report.words import cut, listed, number, size
+from pagemerge.report.words import cut, listed
 
-MEANINGS = {
-    "shared memory": "memfd, tmpfs, System V or shared anonymous memory: the kernel merges private "
-    "memory only (QEMU: use private memory, not a shared memory-backend)",
-    "shared file": "a file mapped shared: its pages belong to the file",
-    "hugetlb": "the kernel never splits pages of hugetlbfs",
-    "device": "memory of a device, which the kernel cannot move",
-    "special": "the kernel's own mapping",
-    "no access": "memory that the process itself may not read: not looked at (ksmd merges it)",
-    "file pages": "unchanged pages of private file mappings: the page cache shares them already",
-}
-"""What cannot be merged (``find/eligible.py``) -> what it means."""
 NAMED = 3
 """Processes that are named for a reason."""
 
@@ -64,7 +55,7 @@ def section(figures: Given, room: Room) -> Section | None:
     if not kinds and not barred and "why" not in figures:
         return None
     rows = [(cut(name, room.name), bytes_, "") for name, bytes_ in kinds[: room.items]]
-    impossible = [(cut(name, room.name), bytes_, MEANINGS.get(name, "")) for name, bytes_ in barred]
+    impossible = [(cut(name, room.name), bytes_, REASONS.get(name, "")) for name, bytes_ in barred]
     more = [number(len(reasons) - room.items, "more reason") + " with fewer bytes"]
     more = more if len(reasons) > room.items else []
     if others := found.number("processes_left_out"):
@@ -91,7 +82,7 @@ def _words(found: Given, kinds: list[tuple[str, float]], room: Room) -> tuple[st
     total = sum(it.number("memory_bytes") for it in processes)
     merged = sum(it.number("merged_bytes") for it in processes)
     who = number(len(processes), "process", "processes")
-    told = f"Of {size(total)} of {who}, {size(merged) if merged else 'nothing'} is merged"
+    told = f"Of {precise(total)} of {who}, {precise(merged) if merged else 'nothing'} is merged"
     return (f"{told}; the main reason: {cut(kinds[0][0], room.name)}." if kinds else f"{told}.",)
 
 
@@ -101,8 +92,9 @@ def _words_of_barred(barred: list[tuple[str, float]], room: Room) -> tuple[str, 
     name, bytes_ = barred[0]
     total = sum(it for _, it in barred)
     if len(barred) == 1:
-        return (f"{size(total)} cannot be merged: {cut(name, room.name)}.",)
-    return (f"{size(total)} cannot be merged, most of it {cut(name, room.name)} ({size(bytes_)}).",)
+        return (f"{precise(total)} cannot be merged: {cut(name, room.name)}.",)
+    most = f"{cut(name, room.name)} ({precise(bytes_)})"
+    return (f"{precise(total)} cannot be merged, most of it {most}.",)
 
 
 def _reasons(found: Given, room: Room) -> list[Reason]:
@@ -128,4 +120,4 @@ def _reasons(found: Given, room: Room) -> list[Reason]:
 def _told(reason: Reason) -> Told:
     holders = sorted(reason.holders, key=lambda name: -reason.holders[name])
     names = listed(holders[:NAMED], len(holders) - NAMED)
-    return Told(reason.kind, size(reason.bytes), reason.text, reason.cure, names)
+    return Told(reason.kind, precise(reason.bytes), reason.text, reason.cure, names)

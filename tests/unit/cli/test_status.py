@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 from rich.console import Console
 
+from pagemerge import figures
 from pagemerge.cli import status
-from pagemerge.cli.show import words
 from pagemerge.hub.model import ClientStatus, Status
 
 CLIENT = ClientStatus(
@@ -104,8 +104,8 @@ def test_json_has_the_promised_keys() -> None:
 
 def test_words() -> None:
     sizes = {0: "0 bytes", 999: "999 bytes", 4096: "4.1 kB", -190e6: "-190 MB", 5e15: "5000 TB"}
-    assert {count: words.size(count) for count in sizes} == sizes
-    assert words.number(1, "page") == "1 page"
-    assert words.number(2, "entry", "entries") == "2 entries"
+    assert {count: figures.size(count) for count in sizes} == sizes
+    assert figures.number(1, "page") == "1 page"
+    assert figures.number(2, "entry", "entries") == "2 entries"
     durations = {0.0: "0.00 s", 12: "12 s", 600: "10 min", 7200: "2 h", 864000: "10 days"}
-    assert {seconds: words.duration(seconds) for seconds in durations} == durations
+    assert {seconds: figures.duration(seconds) for seconds in durations} == durations

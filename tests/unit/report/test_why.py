@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pagemerge.find import eligible
 from pagemerge.report import why
 from pagemerge.report.given import Given, Room
 from tests.support import figures
@@ -57,10 +56,6 @@ def test_what_cannot_be_merged_is_explained() -> None:
         "the kernel never splits pages of hugetlbfs",
     ]
     assert why.section(Given({"totals": {}}), Room()) is None
-
-
-def test_meanings_are_those_of_the_scan() -> None:
-    assert why.MEANINGS == eligible.REASONS
 
 
 def test_reasons_are_bounded() -> None:

@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.cli.show import words as console
 from pagemerge.report import words
 from tests.support import hostile
 from tests.support.hostile import text_of
-
-
-@given(st.floats(0, 1e16))
-def test_sizes_are_those_of_the_tables(count: float) -> None:
-    assert words.size(count) == console.size(count, fine=True) or count >= 999.5e12
 
 
 @pytest.mark.parametrize(
@@ -25,20 +19,10 @@ def test_parts(some: float, whole: float, told: str) -> None:
     assert words.part(some, whole) == told
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(0.421, "0.42 s"), (12, "12 s"), (600, "10 min"), (20_000, "6 h"), (200_000, "2 days")],
-)
-def test_durations(seconds: float, told: str) -> None:
-    assert words.duration(seconds) == told == console.duration(seconds)
-
-
 def test_lists() -> None:
     assert words.listed(["a"]) == "a"
     assert words.listed(["a", "b", "c"]) == "a, b and c"
     assert words.listed(["a", "b"], 7) == "a, b and 7 more"
-    assert words.number(1, "page") == "1 page"
-    assert words.number(12345, "process", "processes") == "12,345 processes"
 
 
 @given(hostile.text(b"").map(text_of), st.integers(12, 100))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number
-from pagemerge.cli.show.words import size as rounded
+from pagemerge.figures import number, precise
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -21,10 +20,10 @@ def show(console: Console, result: Compression) -> None:
 
     memory = result.pages * PAGE_SIZE
     best = max(result.compressors, key=lambda it: it.both.value)
-    answer = Text(f"Merging saves {_size(result.merging_bytes)} of {_size(memory)}; ")
+    answer = Text(f"Merging saves {precise(result.merging_bytes)} of {precise(memory)}; ")
     answer.append(f"zram ({best.name}) would save ", style="bold")
-    answer.append(f"{_size(best.beside.value)} more", style="bold")
-    answer.append(f", or {_size(best.alone.value)} without merging.")
+    answer.append(f"{precise(best.beside.value)} more", style="bold")
+    answer.append(f", or {precise(best.alone.value)} without merging.")
     console.print(answer)
     console.print()
     columns = ("WAY", "SAVES", "FROM", "TO", "LEFT")
@@ -80,9 +79,9 @@ def _ways(result: Compression) -> list[tuple[str, Estimate | int]]:
 
 def _cells(saves: Estimate | int, memory: int) -> list[str]:
     if isinstance(saves, int):
-        return [_size(saves), "-", "-", _size(memory - saves)]
+        return [precise(saves), "-", "-", precise(memory - saves)]
     sizes = (saves.value, saves.low, saves.high, memory - saves.value)
-    return [_size(it) for it in sizes]
+    return [precise(it) for it in sizes]
 
 
 def _notes(result: Compression) -> list[str]:
@@ -106,13 +105,8 @@ def _about_near(result: Compression) -> str:
     least = "" if near.whole else "At least "
     figure = f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
     told = (
-        f"{least}{figure} of the {_size(kept)} that merging keeps are nearly equal to another page "
-        "(12 of their 16 blocks of 256 bytes): neither engine merges these"
+        f"{least}{figure} of the {precise(kept)} that merging keeps are nearly equal to another "
+        "page (12 of their 16 blocks of 256 bytes): neither engine merges these"
     )
     zeros = f"; {near.mostly_zero:.1%} are mostly zeros" if near.mostly_zero else ""
     return f"{told}{zeros}."
-
-
-def _size(count: float) -> str:
-    """Write bytes with three digits, because people add them up."""
-    return rounded(count, fine=True)

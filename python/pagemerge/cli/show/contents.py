@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, pages
+from pagemerge.figures import number, pages
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pagemerge.cli.show.words import duration, number, size
 from pagemerge.demo.outcome import Outcome
 from pagemerge.demo.play import Tell
+from pagemerge.figures import duration, number, size
 
 WAYS = {
     "move": "by the hub in the background, each page held by UFFDIO_MOVE while it is compared",

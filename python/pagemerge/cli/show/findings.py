@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pagemerge.cli.show.words import number, size, starting
+from pagemerge.cli.show.words import starting
+from pagemerge.figures import number, size
 from pagemerge.linux.host import Host
 from pagemerge.linux.knobs import RUN, Knobs, Standstill, standstill
 from pagemerge.linux.ksm import ROOT, KsmCounters

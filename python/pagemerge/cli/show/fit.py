@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import duration, number
-from pagemerge.cli.show.words import size as rounded
+from pagemerge.figures import duration, number, precise
 from pagemerge.linux.text import decoded, plain
 
 if TYPE_CHECKING:
@@ -102,29 +101,31 @@ def _plan_figures(plan: Plan) -> dict[str, Any]:
 def _costs(result: Fit) -> list[tuple[str, str]]:
     """List what one costs in each way, and the parts of that."""
     cost = result.cost
-    found = [(_size(cost.apart_bytes), WITHOUT)]
-    own = f"{_size(cost.own_bytes)} in pages that no other process has"
-    records = f"{_size(cost.record_bytes)} for records of kernel KSM"
-    found.append((_size(cost.kernel_bytes), f"with the {KERNEL}: {own}, {records}"))
+    found = [(precise(cost.apart_bytes), WITHOUT)]
+    own = f"{precise(cost.own_bytes)} in pages that no other process has"
+    records = f"{precise(cost.record_bytes)} for records of kernel KSM"
+    found.append((precise(cost.kernel_bytes), f"with the {KERNEL}: {own}, {records}"))
     user = f"with the {USER}, at most in memory that programs mark as mergeable"
     if cost.mapping_bytes:
-        user += f"; {_size(cost.mapping_bytes)} of it for mappings"
-    found.append((_size(cost.user_bytes), user))
+        user += f"; {precise(cost.mapping_bytes)} of it for mappings"
+    found.append((precise(cost.user_bytes), user))
     if cost.unshared_bytes - cost.apart_bytes >= 1:
-        found.append((_size(cost.unshared_bytes), "once it has written to all of its pages"))
+        found.append((precise(cost.unshared_bytes), "once it has written to all of its pages"))
     other = "page tables, stacks in the kernel and shared memory, in all of these"
-    found.append((_size(cost.other_bytes), other))
-    found.append((_size(cost.zero_bytes), "zero pages, which merging frees"))
+    found.append((precise(cost.other_bytes), other))
+    found.append((precise(cost.zero_bytes), "zero pages, which merging frees"))
     return found
 
 
 def _left(result: Fit) -> list[tuple[str, str]]:
-    found = [(_size(result.room.left_bytes), _whose(result.room))]
+    found = [(precise(result.room.left_bytes), _whose(result.room))]
     if result.now.kernel_bytes:
         saves = "with merging: saved of the processes looked at (the user engine: at most "
-        found.append((_size(result.now.kernel_bytes), f"{saves}{_size(result.now.user_bytes)})"))
+        found.append(
+            (precise(result.now.kernel_bytes), f"{saves}{precise(result.now.user_bytes)})")
+        )
     if result.reserve_bytes:
-        found.append((_size(-result.reserve_bytes), "kept in reserve"))
+        found.append((precise(-result.reserve_bytes), "kept in reserve"))
     return found
 
 
@@ -133,9 +134,9 @@ def _whose(room: Room) -> str:
     if limit is None:
         return "available on this host (MemAvailable)"
     path = plain("/" + decoded(limit.path), 60)
-    host = _size(room.available_bytes)
+    host = precise(room.available_bytes)
     return (
-        f"below {limit.file} ({_size(limit.limit_bytes)}) of the cgroup {path}; "
+        f"below {limit.file} ({precise(limit.limit_bytes)}) of the cgroup {path}; "
         f"the host has {host} available"
     )
 
@@ -155,21 +156,21 @@ def _table(console: Console, result: Fit) -> None:
 
 
 def _cells(plan: Plan) -> list[str]:
-    missing = _size(plan.missing_bytes) if plan.missing_bytes else "nothing"
+    missing = precise(plan.missing_bytes) if plan.missing_bytes else "nothing"
     seconds = plan.full_after_seconds
     after = "-" if seconds is None else duration(seconds)
-    return [f"{plan.number:,}", _size(plan.left_bytes), missing, after]
+    return [f"{plan.number:,}", precise(plan.left_bytes), missing, after]
 
 
 def _notes(result: Fit) -> list[str]:
     """List what the columns mean, and what the figures do not know."""
-    kept = f", with {_size(result.reserve_bytes)} in reserve" if result.reserve_bytes else ""
+    kept = f", with {precise(result.reserve_bytes)} in reserve" if result.reserve_bytes else ""
     notes = [
         "MISSING AT WORST: what is missing if every process unshares all of its pages at once. "
         f"{SAFE}: the most that fit even then{kept}."
     ]
     if result.unsharing_bytes_per_second:
-        rate = _size(result.unsharing_bytes_per_second)
+        rate = precise(result.unsharing_bytes_per_second)
         notes.append(f"FULL AFTER: if each of them unshares {rate} a second, from now on.")
     else:
         notes.append("How fast they unshare is not known: `pagemerge scan --watch` measures it.")
@@ -197,8 +198,3 @@ def _looked_at(result: Fit) -> str:
 
 def _name(result: Fit) -> str:
     return plain(result.name, 40)
-
-
-def _size(count: float) -> str:
-    """Write bytes with three digits, because people add them up."""
-    return rounded(count, fine=True)

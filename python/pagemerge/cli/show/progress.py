@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pagemerge.cli.show.words import size
+from pagemerge.figures import size
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:

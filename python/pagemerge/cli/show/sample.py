@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, size
+from pagemerge.figures import number, pages
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def show(console: Console, result: Estimate) -> None:
 
     total = result.total
     answer = Text("Merging would save about ")
-    answer.append(_bytes(total.saveable.pages), style="bold")
+    answer.append(pages(total.saveable.pages), style="bold")
     sources = number(total.sources, "source")
-    console.print(answer.append(f" of {_bytes(total.pages)} looked at, in {sources}:"))
+    console.print(answer.append(f" of {pages(total.pages)} looked at, in {sources}:"))
     tables.items(console, _parts(total))
     if len(result.domains) > 1:
         console.print()
@@ -39,9 +39,9 @@ def _parts(total: Sampled) -> list[tuple[str, str]]:
     found = [
         (low, "at least, and"),
         (high, "at most: the true value lies between these with a probability of 95%"),
-        (_bytes(total.zero_pages), "zero pages, counted exactly"),
+        (pages(total.zero_pages), "zero pages, counted exactly"),
         (
-            _bytes(total.sampled_pages),
+            pages(total.sampled_pages),
             f"drawn at random ({number(total.sampled_pages, 'page')}); the copies of each page "
             "were counted among all pages",
         ),
@@ -49,7 +49,7 @@ def _parts(total: Sampled) -> list[tuple[str, str]]:
     if total.changed_pages:
         changed = f"of these changed during the scan ({number(total.changed_pages, 'page')}): "
         why = "taken as unique; the upper end allows for duplicates"
-        found.append((_bytes(total.changed_pages), changed + why))
+        found.append((pages(total.changed_pages), changed + why))
     return found
 
 
@@ -57,13 +57,13 @@ def _domains(console: Console, domains: list[Sampled]) -> None:
     rows = []
     ordered = sorted(domains, key=lambda it: -it.saveable.pages)
     for one in ordered[:TOP]:
-        pages = (_bytes(one.pages), _bytes(one.zero_pages), _bytes(one.saveable.pages))
-        rows.append([str(one.domain), str(one.sources), *pages, *_ends(one.saveable)])
+        counted = (pages(one.pages), pages(one.zero_pages), pages(one.saveable.pages))
+        rows.append([str(one.domain), str(one.sources), *counted, *_ends(one.saveable)])
     names = ("DOMAIN", "SOURCES", "LOOKED AT", "ZERO", "SAVES", "AT LEAST", "AT MOST")
     spare = ("SOURCES", "ZERO", "LOOKED AT")
     console.print(tables.fitted(rows, console.width, names[:1], names[1:], names, spare))
     if rest := ordered[TOP:]:
-        saved = _bytes(sum(it.saveable.pages for it in rest))
+        saved = pages(sum(it.saveable.pages for it in rest))
         others = number(len(rest), "more domain", "more domains")
         tables.show(console, f"... and {others}, which would save about {saved}")
 
@@ -105,8 +105,4 @@ def _figures(one: Sampled) -> dict[str, Any]:
 
 
 def _ends(saveable: Interval) -> tuple[str, str]:
-    return _bytes(saveable.low_pages), _bytes(saveable.high_pages)
-
-
-def _bytes(pages: float) -> str:
-    return size(pages * PAGE_SIZE, fine=True)
+    return pages(saveable.low_pages), pages(saveable.high_pages)

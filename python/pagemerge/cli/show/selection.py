@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, size
+from pagemerge.figures import number, size
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, pages
+from pagemerge.figures import number, pages
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, pages
-from pagemerge.cli.show.words import size as rounded
+from pagemerge.figures import number, pages, precise
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def show_answer(result: Survey, console: Console) -> None:
     reasons = sorted(result.ineligible.items(), key=lambda item: -item[1])
     if reasons:
         tables.show(console, "Cannot be merged, as mapped by each process:")
-        texts = [(_size(it), f"{why}: {eligible.REASONS[why]}") for why, it in reasons if it]
+        texts = [(precise(it), f"{why}: {eligible.REASONS[why]}") for why, it in reasons if it]
         tables.items(console, texts)
 
 
@@ -122,7 +121,7 @@ def show_rows(
     listed = [row for row in rows if row not in denied]
     console.print(_table(listed[:top], len(denied), console.width))
     if top and (rest := [row for row in listed[top:] if not row.error]):
-        saved = _size(sum(row.saveable_bytes for row in rest))
+        saved = precise(sum(row.saveable_bytes for row in rest))
         others = number(len(rest), "more process", "more processes")
         tables.show(console, f"... and {others}, which would save {saved}")
     for line in [*missing, *_notes(listed)]:
@@ -169,7 +168,7 @@ def _table(rows: list[Row], denied: int, width: int) -> Table:
         "ZERO": lambda row: pages(row.zero_pages),
         "DUPLICATE": lambda row: pages(row.duplicate_pages),
         "SHARED": lambda row: pages(row.shared_pages),
-        "SAVES": lambda row: _size(row.saveable_bytes),
+        "SAVES": lambda row: precise(row.saveable_bytes),
         "MERGED": lambda row: pages(row.merged_pages),
     }
     if not any(row.shared_pages for row in rows):
@@ -210,8 +209,3 @@ def _notes(rows: list[Row]) -> list[str]:
 
 def who(row: Row) -> str:
     return row.name if row.pid is None else f"process {row.pid} ({row.name})"
-
-
-def _size(count: float) -> str:
-    """Write bytes with three digits, because people add them up."""
-    return rounded(count, fine=True)

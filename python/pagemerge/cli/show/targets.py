@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import selection, tables
-from pagemerge.cli.show.words import duration, number
+from pagemerge.figures import duration, number
 
 if TYPE_CHECKING:
     from rich.console import Console

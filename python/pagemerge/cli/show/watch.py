@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import duration, number, pages
+from pagemerge.figures import duration, number, pages
 from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli.show import tables
-from pagemerge.cli.show.words import number, size
+from pagemerge.figures import number, precise
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ def show(console: Console, result: Why) -> None:
     """Print the answer in words, the sums by reason, and then each process with its reasons."""
     tables.show(console, sentence(result))
     if len(result.processes) > 1:
-        items = [(_size(it), kind) for kind, it in result.bytes_by_kind().items()]
+        items = [(precise(it), kind) for kind, it in result.bytes_by_kind().items()]
         tables.items(console, items)
     said: set[tuple[str, str]] = set()
     for one in result.processes:
@@ -40,7 +40,7 @@ def sentence(result: Why) -> str:
     merged = sum(one.merged_bytes for one in result.processes)
     many = len(result.processes) > 1
     who = number(len(result.processes), "process", "processes") if many else "one process"
-    told = f"Of {_size(total)} of {who}, {_size(merged) if merged else 'nothing'} is merged"
+    told = f"Of {precise(total)} of {who}, {precise(merged) if merged else 'nothing'} is merged"
     kinds = list(result.bytes_by_kind())
     if not kinds:
         return f"{told}."
@@ -54,17 +54,17 @@ def _process(console: Console, one: Explained, said: set[tuple[str, str]]) -> No
     ``said``: text and cure of the reasons that were printed before, which are not repeated.
     """
     guest = f", guest {one.guest}" if one.guest else ""
-    merged = f"{_size(one.merged_bytes)} merged" if one.merged_bytes else "nothing merged"
-    told = f"{_size(one.memory_bytes)}, {merged}"
+    merged = f"{precise(one.merged_bytes)} merged" if one.merged_bytes else "nothing merged"
+    told = f"{precise(one.memory_bytes)}, {merged}"
     tables.show(console, f"process {one.pid} ({one.name}{guest}): {one.error or told}", "bold")
     least = SMALL * one.memory_bytes
     shown = [it for at, it in enumerate(one.reasons) if at == 0 or it.bytes >= least]
     for reason in shown:
         if (reason.text, reason.cure) in said:
-            tables.items(console, [(_size(reason.bytes), f"{reason.kind}: as above")])
+            tables.items(console, [(precise(reason.bytes), f"{reason.kind}: as above")])
             continue
         said.add((reason.text, reason.cure))
-        tables.items(console, [(_size(reason.bytes), f"{reason.kind}: {reason.text}")])
+        tables.items(console, [(precise(reason.bytes), f"{reason.kind}: {reason.text}")])
         tables.items(console, [("", f"Cure: {reason.cure}")])
     if rest := len(one.reasons) - len(shown):
         told = "1 reason" if rest == 1 else f"{rest} reasons, each"
@@ -92,7 +92,3 @@ def figures(result: Why) -> dict[str, Any]:
         ],
         "processes_left_out": result.left_out,
     }
-
-
-def _size(count: float) -> str:
-    return size(count, fine=True)

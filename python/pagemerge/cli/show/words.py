@@ -1,4 +1,4 @@
-"""Writes figures for people, and JSON for programs."""
+"""Folds text between words, and writes commands for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,50 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from pagemerge.linux.text import plain
-from pagemerge.model import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pagemerge.linux.knobs import Standstill
-
-
-def size(count: float, *, fine: bool = False) -> str:
-    """Write bytes in the unit that fits: ``190 MB``, ``1.2 GB``; units are powers of 1000.
-
-    ``fine``: always three digits (``1.23 GB``), for figures that people add up.
-    """
-    sign = "-" if count < 0 else ""
-    count = abs(count)
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            break
-        count /= 1000
-    digits = 0 if unit == "bytes" or count >= 99.95 else 2 if fine and count < 9.995 else 1
-    return f"{sign}{count:.{digits}f} {unit}"
-
-
-def pages(count: float) -> str:
-    """Write the size of pages with three digits, because people add them up."""
-    return size(count * PAGE_SIZE, fine=True)
-
-
-def number(count: int, noun: str, plural: str = "") -> str:
-    """Write a count with its noun: ``1 page``, ``12,345 pages``."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds for people: ``0.42 s``, ``12 s``, ``3 min``, ``5 h``, ``2 days``."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172800:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} days"
 
 
 def starting(stands: Standstill, root: Path) -> str:
