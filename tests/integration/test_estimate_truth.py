@@ -24,7 +24,7 @@ from pagemerge.estimate.trust import Price, price
 from pagemerge.find import process
 from pagemerge.find.look import look
 from pagemerge.find.sources import locate, locate_for_ksmd
-from pagemerge.find.survey import survey
+from pagemerge.find.survey import summed_up, survey
 from pagemerge.find.tally import Totals
 from pagemerge.ksmd.attach import attach
 from pagemerge.linux.process import PROC, stat, threads
@@ -149,7 +149,8 @@ def test_the_survey_is_what_the_bytes_say(program: Path, drawn: list[Layout]) ->
     with laid_out(program, drawn) as pids:
         apart = check(pids, by_user(pids), together=False)
         whole = check(pids, [pids], together=True)
-        told = price(look([locate(one) for one in process.named(map(str, pids))], 2))
+        found = look([locate(one) for one in process.named(map(str, pids))], 2)
+        told = price(found, summed_up(found).totals)
         assert told == Price(
             len(by_user(pids)),
             apart.saveable_pages,

@@ -85,7 +85,7 @@ def answer(
     groups = [labels.label(it, kind) for it in found.sources] if kind else []
     return Answer(
         survey,
-        trust.price(found),
+        trust.price(found, survey.totals),
         tuple((it.name, note) for it in images if (note := getattr(it, "note", ""))),
         what.contents(found) if questions.what else None,
         who.sharing(found, groups, kind) if kind else None,

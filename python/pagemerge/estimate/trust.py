@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pagemerge.find import tally
 from pagemerge.find.look import Look
+from pagemerge.find.tally import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +29,16 @@ class Price:
         return max(self.together_pages - self.apart_pages, 0)
 
 
-def price(found: Look) -> Price:
-    """Count the pages of a look with its domains apart, and again as one domain."""
-    parts = [tally.tally(it.digests, it.frames, it.offsets).totals for it in found.domains()]
-    apart = sum(it.saveable_pages for it in parts)
+def price(found: Look, apart: Totals) -> Price:
+    """Count the pages of a look as one domain; ``apart``: the totals of its domains, added up."""
+    domains = sum(bool(it.digests.any()) for it in found.domains())
     # Zero pages in one frame may lie in several domains: that frame is counted once together.
-    whole = parts[0] if len(parts) == 1 else None
-    if whole is None:
+    whole = apart
+    if domains > 1:
         whole = tally.tally(found.digests, found.frames, found.offsets).totals
     return Price(
-        domains=sum(it.pages > 0 for it in parts),
-        apart_pages=apart,
+        domains=domains,
+        apart_pages=apart.saveable_pages,
         together_pages=whole.saveable_pages,
         zero_pages=whole.saveable_zero_pages,
     )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pagemerge.estimate import trust, who
 from pagemerge.find.look import look
+from pagemerge.find.survey import summed_up
 from tests.support.pages import Pages, of_letters
 
 texts = st.lists(
@@ -78,7 +79,8 @@ def test_the_price_of_trust(sources: list[tuple[str, str, str]]) -> None:
     made = [
         Pages(str(at), of_letters(text), domain) for at, (text, _, domain) in enumerate(sources)
     ]
-    price = trust.price(look(made, 1))
+    found = look(made, 1)
+    price = trust.price(found, summed_up(found).totals)
 
     def saved(texts: list[str]) -> int:
         letters = Counter("".join(texts))
