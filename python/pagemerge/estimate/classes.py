@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT, ZERO
 from pagemerge.find.groups import duplicates
+from pagemerge.find.tally import mapped_before
 from pagemerge.model import Groups
 
 UInt64s = NDArray[np.uint64]
@@ -39,7 +40,7 @@ class Classes:
 
 def classes(digests: UInt64s, frames: UInt64s) -> Classes:
     """Sort the pages of one domain: u64[n] digests, and frames (``tally.shared_frames``)."""
-    first = first_of(duplicates(frames), len(frames))
+    first = ~mapped_before(frames)
     zero = digests == ZERO
     groups = duplicates(digests)
     copies = np.zeros(len(digests), np.bool_)
@@ -54,14 +55,6 @@ def classes(digests: UInt64s, frames: UInt64s) -> Classes:
     freed = np.zeros_like(kept)
     freed[members[here][~leads]] = True
     return Classes(zero & first, kept, freed, copies)
-
-
-def first_of(same: Groups, pages: int) -> Bools:
-    """Find the pages that come first in their group, or are in no group: bool[pages]."""
-    first = np.ones(pages, np.bool_)
-    first[same.members] = False
-    first[same.members[same.starts[:-1]]] = True
-    return first
 
 
 def alone(groups: Groups, offsets: Int64s) -> tuple[Int64s, Bools]:

@@ -25,12 +25,11 @@ import numpy as np
 
 from pagemerge._core import ABSENT, ZERO
 from pagemerge.errors import NoSuchProcess, PagemergeError
-from pagemerge.estimate.classes import first_of
 from pagemerge.estimate.marginal import Marginal, counts, marginal
 from pagemerge.find import stable, tally
-from pagemerge.find.groups import duplicates
 from pagemerge.find.look import Look
 from pagemerge.find.sources import ProcessSource, Source
+from pagemerge.find.tally import mapped_before
 from pagemerge.linux.charges import Charges, charges, ksm_zero_pages
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.room import Room, inside
@@ -131,7 +130,7 @@ def running(found: Look, left: Room) -> Running:
         counted = np.array([_counts(source, left) for source in domain.sources], np.bool_)
         if not counted.any():
             continue
-        before = ~first_of(duplicates(domain.frames), len(domain.frames))
+        before = mapped_before(domain.frames)
         pages = int(counts(domain.digests > ZERO, domain.offsets)[counted].sum())
         kernel += max(_gain(domain, domain.digests, counted) - RECORD_BYTES * pages, 0)
         user += _gain(domain, _marked(domain), counted)

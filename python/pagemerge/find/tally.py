@@ -129,20 +129,17 @@ def gains(digests: UInt64s, frames: UInt64s, zero_pages: bool) -> NDArray[np.flo
     A page gets 0 if merging it gains nothing: its content is unique, or all its copies lie in one
     frame already. Zero pages need no partner; with ``zero_pages`` false they gain nothing.
     """
-    mapped_before = np.zeros(len(digests), np.bool_)
-    for groups in parts(frames):
-        _mark_mapped_before(mapped_before, groups)
-        del groups
+    known_frames = mapped_before(frames)
     gain = np.zeros(len(digests), np.float32)
     for groups in parts(digests):
         for members, starts in _batches(groups):
             copies = np.diff(starts)
-            freed = _freed(_sums(~mapped_before[members], starts))
+            freed = _freed(_sums(~known_frames[members], starts))
             gain[members] = np.repeat(freed / copies, copies)
     if zero_pages:
         zero = digests == ZERO
         if zeros := np.count_nonzero(zero):
-            gain[zero] = np.count_nonzero(zero & ~mapped_before) / zeros
+            gain[zero] = np.count_nonzero(zero & ~known_frames) / zeros
     return gain
 
 
@@ -287,6 +284,15 @@ def _batches(groups: Groups) -> Iterator[tuple[Int64s, Int64s]]:
         end = max(end, at + 1)
         yield groups.members[starts[at] : starts[end]], starts[at : end + 1] - starts[at]
         at = end
+
+
+def mapped_before(frames: UInt64s) -> Bools:
+    """Find the pages in a frame (u64[n]) that an earlier page of the array has, too: bool[n]."""
+    found = np.zeros(len(frames), np.bool_)
+    for groups in parts(frames):
+        _mark_mapped_before(found, groups)
+        del groups
+    return found
 
 
 def _mark_mapped_before(mapped_before: Bools, same: Groups) -> None:
