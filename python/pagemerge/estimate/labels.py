@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError
 from pagemerge.find.sources import ProcessSource, Source
-from pagemerge.linux import cgroup, identity, process
+from pagemerge.linux import cgroup, identity, process, qemu
 from pagemerge.linux.process import PROC
 
 _ID = re.compile(r"(?:[a-z0-9._-]+[-:])?([0-9a-f]{64}|[0-9a-f]{32})(?:\.scope|\.service)?")
@@ -38,7 +37,7 @@ def label(source: Source, kind: str) -> str:
     if kind == "process":
         return f"{source.process.pid} {source.process.name}"
     if kind == "user":
-        return _user(source.process.uid)
+        return identity.user_name(source.process.uid)
     try:
         return KINDS[kind](source.process.pid, PROC) or OTHERS
     except PagemergeError:  # it has ended, or may not be looked at
@@ -51,8 +50,8 @@ def guest(pid: int, proc: Path = PROC) -> str:
     Other processes have none: the result is empty. Source: -name and -uuid of qemu(1).
     """
     words = process.arguments(pid, proc)
-    name = identity.guest_of(words)
-    if not name and not identity.is_qemu(words):
+    name = qemu.guest_of(words)
+    if not name and not qemu.is_qemu(words):
         return ""
     uuids = [value for word, value in pairwise(words) if word in ("-uuid", "--uuid")]
     uuid = uuids[-1] if uuids and _UUID.fullmatch(uuids[-1]) else ""
@@ -74,13 +73,6 @@ def container(pid: int, proc: Path = PROC) -> str:
 def unit(pid: int, proc: Path = PROC) -> str:
     """Name the systemd unit of a process; empty if it is in none."""
     return cgroup.unit_of(cgroup.cgroup_of(cgroup.entries(pid, proc)))
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _other(_pid: int, _proc: Path) -> str:

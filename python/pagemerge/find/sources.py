@@ -23,9 +23,10 @@ from pagemerge.find.groups import steps
 from pagemerge.find.process import Process, explain
 from pagemerge.find.stable import Stretch
 from pagemerge.linux import domain
-from pagemerge.linux.maps import Devices, Mapping, devices, marked
+from pagemerge.linux.maps import Devices, Mapping, devices
 from pagemerge.linux.maps import mappings as maps_of
 from pagemerge.linux.process import PROC, ksm_stat
+from pagemerge.linux.smaps import marked
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]

@@ -21,8 +21,8 @@ from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup
 from pagemerge.linux import process as linux
-from pagemerge.linux.maps import smaps
 from pagemerge.linux.process import PROC
+from pagemerge.linux.smaps import sums
 from pagemerge.linux.text import lines
 from pagemerge.linux.values import contents, number, number_in, pairs
 from pagemerge.model import PAGE_SIZE
@@ -65,7 +65,7 @@ def resident(pid: int, *, proc: Path = PROC) -> Resident:
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    return _resident(smaps(pid, _SUMS, proc=proc, file="smaps_rollup")[0])
+    return _resident(sums(pid, _SUMS, proc=proc, file="smaps_rollup")[0])
 
 
 def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
@@ -73,7 +73,7 @@ def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    total, slabs = smaps(pid, _SUMS, SLAB_NAME, proc)
+    total, slabs = sums(pid, _SUMS, SLAB_NAME, proc)
     return Footprint(_resident(total), _resident(slabs))
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import process as linux
-from pagemerge.linux.maps import smaps
 from pagemerge.linux.process import PROC
+from pagemerge.linux.smaps import sums
 from pagemerge.linux.values import number, number_in, pairs
 
 STACK_BYTES = 16384
@@ -77,7 +77,7 @@ def ksm_zero_pages(pid: int, *, proc: Path = PROC) -> int:
 def _rollup(pid: int, proc: Path) -> Counter[bytes]:
     """Read ``smaps_rollup``; empty if there is none (before Linux 4.14)."""
     with contextlib.suppress(PagemergeError):
-        return smaps(pid, (_SHARED, _HUGE), proc=proc, file="smaps_rollup")[0]
+        return sums(pid, (_SHARED, _HUGE), proc=proc, file="smaps_rollup")[0]
     return Counter()
 
 

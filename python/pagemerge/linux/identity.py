@@ -22,14 +22,13 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup, process
 from pagemerge.linux.process import PROC
+from pagemerge.linux.qemu import guest_of
 from pagemerge.linux.text import read
 
 
@@ -152,34 +151,13 @@ class Identities:
 
     def _user(self, uid: int) -> str:
         if uid not in self._users:
-            try:
-                self._users[uid] = pwd.getpwuid(uid).pw_name
-            except KeyError:
-                self._users[uid] = str(uid)
+            self._users[uid] = user_name(uid)
         return self._users[uid]
 
 
-def is_qemu(words: Sequence[str]) -> bool:
-    """Is this the command line of QEMU, by the name of its program?"""
-    program = words[0].rpartition("/")[2]
-    return "qemu" in program or program == "kvm"
-
-
-def guest_of(words: Sequence[str]) -> str:
-    """Find the guest's name in the arguments ``words`` of QEMU; empty for other programs.
-
-    Examples: ``-name web``, ``-name guest=web,debug-threads=on``. A comma in a value is written
-    twice, the last value of a key counts, and a first value without a key is the guest (qemu(1)).
-    """
-    if not is_qemu(words):
-        return ""
-    guest = ""
-    for option, value in pairwise(words[1:]):
-        if option in ("-name", "--name"):
-            for at, item in enumerate(value.replace(",,", "\0").split(",")):
-                key, equals, said = item.partition("=")
-                if equals and key == "guest":
-                    guest = said
-                elif not equals and at == 0:
-                    guest = key
-    return guest.replace("\0", ",")
+def user_name(uid: int) -> str:
+    """Return the name of a user; the number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

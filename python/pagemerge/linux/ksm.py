@@ -18,8 +18,8 @@ from typing import Any
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux import process as linux
 from pagemerge.linux.knobs import NAMES, Knobs, Value, checked, restoring
-from pagemerge.linux.maps import smaps
 from pagemerge.linux.process import PROC
+from pagemerge.linux.smaps import sums
 from pagemerge.linux.text import decoded, lines
 from pagemerge.linux.values import chosen, contents, number, pairs
 
@@ -304,7 +304,7 @@ def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
     under its mm lock: call this once, never poll. None before Linux 6.7. Raises ``NoSuchProcess``
     or ``AccessDenied``.
     """
-    return smaps(pid, (b"KSM",), proc=proc, file="smaps_rollup")[0].get(b"KSM")
+    return sums(pid, (b"KSM",), proc=proc, file="smaps_rollup")[0].get(b"KSM")
 
 
 def cow_ksm(proc: Path = PROC) -> int | None:

@@ -1,8 +1,6 @@
-"""The memory of a process as the kernel lists it: proc_pid_maps(5), its mounts, and smaps.
+"""The memory of a process as the kernel lists it: proc_pid_maps(5), and its mounts.
 
-A path is any bytes but NUL; the kernel writes a newline in it as ``\\012``. Reading smaps walks all
-page tables of the process under its mm lock: read it before and after a piece of work, never in a
-loop.
+A path is any bytes but NUL; the kernel writes a newline in it as ``\\012``.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,6 @@ from pathlib import Path
 from pagemerge.errors import PagemergeError, about_process, malformed
 from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
-from pagemerge.linux.values import number
 
 SLAB_PREFIX = "/memfd:pagemerge"
 """Path of private mappings of our own slabs: their pages are merged, except pages written since."""
@@ -95,7 +91,7 @@ def mappings(pid: int, proc: Path = PROC) -> list[Mapping]:
     mappings.
     """
     found = []
-    for line in _read(pid, "maps", proc):
+    for line in read_lines(pid, "maps", proc):
         mapping = parse(line)
         if mapping is None:
             raise malformed(pid, f"{proc}/{pid}/maps")
@@ -109,7 +105,7 @@ def devices(pid: int, proc: Path = PROC) -> Devices:
     """Find the devices of hugetlbfs as process ``pid`` sees them; empty if they cannot be read."""
     found = set()
     try:
-        for line in _read(pid, "mountinfo", proc):
+        for line in read_lines(pid, "mountinfo", proc):
             # Blanks in paths and sources are escaped (\040), so no path can forge the separator.
             mount, _, kind = line.partition(b" - ")
             fields = mount.split(b" ")
@@ -122,46 +118,7 @@ def devices(pid: int, proc: Path = PROC) -> Devices:
     return Devices(frozenset(found), _memfd_device())
 
 
-def smaps(
-    pid: int,
-    names: tuple[bytes, ...],
-    only: bytes | None = None,
-    proc: Path = PROC,
-    *,
-    file: str = "smaps",
-) -> tuple[Counter[bytes], Counter[bytes]]:
-    """Sum the lines ``names`` of ``smaps``, in bytes: over all mappings, and over those with the
-    path ``only``. A name without a line is in neither result. ``file`` is ``smaps`` or
-    ``smaps_rollup``, in which the kernel has summed up all mappings. Raises as ``mappings``."""
-    total, part = Counter[bytes](), Counter[bytes]()
-    wanted = False
-    for line in _read(pid, file, proc):
-        if line[:1].isupper():  # fields start with a capital, a mapping starts with its address
-            name, _, value = line.partition(b":")
-            if name in names and (kilobytes := number(value, b"kB")) is not None:
-                total[name] += kilobytes * 1024
-                part[name] += kilobytes * 1024 if wanted else 0
-        else:
-            mapping = _LINE.fullmatch(line)
-            wanted = only is not None and mapping is not None and mapping[7] == only
-    return total, part
-
-
-def marked(pid: int, proc: Path = PROC) -> set[int]:
-    """Find the start addresses of mappings that ksmd may merge (``mg`` in VmFlags of smaps).
-
-    Raises as ``mappings``.
-    """
-    found, start = set(), 0
-    for line in _read(pid, "smaps", proc):
-        if not line[:1].isupper():
-            start = int(line.partition(b"-")[0], 16) if _LINE.fullmatch(line) else 0
-        elif line.startswith(b"VmFlags:") and b"mg" in line.split():
-            found.add(start)
-    return found
-
-
-def _read(pid: int, name: str, proc: Path) -> Iterator[bytes]:
+def read_lines(pid: int, name: str, proc: Path) -> Iterator[bytes]:
     """Yield the lines of a file one by one, because it may be long: 65,000 mappings of files with
     paths of 4 kB take 270 MB."""
     path = proc / str(pid) / name

@@ -8,11 +8,10 @@ libvirt writes many options as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pagemerge.linux.identity import guest_of
 from pagemerge.linux.text import plain
 
 MOST_QUOTED = 60
@@ -72,8 +71,7 @@ class Machine:
 
 def machine_of(words: Sequence[str]) -> Machine | None:
     """Read the arguments ``words`` (at least one) of a process; None if it is not QEMU."""
-    program = words[0].rpartition("/")[2]
-    if "qemu" not in program and program != "kvm":
+    if not is_qemu(words):
         return None
     merge, path, locked = True, "", False
     backends, sharers, pinners = [], dict[str, None](), dict[str, None]()
@@ -101,6 +99,41 @@ def machine_of(words: Sequence[str]) -> Machine | None:
     )
 
 
+def is_qemu(words: Sequence[str]) -> bool:
+    """Is this the command line of QEMU, by the name of its program?"""
+    program = words[0].rpartition("/")[2]
+    return "qemu" in program or program == "kvm"
+
+
+def guest_of(words: Sequence[str]) -> str:
+    """Find the guest's name in the arguments ``words`` of QEMU; empty for other programs.
+
+    Examples: ``-name web``, ``-name guest=web,debug-threads=on``. A comma in a value is written
+    twice, the last value of a key counts, and a first value without a key is the guest (qemu(1)).
+    """
+    if not is_qemu(words):
+        return ""
+    guest = ""
+    for option, value in pairwise(words[1:]):
+        if option in ("-name", "--name"):
+            for at, (key, said) in enumerate(_items(value)):
+                if key == "guest" and said is not None:
+                    guest = said
+                elif said is None and at == 0:
+                    guest = key
+    return guest
+
+
+def _items(value: str) -> Iterator[tuple[str, str | None]]:
+    """Split the value of an option: keys, and what they say (None: no ``=``).
+
+    A comma in a value is written twice (qemu(1)).
+    """
+    for item in value.replace(",,", "\0").split(","):
+        key, equals, said = item.replace("\0", ",").partition("=")
+        yield key, said if equals else None
+
+
 def properties(value: str, first: str) -> dict[str, str]:
     """Read the value of an option: ``key=value,...`` or JSON; the last value of a key counts.
 
@@ -110,12 +143,11 @@ def properties(value: str, first: str) -> dict[str, str]:
     if value.startswith("{"):
         return _from_json(value)
     found = {}
-    for at, item in enumerate(value.replace(",,", "\0").split(",")):
-        key, equals, said = item.partition("=")
-        if equals:
-            found[key] = said.replace("\0", ",")
+    for at, (key, said) in enumerate(_items(value)):
+        if said is not None:
+            found[key] = said
         elif at == 0:
-            found[first] = key.replace("\0", ",")
+            found[first] = key
         else:
             found[key] = "on"
     return found

@@ -7,16 +7,17 @@ each mapping besides. So it is read once, and only for processes that a person a
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge.errors import about_process, malformed
-from pagemerge.linux.maps import Mapping, parse
+from pagemerge.errors import malformed
+from pagemerge.linux.maps import Mapping, parse, read_lines
 from pagemerge.linux.process import PROC, read
+from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number, pairs
 
 _HUGE, _MERGED, _FLAGS = b"AnonHugePages:", b"KSM:", b"VmFlags:"
-_CAPITALS = tuple(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[at : at + 1] for at in range(26))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,6 @@ def pieces(pid: int, proc: Path = PROC) -> list[Piece]:
     Raises ``NoSuchProcess``, ``AccessDenied``, and ``PagemergeError`` if the file is not as proc(5)
     describes it.
     """
-    path = proc / str(pid) / "smaps"
     found: list[Piece] = []
     mapping: Mapping | None = None
     huge = merged = 0
@@ -62,22 +62,51 @@ def pieces(pid: int, proc: Path = PROC) -> list[Piece]:
         if mapping is not None and mapping.end <= 1 << 63:  # not [vsyscall], as in ``maps``
             found.append(Piece(mapping, huge, merged, b"mg" in flags, b"lo" in flags))
 
-    with about_process(pid, path), path.open("rb") as file:
-        for line in file:
-            if line.startswith(_CAPITALS):  # a field; a mapping starts with its address
-                if line.startswith(_HUGE):
-                    huge = _size(line)
-                elif line.startswith(_MERGED):
-                    merged = _size(line)
-                elif line.startswith(_FLAGS):
-                    flags = line.split()
-                continue
-            finish()
-            mapping, huge, merged, flags = parse(line.removesuffix(b"\n")), 0, 0, []
-            if mapping is None:
-                raise malformed(pid, path)
+    for line in read_lines(pid, "smaps", proc):
+        if line[:1].isupper():  # a field; a mapping starts with its address
+            if line.startswith(_HUGE):
+                huge = _size(line)
+            elif line.startswith(_MERGED):
+                merged = _size(line)
+            elif line.startswith(_FLAGS):
+                flags = line.split()
+            continue
+        finish()
+        mapping, huge, merged, flags = parse(line), 0, 0, []
+        if mapping is None:
+            raise malformed(pid, proc / str(pid) / "smaps")
     finish()
     return found
+
+
+def marked(pid: int, proc: Path = PROC) -> set[int]:
+    """Find the start addresses of mappings that ksmd may merge. Raises as ``pieces``."""
+    return {piece.mapping.start for piece in pieces(pid, proc) if piece.mergeable}
+
+
+def sums(
+    pid: int,
+    names: tuple[bytes, ...],
+    only: bytes | None = None,
+    proc: Path = PROC,
+    *,
+    file: str = "smaps",
+) -> tuple[Counter[bytes], Counter[bytes]]:
+    """Sum the lines ``names`` of ``smaps``, in bytes: over all mappings, and over those with the
+    path ``only``. A name without a line is in neither result. ``file`` is ``smaps`` or
+    ``smaps_rollup``, in which the kernel has summed up all mappings. Raises as ``pieces``."""
+    total, part = Counter[bytes](), Counter[bytes]()
+    path, wanted = None if only is None else decoded(only), False
+    for line in read_lines(pid, file, proc):
+        if line[:1].isupper():
+            name, _, value = line.partition(b":")
+            if name in names and (kilobytes := number(value, b"kB")) is not None:
+                total[name] += kilobytes * 1024
+                part[name] += kilobytes * 1024 if wanted else 0
+        elif path is not None:
+            mapping = parse(line)
+            wanted = mapping is not None and mapping.path == path
+    return total, part
 
 
 def held(pid: int, proc: Path = PROC) -> Held:

@@ -19,9 +19,10 @@ from pagemerge.find.engine import merged_by_us
 from pagemerge.find.evidence import _merged_by_ksmd
 from pagemerge.ksmd.attach import merging_pages, users_merged
 from pagemerge.ksmd.mergeable import Mergeable
-from pagemerge.linux import accounts, cgroup, host, ksm, maps, process, values
-from pagemerge.linux.identity import Identities, guest_of
+from pagemerge.linux import accounts, cgroup, host, ksm, maps, process, smaps, values
+from pagemerge.linux.identity import Identities
 from pagemerge.linux.ksm import Ksm
+from pagemerge.linux.qemu import guest_of
 from tests.support import hostile
 from tests.support.hostile import Meant, text_of
 
@@ -119,7 +120,7 @@ def test_mappings_are_those_that_are_there(root: Path, who: Meant) -> None:
     assert [it.path.encode("utf-8", "surrogateescape") for it in found] == [
         path.lstrip(b" ") for _, _, path in who.mappings
     ]
-    every, slabs = maps.smaps(PID, (b"Rss", b"KSM"), b"/x", folder)
+    every, slabs = smaps.sums(PID, (b"Rss", b"KSM"), b"/x", folder)
     assert every[b"Rss"] == every[b"KSM"] == 4096 * len(who.mappings)
     assert slabs[b"Rss"] == 4096 * sum(path.lstrip(b" ") == b"/x" for _, _, path in who.mappings)
 

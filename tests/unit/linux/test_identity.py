@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pagemerge.linux.cgroup import cgroup_of, parse, unit_of
-from pagemerge.linux.identity import TURNS, Identities, guest_of
+from pagemerge.linux.identity import TURNS, Identities
 from pagemerge.linux.process import program as program_of
+from pagemerge.linux.qemu import guest_of
 
 VERSION_1 = """\
 12:pids:/system.slice/web.service

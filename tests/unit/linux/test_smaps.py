@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import NoSuchProcess, PagemergeError
-from pagemerge.linux import maps
+from pagemerge.linux import smaps
 from pagemerge.linux.smaps import Held, Piece, held, pieces
 
 SMAPS = b"""\
@@ -64,6 +64,6 @@ def test_this_process_as_the_kernel_has_it() -> None:
     memory.write(b"x" * (16 << 20))
     own = os.getpid()
     marked = [it.mapping.start for it in pieces(own) if it.mergeable]
-    assert len(marked) == 1 and set(marked) == maps.marked(own)
+    assert len(marked) == 1 and set(marked) == smaps.marked(own)
     assert not any(isinstance(it, Piece) and it.locked for it in pieces(own))
     memory.close()
