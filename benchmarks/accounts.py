@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
+from lab.each import each
 from lab.loads import LOADS, Pids
 from tests.support import ksm
 
@@ -236,20 +237,15 @@ def main() -> int:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     args = parser.parse_args()
     results: list[Accounts] = []
-    lacking = failed = 0
     try:
         with ksm.borrowed() as kernel:
-            for name in args.loads:
-                try:
-                    for one in measure(kernel, name):
-                        print(f"{one.load}: {one.words}", file=sys.stderr, flush=True)
-                        results.append(one)
-                except Unsupported as lack:
-                    lacking += 1
-                    print(f"{name} is left out: {lack}", file=sys.stderr, flush=True)
-                except PagemergeError as error:
-                    failed += 1
-                    print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+            def run(name: str) -> None:
+                for one in measure(kernel, name):
+                    print(f"{one.load}: {one.words}", file=sys.stderr, flush=True)
+                    results.append(one)
+
+            lacking, failed = each(args.loads, run)
     except PagemergeError as error:
         print(f"accounts.py: {error}", file=sys.stderr)
         return error.exit_status

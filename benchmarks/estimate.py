@@ -41,6 +41,7 @@ from pathlib import Path
 
 import numpy as np
 from lab.counted import counted
+from lab.each import each
 from lab.loads import Pids, until
 from lab.resting import WORKLOADS
 from tests.support import ksm
@@ -57,7 +58,7 @@ from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.linux import process as linux
 from pagemerge.linux.knobs import UNMERGE
 from pagemerge.linux.ksm import process_ksm
-from pagemerge.linux.maps import smaps
+from pagemerge.linux.smaps import sums
 from pagemerge.linux.values import number, pairs
 from pagemerge.model import PAGE_SIZE
 
@@ -132,7 +133,7 @@ class State:
 
 def state(kernel: ksm.Ksm, pids: list[int], group: Cgroup | None) -> State:
     """Read all accounts of the processes, and of KSM."""
-    anonymous = sum(smaps(pid, (b"Pss_Anon",), file="smaps_rollup")[0].total() for pid in pids)
+    anonymous = sum(sums(pid, (b"Pss_Anon",), file="smaps_rollup")[0].total() for pid in pids)
     available = number(pairs(Path("/proc/meminfo").read_bytes())[b"MemAvailable"], b"kB") or 0
     records = sum(process_ksm(pid).rmap_items or 0 for pid in pids)
     now = kernel.counters()
@@ -282,22 +283,17 @@ def main() -> int:
     parser.add_argument("--small-pages", action="store_true", help="without huge pages")
     args = parser.parse_args()
     results: list[Compared] = []
-    lacking = failed = 0
     try:
         with ksm.borrowed() as kernel:
             if kernel.before.pages_shared:
                 raise Unsupported("other processes have merged memory: ours would merge with it")
-            for name in args.workloads:
-                try:
-                    for one in compare(kernel, name, args.small_pages):
-                        print(f"{name}: {one.error:+.2%}", file=sys.stderr, flush=True)
-                        results.append(one)
-                except Unsupported as lack:
-                    lacking += 1
-                    print(f"{name} is left out: {lack}", file=sys.stderr, flush=True)
-                except PagemergeError as error:
-                    failed += 1
-                    print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+            def run(name: str) -> None:
+                for one in compare(kernel, name, args.small_pages):
+                    print(f"{name}: {one.error:+.2%}", file=sys.stderr, flush=True)
+                    results.append(one)
+
+            lacking, failed = each(args.workloads, run)
     except PagemergeError as error:
         print(f"estimate.py: {error}", file=sys.stderr)
         return error.exit_status
