@@ -104,6 +104,22 @@ def test_watch_tells_what_lasts(hold: Hold) -> None:
     assert watched["expected_bytes"] / PAGE_SIZE < watched["saveable_pages"]
 
 
+def test_one_more_like_those_that_a_name_fits(hold: Hold) -> None:
+    """Others of that name, which are not looked at, do not count."""
+    pids = [hold("seed", at, "unique", MIB) for at in range(3)]
+    found = scan("--fit", Path(sys.executable).name, *pids[:2])["fit"]
+    assert found["processes_looked_at"] == 2
+    assert scan("--fit", pids[0], *pids)["fit"]["processes_looked_at"] == 1
+
+
+def test_a_file_that_is_named_twice_is_one_image(tmp_path: Path) -> None:
+    image, link = tmp_path / "image", tmp_path / "link"
+    image.write_bytes(os.urandom(MIB))
+    link.symlink_to(image)
+    totals = scan("--image", image, "--image", link, "--image", image)["totals"]
+    assert (totals["pages"], totals["saveable_bytes"]) == (PAGES, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -104,7 +104,8 @@ def _images(paths: Sequence[Path]) -> list[ImageSource]:
     from pagemerge.linux.domain import namespaces, of_process
 
     own = of_process(os.getpid(), os.geteuid(), namespaces("self"))
-    return [open_image(path, own) for path in paths]
+    opened = (open_image(path, own) for path in paths)
+    return list({image.file.identity: image for image in opened}.values())  # each file once
 
 
 def _add_questions(group: argparse._ArgumentGroup) -> None:
@@ -223,22 +224,12 @@ def _questions(args: argparse.Namespace) -> Questions:
         why=args.why,
         everyone=args.all,
         compress=args.compress,
-        fit=_like(args.fit) if args.fit else (),
+        fit=args.fit or "",
         reserve_bytes=args.reserve or 0,
         watch_seconds=args.watch or 0.0,
         every_seconds=args.every or min(10.0, (args.watch or 0.0) / 2),
         threads=args.threads,
     )
-
-
-def _like(word: str) -> list[int | str]:
-    """Find the pids of the processes that ``word`` names; else it is the name of an image."""
-    from pagemerge.find.process import named
-
-    try:
-        return [process.pid for process in named([word])]
-    except NoSuchProcess:
-        return [word]
 
 
 def _named(words: list[str]) -> tuple[list[Process], list[str]]:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pagemerge.errors import OutOfMemory, PagemergeError
+from pagemerge.errors import NoSuchProcess, OutOfMemory, PagemergeError
 from pagemerge.estimate import compress, fit, labels, trust, what, who, why
 from pagemerge.estimate.looks import Looks, Watched
 from pagemerge.find.look import Look, Progress, look
-from pagemerge.find.process import Process
+from pagemerge.find.process import Process, named
 from pagemerge.find.sources import ProcessSource, Source, locate
 from pagemerge.find.survey import Survey, summed_up
 from pagemerge.linux.accounts import available_bytes
@@ -32,8 +32,9 @@ class Questions:
     everyone: bool = False
     """All processes of the host are looked at."""
     compress: bool = False
-    fit: Sequence[int | str] = ()
-    """Processes (pids) or images (names): how many more like these fit? Empty: not asked."""
+    fit: str = ""
+    """Pid or name of processes, or name of an image: how many more like it fit? Empty: not
+    asked."""
     reserve_bytes: int = 0
     """Memory that has to stay free for ``fit``."""
     watch_seconds: float = 0.0
@@ -98,7 +99,12 @@ def answer(
 
 def _fit(found: Look, questions: Questions, watched: Watched | None) -> fit.Fit:
     """Forecast how many more fit; what was watched tells how fast their pages unshare."""
-    chosen = sorted({at for word in questions.fit for at in fit.like(found, str(word))})
+    pids = _pids(questions.fit)
+    chosen = [
+        at
+        for at, source in enumerate(found.sources)
+        if isinstance(source, ProcessSource) and source.process.pid in pids
+    ] or fit.like(found, questions.fit)
     rate = None
     if watched is not None:
         rate = watched.unshared_per_second * PAGE_SIZE / max(len(found.sources), 1)
@@ -108,6 +114,14 @@ def _fit(found: Look, questions: Questions, watched: Watched | None) -> fit.Fit:
         reserve_bytes=questions.reserve_bytes,
         unsharing_bytes_per_second=rate,
     )
+
+
+def _pids(word: str) -> set[int]:
+    """Find the processes that ``word`` names, also by the base name of their program."""
+    try:
+        return {process.pid for process in named([word])}
+    except NoSuchProcess:
+        return set()
 
 
 def _watch(

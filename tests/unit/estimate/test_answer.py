@@ -25,7 +25,7 @@ def test_more_pages_than_this_host_can_compare() -> None:
 
 def test_all_questions_about_images_alone() -> None:
     made = [Pages(name, of_letters("aab.")) for name in ("one", "two")]
-    asked = Questions(what=True, group_by="process", why=True, fit=["one"])
+    asked = Questions(what=True, group_by="process", why=True, fit="one")
     found = answer(list, made, asked)
     assert found.survey.totals.saveable_pages == 6
     assert found.contents is not None and found.contents.kinds[0].saveable_pages == 4

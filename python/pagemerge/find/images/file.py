@@ -69,6 +69,8 @@ class ImageFile:
             self._closing()
             what = next((name for test, name in KINDS if test(found.st_mode)), "no regular file")
             raise self.usage(f"is {what}: give a regular file, for example a core dump")
+        self.identity = found.st_dev, found.st_ino
+        """The same for two paths of one file."""
         self.size = found.st_size
         """Bytes, when it was opened."""
         self.sparse = found.st_blocks * 512 < found.st_size
