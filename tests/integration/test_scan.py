@@ -112,6 +112,14 @@ def test_one_more_like_those_that_a_name_fits(hold: Hold) -> None:
     assert scan("--fit", pids[0], *pids)["fit"]["processes_looked_at"] == 1
 
 
+@pytest.mark.parametrize("sample", [[], ["--sample"]], ids=["all", "sample"])
+def test_what_an_image_lacks_is_said(tmp_path: Path, sample: list[str]) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(MIB + 100))
+    (note,) = scan("--image", image, *sample)["notes"]
+    assert note["name"] == str(image) and "last page has only 100 bytes" in note["note"]
+
+
 def test_a_file_that_is_named_twice_is_one_image(tmp_path: Path) -> None:
     image, link = tmp_path / "image", tmp_path / "link"
     image.write_bytes(os.urandom(MIB))

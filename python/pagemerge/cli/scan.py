@@ -196,6 +196,7 @@ def _sample(
     """Estimate from a sample; the exit status and the errors are as for a full scan."""
     from pagemerge.cli.show import sample as view
     from pagemerge.cli.show.progress import looking
+    from pagemerge.estimate.answer import notes
     from pagemerge.estimate.sample import PAGES, estimate
     from pagemerge.find.sources import locate
 
@@ -207,10 +208,11 @@ def _sample(
         several = number(len(sources), "source")
         raise PagemergeError(f"cannot look at any of {several}, such as {name}: {error}")
     if args.json:
-        print(as_json({"sample": view.figures(result), "not_found": missing}))
+        said = [{"name": name, "note": note} for name, note in notes(images)]
+        print(as_json({"sample": view.figures(result), "not_found": missing, "notes": said}))
     else:
         view.show(tables.console(), result)
-        for line in missing:
+        for line in [*missing, *(f"{name}: {note}" for name, note in notes(images))]:
             tables.show(tables.console(), line)
     return 0
 

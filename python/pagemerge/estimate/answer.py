@@ -87,7 +87,7 @@ def answer(
     return Answer(
         survey,
         trust.price(found, survey.totals),
-        tuple((it.name, note) for it in images if (note := getattr(it, "note", ""))),
+        notes(images),
         what.contents(found) if questions.what else None,
         who.sharing(found, groups, kind) if kind else None,
         watched,
@@ -95,6 +95,11 @@ def answer(
         _fit(found, questions, watched) if questions.fit else None,
         compress.compress(found, progress=progress) if questions.compress else None,
     )
+
+
+def notes(images: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+    """Return the names of images of which something is missing, and what, after they were read."""
+    return tuple((it.name, note) for it in images if (note := getattr(it, "note", "")))
 
 
 def _fit(found: Look, questions: Questions, watched: Watched | None) -> fit.Fit:
