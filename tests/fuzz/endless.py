@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 _INIT, _LOOKUP, _FORGET, _GETATTR, _OPEN, _RELEASE, _BATCH_FORGET = 26, 1, 2, 3, 14, 18, 42
-_OPENDIR, _RELEASEDIR, _STATFS, _ENOSYS = 27, 29, 17, 38
+_OPENDIR, _RELEASEDIR, _STATFS, _READ, _ENOSYS, _EIO = 27, 29, 17, 15, 38, 5
 _UNANSWERED = (_FORGET, _BATCH_FORGET)
 """Not by anybody."""
 _ROOT, _FILE = 1, 2
@@ -53,11 +53,12 @@ class EndlessFile:
 
     To be made in a process without other threads, which leaves the mounts of the host. Process
     ``whom`` alone is kept waiting: our own children close the file when they end, and nothing could
-    end one that waits for that.
+    end one that waits for that. Without ``whom``, everybody who reads the file waits, and nobody
+    else; ``failures``: so many reads fail at once before that.
     """
 
-    def __init__(self, whom: int) -> None:
-        self._whom = whom
+    def __init__(self, whom: int | None, failures: int = 0) -> None:
+        self._whom, self._failures = whom, failures
 
     def __enter__(self) -> Self:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -88,9 +89,16 @@ class EndlessFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self.descriptor)
-        os.close(self._alive)
-        os.waitpid(self._server, 0)
+        with contextlib.suppress(OSError):  # nobody serves it any more
+            os.close(self.descriptor)
+        self.end()
+
+    def end(self) -> None:
+        """Have every read fail from now on: nobody serves the file any more."""
+        if self._server:
+            os.close(self._alive)
+            os.waitpid(self._server, 0)
+            self._server = 0
 
     def _serve_elsewhere(self, device: int) -> int:
         """Start who answers: a child, which ends when nobody holds the other end of its pipe.
@@ -108,8 +116,13 @@ class EndlessFile:
             self._serve(device, ended)
         os._exit(0)
 
-    def _is_whom(self, thread: int) -> bool:
-        return Path(f"/proc/{self._whom}/task/{thread}").exists()
+    def _waits(self, opcode: int, thread: int) -> bool:
+        """Is this request, which thread ``thread`` waits for, left unanswered?"""
+        if self._whom is not None:
+            return Path(f"/proc/{self._whom}/task/{thread}").exists()
+        if opcode == _READ:
+            self._failures -= 1
+        return opcode == _READ and self._failures < 0
 
     def _serve(self, device: int, ended: int) -> None:
         waiter = select.poll()
@@ -121,9 +134,9 @@ class EndlessFile:
             request = os.read(device, 1 << 20)
             _, opcode, unique, node, _, _, thread, _ = _IN.unpack_from(request)
             answer = _answer(opcode, node)
-            if answer is None and (opcode in _UNANSWERED or self._is_whom(thread)):
+            if answer is None and (opcode in _UNANSWERED or self._waits(opcode, thread)):
                 continue
-            answer = _ENOSYS if answer is None else answer
+            answer = (_EIO if opcode == _READ else _ENOSYS) if answer is None else answer
             body = answer if isinstance(answer, bytes) else b""
             errno = -answer if isinstance(answer, int) else 0
             os.write(device, struct.pack("=IiQ", 16 + len(body), errno, unique) + body)

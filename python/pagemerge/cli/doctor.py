@@ -84,13 +84,12 @@ def merged_now(ksm: Ksm) -> int | None:
     import os
 
     from pagemerge.ksmd.merged import sharing_pages
-    from pagemerge.linux.ksm import is_mergeable
-    from pagemerge.linux.process import pids
+    from pagemerge.linux.ksm import mergeable
     from pagemerge.model import PAGE_SIZE
 
     if not os.access(ksm.proc / "kpageflags", os.R_OK, effective_ids=True):
         return None
-    pages = sharing_pages(pid for pid in pids(ksm.proc) if is_mergeable(pid, ksm.proc))
+    pages = sharing_pages(mergeable(ksm.proc))
     # Unlike the other counters, that of zero pages is always up to date.
     return None if pages is None else (pages + (ksm.counters().ksm_zero_pages or 0)) * PAGE_SIZE
 

@@ -198,9 +198,9 @@ def _sample(
     from pagemerge.cli.show.progress import looking
     from pagemerge.estimate.answer import notes
     from pagemerge.estimate.sample import PAGES, estimate
-    from pagemerge.find.sources import locate
+    from pagemerge.find.sources import located
 
-    sources = [*map(locate, chosen), *images]
+    sources = [*located(chosen), *images]
     with looking() as progress:
         result = estimate(sources, args.draw or PAGES, args.threads, progress)
     if not result.total.sources:

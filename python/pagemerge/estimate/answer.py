@@ -11,7 +11,7 @@ from pagemerge.estimate import compress, fit, labels, trust, what, who, why
 from pagemerge.estimate.looks import Looks, Watched
 from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process, named
-from pagemerge.find.sources import ProcessSource, Source, locate
+from pagemerge.find.sources import ProcessSource, Source, located
 from pagemerge.find.survey import Survey, summed_up
 from pagemerge.linux.accounts import available_bytes
 from pagemerge.linux.process import stat
@@ -78,7 +78,7 @@ def answer(
     if questions.watch_seconds:
         found, watched = _watch(choose, questions, progress)
     else:
-        sources: list[Source] = [*map(locate, choose()), *images]
+        sources: list[Source] = [*located(choose()), *images]
         _check_memory(sources)
         found = look(sources, questions.threads, progress)
     survey = replace(summed_up(found), seconds=time.monotonic() - started)
@@ -138,7 +138,7 @@ def _watch(
     end, due = begun + questions.watch_seconds, begun
     while True:
         at = time.monotonic()
-        sources = [locate(process) for process in choose()]
+        sources = located(choose())
         _check_memory(sources)
         births = {source.process.pid: _birth(source) for source in sources}
         found = look(sources, questions.threads, progress, seed)

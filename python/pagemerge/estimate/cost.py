@@ -30,6 +30,7 @@ from pagemerge.find import stable, tally
 from pagemerge.find.look import Look
 from pagemerge.find.sources import ProcessSource, Source
 from pagemerge.find.tally import mapped_before
+from pagemerge.linux.aside import readers
 from pagemerge.linux.charges import Charges, charges, ksm_zero_pages
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.room import Room, inside
@@ -141,7 +142,7 @@ def running(found: Look, left: Room) -> Running:
             if counts_here and isinstance(source, ProcessSource)
         ]
         merged = stable.count(it for source in processes for it in source.stretches)
-        zeros = sum(ksm_zero_pages(source.process.pid) for source in processes)
+        zeros = zero_pages_of([source.process.pid for source in processes])
         saved += PAGE_SIZE * (merged.saved_pages + zeros)
     return Running(kernel, user, saved)
 
@@ -175,7 +176,17 @@ class _Besides:
 def _besides(source: Source) -> _Besides:
     if not isinstance(source, ProcessSource):
         return _Besides(Charges(), 0)
-    return _Besides(charges(source.process.pid), stable.count(source.stretches).pages)
+    return _Besides(charges_of(source.process.pid), stable.count(source.stretches).pages)
+
+
+def charges_of(pid: int) -> Charges:
+    """Read ``charges``, aside. Raises ``PagemergeError``."""
+    return readers.call(pid, charges, pid)
+
+
+def zero_pages_of(pids: Sequence[int]) -> int:
+    """Add up ``ksm_zero_pages`` of processes, aside; one that keeps us waiting adds nothing."""
+    return sum(it for it in readers.each(ksm_zero_pages, pids) if isinstance(it, int))
 
 
 def _marked(domain: Look) -> tally.UInt64s:

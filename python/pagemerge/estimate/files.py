@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
+from pagemerge.linux.aside import readers
 from pagemerge.linux.domain import namespaces
 from pagemerge.linux.maps import mappings
 from pagemerge.linux.process import PROC, read
@@ -67,7 +68,7 @@ def cached(pids: Iterable[int], seed: int, proc: Path = PROC) -> Iterator[Cached
     left = MOST_BYTES
     for pid in pids:
         local = _local_mounts(pid, proc)
-        for link, path in _files(pid, proc):
+        for link, path in _asked(pid, proc):
             if len(known) >= MOST_FILES or left <= 0:
                 return
             with suppress(OSError, PagemergeError), _opened(link, local) as (file, about):
@@ -77,6 +78,17 @@ def cached(pids: Iterable[int], seed: int, proc: Path = PROC) -> Iterator[Cached
                     pages, digests = _digests(file, about.st_size, seed, left)
                     left -= len(pages) * PAGE_SIZE
                     yield CachedFile(path, _build_id(file), pages, digests)
+
+
+def _asked(pid: int, proc: Path) -> list[tuple[Path, str]]:
+    """List ``_files``; none of a process that keeps us waiting."""
+    with suppress(PagemergeError):
+        return readers.call(pid, _listed, pid, proc)
+    return []
+
+
+def _listed(pid: int, proc: Path) -> list[tuple[Path, str]]:
+    return list(_files(pid, proc))
 
 
 def _files(pid: int, proc: Path) -> Iterator[tuple[Path, str]]:

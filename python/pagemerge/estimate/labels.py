@@ -10,6 +10,7 @@ from pathlib import Path
 from pagemerge.errors import PagemergeError
 from pagemerge.find.sources import ProcessSource, Source
 from pagemerge.linux import cgroup, identity, process, qemu
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
 
 _ID = re.compile(r"(?:[a-z0-9._-]+[-:])?([0-9a-f]{64}|[0-9a-f]{32})(?:\.scope|\.service)?")
@@ -39,7 +40,8 @@ def label(source: Source, kind: str) -> str:
     if kind == "user":
         return identity.user_name(source.process.uid)
     try:
-        return KINDS[kind](source.process.pid, PROC) or OTHERS
+        pid = source.process.pid
+        return readers.call(pid, KINDS[kind], pid, PROC) or OTHERS
     except PagemergeError:  # it has ended, or may not be looked at
         return OTHERS
 

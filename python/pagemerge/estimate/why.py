@@ -6,9 +6,11 @@ the largest ones, because smaps walks page tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
@@ -20,6 +22,7 @@ from pagemerge.find.look import Look
 from pagemerge.find.process import explain
 from pagemerge.find.sources import ProcessSource
 from pagemerge.find.survey import Row, Survey
+from pagemerge.linux.aside import readers
 from pagemerge.linux.ksm import is_mergeable, process_ksm
 from pagemerge.linux.process import PROC
 from pagemerge.model import PAGE_SIZE
@@ -89,17 +92,21 @@ def why(
     sources = [
         it for it in found.sources if isinstance(it, ProcessSource) and it.process.pid in rows
     ]
-    poor = [it for it in sources if _merges_little(rows[it.process.pid], proc)]
+    asked = [(rows[it.process.pid], proc) for it in sources]
+    poor = _which(sources, _merges_little, asked)
     poor.sort(key=lambda it: -_memory(rows[it.process.pid]))
     chosen = poor[:most]
     known = shares(found, {it.process.pid for it in chosen})
-    state = kernel(_marked_pages(sources, proc))
+    marked = _which(sources, is_mergeable, [(it.process.pid, proc) for it in sources])
+    # At most: not all memory of a process that has marked some need be marked.
+    state = kernel(sum(it.total for it in marked))
     explained, left = [], MOST_MAPPINGS
     for source in chosen:
         pid, row = source.process.pid, rows[source.process.pid]
         left -= source.mapped
         try:
-            about = facts(source, row, known[pid], proc=proc, check=check, details=left >= 0)
+            ask = partial(facts, proc=proc, check=check, details=left >= 0)
+            about = readers.call(pid, ask, source, row, known[pid])
         except PagemergeError as error:
             told = explain(error, source.process)
             explained.append(Explained(pid, row.name, _memory(row), error=told))
@@ -108,6 +115,16 @@ def why(
         listed = reasons(about, state, given, everyone=everyone)
         explained.append(_explained(row, about, listed))
     return Why(tuple(explained), len(poor) - len(chosen))
+
+
+def _which(
+    sources: Sequence[ProcessSource],
+    function: Callable[..., bool],
+    arguments: Sequence[tuple[Any, ...]],
+) -> list[ProcessSource]:
+    """Return the sources for which a function that looks at their process is true."""
+    told = readers.each(function, [it.process.pid for it in sources], arguments)
+    return [it for it, is_so in zip(sources, told, strict=True) if is_so is True]
 
 
 def _explained(row: Row, about: Facts, found: tuple[Reason, ...]) -> Explained:
@@ -139,8 +156,3 @@ def _merges_little(row: Row, proc: Path) -> bool:
     except PagemergeError:
         zeros = 0
     return 2 * (merged + zeros) * PAGE_SIZE < _memory(row) + zeros * PAGE_SIZE
-
-
-def _marked_pages(sources: Iterable[ProcessSource], proc: Path) -> int:
-    """Count the pages of processes that have marked memory, at most: not all of it need be."""
-    return sum(it.total for it in sources if is_mergeable(it.process.pid, proc))

@@ -25,7 +25,7 @@ from pagemerge._core import ABSENT
 from pagemerge.find import tally
 from pagemerge.find.look import Progress, look
 from pagemerge.find.process import Process
-from pagemerge.find.sources import ProcessSource, locate_for_ksmd
+from pagemerge.find.sources import ProcessSource, locate_for_ksmd, located
 from pagemerge.linux.process import PROC
 from pagemerge.linux.values import number_in
 from pagemerge.model import PAGE_SIZE
@@ -80,7 +80,7 @@ def gather(
 
     A process that exits or denies access has an ``error``; nothing is raised for it.
     """
-    sources = [locate_for_ksmd(process) for process in processes]
+    sources = located(processes, locate_for_ksmd)
     found = look(sources, threads, progress)
     frames, ends = found.frames, found.offsets.tolist()
     parts = [slice(*pair) for pair in pairwise(ends)]

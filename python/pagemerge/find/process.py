@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
 from pagemerge.linux import process as linux
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 
@@ -30,7 +31,8 @@ class Process:
 
 def everyone(proc: Path = PROC) -> list[Process]:
     """List all processes except this one, ascending by pid."""
-    found = (_look(pid, proc) for pid in linux.pids(proc) if pid != os.getpid())
+    ours = {os.getpid(), *readers.pids}
+    found = (_look(pid, proc) for pid in linux.pids(proc) if pid not in ours)
     return [process for process in found if process]
 
 
@@ -90,8 +92,11 @@ def _has_ended(pid: int) -> bool:
 def _by_name(word: str, proc: Path) -> Iterator[Process]:
     # Python decodes arguments by the locale; names are always decoded as UTF-8.
     word = decoded(os.fsencode(word))
-    for process in everyone(proc):
-        if word in (process.name, _program(process.pid, proc)):
+    found = everyone(proc)
+    pids = [process.pid for process in found]
+    programs = readers.each(_program, pids, [(pid, proc) for pid in pids])
+    for process, program in zip(found, programs, strict=True):
+        if word in (process.name, program):
             yield process
 
 

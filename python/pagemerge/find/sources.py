@@ -6,9 +6,8 @@ Used by the modules that compare pages: ``survey`` (what would merging save?) an
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -17,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge import _core
-from pagemerge.errors import AccessDenied, PagemergeError, about_process
+from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.find import eligible, tally
-from pagemerge.find.groups import steps
+from pagemerge.find import pages as pages_of
+from pagemerge.find.pages import Runs, present_runs
 from pagemerge.find.process import Process, explain
 from pagemerge.find.stable import Stretch
 from pagemerge.linux import domain
+from pagemerge.linux.aside import readers
 from pagemerge.linux.maps import Devices, Mapping, devices
 from pagemerge.linux.maps import mappings as maps_of
-from pagemerge.linux.process import PROC, ksm_stat
+from pagemerge.linux.process import ksm_stat
 from pagemerge.linux.smaps import marked
 from pagemerge.model import PAGE_SIZE
 
@@ -33,7 +34,7 @@ UInt64s = NDArray[np.uint64]
 Int64s = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
-STEP = (256 << 20) // PAGE_SIZE
+STEP = pages_of.MOST // 2
 """Pages of a piece: 256 MiB, about 40 ms; a piece has less than twice as many."""
 
 MEMORYLESS = "it has no memory of its own (kernel thread or zombie)"
@@ -144,28 +145,22 @@ class ProcessSource:
     def read(self, seed: int, threads: int) -> Iterator[Piece]:
         """Read as ``Source.read``."""
         pid = self.process.pid
-        room = np.empty((2, min(2 * STEP, self.total)), np.uint64)
         try:
             for starts, pages in _steps(self.starts, self.pages):
-                digests, entries = room[:, : int(pages.sum())]
-                _core.pagemap(pid, starts, pages, entries)
-                read, unreadable = _core.read_digests(
-                    pid, starts, pages, entries, seed, digests, threads
-                )
+                found = pages_of.digests(pid, starts, pages, seed, threads)
+                digests, frames, read, unreadable = found
                 self.unreadable += unreadable
-                for here in steps(len(entries)):
-                    entries[here] = tally.shared_frames(entries[here], digests[here])
-                yield Piece(digests, entries, read)
+                yield Piece(digests, frames, read)
         except PagemergeError as error:
             self.error = explain(error, self.process)
 
     def contents(self, indices: Int64s) -> Bytes:
         """Read as ``Source.contents``: pages that are present, without copying what is shared."""
         data = np.zeros((len(indices), PAGE_SIZE), np.uint8)
-        with suppress(PagemergeError):  # the process has ended
+        with suppress(PagemergeError):  # the process has ended, or keeps us waiting
             addresses, entries = self._page_map(indices)
             there = np.flatnonzero(entries & tally.PRESENT)
-            copy_pages(self.process.pid, addresses[there].tolist(), data, there.tolist())
+            pages_of.copy(self.process.pid, addresses[there], data, there)
         return data
 
     def frames(self, indices: Int64s, digests: UInt64s) -> UInt64s:
@@ -180,9 +175,7 @@ class ProcessSource:
         run = np.searchsorted(ends, indices, side="right")
         skipped = indices - (ends[run] - self.pages[run].astype(np.int64))
         addresses = self.starts[run] + skipped.astype(np.uint64) * np.uint64(PAGE_SIZE)
-        entries = np.zeros(len(indices), np.uint64)
-        _core.pagemap(self.process.pid, addresses, np.ones_like(addresses), entries)
-        return addresses, entries
+        return addresses, pages_of.entries(self.process.pid, addresses)
 
     def addresses(self) -> UInt64s:
         """Return the address of each page, ascending: u64[total]."""
@@ -190,20 +183,6 @@ class ProcessSource:
         first = np.repeat(np.cumsum(pages) - pages, pages)
         inside = (np.arange(len(first)) - first).astype(np.uint64)
         return np.repeat(self.starts, pages) + inside * np.uint64(PAGE_SIZE)
-
-
-def copy_pages(pid: int, addresses: list[int], data: Bytes, rows: list[int]) -> None:
-    """Copy the pages at ``addresses`` of process ``pid`` into ``rows`` of ``data`` (u8[n, 4096]).
-
-    Through /proc/PID/mem, because process_vm_readv(2) would make the process copy pages that it
-    shares since a fork (Linux mm/gup.c, FAULT_FLAG_UNSHARE). A page that has gone stays as it is in
-    ``data``. Raises ``NoSuchProcess``, ``AccessDenied``.
-    """
-    path = PROC / str(pid) / "mem"
-    with about_process(pid, path), path.open("rb", buffering=0) as memory:
-        for address, row in zip(addresses, rows, strict=True):
-            with suppress(OSError):  # EIO: unmapped since
-                os.preadv(memory.fileno(), [data[row]], address)
 
 
 def locate(process: Process) -> ProcessSource:
@@ -238,8 +217,27 @@ def locate_marked(process: Process) -> ProcessSource:
     return _locate(process, runs_of)
 
 
-Runs = tuple[UInt64s, UInt64s]
-"""Addresses and pages, u64[r] each."""
+def located(
+    processes: Sequence[Process], how: Callable[[Process], ProcessSource] = locate
+) -> list[ProcessSource]:
+    """Find the pages of processes, each as ``how``, a function of this module, does.
+
+    Nothing is raised for one that has ended, denies access, or keeps us waiting: it has an
+    ``error``.
+    """
+    pids = [process.pid for process in processes]
+    found = readers.each(how, pids, [(process,) for process in processes])
+    return [
+        _unread(process, one) if isinstance(one, PagemergeError) else one
+        for process, one in zip(processes, found, strict=True)
+    ]
+
+
+def _unread(process: Process, error: PagemergeError) -> ProcessSource:
+    denied = isinstance(error, AccessDenied)
+    return ProcessSource(process, error=explain(error, process), denied=denied)
+
+
 NOTHING: Runs = (np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 
@@ -271,13 +269,17 @@ def _mapping_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Ru
     pid, start, end = source.process.pid, mapping.start, mapping.end
     why = eligible.obstacle(mapping, known)
     if why:
-        source.ineligible[why] += PAGE_SIZE * int(_runs(pid, start, end, False)[1].sum())
+        source.ineligible[why] += PAGE_SIZE * int(
+            present_runs(pid, start, end, anonymous=False)[1].sum()
+        )
         return NOTHING
-    runs = _runs(pid, start, end, bool(mapping.inode))
+    runs = present_runs(pid, start, end, anonymous=bool(mapping.inode))
     if mapping.slab:
         source.stretches.append(Stretch.of(mapping, *runs))
     elif mapping.inode:
-        unchanged = int(_runs(pid, start, end, False)[1].sum()) - int(runs[1].sum())
+        unchanged = int(present_runs(pid, start, end, anonymous=False)[1].sum()) - int(
+            runs[1].sum()
+        )
         source.ineligible[eligible.FILE_PAGES] += PAGE_SIZE * max(unchanged, 0)
     return runs
 
@@ -286,18 +288,8 @@ def _private_runs(source: ProcessSource, mapping: Mapping, known: Devices) -> Ru
     """Find runs of ``mapping`` that ksmd would look at."""
     if mapping.slab or eligible.obstacle(mapping, known):
         return NOTHING
-    return _runs(source.process.pid, mapping.start, mapping.end, bool(mapping.inode))
-
-
-def _runs(pid: int, start: int, end: int, anonymous: bool) -> Runs:
-    """Find present pages; with ``anonymous``, only anonymous ones.
-
-    To tell them apart, the kernel looks at each page's ``struct page``, which takes three times as
-    long (``pagemap_page_category``, Linux fs/proc/task_mmu.c). So callers do not ask for that where
-    a mapping has no file: all its pages are anonymous.
-    """
-    starts, pages = _core.present_runs(pid, start, end, anonymous)
-    return np.frombuffer(starts, np.uint64), np.frombuffer(pages, np.uint64)
+    pid, start, end = source.process.pid, mapping.start, mapping.end
+    return present_runs(pid, start, end, anonymous=bool(mapping.inode))
 
 
 def _steps(starts: UInt64s, pages: UInt64s) -> Iterator[tuple[UInt64s, UInt64s]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pagemerge.find import stable, tally
 from pagemerge.find.look import Look, Progress, look
 from pagemerge.find.process import Process
-from pagemerge.find.sources import MEMORYLESS, ProcessSource, Source, locate
+from pagemerge.find.sources import MEMORYLESS, ProcessSource, Source, locate, located
 from pagemerge.find.stable import Stable
 from pagemerge.find.tally import Totals
 from pagemerge.model import PAGE_SIZE
@@ -96,7 +96,7 @@ def survey(
     for it.
     """
     started = time.monotonic()
-    sources = [locate(process) for process in processes]
+    sources = located(processes, locate)
     if together:
         for source in sources:
             source.domain = None

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.linux.aside import readers
 from pagemerge.linux.ksm import ksm_bytes, process_ksm
 from pagemerge.linux.process import PROC, pids
 
@@ -174,14 +175,23 @@ def users_merged(proc: Path = PROC) -> dict[int, list[int]]:
     Kernel KSM is one domain for all users.
     """
     users: dict[int, list[int]] = {}
-    for pid in pids(proc):
-        try:
-            found = process_ksm(pid, proc)
-            if found.merge_any or found.mergeable or found.merging_pages:
-                users.setdefault((proc / str(pid)).stat().st_uid, []).append(pid)
-        except (PagemergeError, OSError):
-            continue
+    found = pids(proc)
+    told = readers.each(_merged_user, found, [(pid, proc) for pid in found])
+    for pid, uid in zip(found, told, strict=True):
+        if isinstance(uid, int):
+            users.setdefault(uid, []).append(pid)
     return users
+
+
+def _merged_user(pid: int, proc: Path) -> int | None:
+    """Return the user of a process that ksmd may already merge; None for others."""
+    try:
+        found = process_ksm(pid, proc)
+        if found.merge_any or found.mergeable or found.merging_pages:
+            return (proc / str(pid)).stat().st_uid
+    except (PagemergeError, OSError):
+        pass
+    return None
 
 
 def listed(users: Mapping[int, Sequence[int]]) -> str:

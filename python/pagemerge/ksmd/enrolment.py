@@ -21,6 +21,7 @@ from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.ruling import Key, Opting
 from pagemerge.ksmd.selecting import select
 from pagemerge.linux.accounts import anonymous_bytes
+from pagemerge.linux.aside import readers
 from pagemerge.linux.identity import Identity
 from pagemerge.linux.ksm import is_mergeable
 from pagemerge.linux.maps import mappings
@@ -112,7 +113,7 @@ class Enrolment:
                 due.append(one)
         if not due or time.monotonic() < self._looks_after:
             return []
-        began = time.process_time()
+        began = time.process_time() + readers.cpu_seconds
         mine = {one.who.pid for one in self._selected.values()}
         # All selected processes, too: pages equal to theirs are duplicates, marked or not.
         others = sorted((mine | set(self._beside())) - {one.who.pid for one in due})
@@ -120,7 +121,7 @@ class Enrolment:
             [_process(one.who) for one in due],
             [Process(pid, "", 0) for pid in others],
         )
-        spent = time.process_time() - began
+        spent = time.process_time() + readers.cpu_seconds - began
         self._looks_after = time.monotonic() + spent / LOOKS
         return [one.who.pid for one, it in zip(due, found, strict=True) if self._marked(one, it)]
 
@@ -160,22 +161,21 @@ class Kernel:
         """Make all memory of a process mergeable, by prctl where Linux has it: then memory that it
         maps later is mergeable, too."""
         self._check(who)
-        attach(who.pid, who.name, lambda: eligible.eligible(who.pid))
+        readers.call(who.pid, _mark_all, who)
 
     def ranges(self, who: Identity, selection: Selection) -> None:
         """Make ranges of a process mergeable, by madvise."""
         self._check(who)
-        attach(who.pid, who.name, lambda: selection.ranges, "madvise")
+        readers.call(who.pid, _mark_ranges, who, selection)
 
     def undo(self, who: Identity) -> None:
         """Separate and unmark all memory of a process, also what the program has marked itself."""
-        if is_mergeable(who.pid):
-            detach(who.pid, who.name, lambda: eligible.eligible(who.pid))
+        readers.call(who.pid, _undo, who)
 
     def _check(self, who: Identity) -> None:
         """Raise ``PagemergeError`` if the process must not be marked. Processes that have marked
         memory without pagemerge count as well."""
-        if reason := merged_by_us(who.pid, mappings(who.pid)):
+        if reason := readers.call(who.pid, _merged_by_us, who.pid):
             raise PagemergeError(reason, pid=who.pid)
         others = {} if self._across_users else users_merged()
         others.pop(who.uid, None)
@@ -185,6 +185,23 @@ class Kernel:
                 "detach them, or set across_users = true under [kernel]",
                 pid=who.pid,
             )
+
+
+def _mark_all(who: Identity) -> None:
+    attach(who.pid, who.name, lambda: eligible.eligible(who.pid))
+
+
+def _mark_ranges(who: Identity, selection: Selection) -> None:
+    attach(who.pid, who.name, lambda: selection.ranges, "madvise")
+
+
+def _undo(who: Identity) -> None:
+    if is_mergeable(who.pid):
+        detach(who.pid, who.name, lambda: eligible.eligible(who.pid))
+
+
+def _merged_by_us(pid: int) -> str:
+    return merged_by_us(pid, mappings(pid))
 
 
 def _key(who: Identity) -> Key:

@@ -31,6 +31,7 @@ from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.ksmd.model import Decision, Goals, Snapshot
 from pagemerge.ksmd.sample import Sample
 from pagemerge.linux import accounts
+from pagemerge.linux.aside import readers
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm, is_mergeable, locked
 from pagemerge.model import PAGE_SIZE
@@ -72,7 +73,7 @@ class Governor:
         """Opts processes in, if the configuration has rules; else None."""
         self.ksm = ksm
         self.dry_run = dry_run
-        self.mergeable = Mergeable(is_mergeable)
+        self.mergeable = Mergeable(_is_mergeable)
         self.ended = threading.Event()
         self._trace = trace
         self._course = Course()
@@ -150,12 +151,12 @@ class Governor:
             still, moving = change.still, change.moving
         looked = 0.0
         if wanted.look:
-            began = time.process_time()
+            began = spent_seconds()
             # Before the look, because pages written during the look would otherwise count as seen.
             self._sample = Sample(pids)
             promised = promise(pids, self.ended)
             sharing = sharing_pages(pids)
-            looked = time.process_time() - began
+            looked = spent_seconds() - began
         counters = self.ksm.counters()
         # ksm_zero_pages is live; pages_sharing is not.
         zeros = counters.ksm_zero_pages or 0
@@ -163,7 +164,7 @@ class Governor:
             seconds=seconds,
             knobs=self.ksm.knobs(),
             counters=counters,
-            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + time.process_time(),
+            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + spent_seconds(),
             processes=len(pids),
             resident_bytes=sum(accounts.anonymous_bytes(pid) for pid in pids),
             available_bytes=accounts.available_bytes(),
@@ -196,6 +197,17 @@ def changed(knobs: Knobs) -> dict[str, int | str]:
     """Return the knobs that are not None."""
     values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
     return {name: value for name, value in values if value is not None}
+
+
+def spent_seconds() -> float:
+    """Return the processor time that this process and its readers have taken."""
+    return time.process_time() + readers.cpu_seconds
+
+
+def _is_mergeable(pid: int) -> bool:
+    with contextlib.suppress(PagemergeError):  # it keeps us waiting
+        return readers.call(pid, is_mergeable, pid)
+    return False
 
 
 class Ended(Exception):

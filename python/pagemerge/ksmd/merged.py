@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.find import eligible
+from pagemerge.find.pages import present_runs
 from pagemerge.find.tally import EXCLUSIVE, FRAME, PRESENT
+from pagemerge.linux.aside import readers
 from pagemerge.linux.maps import devices, mappings
 from pagemerge.linux.process import PROC
 
@@ -38,7 +40,8 @@ def sharing_pages(pids: Iterable[int], proc: Path = PROC) -> int | None:
     in it. A process that has ended or cannot be looked at adds nothing. None if the kernel does not
     show frames or their flags (CAP_SYS_ADMIN, CONFIG_PROC_PAGE_MONITOR).
     """
-    found = [frames for pid in pids for frames in _shared(pid)]
+    told = readers.each(_shared, list(pids))
+    found = [frames for one in told if not isinstance(one, PagemergeError) for frames in one]
     everything = np.concatenate(found) if found else np.empty(0, np.uint64)
     frames, mapped = np.unique(everything, return_counts=True)
     if len(frames) and frames[0] == 0:
@@ -61,13 +64,13 @@ def present(pid: int) -> tuple[UInt64s, UInt64s]:
         known = devices(pid)
         for mapping in mappings(pid):
             if not eligible.obstacle(mapping, known) and not mapping.slab:
-                runs.append(_core.present_runs(pid, mapping.start, mapping.end))
+                runs.append(present_runs(pid, mapping.start, mapping.end, anonymous=True))
     except PagemergeError:
         runs = []
-    return (
-        np.frombuffer(b"".join(starts for starts, _ in runs), np.uint64),
-        np.frombuffer(b"".join(pages for _, pages in runs), np.uint64),
-    )
+    if not runs:
+        return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    starts, pages = zip(*runs, strict=True)
+    return np.concatenate(starts), np.concatenate(pages)
 
 
 def _shared(pid: int) -> list[UInt64s]:

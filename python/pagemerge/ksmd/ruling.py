@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pagemerge.ksmd.decide.rules import Choice, Rule, rule_on
+from pagemerge.linux.aside import readers
 from pagemerge.linux.identity import Identities, Identity
 
 Key = tuple[int, int]
@@ -56,8 +57,9 @@ class Opting:
 
         A rule for all processes would give kernel KSM to the process that started first: init."""
         running = {(who.pid, who.start_time): who for who in self._present()}
+        ours = {1, os.getpid(), *readers.pids}
         ruling = rule_on(
-            (who for who in running.values() if who.pid not in (1, os.getpid())),
+            (who for who in running.values() if who.pid not in ours),
             self._rules,
             across_users=self._across_users,
             holder=self.holder,

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
+from pagemerge.find.pages import digests as read
 from pagemerge.ksmd.merged import present
+from pagemerge.linux.aside import readers
 from pagemerge.model import PAGE_SIZE
 
 UInt64s = NDArray[np.uint64]
@@ -57,7 +59,9 @@ class Sample:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._seed = secrets.randbits(64)
-        found = [(pid, *present(pid)) for pid in pids]
+        pids = list(pids)
+        told = zip(pids, readers.each(present, pids), strict=True)
+        found = [(pid, *runs) for pid, runs in told if not isinstance(runs, PagemergeError)]
         total = sum(int(pages.sum()) for _, _, pages in found)
         self._parts = [
             part
@@ -96,11 +100,8 @@ class Sample:
 
     def _digests(self, pid: int, starts: UInt64s, pages: UInt64s) -> UInt64s:
         """Return the digests u64[sum(pages)]; all absent if the process has ended."""
-        entries = np.empty(int(pages.sum()), np.uint64)
-        digests = np.zeros_like(entries)
         try:
-            _core.pagemap(pid, starts, pages, entries)
-            _core.read_digests(pid, starts, pages, entries, self._seed, digests)
+            digests, *_ = read(pid, starts, pages, self._seed, 1)
         except PagemergeError:
-            digests.fill(_core.ABSENT)
-        return digests
+            return np.full(int(pages.sum()), _core.ABSENT, np.uint64)
+        return digests.copy()

@@ -13,7 +13,8 @@ from pagemerge.find.eligible import eligible
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process, everyone, explain, named
 from pagemerge.ksmd.attach import Outcome, attach, listed
-from pagemerge.linux.ksm import Ksm, is_mergeable, process_ksm
+from pagemerge.linux.aside import readers
+from pagemerge.linux.ksm import Ksm, mergeable, process_ksm
 from pagemerge.linux.maps import mappings
 
 if TYPE_CHECKING:  # numpy takes longer to import than all of this
@@ -76,6 +77,13 @@ def refuse_several_users(processes: Iterable[Process], merged: Mapping[int, list
 def examine(process: Process) -> Target:
     """Find what can be merged of a process, or what prevents it; does nothing to the process."""
     try:
+        return readers.call(process.pid, _examine, process)
+    except PagemergeError as error:
+        return Target(process, error=explain(error, process))
+
+
+def _examine(process: Process) -> Target:
+    try:
         _core.inject_check(process.pid)
         found = mappings(process.pid)
         if reason := merged_by_us(process.pid, found):
@@ -91,7 +99,8 @@ def choose(targets: Iterable[Target], progress: Progress) -> dict[int, Selection
 
     wanted = [it.process for it in targets if not it.error]
     pids = {process.pid for process in wanted}
-    beside = [it for it in everyone() if it.pid not in pids and is_mergeable(it.pid)]
+    marked = set(mergeable()) - pids
+    beside = [it for it in everyone() if it.pid in marked]
     found = select(wanted, beside, progress=progress)
     return {one.pid: one for one in found}
 
@@ -117,7 +126,8 @@ def do(target: Target, action: Action) -> Target:
 def is_whole(target: Target) -> bool:
     """Return true if ksmd may already merge all memory of a process."""
     try:
-        return bool(process_ksm(target.process.pid).merge_any)
+        pid = target.process.pid
+        return bool(readers.call(pid, process_ksm, pid).merge_any)
     except PagemergeError:
         return False
 

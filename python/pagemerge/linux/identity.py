@@ -27,6 +27,7 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup, process
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
 from pagemerge.linux.qemu import guest_of
 from pagemerge.linux.text import read
@@ -100,21 +101,24 @@ class Identities:
         self.read = 0
         turn, young = self._looks % TURNS, self._uptime() - YOUNG * self._ticks
         known: dict[int, tuple[_Seen, Identity]] = {}
+        unread: dict[int, _Seen] = {}
         for pid in process.pids(self._proc):
             try:
                 seen = self._glance(pid)
-                if seen is None:
-                    continue
-                before = self._known.get(pid)
-                settled = seen.start_time <= young and pid % TURNS != turn
-                if before and before[0] == seen and settled:
-                    known[pid] = before
-                else:
-                    known[pid] = seen, self._read(pid, seen)
             except (OSError, PagemergeError):
                 continue  # It ended between listing and reading, or is hidden.
-        self._known = known
-        return [identity for _, identity in known.values()]
+            before = self._known.get(pid)
+            settled = seen is not None and seen.start_time <= young and pid % TURNS != turn
+            if before and before[0] == seen and settled:
+                known[pid] = before
+            elif seen is not None:
+                unread[pid] = seen
+        told = readers.each(_read, list(unread), [(pid, self._proc) for pid in unread])
+        for (pid, seen), found in zip(unread.items(), told, strict=True):
+            if not isinstance(found, PagemergeError):
+                known[pid] = seen, self._identity(pid, seen, *found)
+        self._known = dict(sorted(known.items()))
+        return [identity for _, identity in self._known.values()]
 
     def _uptime(self) -> float:
         """Read the clock ticks since the host started, as ``stat`` counts them; 0 if not known, so
@@ -132,9 +136,7 @@ class Identities:
         uid = os.stat(f"{self._proc}/{pid}").st_uid  # noqa: PTH116
         return _Seen(found.start_time, found.name, found.stack, uid)
 
-    def _read(self, pid: int, seen: _Seen) -> Identity:
-        words = process.arguments(pid, self._proc)
-        place = cgroup.cgroup_of(cgroup.entries(pid, self._proc))
+    def _identity(self, pid: int, seen: _Seen, words: list[str], place: str) -> Identity:
         self.read += 1
         return Identity(
             pid=pid,
@@ -153,6 +155,11 @@ class Identities:
         if uid not in self._users:
             self._users[uid] = user_name(uid)
         return self._users[uid]
+
+
+def _read(pid: int, proc: Path) -> tuple[list[str], str]:
+    """Read the arguments and the cgroup of a process."""
+    return process.arguments(pid, proc), cgroup.cgroup_of(cgroup.entries(pid, proc))
 
 
 def user_name(uid: int) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux import process as linux
+from pagemerge.linux.aside import readers
 from pagemerge.linux.knobs import NAMES, Knobs, Value, checked, restoring
 from pagemerge.linux.process import PROC
 from pagemerge.linux.smaps import sums
@@ -295,6 +296,13 @@ def is_mergeable(pid: int, proc: Path = PROC) -> bool:
     if found.mergeable is None:
         return bool(found.merge_any or found.rmap_items)
     return found.mergeable
+
+
+def mergeable(proc: Path = PROC) -> list[int]:
+    """List the processes of this host that ``is_mergeable``, ascending by pid."""
+    pids = linux.pids(proc)
+    told = readers.each(is_mergeable, pids, [(pid, proc) for pid in pids])
+    return [pid for pid, is_so in zip(pids, told, strict=True) if is_so is True]
 
 
 def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pagemerge.errors import PagemergeError, about_process, malformed
 from pagemerge.linux.process import PROC
@@ -45,6 +46,10 @@ class Mapping:
     """File, ``[heap]``, ``[anon:name]`` or empty; print it through ``text.plain`` only."""
     offset: int = 0
     """Offset of the first byte in the file, in bytes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle quickly: a process may have many mappings, and a reader sends them all."""
+        return Mapping, tuple(getattr(self, name) for name in self.__slots__)
 
     @property
     def shared(self) -> bool:

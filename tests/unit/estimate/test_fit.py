@@ -71,8 +71,8 @@ class Mine(ProcessSource):
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the kernel would say; tests change it."""
     facts: dict[str, Any] = {"charges": Charges(), "room": Room(1000 * MB), "zeros": 0}
-    monkeypatch.setattr(costs, "charges", lambda _pid: facts["charges"])
-    monkeypatch.setattr(costs, "ksm_zero_pages", lambda _pid: facts["zeros"])
+    monkeypatch.setattr(costs, "charges_of", lambda _pid: facts["charges"])
+    monkeypatch.setattr(costs, "zero_pages_of", lambda pids: len(pids) * facts["zeros"])
     monkeypatch.setattr(module, "room", lambda _pid: facts["room"])
     return facts
 

@@ -1,0 +1,290 @@
+"""Calls functions that look at other processes, in a process of our own that can be left behind.
+
+A process can make everybody who looks at it wait for ever. It maps a file of a file system of its
+own (FUSE) over its memory, and does not answer: not even SIGKILL ends such a wait
+(``request_wait_answer`` in Linux fs/fuse/dev.c). It can also hold its own memory's lock meanwhile,
+for which most files of ``/proc/PID`` wait. A process does not end while one of its threads waits,
+so that threads do not help. Therefore a *reader*, another process, looks; one that does not answer
+in time is left behind, and the next call gets a new one.
+
+A question is a function of a module and its arguments; both and the answer are pickled.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import mmap
+import os
+import select
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pagemerge.errors import PagemergeError, of_process
+from pagemerge.linux import process, reader
+from pagemerge.linux.process import PROC
+from pagemerge.linux.reader import ROOM, Question, Reply
+
+T = TypeVar("T")
+
+log = logging.getLogger("pagemerge.aside")
+
+PATIENCE, IMPATIENCE = 5.0, 2.0
+"""Seconds for which a reader may only wait, without taking processor time; the second while other
+readers wait for ever."""
+
+MOST_LEFT = 8
+"""Readers that the processes of one user can keep waiting; then nobody asks the next ones."""
+MOST_LEFT_IN_ALL = 64
+
+WHY = "it may use a file system that does not answer (FUSE), or have locked its memory for that"
+
+
+class Unanswered(PagemergeError):
+    """A process kept our reader waiting for too long."""
+
+
+class _Lost(Exception):
+    """There is no reader, and none can be had."""
+
+
+@dataclass(slots=True)
+class _Reader:
+    socket: socket.socket
+    room: memoryview
+    pid: int
+
+
+@dataclass(slots=True)
+class _Left:
+    """A reader that was left behind, and the process and user for whom it waits."""
+
+    reader: _Reader
+    pid: int
+    uid: int
+
+
+class Aside:
+    """Readers, one at a time; those left behind are remembered until they end or answer."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
+        self.cpu_seconds = 0.0
+        """Processor time that readers took; it is not in ``time.process_time``."""
+        self._owner = 0
+        self._nursery: socket.socket | None = None
+        self._nurse = 0
+        self._reader: _Reader | None = None
+        self._left: list[_Left] = []
+
+    def start(self) -> None:
+        """Fork the nursery, if that has not been done. The earlier, the less it weighs."""
+        if self._nursery and self._owner == os.getpid():
+            return
+        # What a process that forked us has asked and left is its own.
+        self._reader, self._left, self._owner = None, [], os.getpid()
+        ours, theirs = socket.socketpair()
+        self._nurse = os.fork()
+        if self._nurse == 0:
+            try:
+                reader.nurse(theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+        self._nursery = ours
+        atexit.register(self.close)
+
+    @property
+    def pids(self) -> set[int]:
+        """Our own processes: the nursery and all readers."""
+        now = [self._reader] if self._reader else []
+        there = {it.pid for it in [*now, *(left.reader for left in self._left)]}
+        return (there | {self._nurse}) if self._nurse else there
+
+    @property
+    def room(self) -> memoryview:
+        """The memory that the function called last shared with us (``reader.room``)."""
+        assert self._reader
+        return self._reader.room
+
+    def call(self, pid: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that looks at process ``pid``.
+
+        Raises what it raises, and ``Unanswered`` if it waits for too long.
+        """
+        (found,) = self.each(function, [pid], [arguments])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def each(
+        self,
+        function: Callable[..., T],
+        pids: Sequence[int],
+        arguments: Sequence[tuple[Any, ...]] | None = None,
+    ) -> Iterator[T | PagemergeError]:
+        """Call a function for each of some processes, with its pid or with the arguments for it.
+
+        Yields what it returns; for a process for which it raises ``PagemergeError`` or
+        ``OSError``, or waits for too long, a ``PagemergeError``.
+        """
+        arguments = [(pid,) for pid in pids] if arguments is None else arguments
+        done = 0
+        while done < len(pids):
+            if why := self._refusal(pids[done]):
+                yield why
+                done += 1
+                continue
+            end = next(
+                (at for at in range(done + 1, len(pids)) if self._refusal(pids[at])), len(pids)
+            )
+            for found in self._ask(function, pids[done:end], tuple(arguments[done:end])):
+                yield found
+                done += 1
+
+    def _ask(
+        self,
+        function: Callable[..., T],
+        pids: Sequence[int],
+        arguments: tuple[tuple[Any, ...], ...],
+    ) -> Iterator[T | PagemergeError]:
+        """Ask a reader about some processes; ends early after one that does not answer."""
+        at, seconds = 0, self._seconds()
+        try:
+            asked = self._reader = self._reader or self._new()
+            reader.send(asked.socket, Question(function, arguments))
+            while at < len(pids):
+                reply = _awaited(asked, seconds)
+                self.cpu_seconds += reply.cpu_seconds
+                at += 1
+                yield _found(reply, pids[at - 1])
+        except TimeoutError:
+            if self._reader:
+                self._left.append(_Left(self._reader, pids[at], _uid(pids[at])))
+                self._reader = None
+            why = f"it did not let us look at it for {seconds:g} s: {WHY}"
+            log.info("process %d: %s", pids[at], why)
+            yield Unanswered(why, pid=pids[at])
+        except (EOFError, ConnectionError, _Lost):
+            yield PagemergeError("our process that looks at others has ended", pid=pids[at])
+        finally:
+            if at < len(pids) and self._reader:  # it would answer what nobody waits for
+                self._reader.socket.close()
+                self._reader = None
+
+    def _refusal(self, pid: int) -> Unanswered | None:
+        """Return why process ``pid`` is not looked at; None if it is."""
+        if not self._left:
+            return None
+        self._forget()
+        uid = _uid(pid)
+        if any(it.pid == pid for it in self._left):
+            return Unanswered(f"one of our processes still waits for it: {WHY}", pid=pid)
+        if Counter(it.uid for it in self._left)[uid] >= MOST_LEFT:
+            return Unanswered(f"{MOST_LEFT} of our processes wait for others of its user", pid=pid)
+        if len(self._left) >= MOST_LEFT_IN_ALL:
+            return Unanswered(f"{MOST_LEFT_IN_ALL} of our processes wait for others", pid=pid)
+        return None
+
+    def _seconds(self) -> float:
+        self._forget()
+        return min(self.patience, IMPATIENCE) if self._left else self.patience
+
+    def _forget(self) -> None:
+        """Forget readers that have answered since; they end when their socket closes."""
+        poll = select.poll()
+        for it in self._left:
+            poll.register(it.reader.socket, select.POLLIN)
+        late = dict(poll.poll(0))
+        for left in [it for it in self._left if it.reader.socket.fileno() in late]:
+            left.reader.socket.close()
+            self._left.remove(left)
+
+    def _new(self) -> _Reader:
+        """Have a reader forked. Raises ``_Lost`` if that is impossible."""
+        try:
+            try:
+                return self._forked()
+            except (BrokenPipeError, EOFError):  # somebody ended the nursery
+                self.close()
+                return self._forked()
+        except (OSError, EOFError) as error:
+            raise _Lost from error
+
+    def _forked(self) -> _Reader:
+        self.start()
+        assert self._nursery
+        memory = os.memfd_create("readers-room", os.MFD_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                os.ftruncate(memory, ROOM)
+                socket.send_fds(self._nursery, [b"!"], [theirs.fileno(), memory])
+                room = memoryview(mmap.mmap(memory, ROOM))
+            ours.settimeout(self.patience)
+            return _Reader(ours, room, reader.receive(ours))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            os.close(memory)
+
+    def close(self) -> None:
+        """Let go of all readers; the next call starts anew."""
+        atexit.unregister(self.close)
+        for one in [self._reader, *(it.reader for it in self._left)]:
+            if one:
+                one.socket.close()
+        if self._nursery:
+            self._nursery.close()
+            if self._owner == os.getpid():
+                os.waitpid(self._nurse, 0)
+        self._reader, self._nursery, self._nurse, self._left = None, None, 0, []
+
+
+def _awaited(asked: _Reader, seconds: float) -> Reply:
+    """Wait for the reply of a reader for as long as it works.
+
+    Raises ``TimeoutError`` if it has only waited for some seconds, and ``EOFError`` if it ended.
+    """
+    asked.socket.settimeout(seconds)
+    while True:
+        before = _ticks(asked.pid)
+        try:
+            reply: Reply = reader.receive(asked.socket)
+        except TimeoutError:
+            if _ticks(asked.pid) == before:
+                raise
+        else:
+            return reply
+
+
+def _ticks(pid: int) -> int:
+    with contextlib.suppress(PagemergeError):
+        return process.stat(pid).cpu_ticks
+    return 0
+
+
+def _found(reply: Reply, pid: int) -> Any:
+    """Return what a call returned, or its error about process ``pid``; raises faults of ours."""
+    error = reply.error
+    if error is None or isinstance(error, PagemergeError):
+        return reply.value if error is None else error
+    if isinstance(error, OSError):
+        return of_process(error, pid, error.filename or f"{PROC}/{pid}")
+    raise error
+
+
+def _uid(pid: int) -> int:
+    try:
+        return os.stat(f"{PROC}/{pid}").st_uid  # noqa: PTH116
+    except OSError:
+        return -1
+
+
+readers = Aside()
+"""The readers of this process."""
