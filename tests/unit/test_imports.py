@@ -1,4 +1,4 @@
-"""The direction of imports, ``linux <- find <- estimate, hub, ksmd <- cli``, and no circle."""
+"""The direction of imports, ``linux <- find <- estimate, hub, ksmd <- watch <- service <- cli``, and no circle."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ MAY_IMPORT = {
     "report": BASE | {"figures", "linux", "find"},
     "hub": BASE | {"linux", "find"},
     "ksmd": BASE | {"linux", "find"},
+    "watch": BASE | {"figures", "linux", "find", "hub", "ksmd", "config"},
+    "service": BASE | {"figures", "linux", "find", "hub", "ksmd", "config", "watch"},
     "config": BASE | {"hub", "ksmd"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
     "cli": BASE
-    | {"figures", "linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"},
+    | {"figures", "linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"}
+    | {"watch", "service"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""
