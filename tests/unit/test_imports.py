@@ -1,4 +1,7 @@
-"""The direction of imports, ``linux <- find <- estimate, hub, ksmd <- watch <- service <- cli``, and no circle."""
+"""The direction of imports, and no circle:
+
+``linux <- find <- estimate, hub, ksmd <- watch <- service <- cli``.
+"""
 
 from __future__ import annotations
 

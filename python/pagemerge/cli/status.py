@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import as_path
+from pagemerge.cli import as_path, streams
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.words import as_json
+from pagemerge.errors import UsageError
 from pagemerge.figures import duration, number, size
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE
@@ -21,37 +23,76 @@ if TYPE_CHECKING:
 
 
 class Status:
-    """Show what the hub has merged, for which processes, and at what cost.
+    """Show what both engines have merged, for which processes, and at what cost.
 
-    Asks this user's hub, or the one at --socket, for its counters. Their names are those of Linux's
-    KSM: a stable page is a merged page, and pages "sharing" are the mappings of stable pages beyond
-    the first of each.
+    Looks twice, a second apart, so that costs and unsharing are those of now. With --socket, asks
+    only the hub at SOCKET for its counters. Their names are those of Linux's KSM: a stable page is
+    a merged page, and pages "sharing" are the mappings of stable pages beyond the first of each.
 
-    Exit status: 0, or 1 if no hub runs.
+    Exit status: 0, or 1 if no hub runs and kernel KSM does nothing.
     """
 
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
-        """Add --json and --socket."""
-        parser.add_argument("--json", action="store_true", help="print all counters as JSON")
+        """Add the verb's own arguments."""
+        parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=float,
+            const=2.0,
+            metavar="SECONDS",
+            help="look again every SECONDS (default: 2) until interrupted",
+        )
         parser.add_argument(
             "--socket",
             type=as_path,
             metavar="SOCKET",
-            help="where the hub listens (default: $PAGEMERGE_SOCKET, else this user's hub)",
+            help="show only the hub that listens there",
         )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        """Print the status; raises ``HubError`` if no hub answers."""
+        """Print the status; raises ``HubError`` if no hub answers at --socket."""
         from pagemerge.hub.reach import fetch_status
 
+        if args.watch is not None and not 0.1 <= args.watch <= 3600:
+            raise UsageError("--watch: give the seconds between two looks, 0.1 to 3,600")
+        if not args.socket:
+            return _both(args.watch, args.json)
+        if args.watch is not None:
+            raise UsageError("--watch shows both engines: leave --socket out")
         status = fetch_status(args.socket)
         if args.json:
             print(as_json(asdict(status)))
             return 0
         show(status, tables.console())
         return 0
+
+
+def _both(every: float | None, is_json: bool) -> int:
+    """Show both engines, once or again and again."""
+    from pagemerge.cli.show import engines
+    from pagemerge.watch.collect import Collector
+    from pagemerge.watch.rates import Rates, row_separations
+
+    collector, console = Collector(), tables.console()
+    before = collector.moment()
+    while True:
+        time.sleep(every or 1.0)
+        now = collector.moment()
+        told = now, Rates.between(before, now), collector.no_hub, row_separations(before, now)
+        if is_json:
+            print(as_json(engines.figures(*told)), flush=True)
+        else:
+            if every and console.is_terminal:
+                console.clear()
+            engines.show(console, *told)
+        if every is None:
+            return 0 if now.user or (now.kernel and (now.kernel.run or now.saved_bytes)) else 1
+        if streams.abandoned():  # `| head`
+            return 0
+        before = now
 
 
 def show(status: Counters, console: Console) -> None:

@@ -198,6 +198,9 @@ def _row(
     uid: int | None = None,
 ) -> Row:
     uid = who.uid if uid is None else uid
+    anonymous = accounts.anonymous_bytes(pid)
+    if engine == "user":  # mappings of slabs do not count as anonymous memory
+        anonymous += merged_bytes
     return Row(
         pid=pid,
         name=who.name if name is None else name,
@@ -208,7 +211,7 @@ def _row(
         guest=who.guest,
         unit=who.unit,
         cgroup=who.cgroup,
-        memory_bytes=max(accounts.anonymous_bytes(pid), merged_bytes),
+        memory_bytes=max(anonymous, merged_bytes),
         merged_bytes=merged_bytes,
         saved_bytes=saved_bytes,
         merges=merges,
