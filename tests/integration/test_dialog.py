@@ -11,6 +11,7 @@ import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
 from pagemerge.errors import PagemergeError
+from pagemerge.linux.aside import readers
 from tests.conftest import Spawn
 
 
@@ -54,6 +55,7 @@ def test_the_end_of_the_input_ends_it(victim: Spawn) -> None:
 
 
 def test_a_child_that_cannot_start_is_reaped() -> None:
+    readers.close()  # they are children of ours, too
     with pytest.raises(PagemergeError, match="ended early, with exit status 3"):
         Child([sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(ChildProcessError):

@@ -357,6 +357,7 @@ def test_words_and_table(start: Start) -> None:
         (["no-such-name"], 1, "ps -e"),
         (["--threads", "0", "1"], 2, "from 1 to 4096"),
         (["--top", "0", "1"], 2, "from 1 to "),
+        (["--fit", "1", "--reserve", "900000000T", "1"], 2, "so nothing would fit"),
     ],
 )
 def test_wrong_words(words: list[str], status: int, text: str) -> None:

@@ -13,7 +13,7 @@ from pagemerge.cli.show import tables
 from pagemerge.cli.show.survey import who
 from pagemerge.cli.show.words import as_json
 from pagemerge.errors import NoSuchProcess, PagemergeError, UsageError
-from pagemerge.figures import number
+from pagemerge.figures import number, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,6 +155,10 @@ def _check(args: argparse.Namespace) -> None:
     for option, needs in (("every", "watch"), ("reserve", "fit"), ("draw", "sample")):
         if getattr(args, option) is not None and not getattr(args, needs):
             raise UsageError(f"--{option} goes with --{needs}")
+    from pagemerge.linux.accounts import total_bytes
+
+    if args.reserve and args.reserve > (most := total_bytes()):
+        raise UsageError(f"--reserve: this host has {size(most)} in all, so nothing would fit")
     if args.watch and args.image:
         raise UsageError("--watch goes with processes only: an image does not change")
     others = ("what", "group_by", "why", "watch", "fit", "compress", "report")

@@ -74,7 +74,8 @@ def _user(engine: UserEngine, rates: Rates) -> str:
 
 
 def _kernel(engine: KernelEngine, rates: Rates) -> str:
-    who = f"driven by process {engine.governor_pid}" if engine.governor_pid else "no governor drives it"
+    driver = engine.governor_pid
+    who = f"driven by process {driver}" if driver else "no governor drives it"
     state = "ksmd runs" if engine.run == 1 else "ksmd is stopped"
     return (
         f"Kernel KSM: {state} ({who}), with {number(engine.pages_shared or 0, 'stable page')}, at "
