@@ -55,6 +55,15 @@ class Parser(argparse.ArgumentParser):
         super().error(plain(message))
 
 
+def as_size(text: str) -> int:
+    """Read a size such as 512M or 2G; units are powers of 1024, as in QEMU's options."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    figure, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    if not figure.isascii() or not figure.isdecimal() or len(figure) > 12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 2G")
+    return int(figure) * unit
+
+
 def as_path(text: str) -> Path:
     """Convert an argument to a path. Raises ``ArgumentTypeError`` if it is empty, because Python
     takes an empty path for ``.``."""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import as_path
+from pagemerge.cli import as_path, as_size
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.survey import who
 from pagemerge.cli.show.words import as_json
@@ -132,7 +132,10 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
     )
     add("--fit", metavar="PROCESS", help="say how many more like this one (pid or name) fit")
     add(
-        "--reserve", type=_bytes, metavar="SIZE", help="memory that has to stay free for --fit (2G)"
+        "--reserve",
+        type=as_size,
+        metavar="SIZE",
+        help="memory that has to stay free for --fit (2G)",
     )
     add("--compress", action="store_true", help="compare merging with compression (zram)")
     add("--sample", action="store_true", help="estimate from a sample, in little memory")
@@ -279,15 +282,6 @@ def _seconds(text: str) -> float:
     if not 0.1 <= value <= 7 * 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time from 0.1 to 604800 seconds")
     return value
-
-
-def _bytes(text: str) -> int:
-    """Read a size such as 512M or 2G; units are powers of 1024, as in QEMU's options."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    figure, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    if not figure.isascii() or not figure.isdecimal() or len(figure) > 12:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512M or 2G")
-    return int(figure) * unit
 
 
 def _status(rows: list[Row]) -> int:

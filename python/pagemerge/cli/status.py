@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pagemerge.cli import as_path, streams
+from pagemerge.cli import as_path, as_size, streams
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.words import as_json
 from pagemerge.errors import UsageError
@@ -29,7 +29,9 @@ class Status:
     only the hub at SOCKET for its counters. Their names are those of Linux's KSM: a stable page is
     a merged page, and pages "sharing" are the mappings of stable pages beyond the first of each.
 
-    Exit status: 0, or 1 if no hub runs and kernel KSM does nothing.
+    Exit status: 0, or 1 if no hub runs and kernel KSM does nothing. With --check: 0 if the reserve
+    is safe, 1 (warning) if writes to all merged pages would take it, 2 (critical) if a burst of
+    them would, 3 if it is not known.
     """
 
     @staticmethod
@@ -45,6 +47,17 @@ class Status:
             help="look again every SECONDS (default: 2) until interrupted",
         )
         parser.add_argument(
+            "--check",
+            action="store_true",
+            help="print one line for a monitoring system: is the reserve safe?",
+        )
+        parser.add_argument(
+            "--reserve",
+            type=as_size,
+            metavar="SIZE",
+            help="memory that has to stay available (2G), for --check",
+        )
+        parser.add_argument(
             "--socket",
             type=as_path,
             metavar="SOCKET",
@@ -58,16 +71,38 @@ class Status:
 
         if args.watch is not None and not 0.1 <= args.watch <= 3600:
             raise UsageError("--watch: give the seconds between two looks, 0.1 to 3,600")
+        if args.reserve is not None and not args.check:
+            raise UsageError("--reserve goes with --check")
+        for option in ("watch", "check"):
+            if args.socket and getattr(args, option):
+                raise UsageError(f"--{option} is about both engines: leave --socket out")
+        if args.check:
+            if args.json or args.watch is not None:
+                raise UsageError("--check prints one line: leave --json and --watch out")
+            return _check(args.reserve or 0)
         if not args.socket:
             return _both(args.watch, args.json)
-        if args.watch is not None:
-            raise UsageError("--watch shows both engines: leave --socket out")
         status = fetch_status(args.socket)
         if args.json:
             print(as_json(asdict(status)))
             return 0
         show(status, tables.console())
         return 0
+
+
+def _check(reserve_bytes: int) -> int:
+    """Look twice, and print the line for a monitoring system."""
+    from pagemerge.cli.show.check import check
+    from pagemerge.watch.collect import Collector
+    from pagemerge.watch.reserve import pages_per_second, reserve
+
+    collector = Collector()
+    before = collector.moment()
+    time.sleep(1.0)
+    now = collector.moment()
+    line, status = check(now, reserve(now, pages_per_second(before, now), reserve_bytes))
+    print(line)
+    return status
 
 
 def _both(every: float | None, is_json: bool) -> int:
