@@ -60,6 +60,9 @@ class Goals:
     counts for more: the budget is a whole core then, and the price a tenth."""
     available_percent: float = 10.0
     """Percent of the host's memory: if less is available, memory counts for more as well."""
+    reserve_bytes: int = 0
+    """Memory that must stay available even if every merged page is written at once: nothing more is
+    merged where it would not. 0: none."""
     merge_across_nodes: int | None = None
     """Value to set before the first page is merged, because the kernel refuses it later; None:
     leave it."""

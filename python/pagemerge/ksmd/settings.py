@@ -33,6 +33,10 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
     """Percent of the host's memory: if less is available, memory counts for more as well."""
 
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Memory that must stay available even if every merged page is written at once. Where it would
+    not, the governor merges nothing more. 0: no reserve."""
+
     merge_across_nodes: bool | None = None
     """True if ksmd may merge pages of different NUMA nodes. The governor writes it while nothing is
     merged; unset: it stays as it is."""
@@ -45,6 +49,7 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.price_bytes,
             self.pressure_percent,
             self.available_percent,
+            self.reserve_bytes,
             None if self.merge_across_nodes is None else int(self.merge_across_nodes),
         )
 

@@ -346,3 +346,28 @@ def test_a_trace_played_back(path: Path) -> None:
 
 def test_there_are_traces() -> None:
     assert len(TRACES) == 4
+
+
+RESERVED = Goals(reserve_bytes=2000 * MB)
+
+
+def test_nothing_more_is_merged_where_the_reserve_would_not_be_kept() -> None:
+    host = Host(RESERVED)
+    host.turn(available_bytes=3000 * MB)
+    host.work()
+    host.turn(counters=host.counters(pages_sharing=300 * MB // 4096))
+    assert host.runs
+    told = host.turn(available_bytes=1900 * MB)
+    assert not host.runs
+    assert told.reason.startswith("the reserve would lack 400 MB if all merged pages were written")
+    for _ in range(20):
+        assert not (decision := host.turn(seconds=1)).look
+        assert decision.topic == "reserve" and not host.runs
+    host.turn(available_bytes=4000 * MB)
+    host.work()
+
+
+def test_without_a_reserve_little_memory_stops_nothing() -> None:
+    host = Host()
+    host.turn(available_bytes=10 * MB)
+    host.work()

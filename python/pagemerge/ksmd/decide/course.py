@@ -188,6 +188,14 @@ def is_short(now: Snapshot, goals: Goals) -> bool:
     return now.available_bytes < goals.available_percent / 100 * now.total_bytes
 
 
+def missing(now: Snapshot, goals: Goals) -> int:
+    """Return the bytes that the reserve would lack if every merged page were written at once; 0 if
+    there is no reserve, or nothing would be missing."""
+    if not goals.reserve_bytes or now.available_bytes is None:
+        return 0
+    return max(goals.reserve_bytes + saved_bytes(now.counters) - now.available_bytes, 0)
+
+
 def notable(now: Snapshot) -> float:
     """Return the bytes from which on a change counts."""
     return max(NOTABLE, NOTABLE_SHARE * now.resident_bytes)

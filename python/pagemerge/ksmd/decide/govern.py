@@ -31,6 +31,7 @@ from pagemerge.ksmd.decide.course import (
     gained,
     is_settled,
     looked,
+    missing,
     news,
     notable,
     pays,
@@ -54,6 +55,11 @@ def govern(course: Course, now: Snapshot, goals: Goals) -> tuple[Course, Decisio
             due=now.seconds + SAMPLE,
         )
     course = account(course, now, goals)
+    if lacks := missing(now, goals):
+        told = f"the reserve would lack {size(lacks)} if all merged pages were written: no more"
+        if course.working:
+            return _stop(course, now, told)
+        return course, _stand(now, told, wait=4 * TICK, topic="reserve")
     if course.working:
         return _work(course, now, goals)
     return _rest(course, now, goals)
