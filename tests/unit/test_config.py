@@ -82,7 +82,8 @@ def test_goals_of_the_governor_are_as_the_file_says(tmp_path: Path) -> None:
     path = tmp_path / "pagemerge.toml"
     path.write_text(
         "[kernel]\ncpu_percent = 5\nburst_seconds = 2\nprice_bytes = 1_000\n"
-        "pressure_percent = 50\navailable_percent = 1\nreserve_bytes = 7\nmerge_across_nodes = false\n"
+        "pressure_percent = 50\navailable_percent = 1\nreserve_bytes = 7\n"
+        "merge_across_nodes = false\n"
     )
     assert load_kernel(path).goals() == Goals(5, 2, 1000, 50, 1, 7, 0)
     assert with_cpu(load_kernel(path), 7).cpu_percent == 7

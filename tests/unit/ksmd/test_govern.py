@@ -363,8 +363,7 @@ def test_nothing_more_is_merged_where_the_reserve_would_not_be_kept() -> None:
     for _ in range(20):
         assert not (decision := host.turn(seconds=1)).look
         assert decision.topic == "reserve" and not host.runs
-    host.turn(available_bytes=4000 * MB)
-    host.work()
+    assert "reserve" not in host.turn(seconds=1, available_bytes=4000 * MB).reason
 
 
 def test_without_a_reserve_little_memory_stops_nothing() -> None:
