@@ -1,4 +1,4 @@
-"""Reads settings from TOML into typed values; errors name the key and the cure.
+"""Reads settings from TOML into typed values; errors name the line, the key and the cure.
 
 ``[hub]`` configures the user engine, ``[kernel]`` configures the kernel engine, and each
 ``[[rule]]`` selects processes for the kernel engine.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,8 +13,12 @@ import msgspec
 
 from pagemerge.errors import UsageError
 from pagemerge.hub.settings import Percent, Settings
+from pagemerge.ksmd.decide.covered import covered
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.settings import KernelSettings, RuleTable
+from pagemerge.settings import file
+from pagemerge.settings.check import Checked, check
+from pagemerge.settings.parse import Problem
 
 AnySettings = TypeVar("AnySettings", Settings, KernelSettings)
 
@@ -65,28 +68,42 @@ def load_rules(path: Path | None) -> tuple[Rule, ...]:
 def read(path: Path | None) -> Configuration:
     """Read all settings in the file at ``path``; the defaults if it is None.
 
-    Raises ``UsageError`` that names the file, the key and what the value should be.
+    Raises ``UsageError`` that names the file, the line, the key and what the value should be.
     """
     if path is None:
         return Configuration()
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=Configuration)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
-    except (msgspec.DecodeError, ValueError) as error:
-        told = _with_cure(str(error))
-        raise UsageError(f"{path}: {told}", path=str(path)) from error
+    found = examine(path)
+    if found.value is None:
+        first, *others = found.problems
+        told = f"{path}:{first.line}: {first.message}"
+        if others:
+            told += f" (and {len(others)} more: `pagemerge config check` lists all)"
+        raise UsageError(told, path=str(path))
+    return found.value
 
 
-def _with_cure(error: str) -> str:
-    """Add to a message of msgspec the number of the rule that it is about, and the cure."""
-    where = error.rpartition(" - at `")[2].rstrip("`")
-    if number := re.match(r"\$\.rule\[(\d+)\]", where):
-        error = f"rule {int(number[1]) + 1}: {error}"
-    if "unknown field" in error:
-        tables = {"$.hub": Settings, "$.kernel": KernelSettings, "$.rule": RuleTable}
-        table = tables.get(where.partition("[")[0], Configuration)
-        return f"{error}; known are {', '.join(table.__struct_fields__)}"
-    if "`opt`" in error or where.endswith(".opt"):
-        return f'{error}; write opt = "in" or opt = "out"'
-    return f"{error}; write [[rule]] above each rule" if where == "$.rule" else error
+def examine(path: Path) -> Checked[Configuration]:
+    """Return what the file at ``path`` says, or everything that is wrong with it.
+
+    Raises ``UsageError`` if it cannot be read.
+    """
+    return check(file.read(path), Configuration)
+
+
+def warnings(found: Checked[Configuration]) -> list[Problem]:
+    """List what a file has that is allowed and without effect: rules that never apply."""
+    if found.value is None:
+        return []
+    told = []
+    for index, other in covered(found.value.rules):
+        line = found.source.place(("rule", other))
+        same = found.value.rule[other].opt == found.value.rule[index].opt
+        wins = "comes first" if same else "opts them out"
+        told.append(
+            Problem(
+                found.source.place(("rule", index)),
+                f"rule {index + 1} has no effect: rule {other + 1} (line {line}) fits the same "
+                f"processes and {wins}",
+            )
+        )
+    return told

@@ -28,17 +28,17 @@ def test_defaults_and_a_file(tmp_path: Path) -> None:
         ("[hub]\nlook = 2\n", "look"),
         ("[hub]\ncpu_percent = 'all'\n", "hub.cpu_percent"),
         ("[hubb]\n", "hubb"),
-        ("looks =\n", "line 1"),
-        ("[hub]\nlook = 2\n", "known are looks, least_run"),
+        ("looks =\n", ":1: this is not TOML"),
+        ("[hub]\nlook = 2\n", "the nearest is looks"),
         ("[kernel]\nacross_users = 'yes'\n", "kernel.across_users"),
-        ("[kernel]\nacross = true\n", "known are across_users"),
+        ("[kernel]\nxyz = true\n", "known are across_users"),
         ("[rule]\nopt = 'in'\n", "write [[rule]]"),
         ("[[rule]]\nopt = 'in'\n", 'for every process write command = "*"'),
-        ("[[rule]]\nopt = 'in'\nuser = ''\n", "rule[0].user"),
-        ("[[rule]]\nopt = 'in'\nuser = 0\n[[rule]]\nopt = 'no'\nuser = 1\n", "rule 2: "),
-        ("[[rule]]\nuser = 'web'\n", 'opt = "in" or opt = "out"'),
-        ("[[rule]]\nopt = 'maybe'\n", 'opt = "in" or opt = "out"'),
-        ("[[rule]]\nopt = 'in'\nunits = '*'\n", "known are opt, cgroup, unit"),
+        ("[[rule]]\nopt = 'in'\nuser = ''\n", "rule 1.user"),
+        ("[[rule]]\nopt = 'in'\nuser = 0\n[[rule]]\nopt = 'no'\nuser = 1\n", "rule 2.opt"),
+        ("[[rule]]\nuser = 'web'\n", 'rule 1.opt: the key is missing: give text, "in" or "out"'),
+        ("[[rule]]\nopt = 'maybe'\n", '"maybe" is not allowed: give text, "in" or "out"'),
+        ("[[rule]]\nopt = 'in'\nunits = '*'\n", "the nearest is unit"),
         ("[[rule]]\nopt = 'out'\nuser = 'x'\nselect = true\n", "select"),
     ],
 )
@@ -49,6 +49,13 @@ def test_errors_name_the_cause(tmp_path: Path, text: str, named: str) -> None:
         load(path)
     assert str(path) in str(raised.value)
     assert named in str(raised.value)
+
+
+def test_an_error_of_several_says_how_to_see_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "pagemerge.toml"
+    path.write_text("[hub]\nlooks = 0\nleast_run = 0\n")
+    with pytest.raises(UsageError, match=r"toml:2: hub.looks.*and 1 more: `pagemerge config check"):
+        load(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

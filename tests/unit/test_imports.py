@@ -28,12 +28,13 @@ MAY_IMPORT = {
     "ksmd": BASE | {"linux", "find"},
     "watch": BASE | {"figures", "linux", "find", "hub", "ksmd", "config"},
     "service": BASE | {"figures", "linux", "find", "hub", "ksmd", "config", "watch"},
-    "config": BASE | {"hub", "ksmd"},
+    "settings": BASE | {"linux"},
+    "config": BASE | {"hub", "ksmd", "settings"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
     "cli": BASE
     | {"figures", "linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"}
-    | {"watch", "service"},
+    | {"watch", "service", "settings"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""

@@ -1,4 +1,8 @@
-"""The settings that the ``[hub]`` table of a configuration may have."""
+"""The settings that the ``[hub]`` table of a configuration may have.
+
+The docstrings are the reference of users: ``pagemerge config`` and docs/configuration.md show them.
+The first sentence of each one must be clear without the others.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,43 @@ from typing import Annotated
 
 import msgspec
 
-Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
+Percent = Annotated[float, msgspec.Meta(gt=0, le=100, extra={"unit": "percent of one core"})]
 """A share of one core."""
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+"""A fraction of something."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of a hub."""
+    """Settings of the hub, which is the user engine: it merges memory of programs that run under
+    ``pagemerge run`` or use pagemerge from Python."""
 
-    looks: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
-    """Looks that must see the same bytes, some time apart, before a page is merged. The compare of
-    the merge counts as one of them; 1 merges at first sight."""
-    least_run: Annotated[int, msgspec.Meta(ge=1, le=512)] = 1
-    """Shortest run of pages that is worth a mapping; a higher value suits programs that fork."""
+    looks: Annotated[int, msgspec.Meta(ge=1, le=16, extra={"unit": "looks"})] = 2
+    """Number of looks that must find the same bytes, some time apart, before a page is merged. The
+    compare during the merge counts as one of them; 1 merges at first sight."""
+    least_run: Annotated[int, msgspec.Meta(ge=1, le=512, extra={"unit": "pages"})] = 1
+    """Fewest consecutive pages that are worth a mapping. A higher value suits programs that fork
+    often."""
     cpu_percent: Percent = 50
-    """Share of one core that the hub may use over time. The hub serves requests of clients at once,
+    """Processor time that the hub may use over time. The hub serves requests of clients at once,
     and then merges less in the background."""
-    dead_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """The hub empties slabs of which more than this share is dead, to free their memory."""
-    store_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """Share of the hub's memory cgroup that the store may fill, where the cgroup has a limit."""
-    client_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """Share of that (without a limit: of the host's memory) that one process may fill."""
-    user_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """Share of the same that the processes of one user may fill; the hub's user has no limit."""
-    longest_hold: Annotated[float, msgspec.Meta(ge=0, le=2048)] = 1024
-    """The most seconds for which a page that is written soon after each merge must stay unchanged
-    before it is merged again. The time doubles with each such merge, from 2 on. 0: the hub merges
-    the page again at once."""
+    dead_share: Share = 0.5
+    """The hub empties a slab of which more than this share is dead, to free its memory."""
+    store_share: Share = 0.5
+    """Share of the limit of the hub's memory cgroup that the store may fill. Without a limit, this
+    key does not bound the store."""
+    client_share: Share = 0.5
+    """Share of what the store may fill that one process may fill. Where the hub's memory cgroup has
+    no limit, it is a share of the host's memory."""
+    user_share: Share = 0.5
+    """Share of what the store may fill that all processes of one user may fill. Where the hub's
+    memory cgroup has no limit, it is a share of the host's memory. The user that the hub runs as
+    has no limit."""
+    longest_hold: Annotated[float, msgspec.Meta(ge=0, le=2048, extra={"unit": "seconds"})] = 1024
+    """Longest time that a page must stay unchanged before it is merged again, if it was written
+    soon after earlier merges. The time starts at 2 seconds and doubles with each such merge. 0: the
+    hub merges the page again at once."""
     idle_percent: Percent = 0.1
-    """Share of one core for work that yields little: the few pages that change in programs that are
+    """Processor time for work that yields little: the few pages that change in programs that are
     almost idle. The rest of ``cpu_percent`` is for work that yields more."""
-    longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 2
-    """Seconds between cycles when nothing changes."""
+    longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600, extra={"unit": "seconds"})] = 2
+    """Longest time between two cycles when nothing changes."""

@@ -1,4 +1,8 @@
-"""The settings that the ``[kernel]`` table and each ``[[rule]]`` of a configuration may have."""
+"""The settings that the ``[kernel]`` table and each ``[[rule]]`` of a configuration may have.
+
+The docstrings are the reference of users: ``pagemerge config`` and docs/configuration.md show them.
+The first sentence of each one must be clear without the others.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +13,46 @@ import msgspec
 from pagemerge.ksmd.decide.rules import MATCHERS, Opt, Rule
 from pagemerge.ksmd.model import Goals
 
-Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
+Percent = Annotated[float, msgspec.Meta(gt=0, le=100, extra={"unit": "percent of one core"})]
 """A share of one core."""
-Pattern = Annotated[str, msgspec.Meta(min_length=1)]
-"""A glob."""
 
 
 class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of the kernel engine: whether it merges across users, and goals of the governor."""
+    """Settings of the kernel engine: whether it merges across users, and goals of the governor of
+    ksmd."""
 
     across_users: bool = False
-    """Kernel KSM is one trust domain: each process in it can detect by timing which pages the
-    others hold. Unless this is true, processes of one user only are opted in (``decide.rules``)."""
+    """True to opt in processes of several users. Kernel KSM is one trust domain: each process in it
+    can detect by timing which pages the others hold. So by default only processes of one user are
+    opted in."""
 
     cpu_percent: Percent = 20
-    """Share of one core that ksmd and the governor may use over time."""
-    burst_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30
-    """The most processor seconds that may be spent at once, saved up while ksmd stands still."""
+    """Processor time that ksmd and the governor may use over time."""
+    burst_seconds: Annotated[
+        float, msgspec.Meta(ge=0, le=3600, extra={"unit": "processor seconds"})
+    ] = 30
+    """Most processor time that may be spent at once, saved up while ksmd stands still."""
     price_bytes: Annotated[float, msgspec.Meta(ge=0)] = 100_000
-    """Bytes that merging must save for each hundredth of a processor second."""
-    pressure_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5
-    """PSI (memory, some avg10) from which on memory counts for more than processor time."""
-    available_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10
-    """Percent of the host's memory: if less is available, memory counts for more as well."""
+    """Memory that merging must save for each hundredth of a processor second. 100,000 are 10 MB for
+    each processor second."""
+    pressure_percent: Annotated[
+        float, msgspec.Meta(gt=0, le=100, extra={"unit": "percent of time"})
+    ] = 5
+    """Memory pressure (PSI, ``some avg10``) from which on memory counts for more than processor
+    time. ksmd may then use a whole core, and the price is a tenth."""
+    available_percent: Annotated[
+        float, msgspec.Meta(ge=0, le=100, extra={"unit": "percent of the host's memory"})
+    ] = 10
+    """Available memory below which memory counts for more than processor time, as under memory
+    pressure."""
 
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Memory that must stay available even if every merged page is written at once. Where it would
     not, the governor merges nothing more. 0: no reserve."""
 
     merge_across_nodes: bool | None = None
-    """True if ksmd may merge pages of different NUMA nodes. The governor writes it while nothing is
-    merged; unset: it stays as it is."""
+    """True if ksmd may merge pages of different NUMA nodes, false if it may not. The governor
+    writes this while nothing is merged. If it is not set, the governor leaves it as it is."""
 
     def goals(self) -> Goals:
         """Return the settings as the goals that decisions use."""
@@ -55,15 +68,27 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RuleTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ``[[rule]]``; see ``decide.rules.Rule`` for what each key fits."""
+    """Opts processes in to kernel KSM, or out of it. A rule has at least one matcher, and all its
+    matchers must fit a process. A rule that says ``out`` wins over all rules that say ``in``; of
+    several that say ``in``, the first one counts. Patterns are globs (``*``, ``?``, ``[abc]``) in
+    which ``*`` also fits ``/``, and upper and lower case differ."""
 
     opt: Opt
-    cgroup: Pattern = ""
-    unit: Pattern = ""
-    user: Pattern | int = ""
-    command: Pattern = ""
-    guest: Pattern = ""
+    """Whether the processes that the rule fits are opted in or out."""
+    cgroup: Annotated[str, msgspec.Meta(min_length=1, examples=["/machine.slice/*"])] = ""
+    """Matcher: pattern for the path of the cgroup."""
+    unit: Annotated[str, msgspec.Meta(min_length=1, examples=["machine-qemu*"])] = ""
+    """Matcher: pattern for the name of the systemd unit."""
+    user: Annotated[str, msgspec.Meta(min_length=1, examples=["libvirt-qemu"])] | int = ""
+    """Matcher: name or uid of the user, no pattern."""
+    command: Annotated[str, msgspec.Meta(min_length=1, examples=["*qemu-system-*"])] = ""
+    """Matcher: pattern for the whole command line. ``*`` fits every process except init and
+    pagemerge's own commands."""
+    guest: Annotated[str, msgspec.Meta(min_length=1, examples=["web-*"])] = ""
+    """Matcher: pattern for the name of a QEMU guest (``-name``)."""
     select: bool = False
+    """True to mark only memory that the finder has seen to be duplicated, so that ksmd scans less.
+    Only with ``opt = "in"``."""
 
     def __post_init__(self) -> None:
         if not any(getattr(self, name) for name in MATCHERS) and self.user != 0:

@@ -152,10 +152,10 @@ def _like(text: str, glob: str) -> bool:
 
 
 def _is_unit(unit: str, glob: str) -> bool:
-    return _like(_unescaped(unit), _unescaped(glob))
+    return _like(unescaped(unit), unescaped(glob))
 
 
-def _unescaped(unit: str) -> str:
+def unescaped(unit: str) -> str:
     r"""Undo escapes like ``machine-qemu\x2d1\x2dweb.scope`` (systemd.unit(5)); bytes are UTF-8."""
     if "\\x" not in unit:
         return unit
