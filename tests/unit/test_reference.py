@@ -1,4 +1,4 @@
-"""docs/reference.md lists what the code has: keys, variables, options, exit statuses; no more."""
+"""docs/reference.md lists what the code has: variables, options, exit statuses; no more."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
 
-import msgspec
 import pytest
 
 from pagemerge import cli, errors
-from pagemerge.hub.settings import Settings
-from pagemerge.ksmd.settings import KernelSettings, RuleTable
+from pagemerge.hub import environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference.md").read_text()
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "[hub]": Settings,
-    "[kernel]": KernelSettings,
-    "[[rule]]": RuleTable,
-}
 VARIABLE = re.compile(r"PAGEMERGE_[A-Z]+(?:_[A-Z]+)*")
-TYPES = {int: "integer", float: "number", bool: "boolean", str: "text"}
 
 
 def section(heading: str) -> str:
@@ -41,67 +32,26 @@ def rows(heading: str) -> list[list[str]]:
     return [row for at, row in enumerate(cells) if at not in ruled and at + 1 not in ruled]
 
 
-def parser(verb: str) -> argparse.ArgumentParser:
-    """The parser of a verb, as ``cli`` builds it."""
+def parsers(verb: str) -> dict[str, argparse.ArgumentParser]:
+    """Command -> its parser: that of the verb, and of each of its actions."""
     found = cli.Parser(prog=f"pagemerge {verb}")
     cli.load(verb).arguments(found)
-    return found
+    actions = [it for it in found._actions if isinstance(it, argparse._SubParsersAction)]
+    return {
+        verb: found,
+        **{f"{verb} {name}": it for at in actions for name, it in at.choices.items()},
+    }
 
 
-def actions(verb: str) -> Iterator[argparse.Action]:
-    """The arguments of a verb, without --help."""
+COMMANDS = {name: parser for verb in cli.VERBS for name, parser in parsers(verb).items()}
+
+
+def actions(command: str) -> Iterator[argparse.Action]:
+    """The arguments of a command, without --help and without the names of its actions."""
     # argparse has no public list of them.
-    return (it for it in parser(verb)._actions if it.dest != "help")
-
-
-def written(value: object) -> str:
-    """A default as the page has it."""
-    if value is msgspec.NODEFAULT:
-        return "required"
-    if value is None or value == "":
-        return "unset"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    assert isinstance(value, int | float)
-    return f"`{value:g}`" if value < 100_000 else f"`{value:_.0f}`"
-
-
-def parts(hint: object) -> tuple[list[type], list[msgspec.Meta], tuple[object, ...]]:
-    """Types, bounds and choices of an annotation."""
-    if isinstance(hint, type):
-        return [hint], [], ()
-    if get_origin(hint) is Literal:
-        return [str], [], get_args(hint)
-    if metadata := getattr(hint, "__metadata__", None):
-        return [hint.__origin__], list(metadata), ()  # type: ignore[attr-defined]
-    found = [parts(it) for it in get_args(hint)]
-    return [it for one in found for it in one[0]], [it for one in found for it in one[1]], ()
-
-
-def bounds(meta: msgspec.Meta) -> str:
-    """A range as the page has it."""
-    if meta.min_length:
-        return "not empty"
-    least = f"above {meta.gt}," if meta.gt is not None else f"{meta.ge}"
-    if meta.le is None:
-        return f"{least} or more"
-    return f"{least} up to {meta.le}" if meta.gt is not None else f"{least} to {meta.le}"
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_every_key_is_there_with_its_type_default_and_range(table: str) -> None:
-    hints = get_type_hints(TABLES[table], include_extras=True)
-    expected = {}
-    for field in msgspec.structs.fields(TABLES[table]):
-        types, metas, choices = parts(hints[field.name])
-        kinds = " or ".join(TYPES[it] for it in types if it is not type(None))
-        if choices or bool in types:
-            allowed = ", ".join(f"`{it}`" for it in choices or ("true", "false"))
-        else:
-            allowed = bounds(metas[0])
-        expected[f"`{field.name}`"] = [kinds, written(field.default), allowed]
-    assert {row[0]: row[1:4] for row in rows(table)} == expected
-    assert all(row[4] for row in rows(table))
+    for it in COMMANDS[command]._actions:
+        if it.dest != "help" and not isinstance(it, argparse._SubParsersAction):
+            yield it
 
 
 def test_every_variable_is_there() -> None:
@@ -113,18 +63,29 @@ def test_every_variable_is_there() -> None:
     assert set(VARIABLE.findall(PAGE)) == used
 
 
+def test_config_shows_the_variables_that_are_for_users() -> None:
+    for_users = section("Environment").partition("pagemerge sets these variables")[0]
+    named = re.findall(r"^\| `(\w+)`", for_users, re.M)
+    assert [it.name for it in environment.variables()] == named
+
+
 def test_every_verb_is_there() -> None:
     assert set(re.findall(r"^### pagemerge (\w+)$", PAGE, re.M)) == set(cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_option_of_a_verb_is_there(verb: str) -> None:
-    table = {tuple(re.findall(r"`([\w-]+)", row[0])): row for row in rows(f"pagemerge {verb}")}
+def test_every_action_of_a_verb_is_there() -> None:
+    named = set(re.findall(r"^#### pagemerge (\w+ \w+)$", PAGE, re.M))
+    assert named == {it for it in COMMANDS if " " in it}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_there(command: str) -> None:
+    table = {tuple(re.findall(r"`([\w-]+)", row[0])): row for row in rows(f"pagemerge {command}")}
     expected = set()
-    for action in actions(verb):
+    for action in actions(command):
         name = tuple(action.option_strings or str(action.metavar).split("|"))
         expected.add(name)
-        assert name in table, f"{verb} has {name}, and the page does not"
+        assert name in table, f"{command} has {name}, and the page does not"
         argument, default, meaning = table[name]
         takes_a_value = bool(action.option_strings) and action.nargs != 0
         assert (" " in argument.partition("`, ")[0]) == takes_a_value, argument

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "detach": "undo attach: separate what ksmd has merged in these processes",
     "status": "show what the hub has merged, for which processes, and at what cost",
     "daemon": "run a hub, or the governor of ksmd, in the foreground",
+    "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
