@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 _INIT, _LOOKUP, _FORGET, _GETATTR, _OPEN, _RELEASE, _BATCH_FORGET = 26, 1, 2, 3, 14, 18, 42
-_OPENDIR, _RELEASEDIR, _STATFS, _READ, _ENOSYS, _EIO = 27, 29, 17, 15, 38, 5
+_OPENDIR, _RELEASEDIR, _STATFS, _SETATTR, _READ, _WRITE = 27, 29, 17, 4, 15, 16
+_ENOSYS, _EIO = 38, 5
 _UNANSWERED = (_FORGET, _BATCH_FORGET)
 """Not by anybody."""
 _ROOT, _FILE = 1, 2
@@ -54,11 +55,12 @@ class EndlessFile:
     To be made in a process without other threads, which leaves the mounts of the host. Process
     ``whom`` alone is kept waiting: our own children close the file when they end, and nothing could
     end one that waits for that. Without ``whom``, everybody who reads the file waits, and nobody
-    else; ``failures``: so many reads fail at once before that.
+    else; ``failures``: so many reads fail at once before that. ``writes``: who reads the file finds
+    zeros, and who writes it waits; that includes the kernel, when it writes a shared mapping back.
     """
 
-    def __init__(self, whom: int | None, failures: int = 0) -> None:
-        self._whom, self._failures = whom, failures
+    def __init__(self, whom: int | None, failures: int = 0, *, writes: bool = False) -> None:
+        self._whom, self._failures, self._writes = whom, failures, writes
 
     def __enter__(self) -> Self:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -76,7 +78,8 @@ class EndlessFile:
             options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
             call("mount", b"endless", path, b"fuse", ctypes.c_ulong(0), options)
             self._server = self._serve_elsewhere(device)
-            self.descriptor = os.open(f"{folder}/file", os.O_RDONLY | os.O_CLOEXEC)
+            mode = os.O_RDWR if self._writes else os.O_RDONLY
+            self.descriptor = os.open(f"{folder}/file", mode | os.O_CLOEXEC)
             call("umount2", path, _MNT_DETACH)
             os.rmdir(folder)  # noqa: PTH106
         finally:
@@ -116,10 +119,23 @@ class EndlessFile:
             self._serve(device, ended)
         os._exit(0)
 
+    def _of_writable(
+        self, opcode: int, request: bytes, answer: bytes | int | None
+    ) -> bytes | int | None:
+        """Answer for a file that can be read, has a size, and keeps who writes it waiting."""
+        if opcode == _READ:
+            (size,) = struct.unpack_from("=I", request, _IN.size + 16)
+            return bytes(size)
+        if opcode in (_GETATTR, _SETATTR):
+            return struct.pack("=QII", 0, 0, 0) + _attributes(_FILE)
+        return answer
+
     def _waits(self, opcode: int, thread: int) -> bool:
         """Is this request, which thread ``thread`` waits for, left unanswered?"""
         if self._whom is not None:
             return Path(f"/proc/{self._whom}/task/{thread}").exists()
+        if self._writes:
+            return opcode == _WRITE
         if opcode == _READ:
             self._failures -= 1
         return opcode == _READ and self._failures < 0
@@ -134,6 +150,8 @@ class EndlessFile:
             request = os.read(device, 1 << 20)
             _, opcode, unique, node, _, _, thread, _ = _IN.unpack_from(request)
             answer = _answer(opcode, node)
+            if self._writes and node == _FILE:
+                answer = self._of_writable(opcode, request, answer)
             if answer is None and (opcode in _UNANSWERED or self._waits(opcode, thread)):
                 continue
             answer = (_EIO if opcode == _READ else _ENOSYS) if answer is None else answer

@@ -24,8 +24,8 @@ PATIENCE = 40.0
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``turning``, compiled."""
-    return compile_victim("turning.c", tmp_path_factory.mktemp("turning") / "turning")
+    """``turning``, compiled; its name makes `doctor` look at its arguments."""
+    return compile_victim("turning.c", tmp_path_factory.mktemp("turning") / "python-turning")
 
 
 def words_for(program: Path, how: str, *command: str) -> list[str]:
@@ -47,19 +47,24 @@ def beside(program: Path, how: str, *command: str) -> subprocess.CompletedProces
     [
         (["scan", "--all", "--what", "--why", "--group-by", "guest"], 0),
         (["scan", "--all", "--sample"], 0),
-        (["scan", "turning"], 1),
+        (["scan", "python-turning"], 1),
         (["attach", "{pid}"], 1),
+        (["detach", "--dry-run", "{pid}"], 1),
         (["doctor"], 0),
+        (["status"], None),
     ],
-    ids=["scan", "sample", "name", "attach", "doctor"],
+    ids=["scan", "sample", "name", "attach", "detach", "doctor", "status"],
 )
-def test_a_process_that_holds_the_lock_of_its_memory(
-    program: Path, words: list[str], status: int
+@pytest.mark.parametrize("how", ["lock", "exec"])
+def test_a_process_whose_files_in_proc_keep_everybody_waiting(
+    program: Path, how: str, words: list[str], status: int | None
 ) -> None:
-    """Every file of it in /proc that tells of its memory keeps its readers waiting."""
-    done = beside(program, "lock", *PAGEMERGE, *words)
-    assert done.returncode == status, done.stderr
-    if words[0] != "doctor":
+    """By the lock of its memory, which most files need, or inside an exec that never ends."""
+    done = beside(program, how, *PAGEMERGE, *words)
+    assert done.returncode != 124, done.stderr
+    if status is not None:
+        assert done.returncode == status, done.stderr
+    if words[0] not in ("doctor", "status"):
         assert "may use a file system that does not answer" in done.stdout + done.stderr
 
 
@@ -85,11 +90,11 @@ def test_memory_that_turns_into_such_a_file_while_it_is_read(program: Path) -> N
 
 
 @pytest.mark.requires("kernel")
-@pytest.mark.parametrize("how", ["lock", "turn"])
+@pytest.mark.parametrize("how", ["lock", "exec", "turn"])
 def test_the_governor_goes_on(program: Path, how: str, tmp_path: Path) -> None:
     """It sees others, and ends when it is told to."""
     config, log = tmp_path / "rules.toml", tmp_path / "log"
-    config.write_text('[[rule]]\nopt = "in"\ncommand = "*turning *"\n')
+    config.write_text('[[rule]]\nopt = "in"\ncommand = "*python-turning *"\n')
     daemon = [*PAGEMERGE, "daemon", "--engine", "kernel", "--verbose", "--config", str(config)]
     argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 10")
     with lab.borrowed():
@@ -105,4 +110,4 @@ def test_the_governor_goes_on(program: Path, how: str, tmp_path: Path) -> None:
                 assert running.wait(PATIENCE) == 0, log.read_text()
         assert Ksm().knobs() == before
     said = log.read_text()
-    assert ("did not let us look" if how == "lock" else "(turning) is in") in said
+    assert ("did not let us look" if how != "turn" else "(python-turning) is in") in said

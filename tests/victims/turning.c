@@ -5,7 +5,11 @@
  * turning FD lock: touches the file, of which two reads must fail and the third must never be
  * answered. The kernel waits for it with the lock of this process's memory held (filemap_fault in
  * Linux mm/filemap.c gives it up at the first attempt only); another thread wants that lock for
- * itself, so that everybody else waits for it, too. Says "ready" then. */
+ * itself, so that everybody else waits for it, too. Says "ready" then.
+ *
+ * turning FD exec: writes to the file, whose writes must never be answered, through a shared mapping,
+ * and executes itself: execve(2) waits for the write when it gives up the old memory, and who reads
+ * stat waits for that. Says "ready" just before. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>
@@ -48,6 +52,15 @@ int main(int count, char **words)
 	if (count < 2)
 		return 2;
 	file = atoi(words[1]);
+	if (count > 2 && words[2][0] == 'e') {
+		memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		if (memory == MAP_FAILED)
+			return 7;
+		*(volatile char *)memory = 1;
+		say();
+		execl("/proc/self/exe", "turning", words[1], "again", NULL);
+		return 8;
+	}
 	if (count > 2) {
 		if (pthread_create(&thread, NULL, touch, map(NULL, file)))
 			return 5;

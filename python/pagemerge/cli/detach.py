@@ -63,12 +63,17 @@ def foreseen(target: Target) -> Target:
     """Add to ``target`` how much of it is merged, or a remark if there is nothing to undo."""
     from pagemerge.ksmd.attach import merged_bytes
     from pagemerge.ksmd.targets import remarked
+    from pagemerge.linux.aside import Unanswered, readers
     from pagemerge.linux.ksm import is_mergeable
 
-    nothing = "is not mergeable: there is nothing to undo"
-    target = remarked(target, not is_mergeable(target.process.pid), nothing)
-    pid = target.process.pid
-    return target if target.error else replace(target, merged_bytes=merged_bytes(pid))
+    if target.error:
+        return target
+    pid, nothing = target.process.pid, "is not mergeable: there is nothing to undo"
+    try:
+        target = remarked(target, not readers.call(pid, is_mergeable, pid), nothing)
+        return replace(target, merged_bytes=readers.call(pid, merged_bytes, pid))
+    except Unanswered as error:
+        return replace(target, error=str(error))
 
 
 def separate(targets: list[Target]) -> list[Target]:

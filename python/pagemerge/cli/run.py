@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
 import shutil
@@ -21,6 +20,7 @@ from pagemerge.linux.text import plain
 if TYPE_CHECKING:
     from pagemerge.linux.knobs import Standstill
     from pagemerge.linux.ksm import Ksm
+    from pagemerge.linux.process import Stat
 
 STARTED = ("PAGEMERGE_ENGINE", "kernel")
 """Variable in the environment of programs that were started for kernel KSM, and its value."""
@@ -200,20 +200,29 @@ def once() -> str:
 def is_another_there() -> bool:
     """Was an older program of this session started for kernel KSM? Then `run` has printed the
     message about ksmd already."""
-    from pagemerge.linux.ksm import process_ksm
-    from pagemerge.linux.process import pids, read, stat
+    from pagemerge.linux.aside import readers
+    from pagemerge.linux.process import pids, stat
 
-    own = stat(os.getpid())
-    for pid in pids():
-        with contextlib.suppress(PagemergeError):
-            other = stat(pid)
-            older = (other.start_time, pid) < (own.start_time, os.getpid())
-            beside = older and other.session == own.session and process_ksm(pid).merge_any
-            # An attached process does not count: attach may not have printed the message about
-            # ksmd, or it may be out of date.
-            if beside and "=".join(STARTED).encode() in read(pid, "environ").split(b"\0"):
-                return True
-    return False
+    own, found = stat(os.getpid()), pids()
+    try:
+        told = readers.quick(_was_started_before, found, [(pid, os.getpid(), own) for pid in found])
+    finally:
+        readers.close()  # the program that takes our place must not have them as children
+    return any(it is True for it in told)
+
+
+def _was_started_before(pid: int, own_pid: int, own: Stat) -> bool:
+    """Is ``pid`` an older program of our session that was started for kernel KSM?"""
+    from pagemerge.linux.ksm import process_ksm
+    from pagemerge.linux.process import read, stat
+
+    other = stat(pid)
+    older = (other.start_time, pid) < (own.start_time, own_pid)
+    # An attached process does not count: attach may not have printed the message about ksmd, or it
+    # may be out of date.
+    if not (older and other.session == own.session and process_ksm(pid).merge_any):
+        return False
+    return "=".join(STARTED).encode() in read(pid, "environ").split(b"\0")
 
 
 def with_either(args: argparse.Namespace, program: str, domain: str) -> None:

@@ -14,6 +14,7 @@ from pagemerge.find.process import Process, named
 from pagemerge.find.sources import ProcessSource, Source, located
 from pagemerge.find.survey import Survey, summed_up
 from pagemerge.linux.accounts import available_bytes
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import stat
 from pagemerge.model import PAGE_SIZE
 
@@ -140,7 +141,7 @@ def _watch(
         at = time.monotonic()
         sources = located(choose())
         _check_memory(sources)
-        births = {source.process.pid: _birth(source) for source in sources}
+        births = _births([source.process.pid for source in sources])
         found = look(sources, questions.threads, progress, seed)
         looks.add(found, births, at)
         seed, number = found.seed, number + 1
@@ -164,8 +165,7 @@ def _check_memory(sources: Sequence[Source]) -> None:
         )
 
 
-def _birth(source: ProcessSource) -> int:
-    try:
-        return stat(source.process.pid).start_time
-    except PagemergeError:
-        return 0
+def _births(pids: Sequence[int]) -> dict[int, int]:
+    """Return the start times of processes by pid; 0 if it is not known."""
+    told = zip(pids, readers.quick(stat, pids), strict=True)
+    return {pid: 0 if isinstance(it, PagemergeError) else it.start_time for pid, it in told}

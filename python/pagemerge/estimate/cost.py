@@ -186,7 +186,7 @@ def charges_of(pid: int) -> Charges:
 
 def zero_pages_of(pids: Sequence[int]) -> int:
     """Add up ``ksm_zero_pages`` of processes, aside; one that keeps us waiting adds nothing."""
-    return sum(it for it in readers.each(ksm_zero_pages, pids) if isinstance(it, int))
+    return sum(it for it in readers.quick(ksm_zero_pages, pids) if isinstance(it, int))
 
 
 def _marked(domain: Look) -> tally.UInt64s:

@@ -63,32 +63,39 @@ class CachedFile:
 
 
 def cached(pids: Iterable[int], seed: int, proc: Path = PROC) -> Iterator[CachedFile]:
-    """Yield the files of processes, each once, with digests of ``seed``."""
+    """Yield the files of processes, each once, with digests of ``seed``.
+
+    Opening a file by way of its process can block: a reader does it (``linux.aside``).
+    """
     known: set[tuple[int, int]] = set()
     left = MOST_BYTES
     for pid in pids:
-        local = _local_mounts(pid, proc)
-        for link, path in _asked(pid, proc):
-            if len(known) >= MOST_FILES or left <= 0:
-                return
-            with suppress(OSError, PagemergeError), _opened(link, local) as (file, about):
-                key = about.st_dev, about.st_ino
-                if key not in known and about.st_size:
-                    known.add(key)
-                    pages, digests = _digests(file, about.st_size, seed, left)
-                    left -= len(pages) * PAGE_SIZE
-                    yield CachedFile(path, _build_id(file), pages, digests)
+        if len(known) >= MOST_FILES or left <= 0:
+            return
+        with suppress(PagemergeError):
+            found, known = readers.call(pid, _of_process, pid, seed, known, left, proc)
+            left -= sum(len(file.pages) * PAGE_SIZE for file in found)
+            yield from found
 
 
-def _asked(pid: int, proc: Path) -> list[tuple[Path, str]]:
-    """List ``_files``; none of a process that keeps us waiting."""
-    with suppress(PagemergeError):
-        return readers.call(pid, _listed, pid, proc)
-    return []
-
-
-def _listed(pid: int, proc: Path) -> list[tuple[Path, str]]:
-    return list(_files(pid, proc))
+def _of_process(
+    pid: int, seed: int, known: set[tuple[int, int]], left: int, proc: Path
+) -> tuple[list[CachedFile], set[tuple[int, int]]]:
+    """Find the files of a process that are not ``known`` (device and inode); returns these and all
+    known ones."""
+    found: list[CachedFile] = []
+    local = _local_mounts(pid, proc)
+    for link, path in _files(pid, proc):
+        if len(known) >= MOST_FILES or left <= 0:
+            break
+        with suppress(OSError, PagemergeError), _opened(link, local) as (file, about):
+            key = about.st_dev, about.st_ino
+            if key not in known and about.st_size:
+                known.add(key)
+                pages, digests = _digests(file, about.st_size, seed, left)
+                left -= len(pages) * PAGE_SIZE
+                found.append(CachedFile(path, _build_id(file), pages, digests))
+    return found, known
 
 
 def _files(pid: int, proc: Path) -> Iterator[tuple[Path, str]]:

@@ -123,7 +123,7 @@ def _which(
     arguments: Sequence[tuple[Any, ...]],
 ) -> list[ProcessSource]:
     """Return the sources for which a function that looks at their process is true."""
-    told = readers.each(function, [it.process.pid for it in sources], arguments)
+    told = readers.quick(function, [it.process.pid for it in sources], arguments)
     return [it for it, is_so in zip(sources, told, strict=True) if is_so is True]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
 from pagemerge.linux import process as linux
-from pagemerge.linux.aside import readers
+from pagemerge.linux.aside import Unanswered, readers
 from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 
@@ -59,6 +59,8 @@ def named(words: Iterable[str], proc: Path = PROC) -> list[Process]:
 def explain(error: PagemergeError, process: Process) -> str:
     """Explain ``error`` with ``process`` to the user: the cause and, if there is one, the cure."""
     # The kernel denies access to a process that has ended and that its parent has not waited for.
+    if isinstance(error, Unanswered):
+        return str(error)
     if isinstance(error, NoSuchProcess) or _has_ended(process.pid):
         return "it has exited"
     if not isinstance(error, AccessDenied):
@@ -84,7 +86,9 @@ def _lack() -> str:
 
 def _has_ended(pid: int) -> bool:
     try:
-        return linux.stat(pid).has_ended
+        return readers.call(pid, linux.stat, pid).has_ended
+    except Unanswered:
+        return False
     except PagemergeError:
         return True
 
@@ -94,7 +98,7 @@ def _by_name(word: str, proc: Path) -> Iterator[Process]:
     word = decoded(os.fsencode(word))
     found = everyone(proc)
     pids = [process.pid for process in found]
-    programs = readers.each(_program, pids, [(pid, proc) for pid in pids])
+    programs = readers.quick(_program, pids, [(pid, proc) for pid in pids])
     for process, program in zip(found, programs, strict=True):
         if word in (process.name, program):
             yield process

@@ -176,7 +176,7 @@ def users_merged(proc: Path = PROC) -> dict[int, list[int]]:
     """
     users: dict[int, list[int]] = {}
     found = pids(proc)
-    told = readers.each(_merged_user, found, [(pid, proc) for pid in found])
+    told = readers.quick(_merged_user, found, [(pid, proc) for pid in found])
     for pid, uid in zip(found, told, strict=True):
         if isinstance(uid, int):
             users.setdefault(uid, []).append(pid)

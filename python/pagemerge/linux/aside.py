@@ -3,9 +3,11 @@
 A process can make everybody who looks at it wait for ever. It maps a file of a file system of its
 own (FUSE) over its memory, and does not answer: not even SIGKILL ends such a wait
 (``request_wait_answer`` in Linux fs/fuse/dev.c). It can also hold its own memory's lock meanwhile,
-for which most files of ``/proc/PID`` wait. A process does not end while one of its threads waits,
-so that threads do not help. Therefore a *reader*, another process, looks; one that does not answer
-in time is left behind, and the next call gets a new one.
+for which most files of ``/proc/PID`` wait, or stay inside execve(2), for which ``stat``, ``ns`` and
+``maps`` wait; only ``status``, ``statm``, ``comm`` and ``cgroup`` can be read without that. A
+process does not end while one of its threads waits, so that threads do not help. Therefore a
+*reader*, another process, looks; one that does not answer in time is left behind, and the next call
+gets a new one.
 
 A question is a function of a module and its arguments; both and the answer are pickled.
 """
@@ -19,6 +21,7 @@ import mmap
 import os
 import select
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,12 +37,25 @@ T = TypeVar("T")
 log = logging.getLogger("pagemerge.aside")
 
 PATIENCE, IMPATIENCE = 5.0, 2.0
-"""Seconds for which a reader may only wait, without taking processor time; the second while other
-readers wait for ever."""
+"""Seconds for which a reader may only wait, almost without taking processor time; the second for
+processes of a user who keeps other readers waiting."""
+WORKING = 0.05
+"""Share of a core from which on a reader counts as working."""
 
 MOST_LEFT = 8
 """Readers that the processes of one user can keep waiting; then nobody asks the next ones."""
 MOST_LEFT_IN_ALL = 64
+"""From then on users who keep a reader waiting are not asked, nor are those that another user may
+have made (``SUBORDINATE``)."""
+SUBORDINATE = 1 << 16
+"""Uids from here on are usually of user namespaces, of which one user has thousands (subuid(5))."""
+
+SLOW, BUDGET, RECOVERY = 1.0, 20.0, 1 / 30
+"""An answer is slow after so many seconds of waiting. The processes of one user may be slow for
+``BUDGET`` seconds together; that much comes back each second."""
+
+AT_ONCE = 64
+"""Quick questions that are asked together."""
 
 WHY = "it may use a file system that does not answer (FUSE), or have locked its memory for that"
 
@@ -65,7 +81,34 @@ class _Left:
 
     reader: _Reader
     pid: int
+    """0: it was one of several."""
     uid: int
+    handle: int
+    """A pidfd of the process; -1 if there is none. Another process may get its pid."""
+
+    @classmethod
+    def of(cls, asked: _Reader, pid: int) -> _Left:
+        """Note that a reader waits for process ``pid``."""
+        handle = -1
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(pid) if pid else -1
+        return cls(asked, pid, _uid(pid) if pid else -1, handle)
+
+    def is_of(self, pid: int) -> bool:
+        """Is it process ``pid`` for which the reader waits?"""
+        if self.pid != pid or not pid:
+            return False
+        if self.handle < 0:
+            return True
+        ended = select.poll()
+        ended.register(self.handle, select.POLLIN)
+        return not ended.poll(0)
+
+    def close(self) -> None:
+        """Forget it."""
+        self.reader.socket.close()
+        if self.handle >= 0:
+            os.close(self.handle)
 
 
 class Aside:
@@ -80,6 +123,8 @@ class Aside:
         self._nurse = 0
         self._reader: _Reader | None = None
         self._left: list[_Left] = []
+        self._slow: dict[int, tuple[float, float]] = {}
+        """Uid -> seconds for which its processes were slow, and when that was noted."""
 
     def start(self) -> None:
         """Fork the nursery, if that has not been done. The earlier, the less it weighs."""
@@ -121,6 +166,30 @@ class Aside:
             raise found
         return found
 
+    def quick(
+        self,
+        function: Callable[..., T],
+        pids: Sequence[int],
+        arguments: Sequence[tuple[Any, ...]] | None = None,
+    ) -> list[T | PagemergeError]:
+        """Do the same as ``each`` for calls of some microseconds: many are one question.
+
+        If one of those does not return, they are asked one by one.
+        """
+        found: dict[int, T | PagemergeError] = {}
+        given = [(pid,) for pid in pids] if arguments is None else arguments
+        free = [at for at in range(len(pids)) if not self._refusal(pids[at])]
+        for start in range(0, len(free), AT_ONCE):
+            some = free[start : start + AT_ONCE]
+            question = function, [pids[at] for at in some], [given[at] for at in some]
+            (told,) = self._ask(_several, [0], (question,))
+            if not isinstance(told, PagemergeError):
+                found.update(zip(some, told, strict=True))
+        left = [at for at in range(len(pids)) if at not in found]
+        each = self.each(function, [pids[at] for at in left], [given[at] for at in left])
+        found.update(zip(left, each, strict=True))
+        return [found[at] for at in range(len(pids))]
+
     def each(
         self,
         function: Callable[..., T],
@@ -152,22 +221,27 @@ class Aside:
         pids: Sequence[int],
         arguments: tuple[tuple[Any, ...], ...],
     ) -> Iterator[T | PagemergeError]:
-        """Ask a reader about some processes; ends early after one that does not answer."""
-        at, seconds = 0, self._seconds()
+        """Ask a reader about some processes; ends early after one that does not answer, and before
+        one that is not to be asked any more."""
+        at, seconds = 0, self.patience
         try:
             asked = self._reader = self._reader or self._new()
             reader.send(asked.socket, Question(function, arguments))
             while at < len(pids):
-                reply = _awaited(asked, seconds)
+                seconds = self._seconds(pids[at])
+                reply = self._awaited(asked, seconds, pids[at])
                 self.cpu_seconds += reply.cpu_seconds
                 at += 1
                 yield _found(reply, pids[at - 1])
+                if at < len(pids) and self._slow and self._refusal(pids[at]):
+                    return
         except TimeoutError:
             if self._reader:
-                self._left.append(_Left(self._reader, pids[at], _uid(pids[at])))
+                self._left.append(_Left.of(self._reader, pids[at]))
                 self._reader = None
             why = f"it did not let us look at it for {seconds:g} s: {WHY}"
-            log.info("process %d: %s", pids[at], why)
+            if pids[at]:
+                log.info("process %d: %s", pids[at], why)
             yield Unanswered(why, pid=pids[at])
         except (EOFError, ConnectionError, _Lost):
             yield PagemergeError("our process that looks at others has ended", pid=pids[at])
@@ -178,21 +252,56 @@ class Aside:
 
     def _refusal(self, pid: int) -> Unanswered | None:
         """Return why process ``pid`` is not looked at; None if it is."""
-        if not self._left:
+        if not self._left and not self._slow:
             return None
         self._forget()
-        uid = _uid(pid)
-        if any(it.pid == pid for it in self._left):
+        if any(it.is_of(pid) for it in self._left):
             return Unanswered(f"one of our processes still waits for it: {WHY}", pid=pid)
-        if Counter(it.uid for it in self._left)[uid] >= MOST_LEFT:
+        uid = _uid(pid)
+        if self._slowness(uid) > BUDGET:
+            return Unanswered("processes of its user answer too slowly", pid=pid)
+        kept = Counter(it.uid for it in self._left)[uid]
+        if kept >= MOST_LEFT:
             return Unanswered(f"{MOST_LEFT} of our processes wait for others of its user", pid=pid)
-        if len(self._left) >= MOST_LEFT_IN_ALL:
-            return Unanswered(f"{MOST_LEFT_IN_ALL} of our processes wait for others", pid=pid)
+        if len(self._left) >= MOST_LEFT_IN_ALL and (kept or uid >= SUBORDINATE):
+            return Unanswered(f"{len(self._left)} of our processes wait for others", pid=pid)
         return None
 
-    def _seconds(self) -> float:
+    def _seconds(self, pid: int) -> float:
+        """Return how long a reader may wait for process ``pid``."""
+        if not self._left or not pid:
+            return self.patience
         self._forget()
-        return min(self.patience, IMPATIENCE) if self._left else self.patience
+        uid = _uid(pid)
+        is_known = any(it.uid == uid for it in self._left)
+        return min(self.patience, IMPATIENCE) if is_known else self.patience
+
+    def _slowness(self, uid: int) -> float:
+        """Return for how many seconds processes of a user were slow, less what has come back."""
+        seconds, noted = self._slow.get(uid, (0.0, 0.0))
+        return seconds - (time.monotonic() - noted) * RECOVERY
+
+    def _awaited(self, asked: _Reader, seconds: float, pid: int) -> Reply:
+        """Wait for a reply about process ``pid`` for as long as the reader works.
+
+        Raises ``TimeoutError`` if it only waited for some seconds, and ``EOFError`` if it ended.
+        """
+        asked.socket.settimeout(seconds)
+        began = time.monotonic()
+        while True:
+            before = _cpu_seconds(asked.pid)
+            try:
+                reply: Reply = reader.receive(asked.socket)
+            except TimeoutError:
+                if _cpu_seconds(asked.pid) - before < WORKING * seconds:
+                    raise
+            else:
+                waited = time.monotonic() - began - reply.cpu_seconds
+                if waited > SLOW and pid:
+                    uid = _uid(pid)
+                    so_far = max(self._slowness(uid), 0.0)
+                    self._slow[uid] = so_far + waited, time.monotonic()
+                return reply
 
     def _forget(self) -> None:
         """Forget readers that have answered since; they end when their socket closes."""
@@ -201,7 +310,7 @@ class Aside:
             poll.register(it.reader.socket, select.POLLIN)
         late = dict(poll.poll(0))
         for left in [it for it in self._left if it.reader.socket.fileno() in late]:
-            left.reader.socket.close()
+            left.close()
             self._left.remove(left)
 
     def _new(self) -> _Reader:
@@ -236,9 +345,10 @@ class Aside:
     def close(self) -> None:
         """Let go of all readers; the next call starts anew."""
         atexit.unregister(self.close)
-        for one in [self._reader, *(it.reader for it in self._left)]:
-            if one:
-                one.socket.close()
+        for left in self._left:
+            left.close()
+        if self._reader:
+            self._reader.socket.close()
         if self._nursery:
             self._nursery.close()
             if self._owner == os.getpid():
@@ -246,27 +356,25 @@ class Aside:
         self._reader, self._nursery, self._nurse, self._left = None, None, 0, []
 
 
-def _awaited(asked: _Reader, seconds: float) -> Reply:
-    """Wait for the reply of a reader for as long as it works.
-
-    Raises ``TimeoutError`` if it has only waited for some seconds, and ``EOFError`` if it ended.
-    """
-    asked.socket.settimeout(seconds)
-    while True:
-        before = _ticks(asked.pid)
+def _several(
+    function: Callable[..., Any], pids: list[int], arguments: list[tuple[Any, ...]]
+) -> list[Any]:
+    """In a reader: call a function for each of some processes."""
+    found: list[Any] = []
+    for pid, given in zip(pids, arguments, strict=True):
         try:
-            reply: Reply = reader.receive(asked.socket)
-        except TimeoutError:
-            if _ticks(asked.pid) == before:
-                raise
-        else:
-            return reply
+            found.append(function(*given))
+        except PagemergeError as error:
+            found.append(error)
+        except OSError as error:
+            found.append(of_process(error, pid, error.filename or f"{PROC}/{pid}"))
+    return found
 
 
-def _ticks(pid: int) -> int:
+def _cpu_seconds(pid: int) -> float:
     with contextlib.suppress(PagemergeError):
-        return process.stat(pid).cpu_ticks
-    return 0
+        return process.stat(pid).cpu_seconds
+    return 0.0
 
 
 def _found(reply: Reply, pid: int) -> Any:
@@ -288,3 +396,6 @@ def _uid(pid: int) -> int:
 
 readers = Aside()
 """The readers of this process."""
+
+# A child that is forked without exec must not keep its parent's readers alive.
+os.register_at_fork(after_in_child=readers.close)

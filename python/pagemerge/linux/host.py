@@ -22,6 +22,7 @@ from pathlib import Path
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import process as linux
 from pagemerge.linux.accounts import CGROUPS, cgroup_limit_bytes, meminfo_bytes
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
 from pagemerge.linux.values import chosen, contents, hexadecimal, number, number_in, pairs
@@ -222,7 +223,7 @@ def _processes(proc: Path) -> Iterator[Driver]:
             with suppress(PagemergeError):
                 name = linux.name(pid, proc)
                 if "python" in name:
-                    name = linux.program(linux.arguments(pid, proc))
+                    name = linux.program(readers.call(pid, linux.arguments, pid, proc))
                 if name in DRIVERS:
                     yield Driver(name, pid)
 

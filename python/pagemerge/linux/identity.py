@@ -102,18 +102,18 @@ class Identities:
         turn, young = self._looks % TURNS, self._uptime() - YOUNG * self._ticks
         known: dict[int, tuple[_Seen, Identity]] = {}
         unread: dict[int, _Seen] = {}
-        for pid in process.pids(self._proc):
-            try:
-                seen = self._glance(pid)
-            except (OSError, PagemergeError):
-                continue  # It ended between listing and reading, or is hidden.
+        pids = process.pids(self._proc)
+        glances = readers.quick(_glance, pids, [(pid, self._proc) for pid in pids])
+        for pid, seen in zip(pids, glances, strict=True):
+            if isinstance(seen, PagemergeError):
+                continue  # It ended between listing and reading, is hidden, or keeps us waiting.
             before = self._known.get(pid)
             settled = seen is not None and seen.start_time <= young and pid % TURNS != turn
             if before and before[0] == seen and settled:
                 known[pid] = before
             elif seen is not None:
                 unread[pid] = seen
-        told = readers.each(_read, list(unread), [(pid, self._proc) for pid in unread])
+        told = readers.quick(_read, list(unread), [(pid, self._proc) for pid in unread])
         for (pid, seen), found in zip(unread.items(), told, strict=True):
             if not isinstance(found, PagemergeError):
                 known[pid] = seen, self._identity(pid, seen, *found)
@@ -127,14 +127,6 @@ class Identities:
             return float(read(f"{self._proc}/uptime").split()[0]) * self._ticks
         except (OSError, ValueError, IndexError):
             return 0.0
-
-    def _glance(self, pid: int) -> _Seen | None:
-        """Read what shows whether a process has changed; None for a process without memory."""
-        found = process.stat(pid, self._proc)
-        if found.has_ended or found.flags & process.KERNEL_THREAD:
-            return None
-        uid = os.stat(f"{self._proc}/{pid}").st_uid  # noqa: PTH116
-        return _Seen(found.start_time, found.name, found.stack, uid)
 
     def _identity(self, pid: int, seen: _Seen, words: list[str], place: str) -> Identity:
         self.read += 1
@@ -155,6 +147,15 @@ class Identities:
         if uid not in self._users:
             self._users[uid] = user_name(uid)
         return self._users[uid]
+
+
+def _glance(pid: int, proc: Path) -> _Seen | None:
+    """Read what shows whether a process has changed; None for a process without memory."""
+    found = process.stat(pid, proc)
+    if found.has_ended or found.flags & process.KERNEL_THREAD:
+        return None
+    uid = os.stat(f"{proc}/{pid}").st_uid  # noqa: PTH116
+    return _Seen(found.start_time, found.name, found.stack, uid)
 
 
 def _read(pid: int, proc: Path) -> tuple[list[str], str]:

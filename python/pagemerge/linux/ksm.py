@@ -221,10 +221,12 @@ class Ksm:
         with contextlib.suppress(OSError):
             for pid in linux.pids(self.proc):
                 with contextlib.suppress(PagemergeError):
-                    found = linux.stat(pid, self.proc)
+                    if linux.name(pid, self.proc) != "ksmd":
+                        continue
+                    found = readers.call(pid, linux.stat, pid, self.proc)
                     # Any program may name itself ksmd; only kthreadd is the parent of kernel
                     # threads.
-                    if (found.name, found.parent) == ("ksmd", kthreadd):
+                    if found.parent == kthreadd:
                         return pid
         return None
 
@@ -301,7 +303,7 @@ def is_mergeable(pid: int, proc: Path = PROC) -> bool:
 def mergeable(proc: Path = PROC) -> list[int]:
     """List the processes of this host that ``is_mergeable``, ascending by pid."""
     pids = linux.pids(proc)
-    told = readers.each(is_mergeable, pids, [(pid, proc) for pid in pids])
+    told = readers.quick(is_mergeable, pids, [(pid, proc) for pid in pids])
     return [pid for pid, is_so in zip(pids, told, strict=True) if is_so is True]
 
 

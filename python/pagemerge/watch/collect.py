@@ -111,7 +111,7 @@ class Collector:
         pids = self._mergeable.pids
         counters, stands = self._ksm.counters(), standstill(self._ksm.knobs())
         part = _part(counters.pages_shared or 0, counters.pages_sharing or 0)
-        for pid, found in zip(pids, readers.each(process_ksm, pids), strict=True):
+        for pid, found in zip(pids, readers.quick(process_ksm, pids), strict=True):
             if isinstance(found, PagemergeError):
                 continue
             merging, zero = found.merging_pages or 0, max(found.zero_pages or 0, 0)

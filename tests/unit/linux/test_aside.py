@@ -107,8 +107,51 @@ def test_a_user_keeps_only_some_waiting(readers: Aside, monkeypatch: pytest.Monk
     assert [isinstance(one, Unanswered) for one in told] == [True] * 4 + [False]
     assert "2 of our processes wait for others of its user" in str(told[3])
     monkeypatch.setattr(aside, "MOST_LEFT_IN_ALL", 2)
+    assert readers.call(4, double, 1) == 2, "another user of this host"
+    monkeypatch.setattr(aside, "_uid", lambda pid: 1 if pid % 2 else 100_000)
     with pytest.raises(Unanswered, match="wait for others"):
         readers.call(4, double, 1)
+
+
+def test_quick_questions_are_asked_together(readers: Aside) -> None:
+    pids = [1, 2, 3, 4, *range(6, 200)]
+    told = readers.quick(double, pids)
+    assert [it for it in told if isinstance(it, int)] == [2 * p for p in pids if p not in (3, 4)]
+    assert isinstance(told[2], NoSuchProcess) and isinstance(told[3], AccessDenied)
+
+
+def test_one_of_many_that_does_not_answer_is_found(readers: Aside) -> None:
+    pids = [1, 2, MINE, 4, 5]
+    told = readers.quick(time.sleep, pids, [(0,), (0,), (9,), (0,), (0,)])
+    assert [isinstance(one, Unanswered) for one in told] == [False, False, True, False, False]
+    assert readers.quick(double, [7]) == [14]
+    with pytest.raises(Unanswered, match="still waits for it"):
+        readers.call(MINE, double, 1)
+
+
+def test_a_user_whose_processes_are_slow_is_not_asked_for_a_while(
+    readers: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "SLOW", 0.1)
+    monkeypatch.setattr(aside, "BUDGET", 0.5)
+    monkeypatch.setattr(aside, "_uid", lambda pid: pid % 2)
+    told = list(readers.each(time.sleep, [1, 3, 5, 7, 2], [(0.3,)] * 4 + [(0,)]))
+    assert [isinstance(one, Unanswered) for one in told] == [False, False, True, True, False]
+    with pytest.raises(Unanswered, match="too slowly"):
+        readers.call(9, double, 1)
+    monkeypatch.setattr(aside, "RECOVERY", 100.0)
+    time.sleep(0.1)
+    assert readers.call(9, double, 1) == 2
+
+
+def test_another_process_with_that_pid_is_asked(readers: Aside) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        with pytest.raises(Unanswered):
+            readers.call(other.pid, time.sleep, 9)
+        with pytest.raises(Unanswered, match="still waits for it"):
+            readers.call(other.pid, double, 1)
+        other.kill()
+    assert readers.call(other.pid, double, 1) == 2
 
 
 def test_one_that_works_is_waited_for(readers: Aside) -> None:
