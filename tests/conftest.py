@@ -102,9 +102,21 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "cc": lacks_cc,
     "cgroup": lacks_cgroup,
 }
-FOUND_OUT = ("m32", "whole", "filecaps", "mounts", "namespaces", "zram", "chromium", "gdb", "core")
+FOUND_OUT = (
+    "m32",
+    "whole",
+    "filecaps",
+    "mounts",
+    "namespaces",
+    "zram",
+    "chromium",
+    "gdb",
+    "core",
+    "prometheus",
+    "node_exporter",
+)
 """What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
-capabilities of files, mounts and namespaces of one's own, a browser."""
+capabilities of files, mounts and namespaces of one's own, a browser, Prometheus."""
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 

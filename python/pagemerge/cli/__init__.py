@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "attach": "let the kernel (ksmd) merge the memory of processes that already run",
     "detach": "undo attach: separate what ksmd has merged in these processes",
     "status": "show what the hub has merged, for which processes, and at what cost",
+    "history": "show what merging has saved over time, and what the governor decided",
+    "metrics": "print the figures of both engines as metrics for Prometheus, or serve them",
     "daemon": "run a hub, or the governor of ksmd, in the foreground",
     "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",

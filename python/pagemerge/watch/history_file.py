@@ -55,8 +55,10 @@ LOG_PAGES = 256
 
 
 def default_path() -> Path:
-    """Return where the daemon of this user records: below /var/lib for root, and below
-    XDG_STATE_HOME (~/.local/state) for others."""
+    """Return where the daemon of this user records: PAGEMERGE_HISTORY, else below /var/lib for
+    root, and below XDG_STATE_HOME (~/.local/state) for others."""
+    if named := os.environ.get("PAGEMERGE_HISTORY"):
+        return Path(named)
     if os.geteuid() == 0:
         return Path("/var/lib/pagemerge/history.sqlite")
     state = Path(os.environ.get("XDG_STATE_HOME", ""))

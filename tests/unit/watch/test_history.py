@@ -289,6 +289,7 @@ def test_version_1_is_read() -> None:
 
 
 def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PAGEMERGE_HISTORY", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert history_file.default_path() == Path("/var/lib/pagemerge/history.sqlite")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -299,3 +300,5 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         monkeypatch.setenv("XDG_STATE_HOME", relative)
         expected = Path("/home/mira/.local/state/pagemerge/history.sqlite")
         assert history_file.default_path() == expected
+    monkeypatch.setenv("PAGEMERGE_HISTORY", "/srv/it")
+    assert history_file.default_path() == Path("/srv/it")
