@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import random
 import signal
@@ -16,7 +18,7 @@ import pytest
 
 from pagemerge.watch.history import Bounds, History
 from tests.conftest import missing
-from tests.support.commands import NOBODY
+from tests.support.commands import NOBODY, command
 from tests.unit.watch.moments import moment, row, user
 
 START = 1_800_000_000.0
@@ -195,3 +197,40 @@ except PagemergeError as error:
     print(error)
 """
     return subprocess.check_output([sys.executable, "-c", script, str(path)], text=True)
+
+
+def test_the_verb_tells_what_was_recorded(tmp_path: Path) -> None:
+    path, now = tmp_path / "history", time.time()
+    with History(path) as one:
+        for at in range(60):
+            one.add(moment(now - 60 + at, user=user(saved_bytes=at * 1_000_000)))
+        told = command("history", "--file", str(path))  # while it is written
+        assert (told.returncode, told.stderr) == (0, "")
+        assert told.stdout.startswith("Merging saves 59.0 MB now. Over 59 s it saved 29.5 MB on")
+    lines = command("history", "--since", "30s", "--csv", PAGEMERGE_HISTORY=str(path)).stdout
+    rows = list(csv.DictReader(lines.splitlines()))
+    assert 20 < len(rows) <= 30
+    assert rows[-1]["saved_bytes"] == rows[-1]["user_saved_bytes"] == "59000000"
+    assert rows[-1]["kernel_saved_bytes"] == ""
+    found = json.loads(command("history", "--json", "--file", str(path)).stdout)
+    assert found["summary"]["highest_saved_bytes"] == 59_000_000
+    assert len(found["moments"]) == 60 and found["moments"][0]["user"]["saved_bytes"] == 0
+    picture = command("history", "--chart", "--file", str(path), PYTHONIOENCODING="ascii")
+    assert picture.returncode == 0 and picture.stdout.isascii() and "##" in picture.stdout
+
+
+def test_the_verb_says_why_it_shows_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    told = command("history", PAGEMERGE_HISTORY=str(path))
+    assert told.returncode == 2 and f"there is no history at {path}" in told.stderr
+    with History(path) as one:
+        one.add(moment(time.time() - 600, user=user()))
+        told = command("history", "--file", str(path), "--since", "1m")
+    assert told.returncode == 1
+    assert "nothing was recorded in the last 1m: the last moment is of" in told.stderr
+    path.write_bytes(b"\x1b[2J" * 5000)
+    told = command("history", "--file", str(path))
+    assert told.returncode == 1 and "is damaged, or no history" in told.stderr
+    assert "\x1b" not in told.stderr
+    told = command("history", "--since", "soon", "--file", str(path))
+    assert told.returncode == 2 and "'soon' is not a time" in told.stderr

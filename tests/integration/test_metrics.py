@@ -28,6 +28,8 @@ from tests.support.hubs import Hub
 from tests.unit.watch.test_metrics import values
 
 PAGES = 1024
+# The figures of a host are read slowly while a process of it is slow to end.
+pytestmark = pytest.mark.timeout(400)
 
 
 @contextmanager

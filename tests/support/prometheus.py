@@ -25,7 +25,8 @@ PACKAGES = {
 }
 """Program -> Debian's package, and what tests call it that lack it."""
 
-PATIENCE = 60.0
+PATIENCE = 150.0
+"""Seconds that a query may have no data."""
 
 
 def program(name: str) -> str:

@@ -75,7 +75,7 @@ class Endpoint:
         self._text, self._type = text, content_type
         self._thread = ThreadPoolExecutor(1, "metrics")
         self._reading: asyncio.Future[bytes] | None = None
-        self._last: bytes | None = None
+        self._last = b""
         """What was read last."""
         self._read_at = float("-inf")
         self._open: dict[asyncio.StreamWriter, bool] = {}
@@ -85,8 +85,10 @@ class Endpoint:
     async def serving(self, address: Address) -> AsyncIterator[str]:
         """Serve at ``address`` inside the context; yields the URL, or the path of the socket.
 
-        Raises ``UsageError`` or ``PagemergeError`` if it cannot be listened there.
+        The figures are read once before, so that there is always an answer. Raises ``UsageError``
+        or ``PagemergeError`` if it cannot be listened there, and what ``text`` raises.
         """
+        self._last = await asyncio.get_running_loop().run_in_executor(self._thread, self._text)
         listening, where = _listen(address)
         server = await asyncio.start_server(self._serve, sock=listening, limit=MOST_HEAD)
         try:
@@ -137,9 +139,6 @@ class Endpoint:
             return _response("405 Method Not Allowed", b"use GET\n", "Allow: GET")
         try:
             body = await self._figures()
-        except TimeoutError:
-            told = f"the figures are not read yet, after {PATIENCE:.0f} s: ask again\n"
-            return _response("503 Service Unavailable", told.encode())
         except Exception as error:
             log.exception("cannot read the figures")
             told = f"cannot read the figures: {plain(str(error), 300)}\n"
@@ -149,21 +148,18 @@ class Endpoint:
     async def _figures(self) -> bytes:
         """Read the figures, once for all who ask at the same time.
 
-        If that takes long, because a process keeps a reader waiting, the answer is what was read
-        before, with the time of then. Raises ``TimeoutError`` if nothing was.
+        If that takes long, because a process keeps the reader waiting, the answer is what was read
+        before, with the time of then.
         """
         loop = asyncio.get_running_loop()
         is_old = loop.time() - self._read_at >= FRESH
         if self._reading is None or (self._reading.done() and is_old):
             self._reading = loop.run_in_executor(self._thread, self._text)
             self._read_at = loop.time()
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 # A client that leaves must not cancel what others wait for.
                 self._last = await asyncio.shield(self._reading)
-        except TimeoutError:
-            if self._last is None:
-                raise
         return self._last
 
 
