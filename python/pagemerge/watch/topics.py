@@ -10,6 +10,7 @@ import re
 
 TOPICS: dict[str, tuple[str, str]] = {
     "done": ("ksmd was done", r"^saved "),
+    "reserve": ("the reserve could not have been kept", r"^the reserve would lack "),
     "no_process": (
         "no process had mergeable memory",
         r"^(no process|the last process) (has|with) mergeable memory",

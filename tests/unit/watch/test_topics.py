@@ -17,6 +17,7 @@ TRACES = sorted((Path(__file__).parents[1] / "ksmd" / "traces").glob("*.jsonl.gz
 SAMPLES = {
     "no process has mergeable memory": "no_process",
     "the last process with mergeable memory has gone": "no_process",
+    "the reserve would lack 1.2 GB if all merged pages were written: no more": "reserve",
     "34 MB of new memory": "new_memory",
     "34 MB of new memory, and more comes": "new_memory",
     "34 MB of new memory meanwhile, at the pace of its budget": "progress",
