@@ -63,7 +63,7 @@ class History:
             elif args.chart:
                 found = view.show_chart(tables.console(), moments, now)
             else:
-                found = view.show(tables.console(), moments, since, now)
+                found = view.show(tables.console(), moments, now)
             if not found:
                 told = view.nothing(recorded.series(), _written(args.since))
                 raise PagemergeError(f"{path}: {told}", path=str(path))

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import signal
 import sys
-import time
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,14 +92,12 @@ def _write(exporter: Exporter, path: Path, every: float | None) -> int:
     """Write the file, once or again and again."""
     from pagemerge.watch import textfile
 
-    ended: list[int] = []
+    textfile.put(path, exporter.text())
     if every is not None:
-        signal.signal(signal.SIGTERM, lambda number, _frame: ended.append(number))
-    while not ended:
-        textfile.put(path, exporter.text())
-        if every is None:
-            break
-        time.sleep(every)
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda _ending, _frame: ended.set())
+        while not ended.wait(every):
+            textfile.put(path, exporter.text())
     return 0
 
 

@@ -26,8 +26,10 @@ class Variable:
 def variables() -> list[Variable]:
     """List the variables."""
     socket = str(reach.own_directory() / "hub.sock")
+    history = str(reach.state_directory() / "history.sqlite")
     told = {
         "PAGEMERGE_SOCKET": ("Socket of the hub.", socket),
+        "PAGEMERGE_HISTORY": ("Path of the history.", history),
         "PAGEMERGE_BARRIER": ("Barrier that keeps writers out while pages are merged.", "auto"),
         "PAGEMERGE_DOMAIN": ("Name that narrows the trust domain.", None),
         "PAGEMERGE_AUTOSTART": ("0: a client starts no hub where none runs.", "1"),

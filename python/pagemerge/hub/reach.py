@@ -28,6 +28,20 @@ def own_directory() -> Path:
     return Path("/run/pagemerge") if uid == 0 else Path(f"/tmp/pagemerge-{uid}")
 
 
+def state_directory() -> Path:
+    """Return the directory for what outlives a reboot: below /var/lib for root, in XDG_STATE_HOME
+    (~/.local/state) for others."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/pagemerge")
+    for state in (
+        Path(os.environ.get("XDG_STATE_HOME", "")),
+        Path(os.path.expanduser("~"), ".local", "state"),  # noqa: PTH111 (Path.home may raise)
+    ):
+        if state.is_absolute():
+            return state / "pagemerge"
+    return own_directory()  # a user without a home
+
+
 def barrier() -> str:
     """Return the barrier that this user wants: PAGEMERGE_BARRIER, else ``auto``."""
     return os.environ.get("PAGEMERGE_BARRIER") or "auto"

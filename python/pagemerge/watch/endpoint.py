@@ -228,5 +228,5 @@ def _clear(path: Path) -> None:
                 path.unlink()
             return
         except OSError:
-            pass  # somebody listens, and is busy
+            pass  # a program listens, and is busy
     raise UsageError(f"another program listens at {path}: name another path", path=str(path))

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pagemerge.errors import AccessDenied, PagemergeError, UsageError
+from pagemerge.hub import reach
 
 APPLICATION = 0x706D_6869
 """Marks our files in the header of SQLite (application_id)."""
@@ -55,16 +56,10 @@ LOG_PAGES = 256
 
 
 def default_path() -> Path:
-    """Return where the daemon of this user records: PAGEMERGE_HISTORY, else below /var/lib for
-    root, and below XDG_STATE_HOME (~/.local/state) for others."""
-    if named := os.environ.get("PAGEMERGE_HISTORY"):
-        return Path(named)
-    if os.geteuid() == 0:
-        return Path("/var/lib/pagemerge/history.sqlite")
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not state.is_absolute():
-        state = Path.home() / ".local" / "state"
-    return state / "pagemerge" / "history.sqlite"
+    """Return where the daemon of this user records: PAGEMERGE_HISTORY, else in
+    ``reach.state_directory``."""
+    named = os.environ.get("PAGEMERGE_HISTORY")
+    return Path(named) if named else reach.state_directory() / "history.sqlite"
 
 
 def open_to_write(path: Path) -> tuple[sqlite3.Connection, int]:

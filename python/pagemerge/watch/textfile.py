@@ -37,8 +37,8 @@ def check(path: Path) -> None:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` at once; everybody may read it, since node_exporter is another
-    user.
+    """Replace ``path`` by ``data`` at once. Every user may read it, because node_exporter runs as
+    another user.
 
     Raises ``UsageError`` as ``check``, and ``AccessDenied`` or ``PagemergeError`` if it cannot be
     written; the file is as before then.

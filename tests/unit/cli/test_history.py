@@ -47,7 +47,7 @@ def hours() -> list[Moment]:
 def drawn(width: int = 100) -> list[str]:
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        assert view.show(console, hours(), START, START + 7260)
+        assert view.show(console, hours(), START + 7260)
     return capture.get().splitlines()
 
 
@@ -84,7 +84,7 @@ def test_the_table_fits_its_screen(width: int) -> None:
 def test_an_old_moment_is_not_called_now() -> None:
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture:
-        assert view.show(console, hours(), START, START + 3 * 3600)
+        assert view.show(console, hours(), START + 3 * 3600)
     assert "at the last moment recorded, 60 min ago" in capture.get()
 
 

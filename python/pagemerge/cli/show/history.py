@@ -79,7 +79,7 @@ def _decided(summary: Summary, spread: float) -> str:
     )
 
 
-def show(console: Console, moments: Iterable[Moment], since: float, now: float) -> bool:
+def show(console: Console, moments: Iterable[Moment], now: float) -> bool:
     """Print the words and the table; false if there are no moments."""
     found = list(moments)
     summary = _summed(found)
