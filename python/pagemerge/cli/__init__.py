@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "status": "show what the hub has merged, for which processes, and at what cost",
     "history": "show what merging has saved over time, and what the governor decided",
     "metrics": "print the figures of both engines as metrics for Prometheus, or serve them",
+    "top": "show what merging saves, live: the host, both engines, each process",
     "daemon": "run a hub, or the governor of ksmd, in the foreground",
     "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",

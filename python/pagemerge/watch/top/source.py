@@ -1,0 +1,100 @@
+"""Where moments come from: this host, or a recorded file of JSON lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.watch.model import Moment
+
+Source = Callable[[], Moment]
+"""Reads the next moment; raises ``Ended`` after the last one, and ``PagemergeError`` if this one
+cannot be read and the next one perhaps can."""
+
+LONGEST = 64 << 20
+"""Most bytes of one line of a recording: two hundred thousand processes have room in it."""
+
+LATEST = 32_503_680_000.0
+"""The year 3000, in Unix time: a later time is a mistake, and Python cannot write them all."""
+
+GREATEST = 1 << 63
+"""A figure that is not less than this is no figure of a host."""
+
+
+class Ended(PagemergeError):
+    """There is no other moment."""
+
+
+class Recording:
+    """Moments from a file with one moment of JSON in each line; a fifo will do, too.
+
+    Raises ``UsageError`` if the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._number = path, 0
+        try:
+            self._file: BinaryIO = io.BufferedReader(io.FileIO(path))
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the recording {path}: {error.strerror}", path=str(path)
+            ) from None
+
+    def __call__(self) -> Moment:
+        """Read the next moment. Raises ``Ended`` after the last line, and ``PagemergeError`` for a
+        line that is not a moment; the next call goes on with the line after it."""
+        self._number += 1
+        try:
+            line = self._file.readline(LONGEST)
+        except OSError as error:
+            raise self._error(error.strerror or "cannot be read") from None
+        if not line:
+            raise Ended("the recording has ended", path=str(self._path))
+        if len(line) == LONGEST and not line.endswith(b"\n"):
+            while (rest := self._file.readline(LONGEST)) and not rest.endswith(b"\n"):
+                pass
+            raise self._error(f"it has more than {LONGEST:,} bytes")
+        try:
+            return checked(msgspec.json.decode(line, type=Moment))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise self._error(str(error)) from None
+
+    def __iter__(self) -> Iterator[Moment]:
+        """Read all moments up to the end. Raises ``PagemergeError`` for a line that is none."""
+        while True:
+            try:
+                yield self()
+            except Ended:
+                return
+
+    def _error(self, why: str) -> PagemergeError:
+        told = f"{self._path}, line {self._number} is not a moment: {why}"
+        return PagemergeError(told, path=str(self._path))
+
+
+def checked(moment: Moment) -> Moment:
+    """Return the moment if all its figures can be shown. Raises ``ValueError``."""
+    for part in (moment, moment.host, moment.user, moment.kernel, *moment.rows, *moment.decisions):
+        if part is None:
+            continue
+        for name in part.__struct_fields__:
+            value = getattr(part, name)
+            if isinstance(value, int | float) and not -GREATEST < value < GREATEST:
+                raise ValueError(f"{name} is out of range")
+    for seconds in (moment.time, *(one.time for one in moment.decisions)):
+        if not 0 <= seconds < LATEST:
+            raise ValueError("time is not a Unix time in seconds")
+    return moment
+
+
+def live() -> Source:
+    """Return a source that reads this host."""
+    from pagemerge.watch.collect import Collector
+
+    collector = Collector()
+    return lambda: checked(collector.moment())
