@@ -103,11 +103,11 @@ def measure(path: str, seconds: float = 30.0, columns: int = 80, lines: int = 24
         shown.press("q")
         status = shown.ended()
     return (
-        f"{columns}x{lines}: {spent:.2f} s of processor time in {passed:.1f} s ({spent / passed:.1%} "
-        f"of a core), {wrote:,.0f} bytes a second to the terminal; {started:.2f} s to start; "
-        f"exit status {status}"
+        f"{columns}x{lines}: {spent:.2f} s of processor time in {passed:.1f} s "
+        f"({spent / passed:.1%} of a core), {wrote:,.0f} bytes a second to the terminal; "
+        f"{started:.2f} s to start; exit status {status}"
     )
 
 
 if __name__ == "__main__":
-    print(measure(*sys.argv[1:2], *map(float, sys.argv[2:3]), *map(int, sys.argv[3:5])))
+    print(measure(sys.argv[1], *map(int, sys.argv[2:5])))

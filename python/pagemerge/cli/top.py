@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -82,7 +83,8 @@ def _read(replay: Path | None, every: float) -> Recent:
         time.sleep(every)
         recent.add(source())
         return recent
-    recent = Recent(Recording(replay))
+    with Recording(replay) as moments:
+        recent = Recent(moments)
     if recent.moment is None:
         raise PagemergeError(f"the recording {replay} is empty", path=str(replay))
     return recent
@@ -109,17 +111,13 @@ def _view(args: argparse.Namespace) -> int:
     from pagemerge.watch.top import style
     from pagemerge.watch.top.source import Recording, live
 
-    source = Recording(args.replay) if args.replay else live()
-    view = View(
-        source,
-        args.every,
-        sort=args.sort,
-        kind=args.group_by,
-        recorded=args.replay is not None,
-    )
-    name = style.theme(os.environ, Console(force_terminal=True).color_system)
-    view.theme = name if name in view.available_themes else style.THEMES["dark"]
-    view.run()
+    with contextlib.ExitStack() as opened:
+        recorded = args.replay is not None
+        source = opened.enter_context(Recording(args.replay)) if recorded else live()
+        view = View(source, args.every, sort=args.sort, kind=args.group_by, recorded=recorded)
+        name = style.theme(os.environ, Console(force_terminal=True).color_system)
+        view.theme = name if name in view.available_themes else style.THEMES["dark"]
+        view.run()
     return view.return_code or 0
 
 

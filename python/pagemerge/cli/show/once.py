@@ -37,12 +37,11 @@ def show(recent: Recent, console: Console, *, kind: str, sort: str) -> None:
         console.print(_table(lines, kind, console.width))
     else:
         tables.show(console, "No process has mergeable memory.")
-    told = [(line, reasons) for line in lines if (reasons := words.reasons(line, recent))]
-    if told:
+    if told := words.silent(lines, recent):
         console.print()
         tables.show(console, "What merges nothing, and why:", "bold")
-        for line, reasons in told:
-            _below(console, f"{_who(line)}: ", " ".join(reasons))
+        for names, reason in told:
+            _below(console, f"{names}: ", reason)
     console.print()
     tables.show(console, "The governor's last decisions:", "bold")
     for one in list(recent.decisions)[-DECISIONS:]:
@@ -73,10 +72,6 @@ def _table(lines: list[Line], kind: str, width: int) -> object:
         rows.append([*cells, line.name])
     spare = ("engine", "user", "mappings")
     return tables.fitted(rows, width, texts, figures, (*figures, *texts), spare)
-
-
-def _who(line: Line) -> str:
-    return line.name if line.pid is None else f"{line.pid} {line.name}"
 
 
 def _below(console: Console, lead: str, text: str) -> None:

@@ -15,7 +15,7 @@ from pagemerge.linux.text import decoded, plain
 from pagemerge.watch.top.lines import Line
 
 PATIENCE = 120.0
-"""Seconds until the command is given up: ksmd separates some gigabytes a second."""
+"""Seconds until the view waits for the command no longer."""
 
 MOST = 300
 """Characters of the command's answer that are shown."""
@@ -70,15 +70,24 @@ def carry_out(verb: str, pid: int, start: int | None, patience: float = PATIENCE
     if start is None or started(pid) != start:
         return Answer(False, f"There is no process {pid} any more.")
     try:
-        done = subprocess.run(
-            command(verb, pid), capture_output=True, stdin=subprocess.DEVNULL, timeout=patience
+        # In a session of its own, because whatever ends the terminal must not end the command while
+        # it holds a process.
+        child = subprocess.Popen(
+            command(verb, pid),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return Answer(False, f"{verb} {pid} was stopped: it took more than {patience:.0f} s.")
     except OSError as error:
         return Answer(False, f"{verb} {pid} could not be started: {error.strerror}")
-    said = _first((done.stderr, done.stdout) if done.returncode else (done.stdout, done.stderr))
-    return Answer(done.returncode == 0, said or f"{verb} {pid} ended with {done.returncode}.")
+    try:
+        out, errors = child.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:  # it may hold the process, so it is not killed
+        return Answer(False, f"{verb} {pid} has not ended after {patience:.0f} s; it goes on.")
+    good = child.returncode == 0
+    said = _first((out, errors) if good else (errors, out))
+    return Answer(good, said or f"{verb} {pid} ended with {child.returncode}.")
 
 
 def _first(outputs: Sequence[bytes]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import Footer, Input
 
@@ -252,8 +254,7 @@ class Top(App[None]):
         title = f"Selected: {at} of {count}"
         if self._wanted:
             title += f", with {plain(self._wanted, 30)!r}"
-        # A title is markup, unless it is told otherwise.
-        pane.border_title = title.replace("[", r"\[")
+        pane.border_title = Content(title)  # a str would be read as markup
 
     def _show_title(self) -> None:
         moment, pane = self.recent.moment, self.query_one("#title", Pane)
@@ -297,9 +298,12 @@ class Top(App[None]):
 
     def _act(self, verb: str, pid: int, start: int | None) -> None:
         self.notify(f"{verb} {pid}: at work", markup=False, timeout=3)
-        self.run_worker(
-            lambda: self._post(self.Acted(acting.carry_out(verb, pid, start))), thread=True
-        )
+
+        def work() -> None:
+            self._post(self.Acted(acting.carry_out(verb, pid, start)))
+
+        # Not a worker of textual, because quitting would wait for that.
+        threading.Thread(target=work, name=verb, daemon=True).start()
 
     def _post(self, message: Message) -> None:
         """Post a message out of another thread, unless the view has ended meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Ended(PagemergeError):
 class Recording:
     """Moments from a file with one moment of JSON in each line; a fifo will do, too.
 
-    Raises ``UsageError`` if the file cannot be opened.
+    A context, which closes the file at its end. Raises ``UsageError`` if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +44,12 @@ class Recording:
             raise UsageError(
                 f"cannot read the recording {path}: {error.strerror}", path=str(path)
             ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __call__(self) -> Moment:
         """Read the next moment. Raises ``Ended`` after the last line, and ``PagemergeError`` for a

@@ -172,7 +172,8 @@ class Table(Widget, can_focus=True):
         pieces.append(
             (set_cell_size(_cut(f"  {line.aside}", left) if left > 5 else "", left + 1), aside)
         )
-        return Strip([Segment(text, style) for text, style in pieces if text], width)
+        # On a screen that is narrower than the figures alone, they are cut.
+        return Strip(Segment(text, style) for text, style in pieces).adjust_cell_length(width)
 
     def _sort_at(self, x: int) -> str:
         """The order that the title in column ``x`` of the screen stands for; empty if none."""

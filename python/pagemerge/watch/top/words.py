@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pagemerge.figures import number, precise, size
@@ -59,7 +59,7 @@ def user_engine(recent: Recent) -> State:
         return State("running", "no clients; start a program with `pagemerge run -- COMMAND`")
     who = number(hub.clients, "client")
     cost = f"takes {size(hub.store_bytes + hub.metadata_bytes)}"
-    if (share := recent.hub_share) is not None:
+    if (share := recent.rates.user_cores) is not None:
         cost += f", {share:.1%} of a core"
     if hub.saved_bytes:
         return State("running", f"{size(hub.saved_bytes)} saved for {who}; {cost}")
@@ -83,9 +83,9 @@ def kernel_engine(recent: Recent) -> State:
     if stands is not None:
         return _standing(engine, saved, stands.reason)
     told = f"{saved}{_why_not(engine, recent)}"
-    if (share := recent.ksmd_share) is not None:
+    if (share := recent.rates.kernel_cores) is not None:
         told += f"; takes {share:.1%} of a core"
-    if copies := recent.kernel_unsharing:
+    if copies := recent.rates.kernel_separations:
         told += f"; {rate(copies)} pages/s unshare"
     return State("running", f"{told}{_pace(engine)}")
 
@@ -110,6 +110,20 @@ def reasons(line: Line, recent: Recent) -> list[str]:
         f"{count} of {len(line.rows)} processes merge nothing: {reason}."
         for reason, count in counted.most_common()
     ]
+
+
+def silent(lines: Sequence[Line], recent: Recent) -> list[tuple[str, str]]:
+    """List the reasons why lines merge nothing, each with the lines that it is true of."""
+    whose: dict[str, list[str]] = {}
+    for line in lines:
+        name = line.name if line.pid is None else f"{line.pid} {line.name}"
+        for reason in reasons(line, recent):
+            whose.setdefault(reason, []).append(name)
+    told = []
+    for reason, names in whose.items():
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        told.append((", ".join(names[:3]) + more, reason))
+    return told
 
 
 def decided(one: Decision) -> str:
