@@ -13,7 +13,7 @@ from pagemerge.watch.model import Moment
 from pagemerge.watch.top.app import Top
 from pagemerge.watch.top.table import Table
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 ONCE = 3600.0
 """A pace at which a test sees one moment only, unless it asks for more."""
 

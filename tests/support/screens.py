@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pty
-import struct
 import sys
 import termios
 import threading
@@ -15,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pagemerge.linux import process
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds until a program has to have done something."""
 
 
@@ -25,8 +23,9 @@ class Screen:
     def __init__(self, argv: Sequence[str], columns: int, lines: int, env: Mapping[str, str]):
         self.pid, self._master = pty.fork()
         if self.pid == 0:
+            # The program must not start before its terminal has a size.
+            termios.tcsetwinsize(0, (lines, columns))
             os.execvpe(argv[0], list(argv), dict(env))
-        self.resize(columns, lines)
         self.output = b""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -38,8 +37,7 @@ class Screen:
 
     def resize(self, columns: int, lines: int) -> None:
         """Change the size of the terminal, which the program is told of."""
-        size = struct.pack("HHHH", lines, columns, 0, 0)
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        termios.tcsetwinsize(self._master, (lines, columns))
 
     def press(self, keys: str) -> None:
         """Type keys."""
@@ -78,10 +76,14 @@ class Screen:
 
 @contextlib.contextmanager
 def screen(
-    *words: object, columns: int = 80, lines: int = 24, env: Mapping[str, str] | None = None
+    *words: object,
+    columns: int = 80,
+    lines: int = 24,
+    env: Mapping[str, str] | None = None,
+    python: Sequence[str] = ("-m", "pagemerge"),
 ) -> Iterator[Screen]:
     """Start ``pagemerge`` with these words in a terminal of 256 colors."""
-    argv = [sys.executable, "-m", "pagemerge", *map(str, words)]
+    argv = [sys.executable, *python, *map(str, words)]
     kept = {k: v for k, v in os.environ.items() if k not in ("COLORTERM", "NO_COLOR")}
     opened = Screen(argv, columns, lines, {**kept, "TERM": "xterm-256color", **(env or {})})
     try:
@@ -110,4 +112,4 @@ def measure(path: str, seconds: float = 30.0, columns: int = 80, lines: int = 24
 
 
 if __name__ == "__main__":
-    print(measure(sys.argv[1], *map(int, sys.argv[2:5])))
+    print(measure(sys.argv[1], 30.0, *map(int, sys.argv[2:4])))

@@ -63,7 +63,10 @@ def user_engine(recent: Recent) -> State:
         cost += f", {share:.1%} of a core"
     if hub.saved_bytes:
         return State("running", f"{size(hub.saved_bytes)} saved for {who}; {cost}")
-    return State("running", f"nothing merges for {who}: {_seen(hub.pages_unshared)}; {cost}")
+    why = _seen(hub.pages_unshared)
+    if hub.pages_shared:
+        why = f"none of the {number(hub.pages_shared, 'stable page')} has a second user"
+    return State("running", f"nothing merges for {who}: {why}; {cost}")
 
 
 def kernel_engine(recent: Recent) -> State:
@@ -181,6 +184,8 @@ def _figures(line: Line) -> str:
         size(count) for count in (line.saved_bytes, line.merged_bytes, line.memory_bytes)
     )
     told = f"{merged} of {has} merged, which saves {saved}"
+    if line.merges_nothing:
+        told = f"None of {has} merged"
     if line.unsharing is not None:
         told += f"; {rate(line.unsharing)} pages/s unshare"
     nearest = max(line.rows, key=lambda row: row.mappings / max(row.mappings_limit, 1))
