@@ -39,7 +39,7 @@ def drive(app: Top, script: Script, size: tuple[int, int] = (80, 24)) -> None:
 
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until the view has shown the answer of its source."""
-    await until(pilot, lambda: bool(table(pilot).lines) or bool(top(pilot)._trouble))
+    await until(pilot, lambda: top(pilot).answers > 0 or bool(top(pilot)._trouble))
     await pilot.pause()
 
 

@@ -86,6 +86,8 @@ class Top(App[None]):
         super().__init__()
         self.recent = Recent(past)
         self.paused = False
+        self.answers = 0
+        """How often the source has answered, with a moment or an error."""
         self._source, self._every, self._recorded = source, every, recorded
         self._sort, self._kind, self._reverse, self._wanted = sort, kind, False, ""
         self._trouble = ""
@@ -122,6 +124,7 @@ class Top(App[None]):
     def on_top_came(self, message: Came) -> None:
         """Show a moment, or why there is none."""
         news = message.news
+        self.answers += 1
         if isinstance(news, Moment):
             self.recent.add(news)
             self._complain("")
