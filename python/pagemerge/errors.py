@@ -61,6 +61,10 @@ class HubError(PagemergeError):
     """The hub cannot be reached, went away, or refused."""
 
 
+class ServiceError(PagemergeError):
+    """The service cannot be reached, went away, or refused."""
+
+
 class ProtocolError(HubError):
     """The other side of a connection sent something that breaks the protocol."""
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pagemerge.cli import as_path, as_size
 from pagemerge.cli.show import tables
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pagemerge.estimate.answer import Questions
     from pagemerge.find.images import ImageSource
+    from pagemerge.find.look import Progress
     from pagemerge.find.process import Process
     from pagemerge.find.sources import Source
     from pagemerge.find.survey import Row
@@ -80,20 +81,43 @@ class Scan:
             from pagemerge.report import page
 
             page.check(args.report)  # before the long work
-        from pagemerge.find import process
-
         images = _images(args.image)
-        missing: list[str] = []
-
-        def choose() -> list[Process]:
-            if args.all:
-                return process.everyone()
-            found, missing[:] = _named(args.target) if args.target else ([], [])
-            return found
-
+        choose, missing = _chooser(args)
         if args.sample:
             return _sample(args, choose(), images, missing)
         return _answer(args, choose, images, missing)
+
+
+def figures(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Return what ``--json`` prints about processes.
+
+    Raises what the verb raises. ``progress`` is called with the pages done and the pages to do.
+    """
+    from pagemerge.cli.show import answer as view
+    from pagemerge.estimate.answer import answer
+
+    _check(args)
+    choose, missing = _chooser(args)
+    result = answer(choose, [], _questions(args), progress)
+    _status(result.survey.rows)
+    rows = _ordered(result.survey.rows, args.sort, drop_empty=args.all)
+    return view.figures(result, rows, args.top, missing)
+
+
+def _chooser(args: argparse.Namespace) -> tuple[Callable[[], list[Process]], list[str]]:
+    """Return a function that finds the processes, and a list that it fills with a message for each
+    word that names none."""
+    from pagemerge.find import process
+
+    missing: list[str] = []
+
+    def choose() -> list[Process]:
+        if args.all:
+            return process.everyone()
+        found, missing[:] = _named(args.target) if args.target else ([], [])
+        return found
+
+    return choose, missing
 
 
 def _images(paths: Sequence[Path]) -> list[ImageSource]:

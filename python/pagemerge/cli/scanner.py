@@ -1,0 +1,80 @@
+"""Scans for the API of the service, as a process of its own; no verb.
+
+The service runs ``python -m pagemerge.cli.scanner`` with a request in JSON on standard input:
+``words``, the arguments of ``pagemerge scan``, and ``user``, whose rights the scan gets. It tells
+its progress and the result as ``service.api.child`` describes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from pagemerge.cli.scan import Scan, figures
+from pagemerge.cli.show.words import as_json
+from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.service.api.child import tell
+
+EVERY = 0.25
+"""Seconds between two lines of progress."""
+
+NEEDED = (
+    "pagemerge.cli.show.answer",
+    "pagemerge.estimate.answer",
+    "pagemerge.find.process",
+    "numpy",
+)
+"""What a scan imports later on: the user may not be allowed to read it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main() -> None:
+    """Scan as the request says."""
+    request = json.load(sys.stdin)
+    for name in NEEDED:
+        importlib.import_module(name)
+    try:
+        if user := request["user"]:
+            become(user["uid"], user["gid"], user["groups"])
+        os.nice(10)  # after the service, which may be short of time
+        found = scanned(request["words"])
+    except PagemergeError as error:
+        tell(error=type(error).__name__, message=str(error))
+    else:
+        tell(result=found)
+
+
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Give all rights away but those of a user. Needs root."""
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def scanned(words: Sequence[str]) -> object:
+    """Return what ``pagemerge scan --json`` prints, and tell the progress meanwhile."""
+    parser = _Parser(prog="scan", exit_on_error=False)
+    Scan.arguments(parser)
+    after = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal after
+        if time.monotonic() >= after:
+            tell(done=done, total=total)
+            after = time.monotonic() + EVERY
+
+    return json.loads(as_json(figures(parser.parse_args(words), progress)))
+
+
+if __name__ == "__main__":
+    main()
