@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +100,7 @@ class Api:
         self._options = json.dumps(options)
 
     def __enter__(self) -> Self:
-        self._log = Path(f"{self.path}.log").open("wb")
+        self._log = tempfile.TemporaryFile()
         argv = [sys.executable, "-m", "tests.support.api", str(self.path), self._options]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=self._log)
         assert self.process.stdout
@@ -115,13 +116,16 @@ class Api:
     ) -> None:
         self.process.terminate()
         end(self.process)
-        self._log.close()
+        if self.process.stdout:
+            self.process.stdout.close()
         if kind is not None:
             print(self.log())
+        self._log.close()
 
     def log(self) -> str:
         """What the service has said."""
-        return Path(f"{self.path}.log").read_text(errors="replace")
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def assert_sound(self) -> None:
         """The service runs, and has met no fault of its own."""

@@ -8,6 +8,7 @@ its progress and the result as ``service.api.child`` describes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ from typing import NoReturn
 from pagemerge.cli.scan import Scan, figures
 from pagemerge.cli.show.words import as_json
 from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.linux.fault import told
 from pagemerge.service.api.child import tell
 
 EVERY = 0.25
@@ -28,9 +30,12 @@ NEEDED = (
     "pagemerge.cli.show.answer",
     "pagemerge.estimate.answer",
     "pagemerge.find.process",
-    "numpy",
+    "numpy.random",
+    "shutil",
+    "lz4.block",
+    "zstandard",
 )
-"""What a scan imports later on: the user may not be allowed to read it."""
+"""What a scan imports later on, if it is installed: the user may not be allowed to read it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +47,8 @@ def main() -> None:
     """Scan as the request says."""
     request = json.load(sys.stdin)
     for name in NEEDED:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     try:
         if user := request["user"]:
             become(user["uid"], user["gid"], user["groups"])
@@ -50,6 +56,8 @@ def main() -> None:
         found = scanned(request["words"])
     except PagemergeError as error:
         tell(error=type(error).__name__, message=str(error))
+    except Exception as error:  # the service says so, because the child has no log
+        tell(error="PagemergeError", message=f"the scan has a fault: {told(error)}")
     else:
         tell(result=found)
 

@@ -5,6 +5,7 @@ Blocking, by a plain socket. Every wait has a deadline.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -95,11 +96,14 @@ class Service:
         stops early, the connection is closed: a service sends to the end.
         """
         self._send({"method": _full(method), "parameters": parameters, "more": True})
-        continues = True
+        continues = False
         try:
-            while continues:
+            while True:
+                continues = False  # after an error, the service sends no more
                 found, continues = self._reply(timeout or self._timeout)
                 yield found
+                if not continues:
+                    return
         finally:
             if continues:
                 self.close()
@@ -179,7 +183,13 @@ class Service:
         return message
 
     def _broken(self, error: OSError) -> ServiceError:
-        why = "it takes too long" if isinstance(error, TimeoutError) else error.strerror or error
+        """Close the connection: a reply that is late would count as the reply to the next call."""
+        self.close()
+        why = error.strerror or error
+        if isinstance(error, TimeoutError):
+            why = "it takes too long"
+        elif error.errno == errno.EBADF:
+            why = "the connection to it is closed already"
         return ServiceError(
             f"the service at {self.path} gives no answer: {why}", path=str(self.path)
         )
