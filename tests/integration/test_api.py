@@ -185,8 +185,10 @@ def test_a_second_service_refuses_and_the_next_one_takes_the_place(folder: Path)
     with Api(path, moment=recorded()) as api:
         assert path.parent.stat().st_mode & 0o777 == (0o711 if os.geteuid() == 0 else 0o700)
         assert path.stat().st_mode & 0o777 == (0o666 if os.geteuid() == 0 else 0o600)
-        argv = [sys.executable, "-m", "tests.support.api", str(path), "{}"]
-        second = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        argv = [sys.executable, "-m", "tests.support.api", str(path)]
+        second = subprocess.run(
+            argv, input="{}", capture_output=True, text=True, timeout=60, check=False
+        )
         assert second.returncode == 1
         assert f"a service is running at {path} already" in second.stderr
         assert api.ask("Guests")

@@ -1,8 +1,9 @@
 """A service of the API of a test alone, and callers of it: other users, and bare sockets.
 
-``python -m tests.support.api SOCKET OPTIONS`` is the service. OPTIONS in JSON: ``moment``, a
-recorded one to show (else the real figures); ``history``, the number of recorded moments to keep;
-``limits``, names of numbers in ``connection`` or ``accounts``, and other values for them.
+``python -m tests.support.api SOCKET`` is the service. It reads options in JSON from its standard
+input: ``moment``, a recorded one to show (else the real figures); ``history``, the number of
+recorded moments to keep; ``limits``, names of numbers in ``connection`` or ``accounts``, and other
+values for them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ while data.count(b"\\0") < wanted:
     if not part:
         break
     data += part
-sys.stdout.buffer.write(data)
+    sys.stdout.buffer.write(part)
+    sys.stdout.flush()
 """
 
 
@@ -98,14 +100,20 @@ class Api:
         if isinstance(moment := options.get("moment"), Moment):
             options["moment"] = msgspec.to_builtins(moment)
         self._options = json.dumps(options)
+        self._peers: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()
-        argv = [sys.executable, "-m", "tests.support.api", str(self.path), self._options]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=self._log)
-        assert self.process.stdout
-        said = self.process.stdout.readline()
-        assert said == b"ready\n", self.log()
+        argv = [sys.executable, "-m", "tests.support.api", str(self.path)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=self._log)
+        assert self.process.stdin and self.process.stdout
+        with self.process.stdin as options:
+            options.write(self._options.encode())
+        if self.process.stdout.readline() != b"ready\n":
+            log = self.log()
+            self.__exit__(None, None, None)
+            raise AssertionError(f"the service does not start:\n{log}")
         return self
 
     def __exit__(
@@ -114,6 +122,8 @@ class Api:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for peer in self._peers:
+            peer.close()
         self.process.terminate()
         end(self.process)
         if self.process.stdout:
@@ -134,8 +144,9 @@ class Api:
         assert "failed:" not in self.log(), self.log()
 
     def connect(self) -> socket.socket:
-        """A bare connection."""
+        """A bare connection, which is closed with the context at the latest."""
         peer = socket.socket(socket.AF_UNIX)
+        self._peers.append(peer)
         peer.settimeout(PATIENCE)
         peer.connect(str(self.path))
         return peer
@@ -166,11 +177,11 @@ def receive(peer: socket.socket) -> Any:
     """The next reply; None at the end."""
     data = b""
     while not data.endswith(b"\0"):
-        part = peer.recv(1)
+        part = peer.recv(1 << 18, socket.MSG_PEEK)
         if not part:
-            assert not data, data
+            assert not data, f"{len(data):,} bytes and no end: {data[:200]!r}"
             return None
-        data += part
+        data += peer.recv(part.find(0) + 1 or len(part))
     return json.loads(data[:-1])
 
 
@@ -207,4 +218,4 @@ if __name__ == "__main__":
     import logging
 
     logging.basicConfig(level=logging.DEBUG)
-    asyncio.run(main(Path(sys.argv[1]), json.loads(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), json.load(sys.stdin)))

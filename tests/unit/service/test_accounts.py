@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from collections.abc import Iterator
 
@@ -13,7 +14,11 @@ from pagemerge.service.api.accounts import Accounts
 class Open:
     """A connection."""
 
-    unread = 0
+    def __init__(self, unread: int = 0, stalled_at: float = math.inf) -> None:
+        self.unread, self.stalled_at, self.closed = unread, stalled_at, False
+
+    def close(self, _why: str) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -66,3 +71,13 @@ def test_accounts_of_users_that_are_gone_are_forgotten(small: Accounts) -> None:
     busy.turns.spend(1.0, 1)
     small.of(5001)
     assert small.of(5000) is busy
+
+
+def test_those_that_have_not_read_for_the_longest_time_make_room(small: Accounts) -> None:
+    account = small.of(1000)
+    new, old, older, reads = Open(50), Open(40, 2.0), Open(30, 1.0), Open(0)
+    account.connections |= {new, old, older, reads}
+    account.relieve(120)
+    assert not any(it.closed for it in (new, old, older, reads))
+    account.relieve(60)
+    assert [it.closed for it in (new, old, older, reads)] == [False, True, True, False]

@@ -52,7 +52,8 @@ def test_values_of_knobs_are_text() -> None:
     assert (begin["knobs"], rest["knobs"]) == ({"run": "1"}, {"advisor_mode": "none"})
 
 
-def test_callers_at_the_same_time_share_one_reading() -> None:
+def test_callers_at_the_same_time_share_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "FRESH", 600.0)
     calls = []
 
     def source() -> Moment:

@@ -27,9 +27,15 @@ MOST_DEBT = 5.0
 class Writer(Protocol):
     """The parts of a connection that an account needs."""
 
+    stalled_at: float
+    """When the peer began to leave much unread (the loop's clock); infinity if it does not."""
+
     @property
     def unread(self) -> int:
         """Bytes of replies that the peer has not read."""
+
+    def close(self, why: str) -> None:
+        """End the connection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +58,17 @@ class Account:
     def unread(self) -> int:
         """Bytes of replies that the user's processes have not read."""
         return sum(it.unread for it in self.connections)
+
+    def relieve(self, most: int) -> None:
+        """Close the connections that have not been read for the longest time, until no more than
+        ``most`` bytes are unread."""
+        by_age = sorted(self.connections, key=lambda it: it.stalled_at)
+        left = self.unread
+        for connection in by_age:
+            if left <= most:
+                return
+            left -= connection.unread
+            connection.close(f"processes of user {self.uid} leave {most:,} bytes unread")
 
 
 class Accounts:
@@ -103,10 +120,10 @@ class Accounts:
 
     @contextmanager
     def counted(self, account: Account) -> Iterator[None]:
-        """Count the loop's time in this block as spent for a user."""
-        began = time.monotonic()
+        """Count the processor time of the loop in this block as spent for a user."""
+        began = time.thread_time()
         try:
             yield
         finally:
             users = sum(1 for it in self._accounts.values() if it.connections)
-            account.turns.spend(time.monotonic() - began, users)
+            account.turns.spend(time.thread_time() - began, users)
