@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_other_users_see_their_own_rows_only(api: Api) -> None:
     ],
 )
 def test_other_users_change_nothing_and_are_told_why(
-    api: Api, method: str, parameters: dict[str, object]
+    api: Api, method: str, parameters: dict[str, Any]
 ) -> None:
     knob = Path("/sys/kernel/mm/ksm/run")
     before = knob.read_bytes() if knob.exists() else b""
@@ -85,7 +86,12 @@ def test_a_scan_has_the_rights_of_its_caller(api: Api, victim: Spawn) -> None:
         by_root = {it["pid"]: it for it in reply["parameters"]["result"]["processes"]}
         reply = api.ask_as(NOBODY, "Scan", processes=wanted)
         assert "error" not in reply, reply
-        options = {"what": True, "why": True, "compress": True, "group_by": "container"}
+        options: dict[str, Any] = {
+            "what": True,
+            "why": True,
+            "compress": True,
+            "group_by": "container",
+        }
         options |= {"fit": str(theirs.pid)}
         full = api.ask_as(NOBODY, "Scan", processes=[str(theirs.pid)], **options)
         later = api.ask_as(NOBODY, "Scan", processes=[str(theirs.pid)], watch_seconds=0.2)
