@@ -116,9 +116,9 @@ def test_our_client_says_what_is_wrong(api: Api, folder: Path) -> None:
         with pytest.raises(UsageError, match="unknown field `pid`"):
             service.call("Attach", pid=1)
         with pytest.raises(NoSuchProcess, match="no process is named"):
-            service.call("Scan", processes=["no such program"])
+            service.call("Scan", 100, processes=["no such program"])
         with pytest.raises(UsageError, match="name processes by pid or name, or give --all"):
-            service.call("Scan")
+            service.call("Scan", 100)
     with pytest.raises(ServiceError, match=r"no service runs at .*nothing: start one"):
         Service(folder / "nothing")
     with socket.socket(socket.AF_UNIX) as listener:

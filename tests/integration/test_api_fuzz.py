@@ -109,9 +109,10 @@ def test_any_bytes_harm_nobody(api: Api, sent: list[bytes], waits: bool) -> None
 @given(calls)
 def test_any_call_gets_a_reply_or_an_error_that_is_described(api: Api, call: Any) -> None:
     with api.connect() as peer:
-        peer.sendall(json.dumps(call).encode() + b"\0")
+        sent = json.dumps(call).encode() + b"\0"
         if call.get("oneway") is True:
-            peer.sendall(b'{"method":"org.varlink.service.GetInfo"}\0')
+            sent += b'{"method":"org.varlink.service.GetInfo"}\0'
+        peer.sendall(sent)
         reply = next(replies(peer, BOUND))
         assert set(reply) <= {"parameters", "error", "continues"}
         if "error" in reply:

@@ -181,6 +181,32 @@ def test_a_call_that_is_too_long_ends_its_connection(folder: Path) -> None:
         api.assert_sound()
 
 
+def test_a_long_call_is_refused_even_if_it_is_whole(folder: Path) -> None:
+    with Api(folder / "api.sock", moment=recorded()) as api:
+        peer = api.connect()
+        peer.sendall(b'{"method":"org.pagemerge.Guests"}' + b" " * (1 << 16) + b"\0")
+        assert receive(peer)["error"] == "org.pagemerge.NotACall"
+        assert is_closed(peer)
+
+
+def test_a_caller_that_has_gone_is_noticed_between_two_replies(folder: Path) -> None:
+    with Api(folder / "api.sock", moment=recorded()) as api:
+        with api.connect() as peer:
+            send(peer, "Subscribe", more=True, interval_seconds=3600)
+            receive(peer)
+            before = connections(api)
+        deadline = time.monotonic() + 20
+        while connections(api) >= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        api.assert_sound()
+
+
+def connections(api: Api) -> int:
+    """The descriptors that a service has open."""
+    return len(list(Path(f"/proc/{api.process.pid}/fd").iterdir()))
+
+
 def test_a_caller_that_asks_without_end_leaves_the_others_their_turn(folder: Path) -> None:
     with Api(folder / "api.sock", moment=crowded(200)) as api:
         flood = [api.connect() for _ in range(8)]
@@ -240,7 +266,7 @@ def test_a_dead_client_does_not_stop_the_service(folder: Path) -> None:
                 send(peer, "Status")
         answered(api)
         deadline = time.monotonic() + 30
-        while len(list(Path(f"/proc/{api.process.pid}/fd").iterdir())) > 20:
+        while connections(api) > 20:
             assert time.monotonic() < deadline, "connections of dead clients stay open"
             time.sleep(0.05)
         api.assert_sound()

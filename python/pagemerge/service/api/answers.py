@@ -85,7 +85,7 @@ class Answers:
             why = "this service has no other protocol to go on in"
             raise refusal.of_service("InvalidParameter", parameter="upgrade", message=why)
         method = METHODS[interface][name]
-        if method.needs_more and not request.more:
+        if method.needs_more and (call.oneway or not request.more):
             raise refusal.of_service("ExpectedMore")
         try:
             given = b"{}" if bytes(call.parameters) == b"null" else call.parameters

@@ -36,6 +36,7 @@ MOST_PENDING = 16
 """Calls that wait for an answer; the service reads no more of a connection that has as many."""
 HIGH_WATER = 1 << 16
 """Bytes of replies that may wait to be read while the next reply is prepared."""
+TOO_LONG = f"a call has at most {MOST_CALL:,} bytes"
 
 
 class Server(Protocol):
@@ -72,13 +73,13 @@ class Connection(asyncio.Protocol):
         try:
             self._caller: Caller = caller_of(self._socket())
         except OSError as error:
-            log.info("refused a connection: %s", told(error))
+            log.debug("refused a connection: %s", told(error))
             self._transport.abort()
             return
         account = accounts.of(self._caller.uid)
         with accounts.counted(account):
             if why := accounts.refusal(account):
-                log.info("refused process %d: %s", self._caller.pid, why)
+                log.debug("refused process %d: %s", self._caller.pid, why)
                 self._transport.write(refusal.ours("Busy", why).message)
                 self._transport.close()
                 return
@@ -116,13 +117,15 @@ class Connection(asyncio.Protocol):
         if self._scanned > MOST_CALL:
             self._buffer.clear()
             self._scanned = 0
-            self._calls.append(Malformed(f"a call has at most {MOST_CALL:,} bytes"))
+            self._calls.append(Malformed(TOO_LONG))
             self._stop_reading()
 
     def _take(self, message: bytes) -> None:
         if self._has_ended:
             return
         try:
+            if len(message) > MOST_CALL:
+                raise Malformed(TOO_LONG)
             self._calls.append(decoded(message))
         except Malformed as error:
             self._calls.append(error)
@@ -141,6 +144,7 @@ class Connection(asyncio.Protocol):
                 if isinstance(call, Malformed):
                     await self._send(refusal.ours("NotACall", str(call)).message)
                     break
+                await self._turn()
                 await self._answer(call)
                 if len(self._calls) < MOST_PENDING and not self._has_ended:
                     self._transport.resume_reading()
@@ -153,9 +157,10 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = None
             allowed = SILENCE if self._buffer else IDLE
-            self._deadline = asyncio.get_running_loop().time() + allowed
             if self._has_ended:
-                self._transport.close()
+                allowed = STALL
+                self._transport.close()  # once the replies are read
+            self._deadline = asyncio.get_running_loop().time() + allowed
 
     async def _answer(self, call: Call) -> None:
         """Answer a call, or tell why not."""
@@ -189,10 +194,9 @@ class Connection(asyncio.Protocol):
         """
         account = self._account
         assert account
-        async with account.queue:
-            await asyncio.sleep(account.turns.wait)
-            with self._server.accounts.counted(account):
-                self._transport.write(message)
+        await self._turn()
+        with self._server.accounts.counted(account):
+            self._transport.write(message)
         if self.unread > HIGH_WATER:
             account.relieve(MOST_UNREAD)
         try:
@@ -201,22 +205,31 @@ class Connection(asyncio.Protocol):
         except TimeoutError:
             raise _Stalled(f"it has not read a reply for {STALL:g} s") from None
 
+    async def _turn(self) -> None:
+        """Wait for the user's turn, behind its calls that wait already."""
+        assert self._account
+        async with self._account.queue:
+            await asyncio.sleep(self._account.turns.wait)
+
     @property
     def unread(self) -> int:
         """Bytes of replies that the caller has not read."""
         return self._transport.get_write_buffer_size()
 
     def is_late(self, now: float) -> bool:
-        """Return true if the caller has not sent a call in time. ``now``: of the loop's clock."""
+        """Return true if the caller has gone, or has not sent or read in time.
+
+        ``now``: of the loop's clock.
+        """
+        if self._has_ended and self._is_gone():
+            return True
         return self._task is None and now > self._deadline
 
     def _is_gone(self) -> bool:
         """Return true if the caller has closed the connection: not only the half that it sends by,
         as a program does that sends one call and waits for the reply."""
-        if self._transport.is_closing():
-            return True
-        if not self._has_ended:
-            return False
+        if not self._has_ended or self._socket().fileno() < 0:
+            return self._transport.is_closing()
         poll = select.poll()
         poll.register(self._socket(), 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))

@@ -51,7 +51,7 @@ class Server:
                 await asyncio.sleep(SWEEP)
                 now = loop.time()
                 for connection in [it for it in self.connections if it.is_late(now)]:
-                    connection.close("it sends no call")
+                    connection.close("it has gone, or takes too long")
         finally:
             server.close()
             for connection in list(self.connections):
