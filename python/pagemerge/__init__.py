@@ -11,6 +11,7 @@ from pagemerge.errors import (
     OutOfMemory,
     PagemergeError,
     ProtocolError,
+    ServiceError,
     Unsupported,
     UsageError,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "OutOfMemory",
     "PagemergeError",
     "ProtocolError",
+    "ServiceError",
     "Unsupported",
     "UsageError",
     "buffer",
