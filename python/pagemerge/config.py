@@ -1,7 +1,7 @@
 """Reads settings from TOML into typed values; errors name the line, the key and the cure.
 
-``[hub]`` configures the user engine, ``[kernel]`` configures the kernel engine, and each
-``[[rule]]`` selects processes for the kernel engine.
+``[service]`` configures the daemon, ``[hub]`` the user engine, ``[kernel]`` the kernel engine, and
+each ``[[rule]]`` selects processes for the kernel engine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pagemerge.hub.settings import Percent, Settings
 from pagemerge.ksmd.decide.covered import covered
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.settings import KernelSettings, RuleTable
+from pagemerge.service.settings import ServiceSettings
 from pagemerge.settings import file
 from pagemerge.settings.check import Checked, check
 from pagemerge.settings.parse import Problem
@@ -40,6 +41,7 @@ def with_cpu(settings: AnySettings, percent: float | None) -> AnySettings:
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings that a file may contain."""
 
+    service: ServiceSettings = msgspec.field(default_factory=ServiceSettings)
     hub: Settings = msgspec.field(default_factory=Settings)
     kernel: KernelSettings = msgspec.field(default_factory=KernelSettings)
     rule: tuple[RuleTable, ...] = ()

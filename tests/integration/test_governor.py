@@ -18,7 +18,8 @@ import pytest
 
 from pagemerge.demo.dialog import Child, end
 from pagemerge.ksmd.attach import attach
-from pagemerge.ksmd.governor import NOTE, Ended, Step, endings, promise
+from pagemerge.ksmd.borrowing import NOTE, Note
+from pagemerge.ksmd.governor import Ended, Step, endings, promise
 from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm, is_mergeable, locked, process_ksm
@@ -224,7 +225,7 @@ def test_the_next_one_puts_back_what_a_killed_one_found(
         daemon.until(lambda: ksm.knobs().run == 1, "have ksmd run")
         daemon.stop(signal.SIGKILL)
     assert ksm.knobs() != before
-    assert msgspec.json.decode(NOTE.read_bytes(), type=Knobs) == before
+    assert msgspec.json.decode(NOTE.read_bytes(), type=Note).before == before
     with governed(tmp_path) as daemon:
         assert daemon.stop() == 0
     assert "was killed" in daemon.log()
@@ -271,7 +272,8 @@ def test_a_look_ends_when_it_is_told_to(victim: Spawn) -> None:
 def test_a_note_that_has_been_overtaken_is_let_be(ksm: Ksm, tmp_path: Path) -> None:
     """An admin has set the pace since a governor was killed: that is how it is left."""
     NOTE.parent.mkdir(exist_ok=True)
-    NOTE.write_bytes(msgspec.json.encode(Knobs(run=0, pages_to_scan=123)))
+    written = Note(Knobs(pages_to_scan=123), {"pages_to_scan": [5000]})
+    NOTE.write_bytes(msgspec.json.encode(written))
     before = ksm.knobs()
     with governed(tmp_path) as daemon:
         assert daemon.stop() == 0

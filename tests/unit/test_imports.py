@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "watch": BASE | {"figures", "linux", "find", "hub", "ksmd", "config"},
     "service": BASE | {"figures", "linux", "find", "hub", "ksmd", "config", "watch"},
     "settings": BASE | {"linux"},
-    "config": BASE | {"hub", "ksmd", "settings"},
+    "config": BASE | {"hub", "ksmd", "service", "settings"},
     "arrays": BASE | {"linux", "hub"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
     "cli": BASE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ VERBS: dict[str, str] = {
     "metrics": "print the figures of both engines as metrics for Prometheus, or serve them",
     "top": "show what merging saves, live: the host, both engines, each process",
     "daemon": "run a hub, or the governor of ksmd, in the foreground",
+    "daemon": "run a hub, the governor of ksmd, or both, in the foreground",
     "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",
 }
@@ -130,11 +132,20 @@ def _run(words: list[str]) -> int:
     try:
         return verb.run(parser.parse_args(rest))
     except PagemergeError as error:
-        print(f"pagemerge {name}: {plain(str(error))}", file=sys.stderr)
+        print(_marked(f"pagemerge {name}: {plain(str(error))}"), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"pagemerge {name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _marked(line: str) -> str:
+    """Mark a line as an error if it goes to systemd's journal."""
+    if "JOURNAL_STREAM" not in os.environ:
+        return line
+    from pagemerge.linux.journal import is_journal, prefixed
+
+    return prefixed(line, 3) if is_journal() else line
 
 
 def _folded(text: str) -> str:

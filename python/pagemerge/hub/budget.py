@@ -23,6 +23,10 @@ class Budget:
         self._share, self._owed = share, 0.0
         self._worked, self._seen = time.process_time(), time.monotonic()
 
+    def set_shares(self, share: float, idle_share: float) -> None:
+        """Use other shares of one core from now on; what is owed and saved up stays."""
+        self._share, self._idle_share = share, idle_share
+
     @property
     def is_overdrawn(self) -> bool:
         """True if the hub has to rest for its work; then a new client waits for ``LATER``."""

@@ -69,6 +69,15 @@ class Hub:
         """True if the hub only reports its plans, and does not carry them out."""
         return self._on_plan is not None
 
+    def apply(self, settings: Settings) -> None:
+        """Use other settings from now on. No client and no merged page is let go."""
+        self.settings = self._quota.settings = settings
+        self.budget.set_shares(settings.cpu_percent / 100, settings.idle_percent / 100)
+        for merger in self._mergers.values():
+            merger.settings = settings
+            merger.members.find_room()
+            merger.members.wake.set()
+
     def status(self, uid: int) -> Generator[None, None, Status]:
         """Work out, in steps, the counters that a viewer of ``uid`` may see."""
         looks, scans = self.settings.looks, self._full_scans

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections import deque
@@ -276,14 +275,3 @@ def _answer(future: asyncio.Future[bytes], late: Late | None, body: bytes) -> No
         future.set_result(body)
     elif late is not None:
         late(body)
-
-
-def listen(path: str) -> socket.socket:
-    """Return a listening socket at ``path``; the caller holds the lock, so no other hub listens."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - a path of bytes limits, not of a tree
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    server.bind(path)
-    os.chmod(path, 0o666 if os.geteuid() == 0 else 0o600)  # noqa: PTH101
-    server.listen(128)
-    return server

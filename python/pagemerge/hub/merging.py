@@ -36,8 +36,12 @@ class Merger:
     ) -> None:
         self.members, self.quota, self.settings = members, quota, settings
         self.filler = Filler(members, quota)
-        self.most_vain = restless.most_vain(settings.longest_hold)
         self._most_mappings = most_mappings
+
+    @property
+    def most_vain(self) -> int:
+        """The most merges in vain that the records of pages count (``restless.most_vain``)."""
+        return restless.most_vain(self.settings.longest_hold)
 
     async def carry_out(self, client: Client, address: U64, slot: U32) -> int:
         """Have a client map slots; returns the number of pages merged. Pages are in order of

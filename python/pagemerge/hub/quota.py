@@ -33,7 +33,7 @@ class Quota:
     """Decides which new slots may be filled, and why others may not."""
 
     def __init__(self, domains: Mapping[Domain, Members], settings: Settings) -> None:
-        self._domains, self._settings = domains, settings
+        self._domains, self.settings = domains, settings
         self._told: set[Verdict] = set()
 
     def admit(self, members: Members, donors: U64) -> Bools:
@@ -87,7 +87,7 @@ class Quota:
         return verdict
 
     def _limits(self, members: Members) -> shares.Limits:
-        settings = self._settings
+        settings = self.settings
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Read each time: an admin may change the limit of a cgroup at any time.
         return shares.limits(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
@@ -20,14 +19,19 @@ from pagemerge.hub.admission import MOST_SILENT, Account, Admission
 from pagemerge.hub.contact import Caller, caller_of, own_namespaces
 from pagemerge.hub.decide.trust import may_join
 from pagemerge.hub.hub import Hub
-from pagemerge.hub.link import Link, listen
+from pagemerge.hub.link import Link
+from pagemerge.hub.listening import listen
 from pagemerge.hub.session import Session
 from pagemerge.linux.fault import told
+from pagemerge.linux.notify import Notifier
 
 log = logging.getLogger("pagemerge.hub")
 
 SWITCH = 0.0005
 """Seconds that a thread of a hub waits for another thread that computes."""
+
+BEAT = 10.0
+"""The most seconds between two signs of life to the program that supervises the hub."""
 
 GRACE = 3.0
 """Seconds that a hub waits for a new client before it ends, if it is started to end when idle."""
@@ -36,10 +40,27 @@ GRACE = 3.0
 class Service:
     """Listens at the socket, and hands connections and their requests to the hub."""
 
-    def __init__(self, hub: Hub, path: Path, until_idle: bool) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        path: Path,
+        until_idle: bool,
+        *,
+        server: socket.socket | None = None,
+        notifier: Notifier | None = None,
+        on_hangup: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve ``hub`` at ``path``.
+
+        ``server``: the listening socket, if another process has opened it; then it also removes
+        the path. ``on_hangup`` is called upon SIGHUP; without it, SIGHUP means that the terminal
+        was closed, and the service goes on: clients in other terminals need it."""
         self.hub = hub
         self.path = path
         self.until_idle = until_idle
+        self._server = server
+        self._notifier = notifier or Notifier()
+        self._on_hangup = on_hangup or _go_on
         self.admission = Admission()
         self.namespaces = own_namespaces()
         self.links: set[Link] = set()
@@ -48,11 +69,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone.
-
-        The service does not end when its terminal is closed (SIGHUP): clients in other terminals
-        go on.
-        """
+        """Serve until SIGTERM or SIGINT, or (``until_idle``) until the last client has gone."""
         # Each request goes to a thread and back. If peers keep the loop busy, each of these steps
         # waits for the interpreter; Python's default, 5 ms, would be most of a request's time.
         sys.setswitchinterval(SWITCH)
@@ -60,18 +77,34 @@ class Service:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "the terminal was closed: the hub goes on")
-        server = listen(str(self.path))
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        server = self._server or listen(str(self.path))
         loop.add_reader(server, self._accept, server)
         idle = asyncio.create_task(self._idle()) if self.until_idle else None
         ends = {asyncio.create_task(stop.wait())} | ({idle} if idle else set())
         log.info("listening at %s", self.path)
+        self._notifier.ready(self._summary())
+        beat = asyncio.create_task(self._beat())
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        beat.cancel()
+        self._notifier.stopping()
         loop.remove_reader(server)
-        self.path.unlink(missing_ok=True)
+        if self._server is None:
+            self.path.unlink(missing_ok=True)
         server.close()
         for link in list(self.links):
             link.close("the hub ends")
+
+    async def _beat(self) -> None:
+        """Tell the supervising program again and again that the loop turns, and for how many."""
+        while True:
+            self._notifier.alive()
+            self._notifier.status(self._summary())
+            await asyncio.sleep(min(self._notifier.beat_seconds or BEAT, BEAT))
+
+    def _summary(self) -> str:
+        clients = sum(len(members.clients) for members in self.hub.domains.values())
+        return f"serves {clients} clients at {self.path}"
 
     async def _idle(self) -> None:
         empty_since = time.monotonic()
@@ -150,36 +183,11 @@ class Service:
         task.add_done_callback(self._tasks.discard)
 
 
+def _go_on() -> None:
+    log.info("the terminal was closed: the hub goes on")
+
+
 def refuse(link: Link, why: str) -> None:
     """Tell an agent why it cannot join, and close its connection."""
     link.send(wire.Kind.REFUSED, 0, why.encode(errors="replace"))
     link.close(why)
-
-
-@contextlib.contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Hold the lock of the socket at ``path``, after making and checking the directory of ``path``.
-
-    Raises ``HubError`` if another hub holds the lock, or if other users could replace the socket.
-    """
-    parent = path.parent
-    parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    owner = parent.stat()
-    if owner.st_uid not in (0, os.geteuid()) or (
-        owner.st_mode & 0o022 and not owner.st_mode & 0o1000
-    ):
-        raise HubError(f"other users can write to {parent}: choose a directory of your own")
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        why = (
-            "`pagemerge status` shows it, and a hub that programs have started ends after the last "
-            "of them; or give the new hub another --socket"
-        )
-        raise HubError(f"a hub is running at {path} already: {why}", path=str(path)) from None
-    try:
-        yield
-    finally:
-        os.close(lock)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from pagemerge.find import eligible
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
 from pagemerge.ksmd.attach import attach, detach, listed, users_merged
+from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.ruling import Key, Opting
 from pagemerge.ksmd.selecting import select
@@ -37,7 +38,10 @@ LOOKS = 0.02
 
 
 class Marks(Protocol):
-    """Changes to processes; each method raises ``PagemergeError`` if the change is impossible."""
+    """Changes to processes; each raises ``PagemergeError`` if the change is impossible."""
+
+    def allow(self, across_users: bool) -> None:
+        """Say whether processes of several users may be mergeable at a time."""
 
     def all(self, who: Identity) -> None:
         """Make all memory of a process mergeable."""
@@ -79,6 +83,11 @@ class Enrolment:
         self._marks = marks or Kernel()
         self._selected: dict[Key, _Selected] = {}
         self._looks_after = 0.0
+
+    def follow(self, rules: Sequence[Rule], across_users: bool) -> None:
+        """Use other rules from the next refresh on."""
+        self._opting.follow(rules, across_users)
+        self._marks.allow(across_users)
 
     def refresh(self) -> list[int]:
         """Opt processes in and out as the rules say now; returns the pids that were changed."""
@@ -155,6 +164,10 @@ class Kernel:
     """``Marks`` on real processes, of one user at a time unless ``across_users``."""
 
     def __init__(self, across_users: bool = False) -> None:
+        self._across_users = across_users
+
+    def allow(self, across_users: bool) -> None:
+        """Say whether processes of several users may be mergeable at a time."""
         self._across_users = across_users
 
     def all(self, who: Identity) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -23,23 +21,24 @@ from pagemerge.errors import PagemergeError
 from pagemerge.find.process import named
 from pagemerge.find.sources import locate_marked
 from pagemerge.find.survey import survey
-from pagemerge.ksmd.decide.course import BATCH, Course
+from pagemerge.ksmd.borrowing import Loan
+from pagemerge.ksmd.decide.course import Course
 from pagemerge.ksmd.decide.govern import govern
-from pagemerge.ksmd.enrolment import Enrolment
+from pagemerge.ksmd.decide.rules import Rule
+from pagemerge.ksmd.enrolment import Enrolment, Kernel
 from pagemerge.ksmd.mergeable import Mergeable
 from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.ksmd.model import Decision, Goals, Snapshot
+from pagemerge.ksmd.ruling import Opting
 from pagemerge.ksmd.sample import Sample
 from pagemerge.linux import accounts
 from pagemerge.linux.aside import readers
 from pagemerge.linux.knobs import Knobs
-from pagemerge.linux.ksm import Ksm, is_mergeable, locked
+from pagemerge.linux.ksm import Ksm, is_mergeable
+from pagemerge.linux.notify import Notifier
 from pagemerge.model import PAGE_SIZE
 
 log = logging.getLogger("pagemerge.governor")
-
-NOTE = Path("/run/pagemerge/knobs.json")
-"""Only root can write it, because only root runs a governor."""
 
 REFRESH = 0.5
 """Seconds between two looks at which processes there are."""
@@ -57,7 +56,7 @@ class Governor:
     """Drives ksmd until it is told to stop.
 
     ``dry_run``: decide and log, and write nothing. ``trace``: a file that gets a line of JSON (a
-    ``Step``) for each decision.
+    ``Step``) for each decision. ``notifier``: told about the start and each sign of life.
     """
 
     def __init__(
@@ -67,6 +66,7 @@ class Governor:
         *,
         dry_run: bool = False,
         trace: BinaryIO | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         self.goals = goals
         self.enrolment: Enrolment | None = None
@@ -75,6 +75,12 @@ class Governor:
         self.dry_run = dry_run
         self.mergeable = Mergeable(_is_mergeable)
         self.ended = threading.Event()
+        self.hung_up = threading.Event()
+        """Set to have ``on_hangup`` called between two steps."""
+        self.on_hangup: Callable[[], None] = lambda: None
+        self.loan: Loan | None = None
+        """Told about each value before it is written."""
+        self._notifier = notifier or Notifier()
         self._trace = trace
         self._course = Course()
         self._refreshed = -REFRESH
@@ -84,12 +90,34 @@ class Governor:
         self._topics: set[str] = set()
         self._meddled = False
 
+    def follow(self, rules: Sequence[Rule], across_users: bool) -> None:
+        """Opt processes in and out by these rules from now on. Processes that stay in keep their
+        merged pages."""
+        if self.enrolment:
+            self.enrolment.follow(rules, across_users)
+        elif rules:
+            self.enrolment = Enrolment(
+                Opting(rules, across_users=across_users),
+                lambda: self.mergeable.pids,
+                marks=Kernel(across_users),
+                dry_run=self.dry_run,
+            )
+
     def run(self) -> None:
         """Govern until ``ended`` is set."""
         decision = Decision(Knobs(), "the beginning", 0.0)
         with contextlib.suppress(Ended):
             while not self.ended.wait(decision.wait_seconds):
+                if self.hung_up.is_set():
+                    self.hung_up.clear()
+                    self.on_hangup()
+                first = not self._told
                 decision = self.step(decision)
+                if first:
+                    self._notifier.ready(decision.reason)
+                self._notifier.alive()
+                self._notifier.status(decision.reason)
+        self._notifier.stopping()
 
     def step(self, last: Decision) -> Decision:
         """Take a snapshot with what the decision ``last`` wanted to know, and decide on it."""
@@ -131,7 +159,11 @@ class Governor:
         """Write knobs. The governor goes on after an error, because another program that drives
         ksmd may be in the way for a moment only."""
         try:
+            if self.loan:
+                self.loan.announce(changes)
             self.ksm.write(**changes)
+        except OSError as error:
+            log.warning("ksmd is left as it is: cannot note its knobs: %s", error)
         except PagemergeError as error:
             log.warning("ksmd is left as it is: %s", error)
         self._written = self.ksm.knobs()
@@ -154,7 +186,7 @@ class Governor:
             began = spent_seconds()
             # Before the look, because pages written during the look would otherwise count as seen.
             self._sample = Sample(pids)
-            promised = promise(pids, self.ended)
+            promised = promise(pids, self.ended, self._notifier.alive)
             sharing = sharing_pages(pids)
             looked = spent_seconds() - began
         counters = self.ksm.counters()
@@ -214,13 +246,19 @@ class Ended(Exception):
     """The governor was told to end while it looked at pages."""
 
 
-def promise(pids: Sequence[int], ended: threading.Event | None = None) -> int:
+def promise(
+    pids: Sequence[int],
+    ended: threading.Event | None = None,
+    alive: Callable[[], None] = lambda: None,
+) -> int:
     """Return the bytes that merging would still save in these processes, by looking at all pages.
 
-    Raises ``Ended`` soon after ``ended`` is set, because a look at a terabyte takes minutes.
+    Calls ``alive`` again and again, and raises ``Ended`` soon after ``ended`` is set: a look at a
+    terabyte takes minutes.
     """
 
     def progress(_done: int, _total: int) -> None:
+        alive()
         if ended and ended.is_set():
             raise Ended
 
@@ -249,41 +287,3 @@ def endings() -> set[int]:
         for number in signal.valid_signals() - unheard
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     }
-
-
-@contextlib.contextmanager
-def alone(ksm: Ksm) -> Iterator[None]:
-    """Lock ksmd, so that no other program that respects the lock drives it. The parent process may
-    hold the lock for us.
-
-    Raises ``PagemergeError`` that names the program that drives ksmd.
-    """
-    if ksm.driver() == os.getppid():
-        yield
-        return
-    with locked(ksm.root):
-        yield
-
-
-@contextlib.contextmanager
-def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[None]:
-    """Put every knob back at the end, as it was before.
-
-    ``note``: a file that remembers the values before. A governor that was killed leaves it behind,
-    and the next governor uses it, unless ksmd's pace was changed since.
-    """
-    before = ksm.knobs()
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        found = msgspec.json.decode(note.read_bytes(), type=Knobs)
-        if before.pages_to_scan == BATCH:
-            before = found
-            log.warning("the last governor was killed: the knobs get their old values at the end")
-    note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    made = note.with_suffix(f".{os.getpid()}")
-    made.write_bytes(msgspec.json.encode(before))
-    made.rename(note)
-    try:
-        yield
-    finally:
-        ksm.put_back(before)
-        note.unlink(missing_ok=True)

@@ -52,6 +52,11 @@ class Opting:
         self.holder = holder
         """The uid that kernel KSM belongs to; see ``decide.rules``."""
 
+    def follow(self, rules: Sequence[Rule], across_users: bool) -> None:
+        """Apply other rules from the next look on. Processes that are in under the old rules and
+        not under the new ones will be in ``opt_out``."""
+        self._rules, self._across_users = rules, across_users
+
     def changes(self) -> Changes:
         """Look at all processes but our own and init, and return what has changed.
 

@@ -30,6 +30,9 @@ class Noted:
         self.refuses: set[int] = set()
         self.enrolment = Enrolment(Opting(rules), marks=self, dry_run=dry_run)
 
+    def allow(self, across_users: bool) -> None:
+        self.across_users = across_users
+
     def all(self, who: Identity) -> None:
         self.marked.append(who.pid)
         if who.pid in self.refuses:
@@ -112,3 +115,17 @@ def test_of_who_is_selected_only_duplicates_are_marked_as_it_grows(victim: Spawn
     noted.enrolment.refresh()
     assert len(noted.selections) == 2, "once is enough while it does not grow"
     assert noted.marked == []
+
+
+def test_other_rules_opt_out_what_they_do_not_fit(sleeper: subprocess.Popen[bytes]) -> None:
+    """And leave alone what stays in: its merged pages are not to be touched."""
+    noted = Noted(Rule("in", command=f"*{TAG}"))
+    noted.enrolment.refresh()
+    noted.enrolment.follow([Rule("in", command="*nothing*"), Rule("in", command=f"*{TAG}")], True)
+    assert noted.across_users
+    assert noted.enrolment.refresh() == []
+    assert (noted.marked, noted.unmarked) == ([sleeper.pid], [])
+    noted.enrolment.follow([], True)
+    assert noted.enrolment.refresh() == [sleeper.pid]
+    assert noted.unmarked == [sleeper.pid]
+    assert noted.enrolment.refresh() == []

@@ -1,0 +1,152 @@
+"""One engine as a process that the daemon starts, hears, and starts again when it has died."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pagemerge.linux.text import plain
+from pagemerge.service.handover import VARIABLE, offered
+
+log = logging.getLogger("pagemerge.service")
+
+SOON = 0.5
+LONGEST = 30.0
+"""Seconds before the second start in a row of an engine that dies at once, and at most; the time
+doubles with each start."""
+
+STEADY = 2.0
+"""Seconds that an engine must have worked for its next start to count as the first again."""
+
+
+@dataclass(slots=True)
+class EngineProcess:
+    """An engine of the daemon. Times are seconds on the monotonic clock."""
+
+    name: str
+    """What the log calls it: ``the hub``."""
+    argv: Sequence[str]
+    descriptors: Mapping[str, int] = field(default_factory=dict)
+    """Descriptors that it inherits, by name."""
+    mend: Callable[[], None] = lambda: None
+    """Called when it has died, before it starts again: puts right what it has left."""
+    notify: str = ""
+    """The socket to which it tells its states."""
+    watchdog_seconds: float | None = None
+    """It is killed if it shows no sign of life for so long; None: never."""
+    process: subprocess.Popen[bytes] | None = None
+    """None while it does not run."""
+    due: float | None = 0.0
+    """When to start it; None while it runs."""
+    ready: bool = False
+    reloading: bool = False
+    """The daemon has asked it to reload, and it has not said that it has finished."""
+    hangs_up: bool = False
+    """A reload came while it was starting: ask once more when it is ready."""
+    status: str = "starts"
+    """What it does, in its own words."""
+    starts: int = 0
+    _heard: float = 0.0
+    _since: float = 0.0
+    """When it became ready."""
+    _delay: float = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Its pid; 0 while it does not run."""
+        return self.process.pid if self.process else 0
+
+    @property
+    def deadline(self) -> float | None:
+        """When it must have been heard, or must be started; None if nothing is due."""
+        if self.process is None:
+            return self.due
+        if self.watchdog_seconds is None or not self.ready:
+            return None
+        return self._heard + self.watchdog_seconds
+
+    def start(self, now: float) -> None:
+        """Start it. If that is impossible, try again later."""
+        environment = dict(os.environ)
+        for name in ("WATCHDOG_PID", "WATCHDOG_USEC"):
+            environment.pop(name, None)
+        environment["NOTIFY_SOCKET"] = self.notify
+        environment[VARIABLE] = offered(self.descriptors)
+        if self.watchdog_seconds is not None:
+            environment["WATCHDOG_USEC"] = str(round(self.watchdog_seconds * 1e6))
+        self.starts += 1
+        self.ready = self.reloading = self.hangs_up = False
+        self._heard, self.due = now, None
+        try:
+            # A process group of its own: Ctrl-C reaches the daemon, which then ends the engines.
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=tuple(self.descriptors.values()),
+                process_group=0,
+            )
+        except OSError as error:
+            self._put_off(now)
+            log.error("%s cannot be started: %s", self.name, error.strerror)
+
+    def hear(self, message: str, now: float) -> bool:
+        """Note what it tells (sd_notify(3)); true if it has just become ready, or has reloaded."""
+        self._heard = now
+        lines = message.split("\n")
+        for line in lines:
+            if line.startswith("STATUS="):
+                self.status = plain(line.removeprefix("STATUS="), 200)
+        if "READY=1" not in lines:
+            return False
+        if not self.ready:
+            self.ready, self._since = True, now
+        self.reloading = False
+        if self.hangs_up:
+            self.hangs_up = False
+            self.hang_up()
+        return True
+
+    def hang_up(self) -> None:
+        """Have it read its configuration again, now or when it has started."""
+        if self.process is None:
+            return  # it reads the configuration when it starts
+        if not self.ready:
+            self.hangs_up = True  # SIGHUP would end it before it has a handler
+            return
+        self.reloading = True
+        self.process.send_signal(signal.SIGHUP)
+
+    def ended(self, now: float) -> str | None:
+        """Reap it. If it has died, return how, in words for the log, and plan its next start."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return None
+        steady = self.ready and now - self._since >= STEADY
+        how = f"{self.name} (process {self.process.pid}) {_ending(code)}"
+        self.process = None
+        self.ready = self.reloading = False
+        self._put_off(now, steady)
+        self.status = "is down"
+        return how
+
+    def _put_off(self, now: float, steady: bool = False) -> None:
+        """Plan the next start: at once after steady work, else later and later."""
+        if steady:
+            self._delay, self.due = 0.0, now
+            return
+        self.due = now + self._delay
+        self._delay = min(max(2 * self._delay, SOON), LONGEST)
+
+
+def _ending(code: int) -> str:
+    """Say how a process has ended, from its exit status as subprocess has it."""
+    if code >= 0:
+        return f"has ended with exit status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
