@@ -115,6 +115,7 @@ FOUND_OUT = (
     "prometheus",
     "node_exporter",
     "socat",
+    "systemd",
 )
 """What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
 capabilities of files, mounts and namespaces of one's own, a browser, Prometheus."""
