@@ -48,6 +48,7 @@ class Service:
     def __enter__(self) -> Self:
         self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         address = f"{self.socket}.told"
+        Path(address).unlink(missing_ok=True)
         self._inbox.bind(address)
         env: Mapping[str, str] = {**os.environ, "NOTIFY_SOCKET": address}
         if self._watchdog is not None:

@@ -47,6 +47,8 @@ umount --recursive --lazy /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cp -r "$1"/. /etc/systemd/system/
 cp "$1"/pagemerge.toml /run/
+mkdir -p /run/systemd/journald.conf.d
+printf '[Journal]\\nReadKMsg=no\\n' >/run/systemd/journald.conf.d/test.conf
 exec env -i PATH="$PATH" container=other \
     "$2" --unit=default.target --log-target=journal --show-status=0
 """
