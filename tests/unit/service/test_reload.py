@@ -69,5 +69,5 @@ def test_engines_are_checked(path: Path) -> None:
         with pytest.raises(UsageError, match="engine"):
             config.read(path)
     path.write_text("[service]\nengine = 1\n")
-    with pytest.raises(UsageError, match="known are engines"):
+    with pytest.raises(UsageError, match="the nearest is engines"):
         config.read(path)
