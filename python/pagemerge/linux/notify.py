@@ -34,7 +34,10 @@ class Notifier:
     """A path, or an abstract name that begins with ``@``; empty: messages go nowhere."""
     watchdog_seconds: float | None = None
     """The most seconds between two messages ``alive``; None: no program waits for them."""
+    pause_seconds: float = 2.0
+    """The least time between two status lines: a line that changes all the time costs more."""
     _told: str = field(default="", init=False)
+    _told_at: float = field(default=float("-inf"), init=False)
     _beaten: float = field(default=float("-inf"), init=False)
 
     @property
@@ -66,12 +69,13 @@ class Notifier:
             self._send("WATCHDOG=1", patience=0.0)
 
     def status(self, text: str) -> None:
-        """Tell in one line what the service does, unless that is what it told last."""
-        if text != self._told:
+        """Tell in one line what the service does, unless that is what it told last, or it told
+        another line a moment ago. Call it again and again."""
+        if text != self._told and time.monotonic() - self._told_at >= self.pause_seconds:
             self._send(*self._status(text), patience=0.0)
 
     def _status(self, text: str) -> list[str]:
-        self._told = text
+        self._told, self._told_at = text, time.monotonic()
         return [f"STATUS={plain(text, MOST_TOLD)}"] if text else []
 
     def _send(self, *assignments: str, patience: float = PATIENCE) -> None:

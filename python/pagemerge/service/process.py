@@ -19,7 +19,7 @@ LONGEST = 30.0
 """Seconds before the second start in a row of an engine that dies at once, and at most; the time
 doubles with each start."""
 
-STEADY = 2.0
+STEADY = 0.5
 """Seconds that an engine must have worked for its next start to count as the first again."""
 
 

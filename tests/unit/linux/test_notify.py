@@ -39,7 +39,7 @@ def test_each_state_is_one_datagram(inbox: socket.socket) -> None:
 
 
 def test_what_was_told_is_not_told_again(inbox: socket.socket) -> None:
-    told = Notifier(inbox.getsockname(), watchdog_seconds=60.0)
+    told = Notifier(inbox.getsockname(), watchdog_seconds=60.0, pause_seconds=0.0)
     for _ in range(100):
         told.alive()
         told.status("the same")
@@ -48,8 +48,16 @@ def test_what_was_told_is_not_told_again(inbox: socket.socket) -> None:
     assert said == [b"WATCHDOG=1", b"STATUS=the same", b"STATUS=another"]
 
 
+def test_a_line_that_changes_all_the_time_is_told_seldom(inbox: socket.socket) -> None:
+    told = Notifier(inbox.getsockname(), pause_seconds=60.0)
+    for number in range(100):
+        told.status(f"status {number}")
+    told.ready("ready")
+    assert [inbox.recv(4096) for _ in range(2)] == [b"STATUS=status 0", b"READY=1\nSTATUS=ready"]
+
+
 def test_a_full_or_missing_socket_holds_nothing_up(inbox: socket.socket, tmp_path: Path) -> None:
-    told = Notifier(inbox.getsockname())
+    told = Notifier(inbox.getsockname(), pause_seconds=0.0)
     began = time.monotonic()
     for number in range(2000):  # more than the socket holds
         told.status(f"status {number}")
