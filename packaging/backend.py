@@ -1,8 +1,11 @@
-"""The build back end (PEP 517, PEP 660): maturin's, and the library for ``pagemerge run`` with it.
+"""The build back end (PEP 517, PEP 660): maturin's, and what maturin does not build.
 
 maturin builds one library, the binding. The package has a second one, which is preloaded into other
 programs and so cannot be the binding. It is built first and put into the package's folder; maturin
 takes it from there into the wheel (``include`` in pyproject.toml).
+
+Man pages and completions are generated from the parsers (``manual``), which need the binding. So
+they are added to the wheel that maturin has built. An editable install has none.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
+import archive
 import maturin
 
 # Hooks to which nothing has to be added: a front end looks for them by name.
@@ -32,7 +36,9 @@ def build_wheel(folder: str, options: Options = None, metadata: str | None = Non
     """Build a wheel into ``folder``; returns its file name."""
     _find_tools()
     _build_library()
-    return str(maturin.build_wheel(folder, options, metadata))
+    name = str(maturin.build_wheel(folder, options, metadata))
+    archive.add_manual(Path(folder) / name)
+    return name
 
 
 def build_editable(folder: str, options: Options = None, metadata: str | None = None) -> str:

@@ -90,15 +90,28 @@ def overview() -> argparse.ArgumentParser:
 
     width = max(map(len, VERBS))
     lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
-    parser = Parser(
+    made = Parser(
         prog="pagemerge",
         description="Find identical memory pages across processes, keep one copy of each.",
         epilog=f"verbs:\n{lines}\n\nRun `pagemerge VERB --help` for the help of a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pagemerge {__version__}")
-    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of the verbs below")
-    return parser
+    made.add_argument("--version", action="version", version=f"pagemerge {__version__}")
+    made.add_argument("verb", choices=VERBS, metavar="VERB", help="one of the verbs below")
+    return made
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """Make the parser of the verb ``name`` (a key of ``VERBS``); man pages are made from it, too.
+    """
+    verb = load(name)
+    made = Parser(
+        prog=f"pagemerge {name}",
+        description=_folded(verb.__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.arguments(made)
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,15 +135,8 @@ def _run(words: list[str]) -> int:
         overview().parse_args(words)  # prints help, version or the error, and exits
         return 2
     name, rest = words[0], words[1:]
-    verb = load(name)
-    parser = Parser(
-        prog=f"pagemerge {name}",
-        description=_folded(verb.__doc__ or ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.arguments(parser)
     try:
-        return verb.run(parser.parse_args(rest))
+        return load(name).run(parser(name).parse_args(rest))
     except PagemergeError as error:
         print(_marked(f"pagemerge {name}: {plain(str(error))}"), file=sys.stderr)
         return error.exit_status
