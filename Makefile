@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint types rust python soak race fuzz fuzz-images differential \
-	selftests bench package wheel clean
+	selftests bench package packages wheel deb manual clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -20,7 +20,7 @@ export PIP_QUIET := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-SOURCES := pyproject.toml Cargo.toml Cargo.lock packaging/backend.py \
+SOURCES := pyproject.toml Cargo.toml Cargo.lock packaging/backend.py packaging/archive.py \
 	$(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.c')
 
 help: ## this list
@@ -87,6 +87,16 @@ package: build $(VENV)/.test ## pack the sources, install them by pip in a new e
 
 wheel: $(VENV)/.run ## a wheel for every Linux with glibc 2.28 or newer, in dist (gets the Zig compiler)
 	@packaging/portable $(BIN)/python dist
+
+deb: wheel ## a Debian package in dist, for the Debian whose Python it names: ARGS="--python 3.13"
+	@$(BIN)/python packaging/deb "$$(ls -t dist/pagemerge-*.whl | head -n 1)" dist $(ARGS)
+
+manual: build ## man pages and completions, in dist/share
+	@PYTHONPATH=packaging $(BIN)/python -m manual dist
+
+packages: build $(VENV)/.test ## build each package, install it in a clean place, and try that
+	PAGEMERGE_PACKAGE=1 $(BIN)/python -m pytest tests/integration/test_package.py \
+		tests/integration/test_wheel.py tests/integration/test_debian.py $(ARGS)
 
 clean: ## remove everything that was built here, .venv too
 	rm -rf .venv target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from manual import settings, shells, verbs
-
 from pagemerge import cli
 
 

@@ -1,5 +1,4 @@
-"""The man page pagemerge.toml(5), from the classes of the settings and the texts below their keys.
-"""
+"""The man page pagemerge.toml(5), from the classes of the settings and their docstrings."""
 
 from __future__ import annotations
 
@@ -9,9 +8,9 @@ import textwrap
 from collections.abc import Iterator
 
 import msgspec
-from manual import roff
 from msgspec import inspect as types
 
+from manual import roff
 from pagemerge.config import Configuration
 
 NAME = "pagemerge.toml"

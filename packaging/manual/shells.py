@@ -7,11 +7,13 @@ is told here.
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import shtab
-from manual.verbs import subcommands
 
+from manual.verbs import subcommands
 from pagemerge import cli
 
 PATHS = {
@@ -22,30 +24,57 @@ PATHS = {
 """Shell -> where it looks for the completion of a program, below ``share``."""
 
 BASH = """
+# Processes choose their names, and bash inserts them unquoted: only harmless ones are offered.
 _pagemerge_processes() {
-    compgen -W "$(ps -e -o pid= -o comm= 2>/dev/null)" -- "$1"
+    local pid name word
+    while read -r pid name; do
+        for word in "$pid" "$name"; do
+            if [[ $word == "$1"* && $word =~ ^[[:alnum:]][[:alnum:]_.:+@-]*$ ]]; then
+                printf '%s\\n' "$word"
+            fi
+        done
+    done < <(ps -e -o pid= -o comm= 2>/dev/null)
 }
 _pagemerge_programs() {
     compgen -c -- "$1"
 }
 """
+ZSH = """
+_pagemerge_processes() {
+    local -aU found
+    local line
+    for line in ${(f)"$(ps -e -o pid= -o comm= 2>/dev/null)"}; do
+        line=${line## #}
+        found+=(${line%% *} ${line#* })
+    done
+    compadd -a found
+}
+"""
 PROCESSES = {
     "bash": "_pagemerge_processes",
-    "zsh": "_pids",
+    "zsh": "_pagemerge_processes",
     "fish": "(__fish_complete_pids)",
-    "preamble": {"bash": BASH},
-}
-PROGRAMS = {
-    "bash": "_pagemerge_programs",
-    "zsh": "_command_names -e",
-    "fish": "(__fish_complete_command)",
-    "preamble": {"bash": BASH},
+    "preamble": {"bash": BASH, "zsh": ZSH},
 }
 
 
 def completions() -> dict[str, str]:
     """Return the completion for each shell: path below ``share`` -> text."""
-    return {path: shtab.complete(whole(), shell) for shell, path in PATHS.items()}
+    made = {shell: shtab.complete(whole(), shell) for shell in PATHS}
+    made["zsh"] = mended(made["zsh"])
+    return {PATHS[shell]: text for shell, text in made.items()}
+
+
+def mended(zsh: str) -> str:
+    """Mend two things that shtab 1.13 writes for zsh's ``_arguments`` (zshcompsys(1)).
+
+    It does not tell zsh that ``--`` ends the options (``-S``), and it has only the first of several
+    arguments completed: ``(*):`` instead of ``*:``. A command line after ``--`` is one of its own,
+    which ``*::`` says.
+    """
+    zsh = zsh.replace("_arguments -C -s ", "_arguments -C -s -S ")
+    zsh = re.sub(r'^(\s+")\(\*\)::?', r"\1*:", zsh, flags=re.MULTILINE)
+    return re.sub(r'^(\s+"\*:)(?=[^:]*:_normal")', r"\1:", zsh, flags=re.MULTILINE)
 
 
 def whole() -> argparse.ArgumentParser:
@@ -65,19 +94,38 @@ def whole() -> argparse.ArgumentParser:
 
 def tell(parser: argparse.ArgumentParser) -> None:
     """Tell shtab what the values of a parser's arguments are, and those of its subcommands."""
-    for action in parser._actions:
-        if kind := completer(action):
+    takers = [it for it in parser._actions if it.nargs != 0]
+    options = [name for it in takers for name in it.option_strings]
+    for action in takers:
+        if kind := completer(action, options):
             action.complete = kind  # type: ignore[attr-defined]
     for sub in subcommands(parser).values():
         tell(sub)
 
 
-def completer(action: argparse.Action) -> object:
-    """Return what completes an argument's value, for shtab; None if nothing is known."""
-    if action.choices or action.nargs == 0:
+def completer(action: argparse.Action, options: Sequence[str]) -> object:
+    """Return what completes an argument's value, for shtab; None if nothing is known.
+
+    ``options`` are those of the same parser that take a value.
+    """
+    if action.choices:
         return None
     if action.type in (Path, cli.as_path) or action.metavar == "FILE":
         return shtab.FILE
     if action.metavar in ("PID", "PID|NAME", "PROCESS"):
         return PROCESSES
-    return PROGRAMS if action.metavar == "CMD" else None
+    return programs(options) if action.metavar == "CMD" else None
+
+
+def programs(options: Sequence[str]) -> dict[str, object]:
+    """Return what completes the command line of another program, after verb and ``options``.
+
+    bash completes files by itself where a function finds nothing (``-o bashdefault``).
+    """
+    command = f"__fish_complete_subcommand --fcs-skip=2 {' '.join(options)}"
+    return {
+        "bash": "_pagemerge_programs",
+        "zsh": "_normal",
+        "fish": f"({command.strip()})",
+        "preamble": {"bash": BASH},
+    }

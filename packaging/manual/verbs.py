@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from manual import roff
 from manual.settings import NAME as SETTINGS
-
 from pagemerge import cli
 
 EXIT_STATUS = "Exit status: "

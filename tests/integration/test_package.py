@@ -42,7 +42,8 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sources_are_whole(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"pyproject.toml", "Cargo.lock", "LICENSE", "README.md", "packaging/backend.py"}
+    wanted = {"pyproject.toml", "Cargo.lock", "LICENSE", "README.md"}
+    wanted |= {str(it.relative_to(ROOT)) for it in (ROOT / "packaging").rglob("*.py")}
     wanted |= {f"{PYTHON}/{name}" for name in templates(PACKAGE)}
     for folder, ending in (("python", "py*"), ("crates/*/src", "rs"), ("crates/*", "toml")):
         found = ROOT.glob(f"{folder}/**/*.{ending}")
@@ -84,6 +85,7 @@ def test_pip_installs_it_from_the_sources(sdist: Path, tmp_path: Path) -> None:
     assert (installed / "py.typed").exists()
     assert templates(installed) == templates(PACKAGE)
     assert not sections(installed / LIBRARY) & {".symtab", ".debug_line"}
+    assert (environment / "share" / "man" / "man1" / "pagemerge.1").exists()
     program = environment / "bin" / "pagemerge"
     for words in (["--version"], ["doctor"], ["run", "--barrier", "park", "--", "true"]):
         subprocess.run([str(program), *words], cwd=tmp_path, check=True, timeout=60)
