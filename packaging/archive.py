@@ -32,7 +32,9 @@ def add_manual(wheel: Path) -> None:
         unpacked, made = Path(name) / "wheel", Path(name) / "made"
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)
-        path = os.pathsep.join([str(unpacked), str(HERE)])
+        # pip has the packages of an isolated build in PYTHONPATH.
+        before = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(unpacked), str(HERE), *([before] if before else [])])
         argv = [sys.executable, "-m", "manual", str(made)]
         # The caller's width of the terminal must not show in the pages.
         env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "80"}

@@ -10,7 +10,7 @@ import pytest
 
 from pagemerge import __version__, cli
 from tests.conftest import missing
-from tests.support.packages import SHARED, Debian, build_deb, build_wheel, run, slow
+from tests.support.packages import ROOT, SHARED, Debian, build_deb, build_wheel, run, slow
 
 pytestmark = [slow, pytest.mark.timeout(3600)]
 RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
@@ -67,6 +67,10 @@ def test_it_is_installed_runs_and_is_removed(release: str, deb: Path, tmp_path: 
     for name in (*SHARED, "zsh/vendor-completions/_pagemerge"):
         path = root / "usr" / "share" / name
         assert path.exists() or path.with_name(f"{path.name}.gz").exists(), name
+
+    for unit in (ROOT / "deploy" / "systemd").glob("pagemerge.*"):
+        state = debian.run("sh", "-c", f"systemctl is-enabled {unit.name} || true")
+        assert state == "disabled\n", unit.name  # the administrator switches it on
 
     # Its libraries are its own: other programs do not see them.
     debian.run("python3", "-c", "import importlib.util as u; assert not u.find_spec('numpy')")

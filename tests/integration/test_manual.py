@@ -1,4 +1,4 @@
-"""Man pages, generated from the parsers and the settings, as two programs that read them see them."""
+"""Man pages, generated from the parsers and the settings, as man and mandoc read them."""
 
 from __future__ import annotations
 

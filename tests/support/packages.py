@@ -52,10 +52,10 @@ def build_deb(wheel: Path, folder: Path, python: str) -> Path:
 def interpreters(version: str) -> Iterator[Path]:
     """Yield interpreters of this minor version: on PATH, and those that pyenv has."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    named = [shutil.which(f"python{version}"), *pyenv.glob(f"{version}.*/bin/python3")]
-    for path in filter(None, named):
+    named = [f"python{version}", *map(str, pyenv.glob(f"{version}.*/bin/python3"))]
+    for path in filter(None, map(shutil.which, named)):
         # pyenv has a name on PATH for each version, also where that does not run.
-        argv = [str(path), "-c", "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"]
+        argv = [path, "-c", "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         if done.stdout.strip() == version:
             yield Path(path)
