@@ -41,6 +41,11 @@ def italic(text: str) -> str:
     return rf"\fI{escape(text)}\fR"
 
 
+def reference(name: str, number: int) -> str:
+    """Return the name of another page, as pages quote it."""
+    return rf"{bold(name)}({number})"
+
+
 def paragraphs(text: str) -> list[str]:
     """Split a docstring into paragraphs, each one line of text."""
     return [" ".join(part.split()) for part in cleandoc(text).split("\n\n") if part.strip()]

@@ -23,17 +23,19 @@ PATHS = {
 }
 """Shell -> where it looks for the completion of a program, below ``share``."""
 
+# Not by ps(1): it also reads what a process can hold up, such as its command line.
 BASH = """
 # Processes choose their names, and bash inserts them unquoted: only harmless ones are offered.
 _pagemerge_processes() {
-    local pid name word
-    while read -r pid name; do
-        for word in "$pid" "$name"; do
+    local folder name word
+    for folder in /proc/[0-9]*; do
+        { IFS= read -r name <"$folder/comm"; } 2>/dev/null || continue
+        for word in "${folder#/proc/}" "$name"; do
             if [[ $word == "$1"* && $word =~ ^[[:alnum:]][[:alnum:]_.:+@-]*$ ]]; then
                 printf '%s\\n' "$word"
             fi
         done
-    done < <(ps -e -o pid= -o comm= 2>/dev/null)
+    done
 }
 _pagemerge_programs() {
     compgen -c -- "$1"
@@ -42,19 +44,25 @@ _pagemerge_programs() {
 ZSH = """
 _pagemerge_processes() {
     local -aU found
-    local line
-    for line in ${(f)"$(ps -e -o pid= -o comm= 2>/dev/null)"}; do
-        line=${line## #}
-        found+=(${line%% *} ${line#* })
+    local folder name
+    for folder in /proc/<->(N/); do
+        { IFS= read -r name <$folder/comm } 2>/dev/null || continue
+        found+=($folder:t $name)
     done
     compadd -a found
 }
 """
+FISH = r"""
+function _pagemerge_processes
+    command grep --no-messages --with-filename '' /proc/*/comm |
+        string replace --filter --regex '^/proc/(\d+)/comm:(.*)$' '$1\t$2\n$2\t$1'
+end
+"""
 PROCESSES = {
     "bash": "_pagemerge_processes",
     "zsh": "_pagemerge_processes",
-    "fish": "(__fish_complete_pids)",
-    "preamble": {"bash": BASH, "zsh": ZSH},
+    "fish": "(_pagemerge_processes)",
+    "preamble": {"bash": BASH, "zsh": ZSH, "fish": FISH},
 }
 
 

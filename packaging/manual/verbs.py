@@ -18,7 +18,7 @@ def main() -> str:
     """Return pagemerge(1)."""
     parser = cli.overview()
     verbs = [
-        roff.item(reference(f"pagemerge-{verb}", 1), _sentence(text))
+        roff.item(roff.reference(f"pagemerge-{verb}", 1), _sentence(text))
         for verb, text in cli.VERBS.items()
     ]
     sections = {
@@ -26,7 +26,7 @@ def main() -> str:
         "DESCRIPTION": [roff.prose(parser.description or "")],
         "VERBS": verbs,
         "OPTIONS": [option(it) for it in parser._actions if it.option_strings],
-        "SEE ALSO": [reference(SETTINGS, 5)],
+        "SEE ALSO": [roff.reference(SETTINGS, 5)],
     }
     return roff.page("pagemerge", 1, _summary(parser.description or ""), sections)
 
@@ -43,14 +43,9 @@ def page(verb: str) -> str:
         "COMMANDS": list(_commands(parser)),
         "OPTIONS": list(_options(parser)),
         "EXIT STATUS": [roff.prose(_sentence(it)) for it in status],
-        "SEE ALSO": [f"{reference('pagemerge', 1)}, {reference(SETTINGS, 5)}"],
+        "SEE ALSO": [f"{roff.reference('pagemerge', 1)}, {roff.reference(SETTINGS, 5)}"],
     }
     return roff.page(f"pagemerge-{verb}", 1, cli.VERBS[verb], sections)
-
-
-def reference(name: str, number: int) -> str:
-    """Return the name of another page, as pages quote it."""
-    return rf"{roff.bold(name)}({number})"
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -128,13 +123,9 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield synopsis(sub)
         for text in roff.paragraphs(sub.description or helps.get(name, "")):
             yield roff.prose(_sentence(text))
-        yield from (option(it) for it in [*arguments(sub), *sub._actions] if _is_own(it, sub))
+        options = [it for it in sub._actions if it.option_strings and it.dest != "help"]
+        yield from map(option, [*arguments(sub), *options])
         yield from _commands(sub)
-
-
-def _is_own(action: argparse.Action, parser: argparse.ArgumentParser) -> bool:
-    """Tell if a subcommand's argument is to be listed: all but --help."""
-    return action.dest != "help" and (bool(action.option_strings) or action in arguments(parser))
 
 
 def _sentence(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,15 @@ ASKED = {
     "scan --group-by ": {"process", "guest", "container", "unit", "user", "domain"},
     "scan --all --sort ": {"gain", "name", "pid"},
     "daemon --engine k": {"kernel"},
+    "config sh": {"show"},
+    "config check FOLDER/set": {"FOLDER/settings.toml"},
     "daemon --config FOLDER/set": {"FOLDER/settings.toml"},
     "scan --image FOLDER/set": {"FOLDER/settings.toml"},
     "scan --image FOLDER/settings.toml --image FOLDER/set": {"FOLDER/settings.toml"},
     "run -- pagemerge-test-pr": {"pagemerge-test-program"},
     f"attach {PID}": {PID},
     f"attach 1 {PID}": {PID},
+    "detach pagemerge-vict": {"pagemerge-victi"},  # the kernel keeps 15 bytes of a name
 }
 """Line after ``pagemerge`` -> all that it can be completed to. FOLDER has ``settings.toml``."""
 OF_ANOTHER_PROGRAM = {"run --engine user -- cat FOLDER/set": {"FOLDER/settings.toml"}}
@@ -58,6 +61,18 @@ writes each match that a completion adds (zshcompwid(1), compadd) to a file."""
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder ``share`` with all generated files."""
     return share(tmp_path_factory.mktemp("manual"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The pid of a process with a name of its own."""
+    program = tmp_path_factory.mktemp("named") / "pagemerge-victim"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([program, "600"]) as running:
+        try:
+            yield running.pid
+        finally:
+            running.kill()
 
 
 @pytest.fixture

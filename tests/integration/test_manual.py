@@ -12,6 +12,7 @@ import pytest
 
 from pagemerge import __version__, cli
 from pagemerge.config import Configuration
+from pagemerge.settings import schema
 from tests.conftest import missing
 from tests.support.manual import share
 
@@ -79,11 +80,10 @@ def test_a_page_has_each_key_with_its_text(man: Path) -> None:
     text = " ".join(shown(path(man, "pagemerge.toml.5")).stdout.split())
     for field in msgspec.structs.fields(Configuration):
         assert f"[{field.name}]" in text
-    assert (
-        "cpu_percent Share of one core that the hub may use over time. The hub serves requests of "
-        "clients at once, and then merges less in the background. "
-        "Number, above 0, at most 100. Default: 50." in text
-    )
+    for table in schema.tables(Configuration):
+        assert f"{table.header} {table.about.replace('`', '')} {table.keys[0].name}" in text
+        assert all(f"{it.name} {it.about.replace('`', '')}" in text for it in table.keys)
+    assert "Number, above 0, up to 100, percent of one core. Default: 50." in text
 
 
 def test_man_finds_the_pages_by_name(man: Path) -> None:
