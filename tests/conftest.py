@@ -103,28 +103,13 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "cgroup": lacks_cgroup,
 }
 FOUND_OUT = (
-    "m32",
-    "whole",
-    "filecaps",
-    "mounts",
-    "namespaces",
-    "zram",
-    "chromium",
-    "gdb",
-    "core",
-    "prometheus",
-    "node_exporter",
-    "socat",
-    "systemd",
-)
-"""What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
-capabilities of files, mounts and namespaces of one's own, a browser, Prometheus."""
     *("m32", "whole", "filecaps", "mounts", "namespaces", "zram", "chromium", "gdb", "core"),
+    *("prometheus", "node_exporter", "socat", "systemd"),
     *("bash", "zsh", "fish", "man", "mandoc", "debian", "pythons"),
 )
 """What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
-capabilities of files, mounts and namespaces of one's own, a browser, shells, readers of man pages,
-Debian's tools and archive to build and install a package, other versions of Python."""
+capabilities of files, mounts and namespaces of one's own, a browser, Prometheus, systemd, shells,
+readers of man pages, Debian's tools and archive, other versions of Python."""
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 

@@ -27,7 +27,6 @@ VERBS: dict[str, str] = {
     "history": "show what merging has saved over time, and what the governor decided",
     "metrics": "print the figures of both engines as metrics for Prometheus, or serve them",
     "top": "show what merging saves, live: the host, both engines, each process",
-    "daemon": "run a hub, or the governor of ksmd, in the foreground",
     "daemon": "run a hub, the governor of ksmd, or both, in the foreground",
     "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",
@@ -102,8 +101,7 @@ def overview() -> argparse.ArgumentParser:
 
 
 def parser(name: str) -> argparse.ArgumentParser:
-    """Make the parser of the verb ``name`` (a key of ``VERBS``); man pages are made from it, too.
-    """
+    """Make the parser of the verb ``name`` (a key of ``VERBS``); man pages are made from it."""
     verb = load(name)
     made = Parser(
         prog=f"pagemerge {name}",
