@@ -170,7 +170,8 @@ def test_wrong_settings_are_no_reason_to_try_again(systemd: Systemd) -> None:
     said = systemd.run("systemctl", "start", "pagemerge.service", check=False)
     assert "failed" in said
     assert (systemd.show("ExecMainStatus"), systemd.show("NRestarts")) == ("2", "0")
-    errors = [it for it in journal(systemd) if "hub.look: there is no such key" in str(it["MESSAGE"])]
+    told = "hub.look: there is no such key"
+    errors = [it for it in journal(systemd) if told in str(it["MESSAGE"])]
     assert [it["PRIORITY"] for it in errors] == ["3"]
 
 
