@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pagemerge.cli.doctor import ask_ksm
+from pagemerge.linux.aside import readers
 from pagemerge.linux.host import examine
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.prctl import merge_any
@@ -38,9 +39,11 @@ def test_it_agrees_with_what_the_kernel_does() -> None:
 
 def test_asking_leaves_nothing_behind() -> None:
     """No descriptor stays open, and the switch that is tried is as it was."""
+    readers.close()
     descriptors = sorted(Path("/proc/self/fd").iterdir())
     examine()
     ask_ksm()
+    readers.close()  # they stay for the next question
     assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
     assert not merge_any()
 

@@ -24,6 +24,8 @@ import pagemerge.ksmd.attach, pagemerge.ksmd.merged, pagemerge.linux.knobs
 import pagemerge.hub.reach, pagemerge.linux.ksm, pagemerge.linux.program
 import pagemerge.hub.preload, pagemerge.linux.prctl
 import pagemerge.linux.host, pagemerge.linux.accounts
+import pagemerge.config, pagemerge.service.supervisor, pagemerge.service.reload
+import pagemerge.ksmd.borrowing, pagemerge.hub.listening, pagemerge.linux.aside
 import rich.console, rich.table
 uid = int(sys.argv.pop(1))
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
