@@ -69,8 +69,11 @@ def test_it_is_installed_runs_and_is_removed(release: str, deb: Path, tmp_path: 
         assert path.exists() or path.with_name(f"{path.name}.gz").exists(), name
 
     for unit in (ROOT / "deploy" / "systemd").glob("pagemerge.*"):
-        state = debian.run("sh", "-c", f"systemctl is-enabled {unit.name} || true")
-        assert state == "disabled\n", unit.name  # the administrator switches it on
+        assert (root / "usr/lib/systemd/system" / unit.name).exists()
+        # Nothing is enabled: the administrator switches it on.
+        assert not list((root / "etc/systemd/system").rglob(unit.name))
+    if (ROOT / "deploy" / "systemd" / "sysusers.conf").exists():
+        assert "\npagemerge:" in (root / "etc/group").read_text()
 
     # Its libraries are its own: other programs do not see them.
     debian.run("python3", "-c", "import importlib.util as u; assert not u.find_spec('numpy')")
