@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import ctypes
 import logging
@@ -124,6 +123,8 @@ class Daemon:
 
 def _serve(args: argparse.Namespace, settings: Configuration, given: dict[str, int] | None) -> int:
     """Run a hub. ``given``: descriptors of the daemon that supervises it; None: none does."""
+    import asyncio
+
     from pagemerge.config import with_cpu
     from pagemerge.hub.hub import Hub
     from pagemerge.hub.listening import only_one

@@ -15,7 +15,7 @@ from pagemerge.service.handover import VARIABLE, offered
 log = logging.getLogger("pagemerge.service")
 
 SOON = 0.5
-LONGEST = 30.0
+LONGEST = 10.0
 """Seconds before the second start in a row of an engine that dies at once, and at most; the time
 doubles with each start."""
 
