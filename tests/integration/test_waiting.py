@@ -96,7 +96,7 @@ def test_the_governor_goes_on(program: Path, how: str, tmp_path: Path) -> None:
     config, log = tmp_path / "rules.toml", tmp_path / "log"
     config.write_text('[[rule]]\nopt = "in"\ncommand = "*python-turning *"\n')
     daemon = [*PAGEMERGE, "daemon", "--engine", "kernel", "--verbose", "--config", str(config)]
-    argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 10")
+    argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 15")
     with lab.borrowed():
         before = Ksm().knobs()
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as other:

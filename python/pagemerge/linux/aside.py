@@ -269,7 +269,9 @@ class Aside:
 
     def _seconds(self, pid: int) -> float:
         """Return how long a reader may wait for process ``pid``."""
-        if not self._left or not pid:
+        if not pid:  # several, which take microseconds: if they do not, each is asked by itself
+            return min(self.patience, IMPATIENCE)
+        if not self._left:
             return self.patience
         self._forget()
         uid = _uid(pid)
