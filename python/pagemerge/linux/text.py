@@ -10,6 +10,7 @@ logged goes through ``plain``.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 ROOM = 1 << 16
 """Bytes that one read(2) asks for."""
@@ -71,6 +72,18 @@ def plain(text: str | bytes, most: int = 0) -> str:
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
     return text if not most or len(text) <= most else text[: most - 1] + "…"
+
+
+def representable(value: Any) -> Any:
+    """Replace what JSON cannot represent in texts, lists and dicts: lone surrogates (``decoded``)
+    become ``\\xff``."""
+    if isinstance(value, str):
+        return "".join(plain(it) if "\ud800" <= it <= "\udfff" else it for it in value)
+    if isinstance(value, dict):
+        return {representable(key): representable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [representable(item) for item in value]
+    return value
 
 
 def _escaped(letter: str) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from pagemerge.linux.text import plain
+from pagemerge.linux.text import representable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,14 +51,4 @@ def as_json(value: object) -> str:
     """Write ``value`` as JSON that any reader accepts. Text keeps all characters, with the escapes
     of JSON for control characters. Bytes that are not UTF-8, which JSON cannot represent, are
     written ``\\xff``."""
-    return json.dumps(_valid(value), indent=2)
-
-
-def _valid(value: object) -> object:
-    if isinstance(value, str):
-        return "".join(plain(it) if "\ud800" <= it <= "\udfff" else it for it in value)
-    if isinstance(value, dict):
-        return {_valid(key): _valid(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_valid(item) for item in value]
-    return value
+    return json.dumps(representable(value), indent=2)

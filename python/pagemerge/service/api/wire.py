@@ -6,11 +6,9 @@ last say ``continues``. A ``oneway`` call gets none.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from pagemerge.linux.text import plain
+from pagemerge.linux.text import plain, representable
 
 MOST_CALL = 1 << 16
 """The most bytes of a call."""
@@ -64,15 +62,4 @@ def encoded(value: object) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_valid(msgspec.to_builtins(value)))
-
-
-def _valid(value: Any) -> Any:
-    """Replace what JSON cannot represent: lone surrogates (``linux.text.decoded``)."""
-    if isinstance(value, str):
-        return "".join(plain(it) if "\ud800" <= it <= "\udfff" else it for it in value)
-    if isinstance(value, dict):
-        return {_valid(key): _valid(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_valid(item) for item in value]
-    return value
+        return msgspec.json.encode(representable(msgspec.to_builtins(value)))
