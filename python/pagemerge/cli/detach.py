@@ -63,8 +63,9 @@ def foreseen(target: Target) -> Target:
     """Add to ``target`` how much of it is merged, or a remark if there is nothing to undo."""
     from pagemerge.ksmd.attach import merged_bytes
     from pagemerge.ksmd.targets import remarked
-    from pagemerge.linux.aside import Unanswered, readers
+    from pagemerge.linux.aside import readers
     from pagemerge.linux.ksm import is_mergeable
+    from pagemerge.linux.waiting import Unanswered
 
     if target.error:
         return target

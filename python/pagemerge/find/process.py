@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
 from pagemerge.linux import process as linux
-from pagemerge.linux.aside import Unanswered, readers
+from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
 from pagemerge.linux.text import decoded
+from pagemerge.linux.waiting import Unanswered
 
 TO_READ = {"CAP_DAC_READ_SEARCH": 1 << 2 | 1 << 1, "CAP_SYS_PTRACE": 1 << 19}
 """Capability that root needs to read any process -> the bits of which one is enough

@@ -19,10 +19,8 @@ import contextlib
 import logging
 import mmap
 import os
-import select
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,37 +29,19 @@ from pagemerge.errors import PagemergeError, of_process
 from pagemerge.linux import process, reader
 from pagemerge.linux.process import PROC
 from pagemerge.linux.reader import ROOM, Question, Reply
+from pagemerge.linux.waiting import WHY, Unanswered, Waiting
 
 T = TypeVar("T")
 
 log = logging.getLogger("pagemerge.aside")
 
-PATIENCE, IMPATIENCE = 5.0, 2.0
-"""Seconds for which a reader may only wait, almost without taking processor time; the second for
-processes of a user who keeps other readers waiting."""
+PATIENCE = 5.0
+"""Seconds for which a reader may only wait, almost without taking processor time."""
 WORKING = 0.05
 """Share of a core from which on a reader counts as working."""
 
-MOST_LEFT = 8
-"""Readers that the processes of one user can keep waiting; then nobody asks the next ones."""
-MOST_LEFT_IN_ALL = 64
-"""From then on users who keep a reader waiting are not asked, nor are those that another user may
-have made (``SUBORDINATE``)."""
-SUBORDINATE = 1 << 16
-"""Uids from here on are usually of user namespaces, of which one user has thousands (subuid(5))."""
-
-SLOW, BUDGET, RECOVERY = 1.0, 20.0, 1 / 30
-"""An answer is slow after so many seconds of waiting. The processes of one user may be slow for
-``BUDGET`` seconds together; that much comes back each second."""
-
 AT_ONCE = 64
 """Quick questions that are asked together."""
-
-WHY = "it may use a file system that does not answer (FUSE), or have locked its memory for that"
-
-
-class Unanswered(PagemergeError):
-    """A process kept our reader waiting for too long."""
 
 
 class _Lost(Exception):
@@ -75,42 +55,6 @@ class _Reader:
     pid: int
 
 
-@dataclass(slots=True)
-class _Left:
-    """A reader that was left behind, and the process and user for whom it waits."""
-
-    reader: _Reader
-    pid: int
-    """0: it was one of several."""
-    uid: int
-    handle: int
-    """A pidfd of the process; -1 if there is none. Another process may get its pid."""
-
-    @classmethod
-    def of(cls, asked: _Reader, pid: int) -> _Left:
-        """Note that a reader waits for process ``pid``."""
-        handle = -1
-        with contextlib.suppress(OSError):
-            handle = os.pidfd_open(pid) if pid else -1
-        return cls(asked, pid, _uid(pid) if pid else -1, handle)
-
-    def is_of(self, pid: int) -> bool:
-        """Is it process ``pid`` for which the reader waits?"""
-        if self.pid != pid or not pid:
-            return False
-        if self.handle < 0:
-            return True
-        ended = select.poll()
-        ended.register(self.handle, select.POLLIN)
-        return not ended.poll(0)
-
-    def close(self) -> None:
-        """Forget it."""
-        self.reader.socket.close()
-        if self.handle >= 0:
-            os.close(self.handle)
-
-
 class Aside:
     """Readers, one at a time; those left behind are remembered until they end or answer."""
 
@@ -122,16 +66,14 @@ class Aside:
         self._nursery: socket.socket | None = None
         self._nurse = 0
         self._reader: _Reader | None = None
-        self._left: list[_Left] = []
-        self._slow: dict[int, tuple[float, float]] = {}
-        """Uid -> seconds for which its processes were slow, and when that was noted."""
+        self._waiting = Waiting()
 
     def start(self) -> None:
         """Fork the nursery, if that has not been done. The earlier, the less it weighs."""
         if self._nursery and self._owner == os.getpid():
             return
         # What a process that forked us has asked and left is its own.
-        self._reader, self._left, self._owner = None, [], os.getpid()
+        self._reader, self._waiting, self._owner = None, Waiting(), os.getpid()
         ours, theirs = socket.socketpair()
         self._nurse = os.fork()
         if self._nurse == 0:
@@ -146,15 +88,18 @@ class Aside:
     @property
     def pids(self) -> set[int]:
         """Our own processes: the nursery and all readers."""
-        now = [self._reader] if self._reader else []
-        there = {it.pid for it in [*now, *(left.reader for left in self._left)]}
-        return (there | {self._nurse}) if self._nurse else there
+        ours = {self._nurse, *self._waiting.readers}
+        return (ours | {self._reader.pid if self._reader else 0}) - {0}
 
     @property
     def room(self) -> memoryview:
         """The memory that the function called last shared with us (``reader.room``)."""
         assert self._reader
         return self._reader.room
+
+    def spent_seconds(self) -> float:
+        """Return the processor time that this process and its readers have taken."""
+        return time.process_time() + self.cpu_seconds
 
     def call(self, pid: int, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that looks at process ``pid``.
@@ -178,7 +123,7 @@ class Aside:
         """
         found: dict[int, T | PagemergeError] = {}
         given = [(pid,) for pid in pids] if arguments is None else arguments
-        free = [at for at in range(len(pids)) if not self._refusal(pids[at])]
+        free = [at for at in range(len(pids)) if not self._waiting.refusal(pids[at])]
         for start in range(0, len(free), AT_ONCE):
             some = free[start : start + AT_ONCE]
             question = function, [pids[at] for at in some], [given[at] for at in some]
@@ -204,13 +149,12 @@ class Aside:
         arguments = [(pid,) for pid in pids] if arguments is None else arguments
         done = 0
         while done < len(pids):
-            if why := self._refusal(pids[done]):
+            if why := self._waiting.refusal(pids[done]):
                 yield why
                 done += 1
                 continue
-            end = next(
-                (at for at in range(done + 1, len(pids)) if self._refusal(pids[at])), len(pids)
-            )
+            refused = (at for at in range(done + 1, len(pids)) if self._waiting.refusal(pids[at]))
+            end = next(refused, len(pids))
             for found in self._ask(function, pids[done:end], tuple(arguments[done:end])):
                 yield found
                 done += 1
@@ -226,18 +170,20 @@ class Aside:
         at, seconds = 0, self.patience
         try:
             asked = self._reader = self._reader or self._new()
+            spent = _cpu_seconds(asked.pid)
             reader.send(asked.socket, Question(function, arguments))
             while at < len(pids):
-                seconds = self._seconds(pids[at])
-                reply = self._awaited(asked, seconds, pids[at])
+                seconds = self._waiting.seconds(pids[at], self.patience)
+                reply = self._awaited(asked, spent, seconds, pids[at])
+                spent += reply.cpu_seconds
                 self.cpu_seconds += reply.cpu_seconds
                 at += 1
                 yield _found(reply, pids[at - 1])
-                if at < len(pids) and self._slow and self._refusal(pids[at]):
+                if at < len(pids) and self._waiting.refusal(pids[at]):
                     return
         except TimeoutError:
             if self._reader:
-                self._left.append(_Left.of(self._reader, pids[at]))
+                self._waiting.leave(self._reader.socket, self._reader.pid, pids[at])
                 self._reader = None
             why = f"it did not let us look at it for {seconds:g} s: {WHY}"
             if pids[at]:
@@ -250,70 +196,25 @@ class Aside:
                 self._reader.socket.close()
                 self._reader = None
 
-    def _refusal(self, pid: int) -> Unanswered | None:
-        """Return why process ``pid`` is not looked at; None if it is."""
-        if not self._left and not self._slow:
-            return None
-        self._forget()
-        if any(it.is_of(pid) for it in self._left):
-            return Unanswered(f"one of our processes still waits for it: {WHY}", pid=pid)
-        uid = _uid(pid)
-        if self._slowness(uid) > BUDGET:
-            return Unanswered("processes of its user answer too slowly", pid=pid)
-        kept = Counter(it.uid for it in self._left)[uid]
-        if kept >= MOST_LEFT:
-            return Unanswered(f"{MOST_LEFT} of our processes wait for others of its user", pid=pid)
-        if len(self._left) >= MOST_LEFT_IN_ALL and (kept or uid >= SUBORDINATE):
-            return Unanswered(f"{len(self._left)} of our processes wait for others", pid=pid)
-        return None
-
-    def _seconds(self, pid: int) -> float:
-        """Return how long a reader may wait for process ``pid``."""
-        if not pid:  # several, which take microseconds: if they do not, each is asked by itself
-            return min(self.patience, IMPATIENCE)
-        if not self._left:
-            return self.patience
-        self._forget()
-        uid = _uid(pid)
-        is_known = any(it.uid == uid for it in self._left)
-        return min(self.patience, IMPATIENCE) if is_known else self.patience
-
-    def _slowness(self, uid: int) -> float:
-        """Return for how many seconds processes of a user were slow, less what has come back."""
-        seconds, noted = self._slow.get(uid, (0.0, 0.0))
-        return seconds - (time.monotonic() - noted) * RECOVERY
-
-    def _awaited(self, asked: _Reader, seconds: float, pid: int) -> Reply:
+    def _awaited(self, asked: _Reader, spent: float, seconds: float, pid: int) -> Reply:
         """Wait for a reply about process ``pid`` for as long as the reader works.
 
-        Raises ``TimeoutError`` if it only waited for some seconds, and ``EOFError`` if it ended.
+        ``spent``: processor time that the reader had taken before. Raises ``TimeoutError`` if it
+        only waited for some seconds, and ``EOFError`` if it ended.
         """
         asked.socket.settimeout(seconds)
         began = time.monotonic()
         while True:
-            before = _cpu_seconds(asked.pid)
             try:
                 reply: Reply = reader.receive(asked.socket)
             except TimeoutError:
-                if _cpu_seconds(asked.pid) - before < WORKING * seconds:
+                now = _cpu_seconds(asked.pid)
+                if now - spent < WORKING * seconds:
                     raise
+                spent = now
             else:
-                waited = time.monotonic() - began - reply.cpu_seconds
-                if waited > SLOW and pid:
-                    uid = _uid(pid)
-                    so_far = max(self._slowness(uid), 0.0)
-                    self._slow[uid] = so_far + waited, time.monotonic()
+                self._waiting.note(pid, time.monotonic() - began - reply.cpu_seconds)
                 return reply
-
-    def _forget(self) -> None:
-        """Forget readers that have answered since; they end when their socket closes."""
-        poll = select.poll()
-        for it in self._left:
-            poll.register(it.reader.socket, select.POLLIN)
-        late = dict(poll.poll(0))
-        for left in [it for it in self._left if it.reader.socket.fileno() in late]:
-            left.close()
-            self._left.remove(left)
 
     def _new(self) -> _Reader:
         """Have a reader forked. Raises ``_Lost`` if that is impossible."""
@@ -347,15 +248,14 @@ class Aside:
     def close(self) -> None:
         """Let go of all readers; the next call starts anew."""
         atexit.unregister(self.close)
-        for left in self._left:
-            left.close()
+        self._waiting.close()
         if self._reader:
             self._reader.socket.close()
         if self._nursery:
             self._nursery.close()
             if self._owner == os.getpid():
                 os.waitpid(self._nurse, 0)
-        self._reader, self._nursery, self._nurse, self._left = None, None, 0, []
+        self._reader, self._nursery, self._nurse = None, None, 0
 
 
 def _several(
@@ -387,13 +287,6 @@ def _found(reply: Reply, pid: int) -> Any:
     if isinstance(error, OSError):
         return of_process(error, pid, error.filename or f"{PROC}/{pid}")
     raise error
-
-
-def _uid(pid: int) -> int:
-    try:
-        return os.stat(f"{PROC}/{pid}").st_uid  # noqa: PTH116
-    except OSError:
-        return -1
 
 
 readers = Aside()

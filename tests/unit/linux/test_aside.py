@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from pagemerge.errors import AccessDenied, NoSuchProcess, PagemergeError
-from pagemerge.linux import aside, process, reader
-from pagemerge.linux.aside import Aside, Unanswered
+from pagemerge.linux import process, reader, waiting
+from pagemerge.linux.aside import Aside
+from pagemerge.linux.waiting import Unanswered
 
 MINE, NOBODY = os.getpid(), 2**22 - 1
 
@@ -101,14 +102,14 @@ def test_one_that_answers_late_is_forgotten(readers: Aside) -> None:
 
 
 def test_a_user_keeps_only_some_waiting(readers: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "MOST_LEFT", 2)
-    monkeypatch.setattr(aside, "_uid", lambda pid: pid % 2)
+    monkeypatch.setattr(waiting, "MOST_LEFT", 2)
+    monkeypatch.setattr(waiting, "uid_of", lambda pid: pid % 2)
     told = list(readers.each(time.sleep, [1, 3, 5, 7, 2], [(9,)] * 4 + [(0,)]))
     assert [isinstance(one, Unanswered) for one in told] == [True] * 4 + [False]
     assert "2 of our processes wait for others of its user" in str(told[3])
-    monkeypatch.setattr(aside, "MOST_LEFT_IN_ALL", 2)
+    monkeypatch.setattr(waiting, "MOST_LEFT_IN_ALL", 2)
     assert readers.call(4, double, 1) == 2, "another user of this host"
-    monkeypatch.setattr(aside, "_uid", lambda pid: 1 if pid % 2 else 100_000)
+    monkeypatch.setattr(waiting, "uid_of", lambda pid: 1 if pid % 2 else 100_000)
     with pytest.raises(Unanswered, match="wait for others"):
         readers.call(4, double, 1)
 
@@ -132,14 +133,14 @@ def test_one_of_many_that_does_not_answer_is_found(readers: Aside) -> None:
 def test_a_user_whose_processes_are_slow_is_not_asked_for_a_while(
     readers: Aside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aside, "SLOW", 0.1)
-    monkeypatch.setattr(aside, "BUDGET", 0.5)
-    monkeypatch.setattr(aside, "_uid", lambda pid: pid % 2)
+    monkeypatch.setattr(waiting, "SLOW", 0.1)
+    monkeypatch.setattr(waiting, "BUDGET", 0.5)
+    monkeypatch.setattr(waiting, "uid_of", lambda pid: pid % 2)
     told = list(readers.each(time.sleep, [1, 3, 5, 7, 2], [(0.3,)] * 4 + [(0,)]))
     assert [isinstance(one, Unanswered) for one in told] == [False, False, True, True, False]
     with pytest.raises(Unanswered, match="too slowly"):
         readers.call(9, double, 1)
-    monkeypatch.setattr(aside, "RECOVERY", 100.0)
+    monkeypatch.setattr(waiting, "RECOVERY", 100.0)
     time.sleep(0.1)
     assert readers.call(9, double, 1) == 2
 
@@ -214,7 +215,8 @@ def test_a_child_has_readers_of_its_own(readers: Aside) -> None:
 
 LEFT = """
 import os, sys, time
-from pagemerge.linux.aside import Aside, Unanswered
+from pagemerge.linux.aside import Aside
+from pagemerge.linux.waiting import Unanswered
 readers = Aside(patience=0.2)
 try:
     readers.call(os.getpid(), time.sleep, float(sys.argv[1]))
