@@ -122,7 +122,7 @@ class Enrolment:
                 due.append(one)
         if not due or time.monotonic() < self._looks_after:
             return []
-        began = time.process_time() + readers.cpu_seconds
+        began = readers.spent_seconds()
         mine = {one.who.pid for one in self._selected.values()}
         # All selected processes, too: pages equal to theirs are duplicates, marked or not.
         others = sorted((mine | set(self._beside())) - {one.who.pid for one in due})
@@ -130,7 +130,7 @@ class Enrolment:
             [_process(one.who) for one in due],
             [Process(pid, "", 0) for pid in others],
         )
-        spent = time.process_time() + readers.cpu_seconds - began
+        spent = readers.spent_seconds() - began
         self._looks_after = time.monotonic() + spent / LOOKS
         return [one.who.pid for one, it in zip(due, found, strict=True) if self._marked(one, it)]
 

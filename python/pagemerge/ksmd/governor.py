@@ -26,7 +26,7 @@ from pagemerge.ksmd.decide.course import Course
 from pagemerge.ksmd.decide.govern import govern
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.enrolment import Enrolment, Kernel
-from pagemerge.ksmd.mergeable import Mergeable
+from pagemerge.ksmd.mergeable import Mergeable, asked
 from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.ksmd.model import Decision, Goals, Snapshot
 from pagemerge.ksmd.ruling import Opting
@@ -34,7 +34,7 @@ from pagemerge.ksmd.sample import Sample
 from pagemerge.linux import accounts
 from pagemerge.linux.aside import readers
 from pagemerge.linux.knobs import Knobs
-from pagemerge.linux.ksm import Ksm, is_mergeable
+from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.notify import Notifier
 from pagemerge.model import PAGE_SIZE
 
@@ -73,7 +73,7 @@ class Governor:
         """Opts processes in, if the configuration has rules; else None."""
         self.ksm = ksm
         self.dry_run = dry_run
-        self.mergeable = Mergeable(_is_mergeable)
+        self.mergeable = Mergeable(asked)
         self.ended = threading.Event()
         self.hung_up = threading.Event()
         """Set to have ``on_hangup`` called between two steps."""
@@ -183,12 +183,12 @@ class Governor:
             still, moving = change.still, change.moving
         looked = 0.0
         if wanted.look:
-            began = spent_seconds()
+            began = readers.spent_seconds()
             # Before the look, because pages written during the look would otherwise count as seen.
             self._sample = Sample(pids)
             promised = promise(pids, self.ended, self._notifier.alive)
             sharing = sharing_pages(pids)
-            looked = spent_seconds() - began
+            looked = readers.spent_seconds() - began
         counters = self.ksm.counters()
         # ksm_zero_pages is live; pages_sharing is not.
         zeros = counters.ksm_zero_pages or 0
@@ -196,7 +196,7 @@ class Governor:
             seconds=seconds,
             knobs=self.ksm.knobs(),
             counters=counters,
-            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + spent_seconds(),
+            spent_seconds=(self.ksm.ksmd_cpu_seconds() or 0.0) + readers.spent_seconds(),
             processes=len(pids),
             resident_bytes=sum(accounts.anonymous_bytes(pid) for pid in pids),
             available_bytes=accounts.available_bytes(),
@@ -229,17 +229,6 @@ def changed(knobs: Knobs) -> dict[str, int | str]:
     """Return the knobs that are not None."""
     values = ((it.name, getattr(knobs, it.name)) for it in fields(knobs))
     return {name: value for name, value in values if value is not None}
-
-
-def spent_seconds() -> float:
-    """Return the processor time that this process and its readers have taken."""
-    return time.process_time() + readers.cpu_seconds
-
-
-def _is_mergeable(pid: int) -> bool:
-    with contextlib.suppress(PagemergeError):  # it keeps us waiting
-        return readers.call(pid, is_mergeable, pid)
-    return False
 
 
 class Ended(Exception):

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pagemerge.errors import PagemergeError
+from pagemerge.linux.aside import readers
+from pagemerge.linux.ksm import is_mergeable
 from pagemerge.linux.process import PROC, pids
 
 SELDOM = 30.0
@@ -21,6 +24,14 @@ class _Known:
     since: float
     asked: float
     mergeable: bool
+
+
+def asked(pid: int) -> bool:
+    """Ask, aside, whether ksmd may merge memory of a process; false if it keeps us waiting."""
+    try:
+        return readers.call(pid, is_mergeable, pid)
+    except PagemergeError:
+        return False
 
 
 class Mergeable:

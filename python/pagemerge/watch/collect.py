@@ -13,12 +13,11 @@ from pathlib import Path
 from pagemerge.errors import HubError, PagemergeError
 from pagemerge.hub import reach
 from pagemerge.hub.model import ClientStatus, Status
-from pagemerge.ksmd.mergeable import Mergeable
+from pagemerge.ksmd.mergeable import Mergeable, asked
 from pagemerge.linux import accounts
 from pagemerge.linux.aside import readers
 from pagemerge.linux.identity import Identities, Identity, user_name
-from pagemerge.linux.knobs import standstill
-from pagemerge.linux.ksm import Ksm, ProcessKsm, cow_ksm, is_mergeable, process_ksm
+from pagemerge.linux.ksm import Ksm, ProcessKsm, cow_ksm, process_ksm
 from pagemerge.linux.process import PROC, most_mappings
 from pagemerge.linux.text import lines, read
 from pagemerge.model import PAGE_SIZE
@@ -49,7 +48,7 @@ class Collector:
     ) -> None:
         self._socket, self._decisions, self._ksm = socket, decisions, ksm or Ksm()
         self._identities = Identities()
-        self._mergeable = Mergeable(_is_mergeable)
+        self._mergeable = Mergeable(asked)
         self._mappings: dict[int, tuple[float, int]] = {}
         """Pid -> when its mappings were counted, and how many there were."""
         self.no_hub = ""
@@ -60,7 +59,8 @@ class Collector:
         now = time.time()
         hub = self._hub()
         present = {who.pid: who for who in self._identities.present()}
-        rows = {one.pid: one for one in self._kernel_rows(present)}
+        kernel = self._kernel_engine()
+        rows = {} if kernel is None else {it.pid: it for it in self._kernel_rows(kernel, present)}
         if hub is not None:
             rows |= {one.pid: _client_row(one, hub, present) for one in hub.clients}
         self._count_mappings(rows)
@@ -69,7 +69,7 @@ class Collector:
             now,
             Host(accounts.total_bytes(), accounts.available_bytes(), accounts.pressure_percent()),
             None if hub is None else _user_engine(hub),
-            self._kernel_engine(),
+            kernel,
             tuple(self._with_mappings(rows[pid], limit) for pid in sorted(rows)),
             tuple(self._decisions()),
         )
@@ -104,19 +104,16 @@ class Collector:
             separations=cow_ksm(),
         )
 
-    def _kernel_rows(self, present: Mapping[int, Identity]) -> Iterable[Row]:
-        if not self._ksm.root.exists():
-            return
+    def _kernel_rows(self, engine: KernelEngine, present: Mapping[int, Identity]) -> Iterable[Row]:
         self._mergeable.refresh(time.monotonic())
         pids = self._mergeable.pids
-        counters, stands = self._ksm.counters(), standstill(self._ksm.knobs())
-        part = _part(counters.pages_shared or 0, counters.pages_sharing or 0)
+        part = _part(engine.pages_shared or 0, engine.pages_sharing or 0)
         for pid, found in zip(pids, readers.quick(process_ksm, pids), strict=True):
             if isinstance(found, PagemergeError):
                 continue
             merging, zero = found.merging_pages or 0, max(found.zero_pages or 0, 0)
             merged = PAGE_SIZE * (merging + zero)
-            why = "" if merged else _why(found, "" if stands is None else stands.reason)
+            why = "" if merged else _why(found, engine.standstill)
             yield _row(
                 present.get(pid, UNREAD),
                 pid=pid,
@@ -234,13 +231,6 @@ def _why(found: ProcessKsm, stands: str) -> str:
 def _part(shared: int, sharing: int) -> float:
     """Return the part of a mapping of a stable page that is saved: the first of each saves none."""
     return sharing / (shared + sharing) if shared + sharing else 0.0
-
-
-def _is_mergeable(pid: int) -> bool:
-    try:
-        return readers.call(pid, is_mergeable, pid)
-    except PagemergeError:  # it keeps us waiting
-        return False
 
 
 def _mappings(pid: int) -> int:

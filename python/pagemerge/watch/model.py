@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from pagemerge.linux.knobs import Knobs, standstill
+
 
 class Host(msgspec.Struct, frozen=True):
     """The memory of the host, or of the memory cgroup that limits us."""
@@ -67,6 +69,17 @@ class KernelEngine(msgspec.Struct, frozen=True):
     sleep_millisecs: int | None
     separations: int | None
     """Pages that were copied on a write since the host started (cow_ksm)."""
+
+    @property
+    def standstill(self) -> str:
+        """Why ksmd does not scan; empty if it scans, as far as its knobs tell."""
+        knobs = Knobs(
+            run=self.run,
+            pages_to_scan=self.pages_to_scan,
+            sleep_millisecs=self.sleep_millisecs,
+        )
+        found = standstill(knobs)
+        return "" if found is None else found.reason
 
 
 class Row(msgspec.Struct, frozen=True):

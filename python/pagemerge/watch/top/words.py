@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pagemerge.figures import number, precise, size
-from pagemerge.linux.knobs import Knobs, standstill
 from pagemerge.linux.text import plain
 from pagemerge.watch.model import Decision, KernelEngine, Moment, Row
 from pagemerge.watch.top.lines import Line
@@ -77,14 +76,8 @@ def kernel_engine(recent: Recent) -> State:
     saved = f"{size(engine.saved_bytes)} saved" if engine.saved_bytes else "nothing merges"
     if engine.run == 2:
         return State("off", "run is 2: ksmd has separated all pages, and merges none")
-    knobs = Knobs(
-        run=engine.run,
-        pages_to_scan=engine.pages_to_scan,
-        sleep_millisecs=engine.sleep_millisecs,
-    )
-    stands = standstill(knobs)
-    if stands is not None:
-        return _standing(engine, saved, stands.reason)
+    if stands := engine.standstill:
+        return _standing(engine, saved, stands)
     told = f"{saved}{_why_not(engine, recent)}"
     if (share := recent.rates.kernel_cores) is not None:
         told += f"; takes {share:.1%} of a core"
