@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from pagemerge.errors import HubError, UsageError
+from pagemerge.linux import sockets
 
 BACKLOG = 128
 """Connections that may wait for the hub to accept them."""
@@ -23,18 +23,11 @@ def only_one(path: Path) -> Iterator[int]:
 
     Raises ``HubError`` if another hub holds the lock, or if other users could replace the socket.
     """
-    parent = path.parent
-    parent.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    owner = parent.stat()
-    if owner.st_uid not in (0, os.geteuid()) or (
-        owner.st_mode & 0o022 and not owner.st_mode & 0o1000
-    ):
-        raise HubError(f"other users can write to {parent}: choose a directory of your own")
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if sockets.make_folder(path):
+        raise HubError(f"other users can write to {path.parent}: choose a directory of your own")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = sockets.lock_beside(path)
     except BlockingIOError:
-        os.close(lock)
         why = (
             "`pagemerge status` shows it, and a hub that programs have started ends after the last "
             "of them; or give the new hub another --socket"
@@ -48,11 +41,7 @@ def only_one(path: Path) -> Iterator[int]:
 
 def listen(path: str) -> socket.socket:
     """Return a listening socket at ``path``; the caller holds the lock, so no other hub listens."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - a path of bytes limits, not of a tree
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    server.bind(path)
-    os.chmod(path, 0o666 if os.geteuid() == 0 else 0o600)  # noqa: PTH101
+    server = sockets.bind(Path(path))
     server.listen(BACKLOG)
     return server
 

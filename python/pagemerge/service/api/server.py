@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
+from pagemerge.linux import sockets
 from pagemerge.service.api.accounts import Accounts
 from pagemerge.service.api.answers import Answers, History
 from pagemerge.service.api.connection import Connection
@@ -76,7 +76,7 @@ async def serve(
         path.setblocking(False)
         await server.run(path, listening)
         return
-    with place(path), contextlib.closing(bound(path)) as listener:
+    with place(path), contextlib.closing(sockets.bind(path)) as listener:
         try:
             await server.run(listener, listening)
         finally:
@@ -94,11 +94,13 @@ def place(path: Path) -> Iterator[None]:
         raise PagemergeError(
             f"{path} has more than {LONGEST_PATH} bytes: choose a shorter path", path=str(path)
         )
-    folder = path.parent
     try:
-        folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        others_may_write, lock = sockets.make_folder(path), sockets.lock_beside(path)
+    except BlockingIOError:
+        raise PagemergeError(
+            f"a service is running at {path} already: end it, or give this one another path",
+            path=str(path),
+        ) from None
     except OSError as error:
         raise PagemergeError(
             f"the API cannot listen at {path}: {error.strerror}; choose a folder that belongs to "
@@ -106,34 +108,11 @@ def place(path: Path) -> Iterator[None]:
             path=str(path),
         ) from error
     try:
-        is_open = found.st_mode & 0o022 and not found.st_mode & 0o1000
-        if is_open or found.st_uid not in (0, os.geteuid()):
+        if others_may_write:
             raise PagemergeError(
-                f"other users can write to {folder}: choose a folder of your own", path=str(path)
-            )
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PagemergeError(
-                f"a service is running at {path} already: end it, or give this one another path",
+                f"other users can write to {path.parent}: choose a folder of your own",
                 path=str(path),
-            ) from None
+            )
         yield
     finally:
         os.close(lock)
-
-
-def bound(path: Path) -> socket.socket:
-    """Return a socket that is bound to ``path``; the caller holds the lock (``place``).
-
-    All users may connect to a service of root, because the kernel tells it who calls.
-    """
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o666 if os.geteuid() == 0 else 0o600)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
