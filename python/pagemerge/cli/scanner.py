@@ -81,7 +81,9 @@ def scanned(words: Sequence[str]) -> object:
             tell(done=done, total=total)
             after = time.monotonic() + EVERY
 
-    return json.loads(as_json(figures(parser.parse_args(words), progress)))
+    arguments = parser.parse_args(words)
+    progress(0, 0)  # the caller learns that it has begun, long before the first pages are done
+    return json.loads(as_json(figures(arguments, progress)))
 
 
 if __name__ == "__main__":

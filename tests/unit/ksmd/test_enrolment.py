@@ -121,7 +121,8 @@ def test_other_rules_opt_out_what_they_do_not_fit(sleeper: subprocess.Popen[byte
     """And leave alone what stays in: its merged pages are not to be touched."""
     noted = Noted(Rule("in", command=f"*{TAG}"))
     noted.enrolment.refresh()
-    noted.enrolment.follow([Rule("in", command="*nothing*"), Rule("in", command=f"*{TAG}")], True)
+    rules = [Rule("in", command=f"*{TAG} and more"), Rule("in", command=f"*{TAG}")]
+    noted.enrolment.follow(rules, True)
     assert noted.across_users
     assert noted.enrolment.refresh() == []
     assert (noted.marked, noted.unmarked) == ([sleeper.pid], [])
