@@ -35,6 +35,7 @@ import msgspec
 from lab.each import each
 from lab.loads import LOADS, Pids
 from tests.support import ksm
+from tests.support.hubs import ALONE
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import PagemergeError, Unsupported
@@ -119,7 +120,7 @@ class Governor:
 def governed(folder: Path) -> Iterator[Governor]:
     """A governor at its defaults."""
     argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel", "--verbose"]
-    (folder / "config.toml").touch()
+    (folder / "config.toml").write_text(ALONE)
     argv += ["--config", str(folder / "config.toml"), "--trace", str(folder / "trace")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, process_group=0)

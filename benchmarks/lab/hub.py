@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.support.hubs import ALONE
+
 from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
 from pagemerge.hub.model import Status
@@ -60,7 +62,9 @@ def running(prefix: Sequence[str] = (), **settings: float) -> Iterator[Hub]:
     """A hub with a ``[hub]`` table of ``settings``; ``prefix`` goes before its command line."""
     with tempfile.TemporaryDirectory(prefix="pagemerge-bench-") as folder:
         config, path, log = (Path(folder) / name for name in ("config.toml", "hub", "log"))
-        config.write_text("[hub]\n" + "".join(f"{key} = {it}\n" for key, it in settings.items()))
+        config.write_text(
+            "[hub]\n" + "".join(f"{key} = {it}\n" for key, it in settings.items()) + ALONE
+        )
         argv = [*prefix, sys.executable, "-m", "pagemerge.demo.hub", str(os.getpid())]
         argv += ["--socket", str(path), "--config", str(config)]
         with log.open("wb") as words:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.support.hubs import ALONE
 from tests.support.ksm import ADVISOR_DEFAULTS, DEFAULTS, FLAT_OUT, Ksm
 
 from pagemerge.demo.dialog import end
@@ -165,7 +166,7 @@ def governor(kernel: Ksm, options: Options) -> Iterator[Driver]:
         folder = options.folder or Path(temporary)
         config = options.config or Path(temporary) / "config.toml"
         if options.config is None:
-            config.touch()  # all at its defaults
+            config.write_text(ALONE)  # all else at its defaults
         found, log = kernel.kernel.knobs(), folder / "governor.log"
         with log.open("wb") as words:
             process = subprocess.Popen(

@@ -140,10 +140,13 @@ def test_our_client_says_what_is_wrong(api: Api, folder: Path) -> None:
 
 def test_where_a_service_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if os.geteuid() == 0:
-        assert ask.socket_path() == Path("/run/pagemerge/api.sock")
+        assert ask.places() == [Path("/run/pagemerge/api.sock")]
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid or 1)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    assert ask.socket_path() == Path(f"/tmp/pagemerge-{os.geteuid()}/api.sock")
+    own = Path(f"/tmp/pagemerge-{os.geteuid()}/api.sock")
+    assert ask.places() == [own, Path("/run/pagemerge/api.sock")]
+    monkeypatch.setenv("PAGEMERGE_SOCKET", "/a/hub")
+    assert ask.places() == [Path("/a/api.sock")]
 
 
 def test_calls_are_answered_in_order_and_oneway_calls_not_at_all(api: Api) -> None:

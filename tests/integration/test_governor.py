@@ -28,6 +28,7 @@ from tests.conftest import Spawn
 from tests.support import ksm as lab
 from tests.support.commands import NOBODY, PAGEMERGE
 from tests.support.frames import frames_at
+from tests.support.hubs import ALONE
 from tests.support.terminals import terminal
 
 SHARED = 8192
@@ -288,7 +289,7 @@ def test_rules_opt_processes_in_and_out(ksm: Ksm, victim: Spawn, tmp_path: Path)
         "[kernel]\nacross_users = true\n"
         '[[rule]]\ncommand = "*sharer.py plain whole"\nopt = "in"\n'
         '[[rule]]\ncommand = "*sharer.py plain part"\nopt = "in"\nselect = true\n'
-        '[[rule]]\ncommand = "*sharer.py * out"\nopt = "out"\n'
+        '[[rule]]\ncommand = "*sharer.py * out"\nopt = "out"\n' + ALONE
     )
     out = victim("sharer", "merge", "out")
     with governed(tmp_path, "--config", str(config)) as daemon:

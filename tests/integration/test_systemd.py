@@ -19,13 +19,17 @@ from pagemerge.demo.dialog import Child
 from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm
+from tests.support.api import AS_USER
 from tests.support.building import VICTIMS
+from tests.support.commands import NOBODY
 from tests.support.hubs import FAST
 from tests.support.systemd import PATIENCE, Systemd, booted
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy" / "systemd"
 SOCKET = "/run/pagemerge/hub.sock"
+API = "/run/pagemerge/api.sock"
+STATUS = '{"method":"org.pagemerge.Status"}'
 PAGES, SHARED = 256, 4096
 RULE = '[[rule]]\ncommand = "*sharer.py plain guest"\nopt = "in"\n'
 CONFIG = f'[service]\nengines = ["user", "kernel"]\n{FAST}'
@@ -127,8 +131,15 @@ def test_the_service_as_it_is_shipped(systemd: Systemd, before: Knobs) -> None:
         systemd.run("systemctl", "reload", "pagemerge.service")
         until(lambda: "looks = 2 (was 1)" in systemd.log(), "reload", systemd)
 
-        systemd.run("pkill", "--signal", "KILL", "--parent", main)  # both engines at once
-        until(lambda: systemd.log().count("was killed by SIGKILL") == 2, "restart both", systemd)
+        # A user's scan has that user's rights, and no other's memory is looked at.
+        call = '{"method":"org.pagemerge.Scan","parameters":{"all":true}}'
+        told = systemd.run(sys.executable, "-c", AS_USER, str(NOBODY), API, call, "1")
+        assert "it belongs to uid 0: run as that user or as root" in told
+        assert "pages_sharing" in systemd.run(sys.executable, "-c", AS_USER, "0", API, STATUS, "1")
+
+        # All at once.
+        systemd.run("pkill", "--signal", "KILL", "--parent", main, "pagemerge-")
+        until(lambda: systemd.log().count("was killed by SIGKILL") == 3, "restart all", systemd)
         until(lambda: "2 clients" in systemd.show("StatusText"), "take the clients", systemd)
         assert systemd.show("MainPID") == main
         assert systemd.show("NRestarts") == "0"
@@ -147,6 +158,7 @@ def test_the_service_as_it_is_shipped(systemd: Systemd, before: Knobs) -> None:
         assert systemd.show("Result") == "success"
         assert not Path(f"/proc/{systemd.pid}/root{NOTE}").exists()
     records = journal(systemd)
+    assert not any("no history is recorded" in str(it["MESSAGE"]) for it in records)
     assert {("service", "6"), ("hub", "6"), ("service", "4")} <= {
         (str(it.get("PART")), str(it["PRIORITY"])) for it in records
     }

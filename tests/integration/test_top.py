@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from pagemerge.demo.dialog import Child
 from pagemerge.linux.ksm import process_ksm
 from pagemerge.watch.top.app import Top
-from pagemerge.watch.top.source import live
+from pagemerge.watch.top.source import Live
 from tests.conftest import Spawn
 from tests.support.attaching import merge_any
 from tests.support.commands import PAGEMERGE, command
@@ -189,7 +189,8 @@ def test_a_attaches_and_d_detaches_a_real_process(victim: Spawn) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: not merge_any(child.pid))
 
-    drive(Top(live(), 0.3), script, (120, 40))
+    with Live() as source:
+        drive(Top(source, 0.3), script, (120, 40))
     assert (process_ksm(child.pid).merging_pages or 0) == 0
 
 

@@ -17,6 +17,7 @@ from tests.conftest import missing
 from tests.support import ksm as lab
 from tests.support.building import compile_victim
 from tests.support.commands import PAGEMERGE
+from tests.support.hubs import ALONE
 
 SCRIPT = Path(__file__).parent.parent / "victims" / "turning.py"
 PATIENCE = 40.0
@@ -94,7 +95,7 @@ def test_memory_that_turns_into_such_a_file_while_it_is_read(program: Path) -> N
 def test_the_governor_goes_on(program: Path, how: str, tmp_path: Path) -> None:
     """It sees others, and ends when it is told to."""
     config, log = tmp_path / "rules.toml", tmp_path / "log"
-    config.write_text('[[rule]]\nopt = "in"\ncommand = "*python-turning *"\n')
+    config.write_text('[[rule]]\nopt = "in"\ncommand = "*python-turning *"\n' + ALONE)
     daemon = [*PAGEMERGE, "daemon", "--engine", "kernel", "--verbose", "--config", str(config)]
     argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 15")
     with lab.borrowed():

@@ -25,6 +25,13 @@ longest_pause = 0.05
 """
 """Merge at first sight, as fast as the hub can, whatever was merged in vain before."""
 
+ALONE = """
+[service]
+api = false
+history = false
+"""
+"""The daemon runs its engine alone, in its own process."""
+
 PATIENCE = 40.0
 """Seconds that anything may take on a busy host."""
 
@@ -45,7 +52,7 @@ def launch(
     ``before`` goes before its command line (a cgroup's prefix, say), ``arguments`` behind it.
     """
     settings = Path(f"{socket}.toml")
-    settings.write_text(config)
+    settings.write_text(config + ALONE)
     argv = [*before, sys.executable, "-m", "pagemerge", "daemon", "--socket", str(socket)]
     with log_of(socket).open("ab") as log:
         return subprocess.Popen(

@@ -22,8 +22,8 @@ from tests.support.hubs import FAST, PATIENCE, TICK
 
 BOTH = f'[service]\nengines = ["user", "kernel"]\n{FAST}'
 
-ENGINES = {"hub": "user", "governor": "kernel"}
-"""Engine -> the word after ``--engine`` on its command line."""
+PARTS = {"hub": "pagemerge-hub", "governor": "pagemerge-ksm", "watch": "pagemerge-watch"}
+"""Part of the daemon -> the name of its process."""
 
 
 class Service:
@@ -40,6 +40,7 @@ class Service:
         self.config = Path(f"{socket_path}.toml")
         self.config.write_text(config)
         self.env = {"PAGEMERGE_SOCKET": str(socket_path), "PAGEMERGE_AUTOSTART": "0"}
+        self.history = Path(f"{socket_path}.history")
         self.told: list[bytes] = []
         """Messages to NOTIFY_SOCKET, oldest first."""
         self._arguments, self._watchdog = arguments, watchdog_seconds
@@ -50,7 +51,11 @@ class Service:
         address = f"{self.socket}.told"
         Path(address).unlink(missing_ok=True)
         self._inbox.bind(address)
-        env: Mapping[str, str] = {**os.environ, "NOTIFY_SOCKET": address}
+        env: Mapping[str, str] = {
+            **os.environ,
+            "NOTIFY_SOCKET": address,
+            "PAGEMERGE_HISTORY": str(self.history),
+        }
         if self._watchdog is not None:
             env = {**env, "WATCHDOG_USEC": str(round(self._watchdog * 1e6))}
         argv = [*PAGEMERGE, "daemon", "--config", str(self.config), "--socket", str(self.socket)]
@@ -83,15 +88,13 @@ class Service:
         return self._log.read_text(errors="replace")
 
     def engine(self, name: str) -> int:
-        """The pid of the ``hub`` or the ``governor``; 0 if it does not run."""
+        """The pid of the ``hub``, the ``governor`` or the ``watch``; 0 if it does not run."""
         for pid in linux.pids():
             try:
-                if linux.stat(pid).parent != self.process.pid:
-                    continue
-                words = linux.arguments(pid)
+                found = linux.stat(pid)
             except PagemergeError:
                 continue
-            if "--engine" in words and words[words.index("--engine") + 1] == ENGINES[name]:
+            if (found.parent, found.name) == (self.process.pid, PARTS[name]):
                 return pid
         return 0
 

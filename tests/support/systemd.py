@@ -1,7 +1,8 @@
 """A systemd of a test alone: PID 1 of namespaces, with a file system view and a cgroup of its own.
 
 The namespaces share the host's kernel, its root directory and kernel KSM. Private are: processes,
-mounts, /run, /var/log, all units, and a cgroup of version 2 that is the root of systemd's tree.
+mounts, /run, /var/log, /var/lib, all units, and a cgroup of version 2 that is the root of
+systemd's tree.
 Sources: systemd's Container Interface, unshare(1), cgroup_namespaces(7).
 """
 
@@ -38,6 +39,7 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/systemd/system
 mount -t tmpfs tmpfs /etc/systemd/system
 mount -t tmpfs tmpfs /var/log
+mount -t tmpfs tmpfs /var/lib
 own=$(dirname "$2")
 mkdir /run/kept && cd "$own/system" && cp -r $3 /run/kept
 cd /

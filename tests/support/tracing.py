@@ -19,6 +19,7 @@ from pathlib import Path
 from pagemerge.demo.dialog import Child
 from tests.support import ksm
 from tests.support.building import VICTIMS
+from tests.support.hubs import ALONE
 
 FOLDER = Path(__file__).parents[1] / "unit" / "ksmd" / "traces"
 PAGES = 20_000
@@ -79,7 +80,7 @@ SETTINGS = {"poor": "[kernel]\ncpu_percent = 2\nburst_seconds = 0.1\nprice_bytes
 def governor(config: str, trace: Path) -> Iterator[None]:
     """A governor that notes what it sees and decides."""
     settings = trace.with_suffix(".toml")
-    settings.write_text(config)
+    settings.write_text(config + ALONE)
     argv = [sys.executable, "-m", "pagemerge", "daemon", "--engine", "kernel"]
     argv += ["--config", str(settings), "--trace", str(trace), "--verbose"]
     with subprocess.Popen(argv) as process:

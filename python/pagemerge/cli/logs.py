@@ -64,6 +64,10 @@ class JournalHandler(logging.Handler):
         except OSError:
             self._journal = None
 
+    def fileno(self) -> int:
+        """Return the descriptor of the connection to journald; 2 without one."""
+        return 2 if self._journal is None else self._journal.fileno()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record."""
         text, priority = self.format(record), priority_of(record.levelno)

@@ -17,6 +17,7 @@ from pagemerge.watch.top.lines import KINDS, SORTS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pagemerge.watch.model import Moment
     from pagemerge.watch.top.recent import Recent
 
 
@@ -24,8 +25,9 @@ class Top:
     """Show what merging saves, live: the host's memory, both engines, and each process.
 
     The view needs a terminal and the library textual: pip install "pagemerge[tui]". Press ? in it
-    for its keys. It reads what `status` reads, and needs no more rights; attaching and detaching
-    need root.
+    for its keys. It asks the daemon of this host, if one runs with --config, and begins its charts
+    with what that has recorded; else it reads what `status` reads. Attaching and detaching need
+    root.
 
     --once prints the same figures as text. It reads them twice, --every seconds apart, because
     rates need two readings. With --replay it prints the end of the recording.
@@ -75,13 +77,13 @@ class Top:
 def _read(replay: Path | None, every: float) -> Recent:
     """Read all moments of a recording, or two moments of this host."""
     from pagemerge.watch.top.recent import Recent
-    from pagemerge.watch.top.source import Recording, live
+    from pagemerge.watch.top.source import Live, Recording
 
     if replay is None:
-        source = live()
-        recent = Recent([source()])
-        time.sleep(every)
-        recent.add(source())
+        with Live() as source:
+            recent = Recent([source()])
+            time.sleep(every)
+            recent.add(source())
         return recent
     with Recording(replay) as moments:
         recent = Recent(moments)
@@ -109,12 +111,19 @@ def _view(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pagemerge.watch.top import style
-    from pagemerge.watch.top.source import Recording, live
+    from pagemerge.watch.top.source import Live, Recording, Source
 
     with contextlib.ExitStack() as opened:
-        recorded = args.replay is not None
-        source = opened.enter_context(Recording(args.replay)) if recorded else live()
-        view = View(source, args.every, sort=args.sort, kind=args.group_by, recorded=recorded)
+        source: Source
+        past: list[Moment] = []
+        if recorded := args.replay is not None:
+            source = opened.enter_context(Recording(args.replay))
+        else:
+            source = live = opened.enter_context(Live())
+            past = live.past()
+        view = View(
+            source, args.every, sort=args.sort, kind=args.group_by, recorded=recorded, past=past
+        )
         name = style.theme(os.environ, Console(force_terminal=True).color_system)
         view.theme = name if name in view.available_themes else style.THEMES["dark"]
         view.run()

@@ -44,6 +44,17 @@ REFRESH = 0.5
 """Seconds between two looks at which processes there are."""
 
 
+STOP = 0
+"""The value of the knob ``run`` with which ksmd stops, and keeps what it has merged."""
+
+PAUSE = 10.0
+"""Seconds between two signs of life while the governor pauses."""
+
+PAUSED = "somebody has paused merging"
+RESUMED = "somebody has had merging go on"
+"""Reasons of the decisions that orders bring."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One line of a trace: what the governor knew, and what it decided."""
@@ -74,12 +85,18 @@ class Governor:
         self.ksm = ksm
         self.dry_run = dry_run
         self.mergeable = Mergeable(asked)
-        self.ended = threading.Event()
-        self.hung_up = threading.Event()
-        """Set to have ``on_hangup`` called between two steps."""
         self.on_hangup: Callable[[], None] = lambda: None
+        """Called between two steps after ``hang_up``."""
         self.loan: Loan | None = None
         """Told about each value before it is written."""
+        self._ended = threading.Event()
+        self._hung_up = False
+        self._woken = threading.Event()
+        """Ends the pause between two steps."""
+        self._paused = self._resumed = False
+        self._writing = threading.Lock()
+        """Held while knobs are written: ``pause`` is called in another thread."""
+        self._listener: Callable[[str, dict[str, int | str]], None] = lambda _reason, _knobs: None
         self._notifier = notifier or Notifier()
         self._trace = trace
         self._course = Course()
@@ -103,21 +120,74 @@ class Governor:
                 dry_run=self.dry_run,
             )
 
+    def tell(self, listener: Callable[[str, dict[str, int | str]], None]) -> None:
+        """Have ``listener`` called with the reason and the knobs of each decision that is logged as
+        new."""
+        self._listener = listener
+
+    def end(self) -> None:
+        """Have ``run`` return. For signal handlers, too."""
+        self._ended.set()
+        self._woken.set()
+
+    def hang_up(self) -> None:
+        """Have ``on_hangup`` called between two steps. For signal handlers, too."""
+        self._hung_up = True
+        self._woken.set()
+
+    def pause(self) -> bool:
+        """Stop ksmd, and decide nothing until ``resume``; false if that is so already.
+
+        For any thread. Raises ``PagemergeError`` or ``OSError`` if ksmd cannot be stopped.
+        """
+        with self._writing:
+            if self._paused:
+                return False
+            if not self.dry_run:
+                self._put({"run": STOP})
+            self._paused = True
+        self._listener(PAUSED, {"run": STOP})
+        return True
+
+    def resume(self) -> bool:
+        """Go on after ``pause``; false if it did not pause. For any thread."""
+        with self._writing:
+            if not self._paused:
+                return False
+            self._paused, self._resumed = False, True
+        self._listener(RESUMED, {})
+        self._woken.set()
+        return True
+
     def run(self) -> None:
-        """Govern until ``ended`` is set."""
-        decision = Decision(Knobs(), "the beginning", 0.0)
+        """Govern until ``end`` is called."""
+        decision, is_ready = Decision(Knobs(), "the beginning", 0.0), False
         with contextlib.suppress(Ended):
-            while not self.ended.wait(decision.wait_seconds):
-                if self.hung_up.is_set():
-                    self.hung_up.clear()
+            while not self._wait(decision.wait_seconds):
+                if self._hung_up:
+                    self._hung_up = False
                     self.on_hangup()
-                first = not self._told
-                decision = self.step(decision)
-                if first:
+                decision = self._next(decision)
+                if not is_ready:
                     self._notifier.ready(decision.reason)
+                    is_ready = True
                 self._notifier.alive()
                 self._notifier.status(decision.reason)
         self._notifier.stopping()
+
+    def _next(self, last: Decision) -> Decision:
+        if self._paused:
+            return Decision(Knobs(), PAUSED, PAUSE)
+        if self._resumed:  # it has missed what happened meanwhile, and begins anew
+            self._resumed = False
+            self._course, self._sample, self._told = Course(), None, ""
+        return self.step(last)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait, or less if something is to be done. True if the end has come."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+        return self._ended.is_set()
 
     def step(self, last: Decision) -> Decision:
         """Take a snapshot with what the decision ``last`` wanted to know, and decide on it."""
@@ -154,19 +224,29 @@ class Governor:
             decision.reason,
             f": {written}" if written else "",
         )
+        if changes or new:
+            self._listener(decision.reason, {} if self.dry_run else changes)
 
     def _write(self, changes: dict[str, int | str]) -> None:
         """Write knobs. The governor goes on after an error, because another program that drives
         ksmd may be in the way for a moment only."""
+        with self._writing:
+            if self._paused:
+                return
+            try:
+                self._put(changes)
+            except OSError as error:
+                log.warning("ksmd is left as it is: cannot note its knobs: %s", error)
+            except PagemergeError as error:
+                log.warning("ksmd is left as it is: %s", error)
+
+    def _put(self, changes: dict[str, int | str]) -> None:
+        if self.loan:
+            self.loan.announce(changes)
         try:
-            if self.loan:
-                self.loan.announce(changes)
             self.ksm.write(**changes)
-        except OSError as error:
-            log.warning("ksmd is left as it is: cannot note its knobs: %s", error)
-        except PagemergeError as error:
-            log.warning("ksmd is left as it is: %s", error)
-        self._written = self.ksm.knobs()
+        finally:
+            self._written = self.ksm.knobs()
 
     def _snapshot(self, wanted: Decision) -> Snapshot:
         seconds = time.monotonic()
@@ -186,7 +266,7 @@ class Governor:
             began = readers.spent_seconds()
             # Before the look, because pages written during the look would otherwise count as seen.
             self._sample = Sample(pids)
-            promised = promise(pids, self.ended, self._notifier.alive)
+            promised = promise(pids, self._ended, self._notifier.alive)
             sharing = sharing_pages(pids)
             looked = readers.spent_seconds() - began
         counters = self.ksm.counters()

@@ -48,6 +48,10 @@ class Journal:
         example if the record is larger than a datagram may be."""
         self._socket.send(b"".join(_field(name, str(it)) for name, it in fields.items()))
 
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """End the connection."""
         self._socket.close()

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pagemerge.linux.forked import close_all_but
+
 ROOM = 2 << 20
 """Bytes that a reader shares with those who ask it: two pieces of ``find.sources``."""
 
@@ -125,9 +127,7 @@ def _leave(kept: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in {0, 1, 2} - {kept}:
         os.dup2(nothing, number)
-    for number in {int(it) for it in os.listdir("/proc/self/fd")} - {0, 1, 2, kept}:  # noqa: PTH208
-        with contextlib.suppress(OSError):  # that of the list itself
-            os.close(number)
+    close_all_but({0, 1, 2, kept})
 
 
 def _serve(descriptor: int, memory: int) -> NoReturn:

@@ -1,16 +1,21 @@
-"""One engine as a process that the daemon starts, hears, and starts again when it has died."""
+"""One engine as a process that the daemon forks, hears, and starts again when it has died.
+
+Engines are forked without exec, so that all processes of the daemon share the memory of the
+interpreter and of the modules, which is most of what they have.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+from pagemerge.errors import PagemergeError
+from pagemerge.linux.forked import Forked
 from pagemerge.linux.text import plain
-from pagemerge.service.handover import VARIABLE, offered
 
 log = logging.getLogger("pagemerge.service")
 
@@ -23,22 +28,33 @@ STEADY = 0.5
 """Seconds that an engine must have worked for its next start to count as the first again."""
 
 
+@runtime_checkable
+class HasDescriptor(Protocol):
+    """A handler of log records with a connection of its own (``cli.logs``)."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
+
 @dataclass(slots=True)
 class EngineProcess:
     """An engine of the daemon. Times are seconds on the monotonic clock."""
 
     name: str
     """What the log calls it: ``the hub``."""
-    argv: Sequence[str]
-    descriptors: Mapping[str, int] = field(default_factory=dict)
-    """Descriptors that it inherits, by name."""
+    comm: str
+    """Its name in ps and top: 15 bytes."""
+    work: Callable[[], int]
+    """What it does, in its own process; returns its exit status."""
+    descriptors: Sequence[int] = ()
+    """Descriptors of the daemon that it keeps open."""
     mend: Callable[[], None] = lambda: None
     """Called when it has died, before it starts again: puts right what it has left."""
     notify: str = ""
     """The socket to which it tells its states."""
     watchdog_seconds: float | None = None
     """It is killed if it shows no sign of life for so long; None: never."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Forked | None = None
     """None while it does not run."""
     due: float | None = 0.0
     """When to start it; None while it runs."""
@@ -71,28 +87,30 @@ class EngineProcess:
 
     def start(self, now: float) -> None:
         """Start it. If that is impossible, try again later."""
-        environment = dict(os.environ)
-        for name in ("WATCHDOG_PID", "WATCHDOG_USEC"):
-            environment.pop(name, None)
-        environment["NOTIFY_SOCKET"] = self.notify
-        environment[VARIABLE] = offered(self.descriptors)
-        if self.watchdog_seconds is not None:
-            environment["WATCHDOG_USEC"] = str(round(self.watchdog_seconds * 1e6))
         self.starts += 1
         self.ready = self.reloading = self.hangs_up = False
         self._heard, self.due = now, None
         try:
-            # A process group of its own: Ctrl-C reaches the daemon, which then ends the engines.
-            self.process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=tuple(self.descriptors.values()),
-                process_group=0,
-            )
+            self.process = Forked(self._run, self.comm, {*self.descriptors, *_of_the_log()})
         except OSError as error:
             self._put_off(now)
             log.error("%s cannot be started: %s", self.name, error.strerror)
+
+    def _run(self) -> int:
+        """In the new process: work."""
+        for name in ("WATCHDOG_PID", "WATCHDOG_USEC"):
+            os.environ.pop(name, None)
+        os.environ["NOTIFY_SOCKET"] = self.notify
+        if self.watchdog_seconds is not None:
+            os.environ["WATCHDOG_USEC"] = str(round(self.watchdog_seconds * 1e6))
+        try:
+            return self.work()
+        except PagemergeError as error:
+            log.error("%s", error)
+            return error.exit_status
+        except Exception:
+            log.exception("%s has a fault", self.name)
+            return 1
 
     def hear(self, message: str, now: float) -> bool:
         """Note what it tells (sd_notify(3)); true if it has just become ready, or has reloaded."""
@@ -119,14 +137,14 @@ class EngineProcess:
             self.hangs_up = True  # SIGHUP would end it before it has a handler
             return
         self.reloading = True
-        self.process.send_signal(signal.SIGHUP)
+        self.process.send(signal.SIGHUP)
 
     def ended(self, now: float) -> str | None:
         """Reap it. If it has died, return how, in words for the log, and plan its next start."""
         if self.process is None or (code := self.process.poll()) is None:
             return None
         steady = self.ready and now - self._since >= STEADY
-        how = f"{self.name} (process {self.process.pid}) {_ending(code)}"
+        how = f"{self.name} (process {self.pid}) {_ending(code)}"
         self.process = None
         self.ready = self.reloading = False
         self._put_off(now, steady)
@@ -150,3 +168,9 @@ def _ending(code: int) -> str:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def _of_the_log() -> set[int]:
+    """Return the descriptors to which log records go, besides standard error."""
+    handlers = logging.getLogger().handlers
+    return {it.fileno() for it in handlers if isinstance(it, HasDescriptor)}

@@ -14,7 +14,6 @@ import selectors
 import signal
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -146,7 +145,6 @@ class Supervisor:
                     engine.watchdog_seconds,
                 )
                 engine.process.kill()
-                engine.process.wait()
         self._notifier.alive()
 
     def _reload(self, now: float) -> None:
@@ -181,16 +179,13 @@ class Supervisor:
         running = [it for it in self.engines if it.process is not None]
         for engine in running:
             assert engine.process is not None
-            engine.process.terminate()
+            engine.process.send(signal.SIGTERM)
         deadline = time.monotonic() + ENDING
         for engine in running:
             assert engine.process is not None
-            try:
-                engine.process.wait(max(deadline - time.monotonic(), 0.0))
-            except subprocess.TimeoutExpired:
+            if engine.process.wait(deadline - time.monotonic()) is None:
                 log.warning("%s does not end: it is killed", engine.name)
                 engine.process.kill()
-                engine.process.wait()
         for engine in self.engines:
             engine.mend()
 

@@ -23,7 +23,7 @@ from pagemerge.errors import (
     Unsupported,
     UsageError,
 )
-from pagemerge.hub.reach import own_directory
+from pagemerge.hub import reach
 from pagemerge.linux.text import plain
 from pagemerge.watch.model import Decision, Moment, Row
 
@@ -43,9 +43,13 @@ _ERRORS: dict[str, type[PagemergeError]] = {
 """Error of the interface -> our class; all others become ``ServiceError``."""
 
 
-def socket_path() -> Path:
-    """Return where a service that this user starts listens."""
-    return SYSTEM if os.geteuid() == 0 else own_directory() / "api.sock"
+def places() -> list[Path]:
+    """Return where a service may listen: beside this user's hub, or else beside that of root.
+
+    If PAGEMERGE_SOCKET names a hub, only the service of that hub counts.
+    """
+    own = reach.socket_path().with_name("api.sock")
+    return [own] if os.environ.get("PAGEMERGE_SOCKET") else list(dict.fromkeys((own, SYSTEM)))
 
 
 class Service:
@@ -197,7 +201,7 @@ class Service:
 
 def _connected(path: Path | None, timeout: float) -> tuple[Path, socket.socket]:
     """Connect to the first service that listens. Raises ``ServiceError``."""
-    tried = [path] if path else list(dict.fromkeys((socket_path(), SYSTEM)))
+    tried = [path] if path else places()
     for one in tried:
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         peer.settimeout(timeout)
@@ -211,9 +215,10 @@ def _connected(path: Path | None, timeout: float) -> tuple[Path, socket.socket]:
             raise ServiceError(why, path=str(one)) from error
         else:
             return one, peer
-    places = " or ".join(map(str, tried))
+    where = " or ".join(map(str, tried))
     raise ServiceError(
-        f"no service runs at {places}: start one with `pagemerge daemon`", path=str(tried[0])
+        f"no service runs at {where}: start one with `pagemerge daemon --config FILE`",
+        path=str(tried[0]),
     )
 
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
+from pagemerge.errors import UsageError
 from pagemerge.service.process import LONGEST, SOON, STEADY, EngineProcess
 
 READY = "READY=1\nSTATUS=works"
 
 
+def waits() -> int:
+    """Wait for a signal."""
+    signal.pause()
+    return 0
+
+
 @pytest.fixture
 def engine() -> Iterator[EngineProcess]:
-    """Waits for the end of its input, and prints nothing."""
-    made = EngineProcess("the hub", [sys.executable, "-c", "import signal; signal.pause()"])
+    """Waits for a signal."""
+    made = EngineProcess("the hub", "test-hub", waits)
     yield made
     if made.process:
         made.process.kill()
-        made.process.wait()
 
 
 def kill(engine: EngineProcess, now: float, number: int = signal.SIGKILL) -> str:
     """Kill it, and return how it has ended, for the log."""
     assert engine.process
     pid = engine.pid
-    engine.process.send_signal(number)
+    engine.process.send(number)
     engine.process.wait(20)
     how = engine.ended(now)
     assert how
@@ -54,8 +59,13 @@ def test_pauses_grow_while_it_does_not_work(engine: EngineProcess) -> None:
     assert engine.due == now + STEADY, "it has worked: this is the first death"
 
 
-def test_a_program_that_is_not_there_is_tried_again() -> None:
-    engine = EngineProcess("the hub", ["/nothing/of/this/name"])
+def test_a_fork_that_fails_is_tried_again(
+    engine: EngineProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "no more processes")
+
+    monkeypatch.setattr(os, "fork", fork)
     engine.start(5.0)
     assert (engine.process, engine.due) == (None, 5.0)
     engine.start(5.0)
@@ -72,22 +82,17 @@ def test_it_is_to_be_heard_in_time(engine: EngineProcess) -> None:
 
 
 def test_a_reload_reaches_one_that_starts_when_it_is_ready() -> None:
-    code = (
-        "import signal\n"
-        "signal.signal(signal.SIGHUP, lambda *_: print('reloads', flush=True))\n"
-        "print('there', flush=True)\n"
-        "while True: signal.pause()"
-    )
-    engine = EngineProcess("the hub", [sys.executable, "-c", code])
     reading, writing = os.pipe()
-    before = os.dup(1)
-    os.dup2(writing, 1)
-    try:
-        engine.start(0.0)
-    finally:
-        os.dup2(before, 1)
-        os.close(writing)
-        os.close(before)
+
+    def work() -> int:
+        signal.signal(signal.SIGHUP, lambda *_: os.write(writing, b"reloads\n"))
+        os.write(writing, b"there\n")
+        while True:
+            signal.pause()
+
+    engine = EngineProcess("the hub", "test-hub", work, (writing,))
+    engine.start(0.0)
+    os.close(writing)
     with os.fdopen(reading) as said:
         engine.hang_up()
         assert said.readline() == "there\n"
@@ -100,28 +105,23 @@ def test_a_reload_reaches_one_that_starts_when_it_is_ready() -> None:
         assert not engine.reloading
         assert engine.process
         engine.process.kill()
-        engine.process.wait()
 
 
-def test_it_gets_the_daemons_descriptors_and_ends_with_it() -> None:
-    """The daemon is killed: the kernel has the engine end as upon SIGTERM."""
-    engine = (
-        "import os, signal, sys\n"
-        "from pagemerge.service.handover import taken\n"
-        "found = taken()\n"
-        "os.write(found['out'], b'%d' % os.getpid())\n"
-        "signal.pause()"
-    )
-    daemon = (
-        "import os, signal, sys\n"
-        "from pagemerge.service.process import EngineProcess\n"
-        f"EngineProcess('it', [sys.executable, '-c', {engine!r}], {{'out': 1}}).start(0)\n"
-        "signal.pause()"
-    )
-    with subprocess.Popen([sys.executable, "-c", daemon], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        pid = int(os.read(process.stdout.fileno(), 100))
-        process.kill()
-        # It holds the other end of the pipe until it has ended.
-        assert process.stdout.read() == b""
-    assert pid != process.pid
+@pytest.mark.parametrize("error", [UsageError("a wrong word"), ValueError("a fault")])
+def test_an_error_is_logged_and_becomes_its_exit_status(
+    error: Exception, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> int:
+        raise error
+
+    handler = logging.StreamHandler(os.fdopen(2, "w", closefd=False))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+
+    engine = EngineProcess("the hub", "test-hub", work)
+    engine.start(0.0)
+    assert engine.process
+    status = getattr(error, "exit_status", 1)
+    assert engine.process.wait(20) == status
+    pid = engine.pid
+    assert engine.ended(0.0) == f"the hub (process {pid}) has ended with exit status {status}"
+    assert str(error) in capfd.readouterr().err

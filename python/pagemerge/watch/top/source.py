@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
 import msgspec
 
-from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.errors import PagemergeError, ServiceError, UsageError
+from pagemerge.watch.ask import Service
+from pagemerge.watch.collect import Collector
+from pagemerge.watch.history import History
+from pagemerge.watch.history_file import default_path
 from pagemerge.watch.model import Moment
 
 Source = Callable[[], Moment]
 """Reads the next moment; raises ``Ended`` after the last one, and ``PagemergeError`` if this one
 cannot be read and the next one perhaps can."""
+
+PATIENCE = 5.0
+"""Seconds that the service may take to answer."""
+
+PAST = 3600.0
+"""Seconds of the history that the charts begin with."""
 
 LONGEST = 64 << 20
 """Most bytes of one line of a recording: two hundred thousand processes have room in it."""
@@ -98,9 +109,59 @@ def checked(moment: Moment) -> Moment:
     return moment
 
 
-def live() -> Source:
-    """Return a source that reads this host."""
-    from pagemerge.watch.collect import Collector
+class Live:
+    """Reads this host: asks the service that runs here, or looks itself where none runs.
 
-    collector = Collector()
-    return lambda: checked(collector.moment())
+    A context, which ends the connection.
+    """
+
+    def __init__(self) -> None:
+        self._service: Service | None = None
+        self._collector: Collector | None = None
+        self._decided = 0.0
+        """Time of the last decision that was returned."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self) -> Moment:
+        """Read the figures of now. Raises ``ServiceError`` if the service stops to answer; the next
+        call tries again."""
+        if self._service is None and self._collector is None:
+            try:
+                self._service = Service(timeout=PATIENCE)
+            except ServiceError:
+                self._collector = Collector()
+        if self._collector is not None:
+            return checked(self._collector.moment())
+        assert self._service
+        try:
+            moment = self._service.status()
+        except ServiceError:
+            self._close()
+            raise
+        # Each answer has the last decisions.
+        new = tuple(it for it in moment.decisions if it.time > self._decided)
+        self._decided = max((it.time for it in moment.decisions), default=self._decided)
+        return checked(msgspec.structs.replace(moment, decisions=new))
+
+    def _close(self) -> None:
+        if self._service:
+            self._service.close()
+        self._service = None
+
+    def past(self) -> list[Moment]:
+        """Return what was recorded in the last hour, oldest first; nothing without a history."""
+        try:
+            with Service(timeout=PATIENCE) as service:
+                return [checked(it) for it in service.history(PAST)]
+        except ServiceError:
+            pass  # no service, or it keeps no history
+        try:
+            with History(default_path(), read_only=True) as history:
+                return [checked(it) for it in history.read(time.time() - PAST)]
+        except (PagemergeError, ValueError):
+            return []

@@ -1,0 +1,141 @@
+"""What the governor tells the watch, and what the watch has the governor do.
+
+They are two processes of one daemon, which makes a pair of datagram sockets for them. Each message
+is a JSON object. The sockets outlive both processes: an order to a governor that has died is
+carried out by the next one, whose answer comes too late to count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.watch.model import Decision
+
+MOST = 1 << 16
+"""Bytes of a message."""
+
+PATIENCE = 10.0
+"""Seconds that the watch waits for the answer to an order."""
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    """From the watch: merge nothing more, or go on."""
+
+    number: int
+    what: Literal["pause", "resume"]
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """To the watch: whether the order with this number has changed anything, or why it failed."""
+
+    number: int
+    changed: bool
+    error: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """To the watch: a decision."""
+
+    decision: Decision
+
+
+class Governed(Protocol):
+    """The parts of a governor that orders need."""
+
+    def tell(self, listener: DecisionListener) -> None:
+        """Have each decision that changes something, or has a new reason, told from now on."""
+
+    def pause(self) -> bool:
+        """Have ksmd merge nothing more; false if that is so already."""
+
+    def resume(self) -> bool:
+        """Go on; false if it was not paused."""
+
+
+class DecisionListener(Protocol):
+    """Takes the decisions of a governor."""
+
+    def __call__(self, reason: str, knobs: dict[str, int | str]) -> None:
+        """Take one: why, and what was written to knobs."""
+
+
+def obey(channel: socket.socket, governor: Governed) -> None:
+    """In the governor's process: tell its decisions, and carry out orders in a thread."""
+    governor.tell(lambda reason, knobs: _send(channel, Told(Decision(time.time(), reason, knobs))))
+
+    def listen() -> None:
+        while data := channel.recv(MOST):
+            order = msgspec.json.decode(data, type=Order)
+            changed, error = False, ""
+            try:
+                changed = governor.pause() if order.what == "pause" else governor.resume()
+            except (PagemergeError, OSError) as failure:
+                error = str(failure)
+            _send(channel, Answer(order.number, changed, error))
+
+    threading.Thread(target=listen, name="orders", daemon=True).start()
+
+
+def _send(channel: socket.socket, message: msgspec.Struct) -> None:
+    """Send a message; it is lost if the other side does not read, so as not to wait for it."""
+    with contextlib.suppress(OSError):
+        channel.send(msgspec.json.encode(message), socket.MSG_DONTWAIT)
+
+
+class Line:
+    """The watch's end of the channel. All methods may be called from any thread."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        # Numbers unlike those of a watch before us, whose answers may still come.
+        self._numbers = itertools.count(os.getpid() << 20)
+        self._lock = threading.Lock()
+        self._decisions: list[Decision] = []
+        self._answer: Answer | None = None
+
+    def decisions(self) -> Sequence[Decision]:
+        """Return the decisions since the last call, oldest first."""
+        with self._lock:
+            self._read()
+            found, self._decisions = self._decisions, []
+        return found
+
+    def order(self, what: Literal["pause", "resume"]) -> bool:
+        """Have the governor do something, and return whether that has changed anything. Blocks.
+
+        Raises ``PagemergeError`` if it cannot, and ``Unsupported`` if it does not answer.
+        """
+        number, deadline = next(self._numbers), time.monotonic() + PATIENCE
+        _send(self._channel, Order(number, what))
+        while time.monotonic() < deadline:
+            with self._lock:
+                self._read()
+                answer = self._answer
+            if answer and answer.number == number:
+                if answer.error:
+                    raise PagemergeError(answer.error)
+                return answer.changed
+            time.sleep(0.01)
+        raise Unsupported(
+            f"the governor has not answered for {PATIENCE:g} s: it may be starting; try again"
+        )
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := self._channel.recv(MOST):
+                found = msgspec.json.decode(data, type=Told | Answer)
+                if isinstance(found, Told):
+                    self._decisions.append(found.decision)
+                else:
+                    self._answer = found

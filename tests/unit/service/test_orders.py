@@ -1,0 +1,87 @@
+"""Orders reach the governor, and its decisions the watch, whatever the other side does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.service import orders
+from pagemerge.service.orders import Answer, Line, Order, obey
+
+Listener = Callable[[str, dict[str, int | str]], None]
+
+
+class Noted:
+    """Notes what it is told to do."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.decided: Listener
+
+    def tell(self, listener: Listener) -> None:
+        self.decided = listener
+
+    def pause(self) -> bool:
+        before, self.paused = self.paused, True
+        return not before
+
+    def resume(self) -> bool:
+        raise PagemergeError("ksmd does not obey")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The governor's end and the watch's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_orders_and_decisions(ends: tuple[socket.socket, socket.socket]) -> None:
+    governor, line = Noted(), Line(ends[1])
+    obey(ends[0], governor)
+    governor.decided("memory is short", {"run": 1})
+    assert line.order("pause") is True
+    governor.decided("somebody has paused merging", {"run": 0})
+    assert line.order("pause") is False
+    with pytest.raises(PagemergeError, match="ksmd does not obey"):
+        line.order("resume")
+    told = [(it.reason, it.knobs) for it in line.decisions()]
+    assert told == [("memory is short", {"run": 1}), ("somebody has paused merging", {"run": 0})]
+    assert line.decisions() == []
+
+
+def test_a_governor_that_does_not_answer(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "PATIENCE", 0.05)
+    line = Line(ends[1])
+    with pytest.raises(Unsupported, match="the governor has not answered"):
+        line.order("pause")
+    first = msgspec.json.decode(ends[0].recv(1 << 16), type=Order)
+    # Its answer comes too late, and is not taken for the answer to the next order.
+    ends[0].send(msgspec.json.encode(Answer(first.number, True)))
+    with pytest.raises(Unsupported):
+        line.order("pause")
+
+
+def test_a_watch_that_does_not_read_stops_no_governor(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    governor = Noted()
+    obey(ends[0], governor)
+    done = threading.Event()
+
+    def decide() -> None:
+        for _ in range(5000):
+            governor.decided("again", {})
+        done.set()
+
+    threading.Thread(target=decide, daemon=True).start()
+    assert done.wait(20)
+    assert 0 < len(Line(ends[1]).decisions()) < 5000
