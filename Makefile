@@ -2,7 +2,7 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak race fuzz fuzz-images differential \
+.PHONY: help demo test build lint types rust python soak race kills fuzz fuzz-images differential \
 	selftests bench package packages wheel deb manual clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 # ARGS go to the program: make demo ARGS="--workers 8", make python ARGS="-k status".
 ARGS ?=
 SECONDS ?= 600
+KILLS ?= 200
 
 # Build for the Python of .venv, whatever environment the caller is in.
 export VIRTUAL_ENV := $(VENV)
@@ -64,6 +65,10 @@ race: build $(VENV)/.test ## ten minutes of each race with writers and virtual m
 		PAGEMERGE_RACE_SECONDS=$(SECONDS) PAGEMERGE_RACE_BARRIERS=$$barrier \
 			$(BIN)/python -m pytest -s tests/integration/test_race.py $(ARGS) || exit 1; done
 	PAGEMERGE_KVM_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s tests/integration/test_kvm.py $(ARGS)
+
+kills: build $(VENV)/.test ## kill parts of the service 200 times at random moments, under load: KILLS=1000
+	PAGEMERGE_SERVICE_KILLS=$(KILLS) $(BIN)/python -m pytest -s $(ARGS) \
+		tests/integration/test_service.py -k killed_at_random_moments
 
 selftests: build $(VENV)/.test ## the kernel's memory tests and CPython's, bare and beside an agent: ARGS="--only cow"
 	@$(BIN)/python -m tests.selftests $(ARGS)

@@ -19,14 +19,15 @@ from pagemerge.hub.reach import fetch_status
 from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm, is_mergeable
+from pagemerge.watch.history import History
 from tests.conftest import Spawn
 from tests.support.commands import PAGEMERGE, command
 from tests.support.hubs import PATIENCE, Hub
-from tests.support.services import BOTH, Service
+from tests.support.services import BOTH, Service, odd_knobs
 
 PAGES = 1024
 SHARED = 8192
-KILLS = 8
+KILLS = int(os.environ.get("PAGEMERGE_SERVICE_KILLS", "8"))
 FULL = "client_share = 1e-9\n"
 """A share of the host's memory that is less than a page: no client may fill a slot."""
 
@@ -35,18 +36,8 @@ pytestmark = pytest.mark.requires("kernel", "root")
 
 @pytest.fixture
 def before() -> Iterator[Knobs]:
-    """Knobs of ksmd unlike any that a governor writes. The lock is free for the daemon."""
-    ksm = Ksm()
-    saved = ksm.knobs()
-    NOTE.unlink(missing_ok=True)
-    try:
-        if saved.advisor_mode is not None:
-            ksm.write(advisor_mode="none")
-        ksm.write(run=0, pages_to_scan=123, sleep_millisecs=45)
-        yield ksm.knobs()
-    finally:
-        NOTE.unlink(missing_ok=True)
-        ksm.put_back(saved)
+    with odd_knobs() as knobs:
+        yield knobs
 
 
 def test_engines_killed_at_random_moments(before: Knobs, hub_socket: Path, victim: Spawn) -> None:
@@ -69,8 +60,8 @@ def test_engines_killed_at_random_moments(before: Knobs, hub_socket: Path, victi
             # A pause that ends early only if the daemon does, which must not be.
             with pytest.raises(subprocess.TimeoutExpired):
                 service.process.wait(chance.uniform(0.0, 1.0))
-            names = chance.sample(["hub", "governor"], 2)
-            # One of them may still wait for its next start; the other may be starting.
+            names = chance.sample(["hub", "governor", "watch"], 3)
+            # The first may still wait for its next start, or be starting.
             service.kill(next((it for it in names if service.engine(it)), names[0]))
             for member in members:
                 member.answer()
@@ -81,6 +72,8 @@ def test_engines_killed_at_random_moments(before: Knobs, hub_socket: Path, victi
         for sharer in sharers:
             assert sharer.ask("check") == {"right": True}
         assert service.log().count("was killed by SIGKILL") == KILLS
+        with History(service.history, read_only=True) as history:
+            assert history.series()
         service.process.terminate()
         assert service.process.wait(PATIENCE) == 0
     assert Ksm().knobs() == before

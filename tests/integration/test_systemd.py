@@ -23,6 +23,7 @@ from tests.support.api import AS_USER
 from tests.support.building import VICTIMS
 from tests.support.commands import NOBODY
 from tests.support.hubs import FAST
+from tests.support.services import odd_knobs
 from tests.support.systemd import PATIENCE, Systemd, booted
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +40,8 @@ pytestmark = [pytest.mark.requires("kernel", "root"), pytest.mark.timeout(300)]
 
 @pytest.fixture
 def before() -> Iterator[Knobs]:
-    """Knobs of ksmd unlike any that a governor writes."""
-    ksm = Ksm()
-    saved = ksm.knobs()
-    try:
-        if saved.advisor_mode is not None:
-            ksm.write(advisor_mode="none")
-        ksm.write(run=0, pages_to_scan=123, sleep_millisecs=45)
-        yield ksm.knobs()
-    finally:
-        ksm.put_back(saved)
+    with odd_knobs() as knobs:
+        yield knobs
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import PagemergeError
-from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux.ksm import Ksm
 from pagemerge.watch.ask import Service as Api
 from pagemerge.watch.history import History
@@ -20,7 +19,7 @@ from pagemerge.watch.top.source import Live
 from tests.conftest import Spawn
 from tests.support.commands import command
 from tests.support.hubs import FAST, PATIENCE
-from tests.support.services import BOTH, Service
+from tests.support.services import BOTH, Service, odd_knobs
 
 SHARED = 4096
 KILLS = 5
@@ -30,18 +29,9 @@ pytestmark = pytest.mark.requires("kernel", "root")
 
 @pytest.fixture(autouse=True)
 def knobs() -> Iterator[None]:
-    """The knobs of ksmd are as they were when the test has ended, and no other governor runs."""
-    ksm = Ksm()
-    saved = ksm.knobs()
-    NOTE.unlink(missing_ok=True)
-    try:
-        if saved.advisor_mode is not None:
-            ksm.write(advisor_mode="none")
-        ksm.write(run=0)
+    """The knobs of ksmd are put back when the test has ended."""
+    with odd_knobs():
         yield
-    finally:
-        NOTE.unlink(missing_ok=True)
-        ksm.put_back(saved)
 
 
 def recorded(service: Service) -> list[float]:

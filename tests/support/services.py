@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,10 @@ from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError, PagemergeError
 from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
+from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux import process as linux
+from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.ksm import Ksm
 from tests.support.commands import PAGEMERGE
 from tests.support.hubs import FAST, PATIENCE, TICK
 
@@ -24,6 +28,22 @@ BOTH = f'[service]\nengines = ["user", "kernel"]\n{FAST}'
 
 PARTS = {"hub": "pagemerge-hub", "governor": "pagemerge-ksm", "watch": "pagemerge-watch"}
 """Part of the daemon -> the name of its process."""
+
+
+@contextmanager
+def odd_knobs() -> Iterator[Knobs]:
+    """Knobs of ksmd unlike any that a governor writes, and no note of a governor; yields them."""
+    ksm = Ksm()
+    saved = ksm.knobs()
+    NOTE.unlink(missing_ok=True)
+    try:
+        if saved.advisor_mode is not None:
+            ksm.write(advisor_mode="none")
+        ksm.write(run=0, pages_to_scan=123, sleep_millisecs=45)
+        yield ksm.knobs()
+    finally:
+        NOTE.unlink(missing_ok=True)
+        ksm.put_back(saved)
 
 
 class Service:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -34,6 +35,8 @@ EVERY = 10.0
 """Seconds between two moments of the history."""
 BEAT = 10.0
 """The most seconds between two signs of life."""
+AFTER = 10
+"""Niceness: merging comes before those who look (sched(7))."""
 MOST_WAITING = 1000
 """Decisions that one reader of the figures has not asked for yet; older ones are dropped."""
 
@@ -89,6 +92,7 @@ def watch(settings: ServiceSettings, hub: Path, api: Path, channel: socket.socke
     governor, if one runs. Raises ``PagemergeError`` if the API or the metrics cannot listen.
     """
     raise_descriptors()  # each caller takes one
+    os.nice(AFTER)
     asyncio.run(_watch(settings, hub, api, Line(channel) if channel else None))
     return 0
 
