@@ -40,6 +40,7 @@ def before() -> Iterator[Knobs]:
         yield knobs
 
 
+@pytest.mark.timeout(120 + 3 * KILLS)
 def test_engines_killed_at_random_moments(before: Knobs, hub_socket: Path, victim: Spawn) -> None:
     """Clients ask for merges and ksmd runs all the while: data and knobs are right at the end."""
     chance = random.Random(15)
