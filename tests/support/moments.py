@@ -90,6 +90,8 @@ def _row(at: int, size: float, step: int, grown: float) -> Row:
         mappings=200 + 1700 * (at % 9),
         mappings_limit=65_530,
         why="its pages change all the time" if idle and is_client else "",
+        volatile_bytes=int(memory * (0.9 if idle else 0.02 * (at % 5))) if is_client else None,
+        agent_cores=0.002 * (at % 6) if is_client else None,
     )
 
 

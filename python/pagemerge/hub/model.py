@@ -145,6 +145,8 @@ class ClientStatus:
     """Pages merged since the client came; a page counts each time."""
     separations: int = 0
     """Merged pages that were seen to be written since the client came."""
+    volatile_pages: int = 0
+    """Pages that changed between the last two looks."""
 
 
 @dataclass(frozen=True, slots=True)

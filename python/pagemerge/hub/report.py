@@ -111,4 +111,5 @@ def _row(client: Client, domain: Domain, regions: int, tally: counters.Counts) -
         note=client.note,
         merges=client.merges,
         separations=client.separations,
+        volatile_pages=tally.volatile,
     )

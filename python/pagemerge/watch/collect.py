@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import HubError, PagemergeError
@@ -18,19 +19,40 @@ from pagemerge.linux import accounts
 from pagemerge.linux.aside import readers
 from pagemerge.linux.identity import Identities, Identity, user_name
 from pagemerge.linux.ksm import Ksm, ProcessKsm, cow_ksm, process_ksm
-from pagemerge.linux.process import PROC, most_mappings
+from pagemerge.linux.process import PROC, most_mappings, stat, threads
 from pagemerge.linux.text import lines, read
 from pagemerge.model import PAGE_SIZE
 from pagemerge.watch.model import Decision, Host, KernelEngine, Moment, Row, UserEngine
 
 KERNEL_DOMAIN = "kernel KSM"
 
+AGENT = "pagemerge"
+"""The name of the agent's thread."""
+
 RECOUNT = 20
-"""Processes whose mappings are counted at one moment, those counted longest ago first: the kernel
-takes a millisecond for each thousand mappings."""
+"""Processes whose mappings and agents are looked at in one moment, those looked at longest ago
+first: the kernel takes a millisecond for each thousand mappings."""
+
+THREADS = 32
+"""Threads of a process among which its agent is searched: it starts early."""
 
 UNREAD = Identity(0, 0, 0, "", "", "", "/", "", "")
 """A process that ended meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What was found in a process whose mappings were counted."""
+
+    at: float
+    """When, on the monotonic clock."""
+    mappings: int
+    agent_seconds: float | None
+    agent_cores: float | None
+    """Of the time since the count before."""
+
+
+NOT_COUNTED = Count(0.0, 0, None, None)
 
 
 class Collector:
@@ -49,8 +71,8 @@ class Collector:
         self._socket, self._decisions, self._ksm = socket, decisions, ksm or Ksm()
         self._identities = Identities()
         self._mergeable = Mergeable(asked)
-        self._mappings: dict[int, tuple[float, int]] = {}
-        """Pid -> when its mappings were counted, and how many there were."""
+        self._counts: dict[int, Count] = {}
+        """By pid."""
         self.no_hub = ""
         """Why the last moment has no user engine."""
 
@@ -63,14 +85,14 @@ class Collector:
         rows = {} if kernel is None else {it.pid: it for it in self._kernel_rows(kernel, present)}
         if hub is not None:
             rows |= {one.pid: _client_row(one, hub, present) for one in hub.clients}
-        self._count_mappings(rows)
+        self._count(rows)
         limit = most_mappings()
         return Moment(
             now,
             Host(accounts.total_bytes(), accounts.available_bytes(), accounts.pressure_percent()),
             None if hub is None else _user_engine(hub),
             kernel,
-            tuple(self._with_mappings(rows[pid], limit) for pid in sorted(rows)),
+            tuple(self._counted(rows[pid], limit) for pid in sorted(rows)),
             tuple(self._decisions()),
         )
 
@@ -124,20 +146,27 @@ class Collector:
                 why=why,
             )
 
-    def _count_mappings(self, rows: Iterable[int]) -> None:
-        """Count the mappings of processes that have waited longest for that."""
-        known, now = self._mappings, time.monotonic()
-        self._mappings = {pid: known.get(pid, (0.0, 0)) for pid in rows}
-        due = sorted(self._mappings, key=lambda pid: self._mappings[pid][0])[:RECOUNT]
-        for pid, count in zip(due, readers.each(_mappings, due), strict=True):
-            if isinstance(count, int):
-                self._mappings[pid] = now, count
+    def _count(self, rows: Iterable[int]) -> None:
+        """Look at the mappings and agents of processes that have waited longest for that."""
+        known, now = self._counts, time.monotonic()
+        self._counts = {pid: known.get(pid, NOT_COUNTED) for pid in rows}
+        due = sorted(self._counts, key=lambda pid: self._counts[pid].at)[:RECOUNT]
+        for pid, found in zip(due, readers.each(_looked_at, due), strict=True):
+            if not isinstance(found, tuple):
+                continue
+            before, (mappings, agent) = self._counts[pid], found
+            cores = None
+            if agent is not None and before.agent_seconds is not None and now > before.at:
+                cores = max(agent - before.agent_seconds, 0.0) / (now - before.at)
+            self._counts[pid] = Count(now, mappings, agent, cores)
 
-    def _with_mappings(self, row: Row, limit: int) -> Row:
+    def _counted(self, row: Row, limit: int) -> Row:
         import msgspec
 
-        count = self._mappings[row.pid][1]
-        return msgspec.structs.replace(row, mappings=count, mappings_limit=limit)
+        count = self._counts[row.pid]
+        return msgspec.structs.replace(
+            row, mappings=count.mappings, mappings_limit=limit, agent_cores=count.agent_cores
+        )
 
 
 def _user_engine(hub: Status) -> UserEngine:
@@ -177,6 +206,7 @@ def _client_row(one: ClientStatus, hub: Status, present: Mapping[int, Identity])
         separations=one.separations,
         name=one.name,
         uid=one.uid,
+        volatile_bytes=one.volatile_pages * PAGE_SIZE,
     )
 
 
@@ -193,6 +223,7 @@ def _row(
     separations: int | None = None,
     name: str | None = None,
     uid: int | None = None,
+    volatile_bytes: int | None = None,
 ) -> Row:
     uid = who.uid if uid is None else uid
     anonymous = accounts.anonymous_bytes(pid)
@@ -216,6 +247,7 @@ def _row(
         mappings=0,
         mappings_limit=0,
         why=why,
+        volatile_bytes=volatile_bytes,
     )
 
 
@@ -233,6 +265,15 @@ def _part(shared: int, sharing: int) -> float:
     return sharing / (shared + sharing) if shared + sharing else 0.0
 
 
-def _mappings(pid: int) -> int:
-    """Count the mappings of a process."""
-    return len(lines(read(f"{PROC}/{pid}/maps")))
+def _looked_at(pid: int) -> tuple[int, float | None]:
+    """Return the mappings of a process, and the seconds of processor time of its agent."""
+    count = len(lines(read(f"{PROC}/{pid}/maps")))
+    tasks = PROC / str(pid) / "task"
+    for thread in threads(pid)[:THREADS]:
+        try:
+            found = stat(thread, tasks)
+        except PagemergeError:
+            continue
+        if found.name == AGENT:
+            return count, found.cpu_seconds
+    return count, None

@@ -115,6 +115,11 @@ class Row(msgspec.Struct, frozen=True):
     """vm.max_map_count."""
     why: str
     """Why nothing of it merges; empty if something does, or if it is not known."""
+    volatile_bytes: int | None = None
+    """Memory that changed between the last two looks of the hub; kernel engine: unknown."""
+    agent_cores: float | None = None
+    """Processor time of its agent, as a share of a core, since its mappings were counted before;
+    None: unknown, or it has no agent."""
 
     @property
     def label(self) -> str:

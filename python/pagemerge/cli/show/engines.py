@@ -27,11 +27,12 @@ def show(console: Console, moment: Moment, rates: Rates, no_hub: str, unsharing:
         return
     console.print()
     ordered = sorted(moment.rows, key=lambda row: (-row.saved_bytes, -row.memory_bytes, row.pid))
-    texts, figures = ("pid", "name", "user", "engine"), ("memory", "merged", "saves", "unshares/s")
-    order = (*texts, *figures, "mappings")
+    texts = ("pid", "name", "user", "engine")
+    figures = ("memory", "merged", "saves", "unshares/s", "volatile", "cost", "mappings")
+    order = (*texts, *figures)
     cells = [_cells(row, unsharing) for row in ordered[:MOST]]
-    spare = ("mappings", "unshares/s", "user", "engine")
-    console.print(tables.fitted(cells, console.width, texts, (*figures, "mappings"), order, spare))
+    spare = ("mappings", "cost", "volatile", "unshares/s", "user", "engine")
+    console.print(tables.fitted(cells, console.width, texts, figures, order, spare))
     if len(ordered) > MOST:
         tables.show(console, f"and {number(len(ordered) - MOST, 'process', 'processes')} more")
     for line in reasons(ordered):
@@ -104,8 +105,14 @@ def _cells(row: Row, unsharing: Unsharing) -> list[str]:
         size(row.merged_bytes),
         size(row.saved_bytes),
         "-" if rate is None else f"{rate:,.0f}",
+        _share(row.volatile_bytes, row.memory_bytes),
+        "-" if row.agent_cores is None else f"{row.agent_cores:.1%}",
         f"{row.mappings:,} of {row.mappings_limit:,}" if row.mappings else "-",
     ]
+
+
+def _share(part: int | None, whole: int) -> str:
+    return "-" if part is None or whole <= 0 else f"{min(part / whole, 1.0):.0%}"
 
 
 def reasons(rows: list[Row]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagemerge.watch.top.lines import Line
-from pagemerge.watch.top.words import percent, rate, short
+from pagemerge.watch.top.words import cores, percent, rate, short
 
 GAP = 1
 """Characters between two columns."""
@@ -55,6 +55,8 @@ MEMORY = Column("MEMORY", 8, lambda line: short(line.memory_bytes), "memory")
 BAR = Column("MERGED PART", 11, _bar, right=False)
 UNSHARING = Column("UNSHARE/s", 10, lambda line: rate(line.unsharing), "unsharing")
 MAPPINGS = Column("MAPPINGS", 9, lambda line: percent(line.mappings_share), "mappings")
+VOLATILE = Column("VOLATILE", 9, lambda line: percent(line.volatile_share), "volatile")
+COST = Column("COST", 6, lambda line: cores(line.cost), "cost")
 ENGINE = Column(
     "ENGINE", 6, lambda line: line.engines[0] if len(line.engines) == 1 else "both", right=False
 )
@@ -62,14 +64,14 @@ USER = Column("USER", 8, lambda line: _several(line.users, 8), right=False)
 PID = Column("PID", 7, lambda line: str(line.rows[0].pid))
 COUNT = Column("COUNT", 7, lambda line: f"{len(line.rows):,}")
 
-SPARE = (ENGINE, USER, MAPPINGS, MEMORY, UNSHARING)
+SPARE = (COST, VOLATILE, ENGINE, USER, MAPPINGS, MEMORY, UNSHARING)
 """Columns that are left out if there is little room, the first ones first."""
 
 
 def chosen(kind: str, width: int) -> list[Column]:
     """Choose the columns before the name, for lines of ``kind`` and ``width`` characters."""
     who = PID if kind == "process" else COUNT
-    kept = [SAVED, MERGED, MEMORY, BAR, UNSHARING, MAPPINGS, ENGINE, USER, who]
+    kept = [SAVED, MERGED, MEMORY, BAR, UNSHARING, VOLATILE, COST, MAPPINGS, ENGINE, USER, who]
     if kind == "user":
         kept.remove(USER)  # it would repeat the name
     for column in (BAR, *SPARE):

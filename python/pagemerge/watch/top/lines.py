@@ -45,6 +45,11 @@ class Line:
     mappings_share: float | None
     """Mappings of the process that is nearest to its limit, as a part of that limit; None if they
     are not counted yet."""
+    volatile_share: float | None
+    """Memory that changed between two looks of the hub, as a part of ``memory_bytes``; None under
+    the kernel engine."""
+    cost: float | None
+    """Processor time of the agents, as a share of a core; None if it is not known."""
 
     @property
     def pid(self) -> int | None:
@@ -101,6 +106,8 @@ FIGURES: dict[str, Callable[[Line], float]] = {
     "unsharing": lambda line: -1.0 if line.unsharing is None else line.unsharing,
     "memory": lambda line: line.memory_bytes,
     "mappings": lambda line: -1.0 if line.mappings_share is None else line.mappings_share,
+    "volatile": lambda line: -1.0 if line.volatile_share is None else line.volatile_share,
+    "cost": lambda line: -1.0 if line.cost is None else line.cost,
 }
 """Name of an order -> the figure that is compared."""
 
@@ -131,12 +138,15 @@ def _process(row: Row, rate: float | None) -> Line:
         saved_bytes=row.saved_bytes,
         unsharing=rate,
         mappings_share=_share(row),
+        volatile_share=_volatile((row,)),
+        cost=row.agent_cores,
     )
 
 
 def _group(kind: str, name: str, rows: Sequence[Row], rate: Rate) -> Line:
     rates = [found for row in rows if (found := rate(row)) is not None]
     shares = [share for row in rows if (share := _share(row)) is not None]
+    costs = [row.agent_cores for row in rows if row.agent_cores is not None]
     members = (row.name if kind == "guest" else row.guest or row.name for row in rows)
     names = sorted({plain(member, MOST) for member in members})
     return Line(
@@ -151,7 +161,16 @@ def _group(kind: str, name: str, rows: Sequence[Row], rate: Rate) -> Line:
         saved_bytes=sum(row.saved_bytes for row in rows),
         unsharing=sum(rates) if rates else None,
         mappings_share=max(shares, default=None),
+        volatile_share=_volatile(rows),
+        cost=sum(costs) if costs else None,
     )
+
+
+def _volatile(rows: Sequence[Row]) -> float | None:
+    """Volatile memory as a part of all memory of the rows that tell it."""
+    known = [(row.volatile_bytes, row.memory_bytes) for row in rows if row.memory_bytes > 0]
+    told = [(part, whole) for part, whole in known if part is not None]
+    return min(sum(it[0] for it in told) / sum(it[1] for it in told), 1.0) if told else None
 
 
 def _share(row: Row) -> float | None:

@@ -160,6 +160,11 @@ def percent(share: float | None) -> str:
     return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
+def cores(share: float | None) -> str:
+    """Write processor time, a part of one core, in percent."""
+    return "-" if share is None else f"{share:.1%}"
+
+
 def _identity(line: Line) -> str:
     row = line.rows[0]
     if len(line.rows) > 1:
