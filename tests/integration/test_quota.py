@@ -113,3 +113,30 @@ def test_the_background_goes_on_when_there_is_room(hub: Hub, victim: Spawn) -> N
     filler.close()
     hub.until(lambda: [slabbed(it) for it in pair] == [1000, 1000], "merge them after all")
     assert [it.ask("check")["wrong"] for it in (other, *pair)] == [0] * 3
+
+
+@pytest.mark.requires("uffd")
+def test_nothing_more_is_merged_where_the_reserve_would_be_lost(
+    hub_socket: Path, victim: Spawn
+) -> None:
+    """The reserve is all of the host's memory, of which the programs here use some."""
+    total = os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+    reserve = f"reserve_bytes = {total}\n"
+    with Hub(hub_socket, FAST + reserve) as hub:
+        pair = [victim("member", env=hub.env) for _ in "ab"]
+        for member in pair:
+            member.ask("fill", pages=1000, seed=3)
+        hub.until(lambda: skipped(hub, pair[0]).get("reserve") == 1000, "say that it waits")
+        assert [slabbed(it) for it in pair] == [0, 0]
+        Path(f"{hub_socket}.toml").write_text(FAST)
+        hub.process.send_signal(signal.SIGHUP)
+        hub.until(lambda: [slabbed(it) for it in pair] == [1000, 1000], "merge them after all")
+        assert "reserve" not in skipped(hub, pair[0])
+        Path(f"{hub_socket}.toml").write_text(FAST + reserve)
+        hub.process.send_signal(signal.SIGHUP)
+        late = victim("member", env=hub.env)
+        late.ask("fill", pages=1000, seed=3)
+        hub.until(lambda: skipped(hub, late).get("reserve") == 1000, "say that it waits")
+        assert [slabbed(it) for it in (*pair, late)] == [1000, 1000, 0], "what is merged stays"
+        assert hub.log().count("the reserve would lack") == 2
+        assert [it.ask("check")["wrong"] for it in (*pair, late)] == [0] * 3

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from math import inf
 
-from pagemerge.hub import planning, report
+from pagemerge.hub import planning, report, reserve
 from pagemerge.hub.adoption import adopt_mappings
 from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.budget import Budget
@@ -25,6 +25,7 @@ from pagemerge.hub.model import Planned, Status
 from pagemerge.hub.origins import Origins
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.readers import Readers
+from pagemerge.hub.reserve import Reserve
 from pagemerge.hub.settings import Settings
 from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
@@ -54,6 +55,7 @@ class Hub:
         self.readers = Readers()
         self.budget = Budget(settings.cpu_percent / 100, settings.idle_percent / 100)
         self._quota = Quota(self.domains, settings)
+        self._reserve = Reserve()
         self._most_mappings = most_mappings()
         self._full_scans = 0
         self._started = time.monotonic()
@@ -192,6 +194,11 @@ class Hub:
             client.missed = 0
         if not members.pending or not (self.budget.has_spare or members.is_worth_a_plan):
             return 0
+        if await self._reserve.lacks(list(self.domains.values()), self.settings.reserve_bytes):
+            reserve.leave_alone(clients, await candidates(clients, looks))
+            return 0
+        for client in clients:
+            client.forget(reserve.REASON)
         members.begin_plan()
         for client in list(members.clients):
             if client.has_barrier and client not in clients:

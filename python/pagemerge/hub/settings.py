@@ -41,6 +41,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of what the store may fill that all processes of one user may fill. Where the hub's
     memory cgroup has no limit, it is a share of the host's memory. The user that the hub runs as
     has no limit."""
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Memory that must stay available even if every page that the hub has merged is written at
+    once. Where it would not, the hub merges nothing more in the background. 0: no reserve."""
     longest_hold: Annotated[float, msgspec.Meta(ge=0, le=2048, extra={"unit": "seconds"})] = 1024
     """Longest time that a page must stay unchanged before it is merged again, if it was written
     soon after earlier merges. The time starts at 2 seconds and doubles with each such merge. 0: the

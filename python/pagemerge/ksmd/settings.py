@@ -47,8 +47,8 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pressure."""
 
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Memory that must stay available even if every merged page is written at once. Where it would
-    not, the governor merges nothing more. 0: no reserve."""
+    """Memory that must stay available even if every page that ksmd has merged is written at once.
+    Where it would not, the governor merges nothing more. 0: no reserve."""
 
     merge_across_nodes: bool | None = None
     """True if ksmd may merge pages of different NUMA nodes, false if it may not. The governor
