@@ -43,24 +43,26 @@ def beside(program: Path, how: str, *command: str) -> subprocess.CompletedProces
     return done
 
 
-@pytest.mark.parametrize(
-    ("words", "status"),
-    [
-        (["scan", "--all", "--what", "--why", "--group-by", "guest"], 0),
-        (["scan", "--all", "--sample"], 0),
-        (["scan", "python-turning"], 1),
-        (["attach", "{pid}"], 1),
-        (["detach", "--dry-run", "{pid}"], 1),
-        (["doctor"], 0),
-        (["status"], None),
-    ],
-    ids=["scan", "sample", "name", "attach", "detach", "doctor", "status"],
-)
-@pytest.mark.parametrize("how", ["lock", "exec"])
+COMMANDS: dict[str, tuple[list[str], int | None]] = {
+    "scan": (["scan", "--all", "--what", "--why", "--group-by", "guest"], 0),
+    "sample": (["scan", "--all", "--sample"], 0),
+    "name": (["scan", "python-turning"], 1),
+    "attach": (["attach", "{pid}"], 1),
+    "detach": (["detach", "--dry-run", "{pid}"], 1),
+    "doctor": (["doctor"], 0),
+    "status": (["status"], None),
+}
+"""Words, and the exit status if it is known."""
+# Each case waits for seconds, and what the commands do differs by the files that they read first.
+CASES = [*(("lock", it) for it in COMMANDS), *(("exec", it) for it in ("scan", "attach", "status"))]
+
+
+@pytest.mark.parametrize(("how", "name"), CASES)
 def test_a_process_whose_files_in_proc_keep_everybody_waiting(
-    program: Path, how: str, words: list[str], status: int | None
+    program: Path, how: str, name: str
 ) -> None:
     """By the lock of its memory, which most files need, or inside an exec that never ends."""
+    words, status = COMMANDS[name]
     done = beside(program, how, *PAGEMERGE, *words)
     assert done.returncode != 124, done.stderr
     if status is not None:
@@ -73,7 +75,7 @@ LOOKS = """
 import os, sys, time
 from pagemerge.find.process import named
 from pagemerge.find.survey import survey
-end = time.monotonic() + 15
+end = time.monotonic() + 10
 while time.monotonic() < end:
     mine, other = survey(named([sys.argv[1], str(os.getppid())])).rows
     assert other.pages and not other.error, other
@@ -97,7 +99,7 @@ def test_the_governor_goes_on(program: Path, how: str, tmp_path: Path) -> None:
     config, log = tmp_path / "rules.toml", tmp_path / "log"
     config.write_text('[[rule]]\nopt = "in"\ncommand = "*python-turning *"\n' + ALONE)
     daemon = [*PAGEMERGE, "daemon", "--engine", "kernel", "--verbose", "--config", str(config)]
-    argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 15")
+    argv = words_for(program, how, "sh", "-c", "echo up; exec sleep 9")
     with lab.borrowed():
         before = Ksm().knobs()
         with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as other:
