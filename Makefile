@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint types rust python soak race kills fuzz fuzz-images differential \
-	selftests bench package packages wheel deb manual clean
+	selftests bench package packages wheel deb manual docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -98,6 +98,10 @@ deb: wheel ## a Debian package in dist, for the Debian whose Python it names: AR
 
 manual: build ## man pages and completions, in dist/share
 	@PYTHONPATH=packaging $(BIN)/python -m manual dist
+
+docs: build ## the documentation as a site, in dist/docs
+	$(BIN)/python -m pip install --quiet $$($(BIN)/python packaging/docsite/needs.py)
+	PYTHONPATH=packaging $(BIN)/python -m docsite dist
 
 packages: build $(VENV)/.test ## build each package, install it in a clean place, and try that
 	PAGEMERGE_PACKAGE=1 $(BIN)/python -m pytest tests/integration/test_package.py \
