@@ -186,7 +186,8 @@ def _unmarked(facts: Facts, ksmd: Ksmd) -> Reason:
         cure = attach
     elif machine is not None:
         text = "QEMU does not mark the guest's memory: `-machine mem-merge=off`"
-        cure = f"mem-merge=on (libvirt: no <nosharepages/>), or {attach}"
+        text += ", and no rule of the governor opts it in"
+        cure = "mem-merge=on (libvirt: no <nosharepages/>), if its memory may be merged"
     elif facts.unit.endswith(".service"):
         cure = f"{attach}, or `MemoryKSM=yes` in {facts.unit} (systemd 254)"
     if not ksmd.exists:

@@ -24,6 +24,7 @@ from pagemerge.linux import process as linux
 from pagemerge.linux.accounts import CGROUPS, cgroup_limit_bytes, meminfo_bytes
 from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
+from pagemerge.linux.qemu import machine_of
 from pagemerge.linux.text import decoded
 from pagemerge.linux.values import chosen, contents, hexadecimal, number, number_in, pairs
 
@@ -118,6 +119,8 @@ class Host:
     """Number of NUMA nodes that have memory."""
     drivers: tuple[Driver, ...]
     """Other programs that may be driving kernel KSM."""
+    kept_out: tuple[str, ...] = ()
+    """Names of the QEMU guests that run with ``mem-merge=off``; empty for one without a name."""
 
 
 def examine(
@@ -143,6 +146,7 @@ def examine(
         memory_limit_bytes=cgroup_limit_bytes(proc=proc, cgroups=cgroups),
         numa_nodes=_nodes(sys / "devices/system/node/has_memory"),
         drivers=(*_processes(proc), *_units(etc)),
+        kept_out=tuple(_kept_out(proc)),
     )
 
 
@@ -226,6 +230,19 @@ def _processes(proc: Path) -> Iterator[Driver]:
                     name = linux.program(readers.call(pid, linux.arguments, pid, proc))
                 if name in DRIVERS:
                     yield Driver(name, pid)
+
+
+def _kept_out(proc: Path) -> Iterator[str]:
+    """Find guests whose memory must not be merged. The name of a process of QEMU is that of its
+    program, or what ``-name process=`` says, so all processes are asked."""
+    with suppress(OSError):
+        pids = linux.pids(proc)
+        told = readers.quick(linux.arguments, pids, [(pid, proc) for pid in pids])
+        for words in told:
+            if isinstance(words, PagemergeError):
+                continue
+            if (machine := machine_of(words)) and not machine.mem_merge:
+                yield machine.guest
 
 
 def _units(etc: Path) -> Iterator[Driver]:

@@ -29,7 +29,7 @@ from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup, process
 from pagemerge.linux.aside import readers
 from pagemerge.linux.process import PROC
-from pagemerge.linux.qemu import guest_of
+from pagemerge.linux.qemu import guest_of, machine_of
 from pagemerge.linux.text import read
 
 
@@ -38,7 +38,7 @@ class Identity:
     """The properties of a process that rules can match.
 
     ``uid`` and ``cgroup`` (so ``unit``) come from the kernel; the process itself chooses ``name``,
-    ``command`` and ``guest``.
+    ``command``, ``guest`` and ``mem_merge``.
     """
 
     pid: int
@@ -58,6 +58,8 @@ class Identity:
     """The unit of the system's systemd that it runs in, by its cgroup; empty if none."""
     guest: str
     """The guest's name from ``-name`` of a QEMU process; empty for others."""
+    mem_merge: bool = True
+    """False for a QEMU process with ``mem-merge=off``: its guest must not be merged."""
     ours: bool = False
     """By its arguments it is pagemerge itself: a hub, or a command that will run a program."""
 
@@ -130,6 +132,7 @@ class Identities:
 
     def _identity(self, pid: int, seen: _Seen, words: list[str], place: str) -> Identity:
         self.read += 1
+        machine = machine_of(words)
         return Identity(
             pid=pid,
             start_time=seen.start_time,
@@ -140,6 +143,7 @@ class Identities:
             cgroup=place,
             unit=cgroup.unit_of(place),
             guest=guest_of(words),
+            mem_merge=machine is None or machine.mem_merge,
             ours=process.program(words).partition(".")[0] == "pagemerge",
         )
 

@@ -78,6 +78,9 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
     )
     for pid, name in (("7", "ksmtuned"), ("8", "ksmd"), ("10", "momd"), ("11", "virt-handler")):
         write(proc / pid, comm=f"{name}\n")
+    quiet = "/usr/bin/kvm\0-name\0db\0-machine\0mem-merge=off\0"
+    write(proc / "12", comm="kvm\n", cmdline=quiet)
+    write(proc / "13", comm="kvm\n", cmdline="/usr/bin/kvm\0-name\0web\0")
     write(proc / "9", comm="python3\n", cmdline="/usr/bin/python3\0/usr/sbin/momd\0-d\0")
     wants = etc / "systemd" / "system" / "multi-user.target.wants"
     wants.mkdir(parents=True)
@@ -89,6 +92,7 @@ def test_what_a_host_says_is_read(tmp_path: Path) -> None:
     assert (found.unprivileged_userfaultfd, found.max_map_count) == (1, 1000)
     assert (found.ptrace_scope, found.huge_pages) == (2, "always")
     assert (found.swap_bytes, found.numa_nodes) == (4096, 3)
+    assert found.kept_out == ("db",)
     assert found.drivers == (
         Driver("ksmtuned", 7),
         Driver("momd", 9),
@@ -218,6 +222,28 @@ def test_whatever_is_missing_comes_with_its_cure() -> None:
     ]
     assert facts(old, KSM)["UFFDIO_MOVE"].state == MISSING
     assert {"seccomp", "user namespace", "memory limit"} <= states.keys()
+
+
+@pytest.mark.parametrize(
+    ("driver", "cure"),
+    [
+        (Driver("ksmtuned", 7), "`systemctl disable --now ksmtuned`"),
+        (Driver("ksmtuned.service", None), "`systemctl disable --now ksmtuned`"),
+        (Driver("ksm.service", None), "`systemctl disable --now ksm`"),
+        (Driver("virt-handler", 7), "ksmConfiguration from the KubeVirt object"),
+        (Driver("momd", 7), "stop it before"),
+    ],
+)
+def test_how_to_switch_off_what_drives_ksmd(driver: Driver, cure: str) -> None:
+    assert cure in facts(replace(ROOT, drivers=(driver,)), KSM)["driven by"].cure
+
+
+def test_guests_that_must_not_be_merged_are_named() -> None:
+    assert "kept out" not in facts(ROOT, KSM)
+    one = facts(replace(ROOT, kept_out=("db\x1b[2J", "")), KSM)["kept out"]
+    assert one.says == "2 guests with mem-merge=off: db\\x1b[2J, one without a name"
+    many = facts(replace(ROOT, kept_out=tuple("abcdefg")), KSM)["kept out"]
+    assert many.says.endswith("a, b, c, d, e and 2 more")
 
 
 def test_two_pagemerges_are_told_of_each_other() -> None:

@@ -47,6 +47,20 @@ def test_pagemerge_itself_is_not_opted_in_and_may_not_stay_in() -> None:
     assert (found.holder, len(found.decisions)) == (GUEST.uid, 1)
 
 
+def test_a_guest_with_mem_merge_off_is_out_whatever_rule_fits() -> None:
+    quiet = replace(GUEST, pid=201, mem_merge=False)
+    every, out = Rule("in", guest="*"), Rule("out", guest="d*")
+    reason = "out: QEMU was started with mem-merge=off (libvirt: <nosharepages/>)"
+    for rules in ([every], [Rule("in", command="*", select=True), every]):
+        decisions = {it.who.pid: it for it in rule_on([quiet, GUEST], rules).decisions}
+        assert decisions[201] == Choice(quiet, "out", False, reason)
+        assert decisions[200].opt == "in"
+    assert one(quiet, every, out).reason == "out: rule 2, guest d*"
+    assert rule_on([quiet], [Rule("in", unit="other")]).decisions == ()
+    # It is nobody's claim to kernel KSM.
+    assert rule_on([quiet], [every]).holder is None
+
+
 @pytest.mark.parametrize(
     ("who", "rule", "fit"),
     [

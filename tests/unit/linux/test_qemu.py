@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,20 @@ def machine(*words: str) -> Machine:
     found = machine_of([QEMU, *words])
     assert found is not None
     return found
+
+
+def libvirt(name: str) -> list[str]:
+    """A command line that libvirt 9.0.0 has written for QEMU 7.2."""
+    return (Path(__file__).parent / "libvirt" / f"{name}.args").read_text().split("\n")[:-1]
+
+
+def test_what_libvirt_writes() -> None:
+    """The domain ``quiet,guest=web`` has ``<nosharepages/>``, the domain ``web-1`` has not."""
+    quiet, web = machine_of(libvirt("nosharepages")), machine_of(libvirt("plain"))
+    assert quiet and web
+    assert (quiet.guest, quiet.mem_merge) == ("quiet,guest=web", False)
+    assert (web.guest, web.mem_merge) == ("web-1", True)
+    assert [it.share for it in web.backends] == [False]
 
 
 def test_other_programs_are_none() -> None:

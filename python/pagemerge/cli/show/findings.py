@@ -14,6 +14,9 @@ from pagemerge.model import PAGE_SIZE
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 
+UNITS_OF = {"ksmtuned": "ksmtuned", "uksmd": "uksmd"}
+"""Program that drives ksmd -> the unit that starts it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -116,6 +119,7 @@ def facts(host: Host, ksm: KernelKsm) -> list[Fact]:
     return [
         *_kernel_ksm(ksm),
         *_drivers(host, ksm),
+        *_kept_out(host),
         _userfaultfd(host),
         _moving(host),
         _scan(host),
@@ -177,7 +181,7 @@ def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:
             NOTE,
             "driven by",
             f"{plain(it.name)} ({f'process {it.pid}' if it.pid else 'a unit that starts at boot'})",
-            "stop it before pagemerge drives kernel KSM: both would set the same knobs",
+            f"{_stop(it.name)} before pagemerge drives kernel KSM: both would set the same knobs",
         )
         for it in host.drivers
     ]
@@ -186,6 +190,26 @@ def _drivers(host: Host, ksm: KernelKsm) -> list[Fact]:
     if not found and ksm.knobs.run is not None:
         found.append(Fact(OK, "driven by", "no known program"))
     return found
+
+
+def _stop(driver: str) -> str:
+    """Say how to switch off a program that drives ksmd."""
+    if driver.endswith(".service"):
+        return f"`systemctl disable --now {plain(driver.removesuffix('.service'))}`"
+    if driver == "virt-handler":
+        return "remove spec.configuration.ksmConfiguration from the KubeVirt object"
+    return f"`systemctl disable --now {UNITS_OF[driver]}`" if driver in UNITS_OF else "stop it"
+
+
+def _kept_out(host: Host) -> list[Fact]:
+    """Name the guests that no rule can opt in."""
+    if not host.kept_out:
+        return []
+    names = ", ".join(sorted(plain(it, 40) or "one without a name" for it in host.kept_out)[:5])
+    rest = f" and {len(host.kept_out) - 5} more" if len(host.kept_out) > 5 else ""
+    says = f"{number(len(host.kept_out), 'guest')} with mem-merge=off: {names}{rest}"
+    cure = "no rule opts them in; for libvirt, remove <nosharepages/> to have one merged"
+    return [Fact(NOTE, "kept out", says, cure)]
 
 
 def _userfaultfd(host: Host) -> Fact:

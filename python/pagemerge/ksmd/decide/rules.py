@@ -11,6 +11,9 @@ So the admin's order decides, a new process never takes kernel KSM away, and the
 at every look. The size of processes does not matter: it changes, and a growing process would push
 others out.
 
+A QEMU process with ``mem-merge=off`` is opted out if any rule fits it: whoever started the guest
+has said that its memory must not be merged. libvirt writes that for ``<nosharepages/>``.
+
 Commands of pagemerge itself are not opted in, whatever rule fits: `pagemerge run -- CMD` has CMD on
 its command line, and being opted in outlives its exec.
 
@@ -28,6 +31,8 @@ from typing import Literal
 from pagemerge.linux.identity import Identity
 
 Opt = Literal["in", "out"]
+UNSHARED = "out: QEMU was started with mem-merge=off (libvirt: <nosharepages/>)"
+"""The reason for a guest that no rule can opt in."""
 MATCHERS = ("cgroup", "unit", "user", "command", "guest")
 
 
@@ -96,7 +101,7 @@ def rule_on(
 ) -> Ruling:
     """Decide for each process; ``holder`` is the uid that kernel KSM belonged to until now."""
     matches = [match for who in processes if (match := _speaks(who, rules))]
-    wanted = [match for match in matches if match.rule.opt == "in"]
+    wanted = [match for match in matches if match.rule.opt == "in" and match.who.mem_merge]
     if across_users:
         holder = None
     elif not any(match.who.uid == holder for match in wanted):
@@ -133,6 +138,8 @@ def _decision(match: _Match, holder: int | None, user: str) -> Choice:
     reason = f"{rule.opt}: rule {match.number}, {rule}"
     if rule.opt == "out":
         return Choice(who, "out", False, reason)
+    if not who.mem_merge:
+        return Choice(who, "out", False, UNSHARED)
     if holder in (None, who.uid):
         return Choice(who, "in", rule.select, reason)
     named = f"uid {holder}" if user == str(holder) else f"uid {holder} ({user})"
