@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemerge.cli import as_path, logs, streams
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     pass
 
 FOREIGN = {
-    "user": ["trace"],
+    "user": ["trace", "host_root", "follow"],
     "kernel": ["socket", "until_idle"],
-    "both": ["until_idle", "cpu"],
+    "both": ["until_idle", "cpu", "follow"],
 }
 """Engine -> options that mean nothing with it."""
 
@@ -42,7 +43,9 @@ class Daemon:
 
     With --config, the daemon also answers `pagemerge top`, and records for `pagemerge history`, in
     one more process ([service] api, history, metrics). SIGHUP has it read its file again. No client
-    and no merged page is let go.
+    and no merged page is let go. With --follow, the governor does so whenever the file has changed.
+
+    With --host-root, a daemon in a container drives kernel KSM through the host's own files.
 
     Exit status: 0 after SIGTERM or SIGINT, 1 if another daemon runs already, 2 for wrong usage or
     settings, 77 if kernel KSM cannot be driven here.
@@ -83,6 +86,17 @@ class Daemon:
             help="write each decision to FILE (--engine kernel)",
         )
         parser.add_argument(
+            "--follow",
+            action="store_true",
+            help="read the file again whenever it has changed (--engine kernel)",
+        )
+        parser.add_argument(
+            "--host-root",
+            type=as_path,
+            metavar="FOLDER",
+            help="in a container: where the host's / is mounted, or the parts of it that are used",
+        )
+        parser.add_argument(
             "--put-back",
             action="store_true",
             help="put back the knobs of ksmd that a killed daemon has left, and exit",
@@ -100,12 +114,16 @@ class Daemon:
         logs.to_stderr(logging.INFO if args.verbose or args.dry_run else logging.WARNING)
         logging.getLogger("pagemerge.service").setLevel(logging.INFO)
         if args.put_back:
-            return _put_back()
+            return _put_back(args.host_root)
         # Forks of a process with several threads are fragile, and nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from pagemerge import config
+        from pagemerge.service.follow import Follower
         from pagemerge.service.options import Options
 
+        if args.follow and not args.config:
+            raise UsageError("--follow reads the file of --config again: give that option, too")
+        follower = Follower(args.config) if args.follow else None
         settings = config.read(args.config)
         engines = settings.service.engines
         engine = args.engine or ("both" if len(engines) > 1 else engines[0])
@@ -115,6 +133,11 @@ class Daemon:
             if getattr(args, name) and not (name == "socket" and watched):  # for api.sock
                 option = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{option} means nothing with --engine {engine}: leave it out")
+        if args.host_root:
+            from pagemerge.linux.container import enter, ksm_below
+
+            ksm_below(args.host_root)
+            enter()
         options = Options(
             settings,
             config=args.config,
@@ -125,6 +148,8 @@ class Daemon:
             verbose=args.verbose,
             dry_run=args.dry_run,
             print_plan=_print_plan if args.dry_run else None,
+            host_root=args.host_root,
+            follower=follower,
         )
         if engine == "both" or watched:
             from pagemerge.service.supervise import supervise
@@ -143,15 +168,15 @@ class Daemon:
         os._exit(streams.settle("pagemerge daemon", status))
 
 
-def _put_back() -> int:
+def _put_back(host_root: Path | None) -> int:
     """Put back what a killed daemon has left. A governor that runs needs none of that."""
-    from pagemerge.ksmd.borrowing import put_back
+    from pagemerge.ksmd.borrowing import note_below, put_back
     from pagemerge.linux.ksm import locked
     from pagemerge.service.govern import usable_ksm
 
-    ksm = usable_ksm()
+    ksm = usable_ksm(host_root)
     with locked(ksm.root):
-        done = put_back(ksm)
+        done = put_back(ksm, note_below(host_root))
     print("the knobs of ksmd are back as they were" if done else "no daemon has left any knob")
     return 0
 

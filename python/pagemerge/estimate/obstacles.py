@@ -193,12 +193,14 @@ def _unmarked(facts: Facts, ksmd: Ksmd) -> Reason:
     if not ksmd.exists:
         return Reason(UNMARKED, size, text, f"{run}: the user engine needs no kernel KSM")
     if facts.refusal:
+        marked = "not marked as mergeable"
         why, colon, told = facts.refusal.rpartition(": ")
         way = told if colon else f"{run.removesuffix('`')} --engine kernel`"
         if machine is not None and not machine.mem_merge:
             way = "mem-merge=on (libvirt: no <nosharepages/>): then QEMU marks it itself"
+            marked += " (`mem-merge=off`: no rule of the governor opts it in)"
         why = why or facts.refusal
-        return Reason(CONFINED, size, f"not marked as mergeable, and {plain(why)}", plain(way))
+        return Reason(CONFINED, size, f"{marked}, and {plain(why)}", plain(way))
     if facts.opted_out:
         text = "it was mergeable and has been taken out (PR_SET_MEMORY_MERGE, MADV_UNMERGEABLE)"
         return Reason(OPTED_OUT, size, text, f"{attach}, unless it was taken out on purpose")

@@ -26,6 +26,11 @@ NOTE = Path("/run/pagemerge/knobs.json")
 """Only root can write it, because only root runs a governor."""
 
 
+def note_below(root: Path | None) -> Path:
+    """Return where the note lies if the host's file system is at ``root``; None: at ``/``."""
+    return NOTE if root is None else root / NOTE.relative_to("/")
+
+
 class Note(msgspec.Struct):
     """What has to be known to put the knobs back."""
 

@@ -103,7 +103,8 @@ class Ksm:
         if os.statvfs(self.root).f_flag & os.ST_RDONLY:
             return (
                 f"{self.root} is read-only here, as in a container: drive kernel KSM from the "
-                "host, or mount /sys writable into the container"
+                "host, or mount the host's own folder into the container, writable, and name the "
+                "place with `pagemerge daemon --host-root`"
             )
         if not os.access(run, os.W_OK, effective_ids=True):
             who = "this root is not root of the host" if os.geteuid() == 0 else "it needs root"

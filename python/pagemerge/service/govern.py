@@ -12,8 +12,9 @@ from typing import BinaryIO
 from pagemerge.config import Configuration, with_cpu
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.figures import number
-from pagemerge.ksmd.borrowing import alone, borrowed, put_back
+from pagemerge.ksmd.borrowing import alone, borrowed, note_below, put_back
 from pagemerge.ksmd.governor import Governor, endings
+from pagemerge.linux.container import ksm_below
 from pagemerge.linux.ksm import Ksm, locked
 from pagemerge.linux.notify import notifier
 from pagemerge.service.options import Options
@@ -31,7 +32,7 @@ def govern(
     ``supervised``: the daemon that forked this process logs for it. ``channel``: where decisions
     are told, and orders come from (``orders``).
     """
-    ksm = usable_ksm()
+    ksm = usable_ksm(options.host_root)
     kernel = with_cpu(options.settings.kernel, options.cpu)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(ksm))
@@ -53,8 +54,11 @@ def govern(
             reload = Reload(options.config, options.settings, apply, quiet=supervised)
             governor.on_hangup = told_to(states, reload)
             signal.signal(signal.SIGHUP, lambda _number, _frame: governor.hang_up())
+            if options.follower:
+                stack.enter_context(options.follower.hanging_up())
         if not options.dry_run:
-            governor.loan = stack.enter_context(borrowed(ksm))
+            note = note_below(options.host_root)
+            governor.loan = stack.enter_context(borrowed(ksm, note))
         if channel:
             obey(channel, governor)
         if not supervised:
@@ -73,20 +77,25 @@ def rules(options: Options) -> str:
     return f"{number(len(options.settings.rules), 'rule')} for selecting processes"
 
 
-def usable_ksm() -> Ksm:
+def ksm_at(host_root: Path | None) -> Ksm:
+    """Return kernel KSM, in a container that of the host. Raises as ``ksm_below``."""
+    return Ksm(ksm_below(host_root)) if host_root else Ksm()
+
+
+def usable_ksm(host_root: Path | None) -> Ksm:
     """Return kernel KSM. Raises ``Unsupported`` if it cannot be driven here."""
-    ksm = Ksm()
+    ksm = ksm_at(host_root)
     if reason := ksm.why_not():
         raise Unsupported(reason, path=str(ksm.root))
     return ksm
 
 
-def restore() -> None:
+def restore(host_root: Path | None) -> None:
     """Put back the knobs that a killed governor has left; log what prevents it."""
-    ksm = Ksm()
     try:
+        ksm = ksm_at(host_root)
         with locked(ksm.root):
-            if put_back(ksm):
+            if put_back(ksm, note_below(host_root)):
                 log.warning("the knobs of ksmd are back as they were before the governor")
     except PagemergeError as error:
         log.warning("the knobs of ksmd are not put back: %s", error)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pagemerge.config import Configuration
     from pagemerge.hub.model import Planned
     from pagemerge.linux.domain import Domain
+    from pagemerge.service.follow import Follower
 
 log = logging.getLogger("pagemerge.service")
 
@@ -35,6 +36,10 @@ class Options:
     dry_run: bool = False
     print_plan: PlanPrinter | None = None
     """Prints what the hub would merge, in a dry run."""
+    host_root: Path | None = None
+    """In a container: where the host's file system is mounted."""
+    follower: Follower | None = None
+    """Tells when the file of the configuration has changed."""
 
     @property
     def more(self) -> str:

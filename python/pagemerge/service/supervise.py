@@ -12,7 +12,7 @@ from pagemerge.hub.listening import listen, only_one
 from pagemerge.linux import sockets
 from pagemerge.linux.ksm import locked
 from pagemerge.linux.notify import notifier, passed
-from pagemerge.service.govern import govern, governs, restore, rules, usable_ksm
+from pagemerge.service.govern import govern, governs, ksm_at, restore, rules, usable_ksm
 from pagemerge.service.options import Options
 from pagemerge.service.process import EngineProcess
 from pagemerge.service.reload import Reload
@@ -46,7 +46,7 @@ def supervise(options: Options, engines: Collection[str], *, watched: bool) -> i
             parts.append(_hub(options, server.fileno(), lock))
             does.append(f"a hub serves at {path}")
         if "kernel" in engines:
-            ksm = usable_ksm()
+            ksm = usable_ksm(options.host_root)
             with locked(ksm.root):  # the governor will take this lock: refuse before it starts
                 pass
             ends = [stack.enter_context(it) for it in socket.socketpair(type=socket.SOCK_DGRAM)]
@@ -82,7 +82,7 @@ def _governor(options: Options, channel: socket.socket | None) -> EngineProcess:
         "pagemerge-ksm",
         lambda: govern(options, supervised=True, channel=channel),
         (channel.fileno(),) if channel else (),
-        mend=restore,
+        mend=lambda: restore(options.host_root),
     )
 
 
@@ -90,7 +90,13 @@ def _watch(options: Options, hub: Path, channel: socket.socket | None) -> Engine
     return EngineProcess(
         "the watch",
         "pagemerge-watch",
-        lambda: watch(options.settings.service, hub, hub.with_name("api.sock"), channel),
+        lambda: watch(
+            options.settings.service,
+            hub,
+            hub.with_name("api.sock"),
+            channel,
+            ksm_at(options.host_root),
+        ),
         (channel.fileno(),) if channel else (),
     )
 

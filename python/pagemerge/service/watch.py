@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
+from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.notify import Notifier, notifier
 from pagemerge.service.api.control import KernelControl
 from pagemerge.service.api.moments import in_thread
@@ -45,8 +46,8 @@ class Figures:
     """Reads the figures of now for several readers, in whichever thread they ask; each of them gets
     all decisions."""
 
-    def __init__(self, hub: Path | None, line: Line | None) -> None:
-        self._collector = Collector(hub, line.decisions if line else tuple)
+    def __init__(self, hub: Path | None, line: Line | None, ksm: Ksm) -> None:
+        self._collector = Collector(hub, line.decisions if line else tuple, ksm)
         self._lock = threading.Lock()
         self._waiting: list[deque[Decision]] = []
 
@@ -72,8 +73,8 @@ class Figures:
 class GovernorControl(KernelControl):
     """Pauses the governor of this daemon instead of ksmd, which the governor would start again."""
 
-    def __init__(self, line: Line) -> None:
-        super().__init__()
+    def __init__(self, line: Line, ksm: Ksm) -> None:
+        super().__init__(ksm)
         self._line = line
 
     async def pause(self) -> bool:
@@ -85,7 +86,9 @@ class GovernorControl(KernelControl):
         return await in_thread(lambda: self._line.order("resume"))
 
 
-def watch(settings: ServiceSettings, hub: Path, api: Path, channel: socket.socket | None) -> int:
+def watch(
+    settings: ServiceSettings, hub: Path, api: Path, channel: socket.socket | None, ksm: Ksm
+) -> int:
     """Show what the daemon does until SIGTERM or SIGINT.
 
     ``hub``: where the hub listens. ``api``: where to listen for callers. ``channel``: to the
@@ -93,15 +96,17 @@ def watch(settings: ServiceSettings, hub: Path, api: Path, channel: socket.socke
     """
     raise_descriptors()  # each caller takes one
     os.nice(AFTER)
-    asyncio.run(_watch(settings, hub, api, Line(channel) if channel else None))
+    asyncio.run(_watch(settings, hub, api, Line(channel) if channel else None, ksm))
     return 0
 
 
-async def _watch(settings: ServiceSettings, hub: Path, api: Path, line: Line | None) -> None:
+async def _watch(
+    settings: ServiceSettings, hub: Path, api: Path, line: Line | None, ksm: Ksm
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    states, figures = notifier(), Figures(hub, line)
+    states, figures = notifier(), Figures(hub, line, ksm)
     # It reads nothing again: [service] cannot change while the daemon runs.
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, states.ready)
     does: list[str] = []
@@ -117,7 +122,7 @@ async def _watch(settings: ServiceSettings, hub: Path, api: Path, line: Line | N
             does.append(f"serves metrics at {where}")
         listening = asyncio.Event()
         if settings.api:
-            control = GovernorControl(line) if line else KernelControl()
+            control = GovernorControl(line, ksm) if line else KernelControl(ksm)
             remembered = _remembered(path) if path else None
             work.append(serve(api, figures.reader(), control, remembered, listening.set))
             does.append(f"answers calls at {api}")

@@ -118,7 +118,7 @@ def test_other_programs_get_cures_of_their_own() -> None:
         ),
         (
             {"refusal": "no", "machine": guest("-M", "mem-merge=off"), "opted_out": True},
-            *("cannot be attached", "not marked as mergeable, and no", "QEMU marks it itself"),
+            *("cannot be attached", "no rule of the governor opts it in), and no", "QEMU marks"),
         ),
         ({"refusal": "no"}, "cannot be attached", "and no", "`pagemerge run --engine kernel`"),
     ],
