@@ -31,10 +31,11 @@ MAY_IMPORT = {
     "settings": BASE | {"linux"},
     "config": BASE | {"hub", "ksmd", "service", "settings"},
     "arrays": BASE | {"linux", "hub"},
+    "kubernetes": BASE | {"linux", "config", "settings"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
     "cli": BASE
     | {"figures", "linux", "find", "estimate", "report", "hub", "ksmd", "config", "demo"}
-    | {"watch", "service", "settings"},
+    | {"watch", "service", "settings", "kubernetes"},
     "__main__": {"cli"},
 }
 """Module or package below ``pagemerge`` -> what it may import of the others."""

@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "metrics": "print the figures of both engines as metrics for Prometheus, or serve them",
     "top": "show what merging saves, live: the host, both engines, each process",
     "daemon": "run a hub, the governor of ksmd, or both, in the foreground",
+    "pods": "write rules for the pods of a Kubernetes node, as they ask by annotation",
     "config": "check a configuration file, show all settings, or write a sample",
     "doctor": "show what this host can do, and what would have to change",
 }

@@ -44,7 +44,8 @@ def enter(proc: Path = PROC) -> None:
     """See the host's processes, and their cgroups by the paths that the host uses.
 
     A cgroup namespace shows the paths of other cgroups relative to its own (cgroup_namespaces(7)),
-    so this thread, and each process that it starts, joins that of init. Raises ``Unsupported`` if
+    so this thread, and each process that it starts, joins that of the kernel's threads. (Some hosts
+    let nobody look at init.) Raises ``Unsupported`` if
     the host's processes cannot be seen, or its cgroup namespace cannot be joined.
     """
     if not _sees_host(proc):
@@ -53,10 +54,11 @@ def enter(proc: Path = PROC) -> None:
             "(Kubernetes: hostPID: true; docker and podman: --pid=host)"
         )
     try:
-        ours, theirs = (os.stat(f"{proc}/{pid}/ns/cgroup") for pid in ("self", 1))  # noqa: PTH116
+        links = [proc / pid / "ns/cgroup" for pid in ("self", str(_KTHREADD))]
+        ours, theirs = (link.stat() for link in links)
         if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
             return
-        namespace = os.open(f"{proc}/1/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        namespace = os.open(f"{proc}/{_KTHREADD}/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)
         try:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace, _CLONE_NEWCGROUP):
