@@ -81,7 +81,7 @@ class Pods:
             "--host-root",
             type=as_path,
             metavar="FOLDER",
-            help="for --kubevirt: as for `pagemerge daemon`",
+            help="for --kubevirt: where the host's / is mounted",
         )
         parser.add_argument(
             "--server", metavar="URL", help="the API server (default: that of this pod)"
