@@ -23,6 +23,7 @@ from pagemerge.linux.ksm import ROOT, Ksm, is_mergeable
 from tests.conftest import Spawn, missing
 from tests.support.cgroup import _remove, limited
 from tests.support.commands import PAGEMERGE, command
+from tests.support.hubs import ALONE
 
 PATIENCE = 60.0
 NAMESPACES = ["unshare", "--mount", "--net", "--cgroup", "--propagation", "private", "sh", "-ec"]
@@ -174,7 +175,7 @@ def test_rules_follow_the_file_and_fit_the_hosts_cgroups(
     ksm: Ksm, host: Path, victim: Spawn, tmp_path: Path
 ) -> None:
     sharer, config = victim("sharer", "plain"), tmp_path / "rules.toml"
-    config.write_text('[[rule]]\ncgroup = "/elsewhere/*"\nopt = "in"\n')
+    config.write_text('[[rule]]\ncgroup = "/elsewhere/*"\nopt = "in"\n' + ALONE)
     with ExitStack() as stack:
         pod = stack.enter_context(limited(1 << 30))
         own = pod.path.with_name(f"{pod.path.name}-container")
@@ -188,7 +189,7 @@ def test_rules_follow_the_file_and_fit_the_hosts_cgroups(
         seen = Path(f"/proc/{container.process.pid}/cgroup").read_text()
         assert f"/{own.name}\n" in seen, "it must be in a cgroup of its own"
         new = config.with_suffix(".new")
-        new.write_text(f'[[rule]]\ncgroup = "/{pod.path.name}"\nopt = "in"\n')
+        new.write_text(f'[[rule]]\ncgroup = "/{pod.path.name}"\nopt = "in"\n{ALONE}')
         new.rename(config)
         container.until(lambda: is_mergeable(sharer.pid), "opt it in")
         config.write_text("nonsense")

@@ -14,6 +14,7 @@ from pagemerge.demo.dialog import end
 from pagemerge.linux.ksm import Ksm, is_mergeable
 from tests.integration.test_governor import governed, ksm
 from tests.support.commands import command
+from tests.support.hubs import ALONE
 
 __all__ = ["ksm"]  # a fixture
 
@@ -51,7 +52,7 @@ def test_no_rule_opts_in_a_guest_with_nosharepages(
     config = tmp_path / "rules.toml"
     config.write_text(
         '[kernel]\nacross_users = true\n[[rule]]\nguest = "*"\nopt = "in"\n'
-        f'[[rule]]\ncommand = "*{READY}*"\nopt = "in"\n'
+        f'[[rule]]\ncommand = "*{READY}*"\nopt = "in"\n' + ALONE
     )
     with governed(tmp_path, "--config", str(config)) as daemon:
         daemon.until(lambda: is_mergeable(guests["plain"]), "opt in the other guest")

@@ -16,6 +16,7 @@ from pagemerge.linux.ksm import is_mergeable
 from tests.conftest import missing
 from tests.integration.test_governor import governed
 from tests.integration.test_host_root import ksm
+from tests.support.hubs import ALONE
 
 __all__ = ["ksm"]  # a fixture
 
@@ -67,7 +68,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_filter_keeps_a_container_out(ksm: object, start: Start, tmp_path: Path) -> None:
     confined, free = start(), start("--security-opt", "seccomp=unconfined")
     config = tmp_path / "rules.toml"
-    config.write_text(RULE)
+    config.write_text(RULE + ALONE)
     with governed(tmp_path, "--config", str(config)) as daemon:
         daemon.until(lambda: is_mergeable(free), "opt in the container without a filter")
         refused = f"process {confined} (busybox) is left as it is: process {confined} is confined"

@@ -181,6 +181,13 @@ def test_reload_lets_go_of_nothing(before: Knobs, hub_socket: Path, victim: Spaw
             assert member.ask("check") == {"wrong": 0}
 
 
+def test_a_file_that_is_followed_is_read_without_a_signal(before: Knobs, hub_socket: Path) -> None:
+    with Service(hub_socket, BOTH, "--follow") as service:
+        service.config.write_text(f"{BOTH}{FULL}")
+        service.until(lambda: "client_share = 1e-9 (was 0.5)" in service.log(), "read it")
+        service.until(lambda: _reloaded(service), "say that it has reloaded")
+
+
 def _reloaded(service: Service) -> bool:
     service.has_told(b"READY=1")
     return sum(it.startswith(b"READY=1") for it in service.told) >= 2

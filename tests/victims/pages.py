@@ -19,10 +19,11 @@ import json
 import mmap
 import os
 import random
+import signal
 import sys
 
 PAGE = 4096
-PR_SET_DUMPABLE, PR_SET_MEMORY_MERGE = 4, 67
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_MEMORY_MERGE = 1, 4, 67
 MAP_NORESERVE, MAP_HUGETLB = 0x4000, 0x40000
 
 
@@ -85,8 +86,12 @@ def main() -> None:
             memory.write(b"h" * size)
             keep.append(memory)
         elif word == "fork":
+            parent = os.getpid()
             report["child"] = os.fork() or 0
             if not report["child"]:
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() != parent:
+                    return
                 break
     if report.get("child", 1):
         print(json.dumps(report), flush=True)

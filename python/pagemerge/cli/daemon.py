@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FOREIGN = {
     "user": ["trace", "host_root", "follow"],
     "kernel": ["socket", "until_idle"],
-    "both": ["until_idle", "cpu", "follow"],
+    "both": ["until_idle", "cpu"],
 }
 """Engine -> options that mean nothing with it."""
 
@@ -88,7 +88,7 @@ class Daemon:
         parser.add_argument(
             "--follow",
             action="store_true",
-            help="read the file again whenever it has changed (--engine kernel)",
+            help="read the file again whenever it has changed (--engine kernel, both)",
         )
         parser.add_argument(
             "--host-root",

@@ -54,7 +54,7 @@ def govern(
             reload = Reload(options.config, options.settings, apply, quiet=supervised)
             governor.on_hangup = told_to(states, reload)
             signal.signal(signal.SIGHUP, lambda _number, _frame: governor.hang_up())
-            if options.follower:
+            if options.follower and not supervised:  # else the daemon follows the file
                 stack.enter_context(options.follower.hanging_up())
         if not options.dry_run:
             note = note_below(options.host_root)

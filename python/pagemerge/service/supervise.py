@@ -64,6 +64,7 @@ def supervise(options: Options, engines: Collection[str], *, watched: bool) -> i
             line=f"{', and '.join(does)}{options.more}",
             reread=_reread(options),
             listener=server,
+            has_changed=options.follower.changed if options.follower else None,
         ).run()
 
 

@@ -30,6 +30,9 @@ ENDING = 20.0
 RELOADING = 30.0
 """Seconds to wait for engines to reload. A look of the governor at much memory may take longer."""
 
+GLANCE = 1.0
+"""Seconds between two looks at a file that is followed."""
+
 MOST_HEARD = 4096
 """The most bytes of a message of an engine."""
 
@@ -40,8 +43,8 @@ class Supervisor:
     """Runs engines until it is told to end (SIGTERM, SIGINT).
 
     ``messages``: path of its socket for the engines' messages. ``reread``: called upon SIGHUP;
-    returns whether the engines are to read their configuration again. ``line``: what the daemon
-    does, for the log.
+    returns whether the engines are to read their configuration again. ``has_changed``: true if that
+    should happen without SIGHUP. ``line``: what the daemon does, for the log.
     """
 
     def __init__(
@@ -53,10 +56,12 @@ class Supervisor:
         line: str,
         reread: Callable[[], bool],
         listener: socket.socket | None = None,
+        has_changed: Callable[[], bool] | None = None,
     ) -> None:
         self.engines, self.line = engines, line
         self._notifier, self._messages = notifier, messages
         self._reread, self._listener = reread, listener
+        self._has_changed = has_changed
         self._started = False
         self._reload_until: float | None = None
         self._signals: set[int] = set()
@@ -77,6 +82,8 @@ class Supervisor:
                 self._hear(inbox, time.monotonic())
                 status = self._bury(time.monotonic())
                 self._watch(time.monotonic())
+                if self._has_changed and self._has_changed():
+                    self._signals.add(signal.SIGHUP)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     self._reload(time.monotonic())
@@ -92,6 +99,8 @@ class Supervisor:
     def _wait(self, now: float) -> float | None:
         """Return the seconds until something is due; None if nothing is."""
         dues = [it.deadline for it in self.engines] + [self._reload_until]
+        if self._has_changed:
+            dues.append(now + GLANCE)
         if self._notifier.beat_seconds is not None:
             dues.append(now + self._notifier.beat_seconds / 2)
         known = [due for due in dues if due is not None]
