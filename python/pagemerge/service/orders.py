@@ -74,7 +74,11 @@ def obey(channel: socket.socket, governor: Governed) -> None:
     governor.tell(lambda reason, knobs: _send(channel, Told(Decision(time.time(), reason, knobs))))
 
     def listen() -> None:
-        while data := channel.recv(MOST):
+        while True:
+            try:
+                data = channel.recv(MOST)
+            except OSError:  # the channel is closed: this process ends
+                return
             order = msgspec.json.decode(data, type=Order)
             changed, error = False, ""
             try:
