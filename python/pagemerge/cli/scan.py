@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli import as_path, as_size
 from pagemerge.cli.show import tables
@@ -18,6 +18,7 @@ from pagemerge.figures import number, size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pagemerge.cli.show.printed_scan import AnswerFigures
     from pagemerge.estimate.answer import Questions
     from pagemerge.find.images import ImageSource
     from pagemerge.find.look import Progress
@@ -57,20 +58,31 @@ class Scan:
             action="append",
             default=[],
             metavar="FILE",
-            help="look at a memory image: a core dump, a guest's saved memory, LiME, raw memory",
+            help="look at a memory image, too: a core dump, a guest's saved memory, LiME, or raw "
+            "memory; may be given several times",
         )
         _add_questions(parser.add_argument_group("questions"))
         add = parser.add_argument_group("output").add_argument
         add("--json", action="store_true", help="print figures as JSON")
-        add("--report", type=as_path, metavar="FILE", help="write a page of HTML, too")
-        add("--sort", choices=SORTS, default="gain", help="order of processes (default: gain)")
-        add("--top", type=_count(10**6), metavar="N", help="show the first N processes only")
+        add(
+            "--report",
+            type=as_path,
+            metavar="FILE",
+            help="write a page of HTML, too; needs pagemerge[report]",
+        )
+        add("--sort", choices=SORTS, default="gain", help="order of the processes (default: gain)")
+        add(
+            "--top",
+            type=_count(10**6),
+            metavar="N",
+            help="show the first N processes only, 1 to 1,000,000 (default: all)",
+        )
         add(
             "--threads",
             type=_count(4096),
             default=0,
             metavar="N",
-            help="threads that read (default: all processors)",
+            help="number of threads that read, 1 to 4,096 (default: one per processor)",
         )
 
     @staticmethod
@@ -88,7 +100,7 @@ class Scan:
         return _answer(args, choose, images, missing)
 
 
-def figures(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+def figures(args: argparse.Namespace, progress: Progress) -> AnswerFigures:
     """Return what ``--json`` prints about processes.
 
     Raises what the verb raises. ``progress`` is called with the pages done and the pages to do.
@@ -146,7 +158,7 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         "--watch",
         type=_seconds,
         metavar="SECONDS",
-        help="look several times, and say which duplicates last",
+        help="look several times, and say which duplicates last; 0.1 to 604,800",
     )
     add(
         "--every",
@@ -154,20 +166,28 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         metavar="SECONDS",
         help="time between two looks (default: 10, or half of --watch if that is less)",
     )
-    add("--fit", metavar="PROCESS", help="say how many more like this one (pid or name) fit")
+    add(
+        "--fit",
+        metavar="PROCESS",
+        help="say how many more processes like this one (pid or name) fit",
+    )
     add(
         "--reserve",
         type=as_size,
         metavar="SIZE",
-        help="memory that has to stay free for --fit (2G)",
+        help="memory that --fit leaves free, such as 512M or 2G (default: 0)",
     )
-    add("--compress", action="store_true", help="compare merging with compression (zram)")
-    add("--sample", action="store_true", help="estimate from a sample, in little memory")
+    add(
+        "--compress",
+        action="store_true",
+        help="compare merging with compression (zram); needs pagemerge[estimate]",
+    )
+    add("--sample", action="store_true", help="estimate from a sample of pages, in little memory")
     add(
         "--draw",
         type=_count(10**6),
         metavar="PAGES",
-        help="pages of the sample (default: 10000)",
+        help="pages of the sample, 1 to 1,000,000 (default: 10,000)",
     )
 
 

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def check(path: Path) -> None:
     file.check(path)
 
 
-def write(figures: dict[str, Any], path: Path) -> None:
+def write(figures: Mapping[str, Any], path: Path) -> None:
     """Write the report of ``figures`` (of ``cli.show.answer``) to ``path``, whole or not at all.
 
     Raises ``Unsupported`` if jinja2 is missing, and as ``file.put``.
@@ -62,7 +62,7 @@ def write(figures: dict[str, Any], path: Path) -> None:
     file.put(path, render(figures))
 
 
-def render(figures: dict[str, Any], room: Room | None = None) -> bytes:
+def render(figures: Mapping[str, Any], room: Room | None = None) -> bytes:
     """Return the page: UTF-8, fewer than ``MOST_BYTES`` bytes.
 
     What has no bound of its own is shown as far as there is ``room``; if the page is too large, it

@@ -131,7 +131,7 @@ def fields(struct: type[msgspec.Struct]) -> tuple[tuple[str, types.Type, Any], .
 @functools.cache
 def keys(struct: type[msgspec.Struct]) -> tuple[Key, ...]:
     """Describe the fields of a Struct."""
-    told = _docstrings(struct)
+    told = meanings(struct)
     found = []
     for field, (name, kind, hint) in zip(
         msgspec.structs.fields(struct), fields(struct), strict=True
@@ -158,19 +158,22 @@ def keys(struct: type[msgspec.Struct]) -> tuple[Key, ...]:
     return tuple(found)
 
 
-def about(struct: type[msgspec.Struct]) -> str:
-    """Return the docstring of a Struct, as one paragraph for people."""
-    return _told(struct.__doc__ or "")
+def about(kind: type) -> str:
+    """Return the docstring of a class, as one paragraph for people."""
+    return _told(kind.__doc__ or "")
 
 
-def _docstrings(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """Return the docstring below each field; Python keeps them in the source only."""
+def meanings(kind: type) -> dict[str, str]:
+    """Return the docstring below each field of a class that has one.
+
+    Python keeps them in the source only: empty for an installation without sources.
+    """
     try:
-        source = inspect.getsource(sys.modules[struct.__module__])
+        source = inspect.getsource(sys.modules[kind.__module__])
     except OSError:  # an installation without sources
         return {}
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef) and node.name == struct.__name__:
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
             found = {}
             for field, below in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):

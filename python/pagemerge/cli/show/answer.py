@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from pagemerge.cli.show import compress, contents, fit, sharing, survey, tables, watch, why
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_scan import AnswerFigures
     from pagemerge.estimate.answer import Answer
     from pagemerge.find.survey import Row
 
@@ -51,9 +52,9 @@ def _heading(console: Console, text: str) -> None:
 
 def figures(
     result: Answer, rows: list[Row], top: int | None = None, missing: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> AnswerFigures:
     """Return all figures for JSON; keys name their units."""
-    found = survey.figures(result.survey, rows, top, missing)
+    found = cast("AnswerFigures", survey.figures(result.survey, rows, top, missing))
     found["trust"] = sharing.price_figures(result.price)
     if result.watched:
         found["watch"] = watch.figures(result.watched)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, precise
@@ -11,6 +11,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_forecast import CompressFigures, IntervalFigures
     from pagemerge.estimate.compress import Compression, Estimate
 
 
@@ -35,7 +36,7 @@ def show(console: Console, result: Compression) -> None:
         tables.show(console, note)
 
 
-def figures(result: Compression) -> dict[str, Any]:
+def figures(result: Compression) -> CompressFigures:
     """Return the estimate for JSON; keys name their units."""
     near = result.near
     return {
@@ -66,8 +67,9 @@ def figures(result: Compression) -> dict[str, Any]:
     }
 
 
-def _rounded(estimate: Estimate) -> dict[str, int]:
-    return {name: round(getattr(estimate, name)) for name in ("value", "low", "high")}
+def _rounded(estimate: Estimate) -> IntervalFigures:
+    value, low, high = estimate.value, estimate.low, estimate.high
+    return {"value": round(value), "low": round(low), "high": round(high)}
 
 
 def _ways(result: Compression) -> list[tuple[str, Estimate | int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, pages
@@ -14,6 +14,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_scan import ContentsFigures
     from pagemerge.estimate.what import Content, Contents, Kind
 
 MOST_FILES = MOST_CONTENTS = 10
@@ -103,7 +104,7 @@ def _names(found: Iterable[tuple[str, int]]) -> str:
     return ", ".join(name for name, _ in found)
 
 
-def figures(result: Contents) -> dict[str, Any]:
+def figures(result: Contents) -> ContentsFigures:
     """Return the kinds and contents for JSON; keys name their units."""
     return {
         "kinds": [

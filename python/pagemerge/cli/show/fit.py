@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import duration, number, precise
@@ -11,8 +11,9 @@ from pagemerge.linux.text import decoded, plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_forecast import FitFigures, LimitFigures, PlanFigures
     from pagemerge.estimate.fit import Fit, Plan
-    from pagemerge.linux.room import Room
+    from pagemerge.linux.room import Limit, Room
 
 WITHOUT, KERNEL, USER, SAFE = "without merging", "kernel engine", "user engine", "safe"
 
@@ -37,10 +38,9 @@ def show(console: Console, result: Fit) -> None:
         tables.show(console, note)
 
 
-def figures(result: Fit) -> dict[str, Any]:
+def figures(result: Fit) -> FitFigures:
     """Return the forecast for JSON; keys name their units."""
     cost, room, now = result.cost, result.room, result.now
-    limit = room.limit
     return {
         "like": result.name,
         "processes_looked_at": result.like,
@@ -61,15 +61,7 @@ def figures(result: Fit) -> dict[str, Any]:
             "user_engine_mappings": round(cost.mapping_bytes),
         },
         "available_bytes": room.available_bytes,
-        "cgroup": limit
-        and {
-            "path": "/" + decoded(limit.path),
-            "file": limit.file,
-            "limit_bytes": limit.limit_bytes,
-            "used_bytes": limit.used_bytes,
-            "cache_bytes": limit.cache_bytes,
-            "left_bytes": limit.left_bytes,
-        },
+        "cgroup": None if room.limit is None else _limit_figures(room.limit),
         "left_bytes": room.left_bytes,
         "reserve_bytes": result.reserve_bytes,
         "unsharing_bytes_per_second": result.unsharing_bytes_per_second,
@@ -88,7 +80,18 @@ def figures(result: Fit) -> dict[str, Any]:
     }
 
 
-def _plan_figures(plan: Plan) -> dict[str, Any]:
+def _limit_figures(limit: Limit) -> LimitFigures:
+    return {
+        "path": "/" + decoded(limit.path),
+        "file": limit.file,
+        "limit_bytes": limit.limit_bytes,
+        "used_bytes": limit.used_bytes,
+        "cache_bytes": limit.cache_bytes,
+        "left_bytes": limit.left_bytes,
+    }
+
+
+def _plan_figures(plan: Plan) -> PlanFigures:
     seconds = plan.full_after_seconds
     return {
         "more": plan.number,

@@ -6,7 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.cli.show.chart import MARGIN, chart, clock
@@ -18,6 +18,7 @@ from pagemerge.watch.topics import words_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed import Summed
     from pagemerge.watch.model import Moment
 
 LINES = 12
@@ -179,7 +180,7 @@ def print_json(moments: Iterable[Moment], path: str) -> bool:
     return summary.moments > 0
 
 
-def figures(summary: Summary) -> dict[str, Any]:
+def figures(summary: Summary) -> Summed:
     """Return the summary for JSON; keys name their units."""
     return {
         "moments": summary.moments,

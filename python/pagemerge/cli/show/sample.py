@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, pages
@@ -11,6 +11,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_forecast import EstimateFigures, SampledFigures
     from pagemerge.estimate.interval import Interval
     from pagemerge.estimate.sample import Estimate, Sampled
 
@@ -78,7 +79,7 @@ def _notes(console: Console, result: Estimate) -> None:
         tables.show(console, f"{names[0]}{others}: {error}")
 
 
-def figures(result: Estimate) -> dict[str, Any]:
+def figures(result: Estimate) -> EstimateFigures:
     """Return the estimate for JSON; keys name their units."""
     return {
         "total": _figures(result.total),
@@ -91,7 +92,7 @@ def figures(result: Estimate) -> dict[str, Any]:
     }
 
 
-def _figures(one: Sampled) -> dict[str, Any]:
+def _figures(one: Sampled) -> SampledFigures:
     return {
         "sources": one.sources,
         "pages": one.pages,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, size
@@ -12,6 +12,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pagemerge.cli.show.printed import Selected
     from pagemerge.ksmd.model import Selection
 
 
@@ -67,7 +68,7 @@ def notes(selections: Sequence[Selection]) -> list[str]:
     return found
 
 
-def figures(selections: Sequence[Selection]) -> list[dict[str, Any]]:
+def figures(selections: Sequence[Selection]) -> list[Selected]:
     """Return the figures for ``--json``: pages and bytes, and the start and end of every range."""
     return [
         {

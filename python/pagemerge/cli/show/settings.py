@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from pagemerge.cli.show.printed import Settings
     from pagemerge.config import Configuration
     from pagemerge.settings.source import Path as Keys
     from pagemerge.settings.source import Source
@@ -117,7 +118,7 @@ def _given(row: Row, value: object, option: str) -> Row:
     return replace(row, value=value, source="option", line=None, name=option)
 
 
-def figures(found: Sequence[Row], path: Path | None) -> dict[str, Any]:
+def figures(found: Sequence[Row], path: Path | None) -> Settings:
     """Return all settings for JSON."""
     return {
         "file": str(path) if path else None,

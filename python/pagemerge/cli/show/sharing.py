@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, pages
@@ -11,6 +11,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_scan import PriceFigures, SharingFigures
     from pagemerge.estimate.trust import Price
     from pagemerge.estimate.who import Sharing
 
@@ -60,7 +61,7 @@ def show_price(console: Console, price: Price) -> None:
         tables.show(console, told)
 
 
-def figures(result: Sharing) -> dict[str, Any]:
+def figures(result: Sharing) -> SharingFigures:
     """Return groups and pairs for JSON; keys name their units."""
     return {
         "group_by": result.kind,
@@ -85,7 +86,7 @@ def figures(result: Sharing) -> dict[str, Any]:
     }
 
 
-def price_figures(price: Price) -> dict[str, Any]:
+def price_figures(price: Price) -> PriceFigures:
     """Return the price of trust for JSON."""
     return {
         "domains": price.domains,

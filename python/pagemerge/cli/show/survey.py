@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, pages, precise
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pagemerge.cli.show.printed_scan import RowFigures, SurveyFigures
     from pagemerge.find.stable import Stable
     from pagemerge.find.survey import Row, Survey
     from pagemerge.find.tally import Totals
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def figures(
     result: Survey, rows: list[Row], top: int | None = None, missing: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> SurveyFigures:
     """Return the survey for JSON; keys name their units."""
     totals, merged = result.totals, result.merged
     return {
@@ -56,7 +57,7 @@ def figures(
     }
 
 
-def _row_figures(row: Row) -> dict[str, Any]:
+def _row_figures(row: Row) -> RowFigures:
     return {
         "pid": row.pid,
         "name": row.name,

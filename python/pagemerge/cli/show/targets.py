@@ -11,6 +11,7 @@ from pagemerge.figures import duration, number
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed import Marked
     from pagemerge.ksmd.model import Selection
     from pagemerge.ksmd.targets import Target
 
@@ -31,18 +32,20 @@ def figures(rows: Iterable[Target]) -> dict[str, Any]:
 
     return {
         "processes": [
-            {
-                "pid": row.process.pid,
-                "name": row.process.name,
-                "uid": row.process.uid,
-                "eligible_bytes": row.eligible_bytes,
-                "error": row.error or None,
-                "remark": row.remark or None,
-                "merged_bytes": row.merged_bytes,
-                **(asdict(row.outcome) if row.outcome else {}),
-            }
-            for row in rows
+            {**_figures(row), **(asdict(row.outcome) if row.outcome else {})} for row in rows
         ]
+    }
+
+
+def _figures(row: Target) -> Marked:
+    return {
+        "pid": row.process.pid,
+        "name": row.process.name,
+        "uid": row.process.uid,
+        "eligible_bytes": row.eligible_bytes,
+        "error": row.error or None,
+        "remark": row.remark or None,
+        "merged_bytes": row.merged_bytes,
     }
 
 

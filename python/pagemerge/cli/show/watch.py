@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import duration, number, pages
@@ -12,6 +11,7 @@ from pagemerge.model import PAGE_SIZE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_scan import WatchFigures
     from pagemerge.estimate.looks import Watched
 
 
@@ -35,9 +35,18 @@ def show(console: Console, it: Watched) -> None:
     )
 
 
-def figures(it: Watched) -> dict[str, Any]:
+def figures(it: Watched) -> WatchFigures:
     """Return the watch for JSON; keys name their units."""
-    row = dataclasses.asdict(it)
-    row["expected_bytes"] = round(row.pop("expected_pages") * PAGE_SIZE)
-    row["unshared_pages_per_second"] = round(row.pop("unshared_per_second"), 3)
-    return row
+    return {
+        "looks": it.looks,
+        "seconds": it.seconds,
+        "saveable_pages": it.saveable_pages,
+        "stable_pages": it.stable_pages,
+        "volatile_pages": it.volatile_pages,
+        "new_pages": it.new_pages,
+        "gone_pages": it.gone_pages,
+        "least_pages": it.least_pages,
+        "most_pages": it.most_pages,
+        "expected_bytes": round(it.expected_pages * PAGE_SIZE),
+        "unshared_pages_per_second": round(it.unshared_per_second, 3),
+    }

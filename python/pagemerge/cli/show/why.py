@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pagemerge.cli.show import tables
 from pagemerge.figures import number, precise
@@ -10,6 +10,7 @@ from pagemerge.figures import number, precise
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pagemerge.cli.show.printed_scan import WhyFigures
     from pagemerge.estimate.why import Explained, Why
 
 SMALL = 0.01
@@ -71,7 +72,7 @@ def _process(console: Console, one: Explained, said: set[tuple[str, str]]) -> No
         tables.items(console, [("", f"and {told} for less than 1% of its memory")])
 
 
-def figures(result: Why) -> dict[str, Any]:
+def figures(result: Why) -> WhyFigures:
     """Return the reasons for JSON; keys name their units."""
     return {
         "bytes_by_kind": result.bytes_by_kind(),
