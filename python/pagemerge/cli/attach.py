@@ -42,12 +42,14 @@ class Attach:
         """Add the arguments of the verb to ``parser``."""
         arguments(parser)
         parser.add_argument(
-            "--select", action="store_true", help="mark only ranges that hold duplicates"
+            "--select",
+            action="store_true",
+            help="mark only memory that the finder has seen to be duplicated",
         )
         parser.add_argument(
             "--across-users",
             action="store_true",
-            help="merge memory of different users with each other",
+            help="allow merging memory of different users with each other",
         )
 
     @staticmethod
@@ -103,7 +105,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("target", nargs="+", metavar="PID|NAME", help="pids, or names of processes or programs")
     add("--json", action="store_true", help="print what was done as JSON")
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    add("--dry-run", action="store_true", help="print what would be done, and change nothing")
 
 
 def status(targets: Iterable[Target]) -> int:

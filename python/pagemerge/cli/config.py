@@ -43,20 +43,31 @@ class Config:
         check.add_argument("file", metavar="FILE", type=as_path, help="configuration file")
         show = actions.add_parser("show", help="print every setting and where it comes from")
         show.add_argument(
-            "file", metavar="FILE", type=as_path, nargs="?", help="configuration file (defaults)"
+            "file",
+            metavar="FILE",
+            type=as_path,
+            nargs="?",
+            help="configuration file; without one, the defaults are shown",
         )
         show.add_argument("--json", action="store_true", help="print the settings as JSON")
         show.add_argument(
-            "--cpu", type=float, metavar="PERCENT", help="as for `pagemerge daemon`: cpu_percent"
+            "--cpu",
+            type=float,
+            metavar="PERCENT",
+            help="as for `pagemerge daemon` (default: cpu_percent)",
         )
         show.add_argument(
-            "--socket", type=as_path, help="as for `pagemerge daemon`: where to listen"
+            "--socket", type=as_path, help="as for `pagemerge daemon` (default: PAGEMERGE_SOCKET)"
         )
         init = actions.add_parser("init", help="print or write a sample with all settings")
         init.add_argument(
-            "file", metavar="FILE", type=as_path, nargs="?", help="file to write (standard output)"
+            "file",
+            metavar="FILE",
+            type=as_path,
+            nargs="?",
+            help="file to write; without one, the sample is printed",
         )
-        init.add_argument("--force", action="store_true", help="replace FILE if it exists")
+        init.add_argument("--force", action="store_true", help="replace the file if it exists")
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:

@@ -57,24 +57,25 @@ class Daemon:
         parser.add_argument(
             "--engine",
             choices=["user", "kernel", "both"],
-            help="engine to use (default: as the file says, else user)",
+            help="what to run: user (a hub), kernel (the governor of ksmd) or both; overrides the "
+            "file (default: engines in the file, else user)",
         )
         parser.add_argument(
-            "--socket", type=as_path, help="where the hub listens (PAGEMERGE_SOCKET)"
+            "--socket", type=as_path, help="where the hub listens (default: PAGEMERGE_SOCKET)"
         )
         parser.add_argument(
             "--config",
             type=as_path,
-            help="a TOML file with [service], [hub], [kernel] and [[rule]]",
+            help="configuration file: TOML with [service], [hub], [kernel] and [[rule]]",
         )
         parser.add_argument(
             "--cpu",
             type=float,
             metavar="PERCENT",
-            help="limit of processor time, in percent of one core (overrides cpu_percent)",
+            help="share of one core to use over time; overrides the file (default: cpu_percent)",
         )
         parser.add_argument(
-            "--until-idle", action="store_true", help="end when the last client has left"
+            "--until-idle", action="store_true", help="end when the last client has left; hub only"
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="print what would be merged, and merge nothing"
@@ -83,18 +84,19 @@ class Daemon:
             "--trace",
             type=as_path,
             metavar="FILE",
-            help="write each decision to FILE (--engine kernel)",
+            help="write each decision to FILE, one line of JSON each; governor only",
         )
         parser.add_argument(
             "--follow",
             action="store_true",
-            help="read the file again whenever it has changed (--engine kernel, both)",
+            help="read the file again whenever it has changed; not with --engine user",
         )
         parser.add_argument(
             "--host-root",
             type=as_path,
             metavar="FOLDER",
-            help="in a container: where the host's / is mounted, or the parts of it that are used",
+            help="in a container: where the root of the host is mounted, or /sys/kernel/mm/ksm and "
+            "/run/pagemerge of it",
         )
         parser.add_argument(
             "--put-back",

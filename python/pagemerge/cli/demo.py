@@ -42,20 +42,23 @@ class Demo:
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add --workers, --size, --barrier and --json."""
         parser.add_argument(
-            "--workers", type=workers, default=4, metavar="N", help="processes (default: 4)"
+            "--workers",
+            type=workers,
+            default=4,
+            metavar="N",
+            help="number of worker processes, at least 2 (default: 4)",
         )
         parser.add_argument(
             "--size",
             type=megabytes,
             default=128,
             metavar="MB",
-            help="real data that each worker loads, in MB (default: 128)",
+            help="real data that each worker loads, in MB, at least 4 (default: 128)",
         )
         parser.add_argument(
             "--barrier",
             choices=BARRIERS,
-            help="how pages are kept still while they are merged (PAGEMERGE_BARRIER; what the host "
-            "allows)",
+            help="barrier to use (default: PAGEMERGE_BARRIER, else what the host allows)",
         )
         parser.add_argument("--json", action="store_true", help="print all figures as JSON")
 

@@ -30,7 +30,7 @@ class History:
             type=duration_of,
             default="24h",
             metavar="TIME",
-            help="how far back, such as 90s, 15m, 2h, 3d or 1w (default: 24h)",
+            help="how far back: a number and s, m, h, d or w (default: 24h)",
         )
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--json", action="store_true", help="print all moments as JSON")
@@ -40,7 +40,8 @@ class History:
             "--file",
             type=as_path,
             metavar="PATH",
-            help="the history to read (default: where this user's daemon records)",
+            help="the history to read (default: PAGEMERGE_HISTORY, else where this user's daemon "
+            "records)",
         )
 
     @staticmethod

@@ -37,12 +37,16 @@ class Metrics:
         """Add the verb's own arguments."""
         how = parser.add_mutually_exclusive_group()
         how.add_argument(
-            "--textfile", type=as_path, metavar="PATH", help="write a file for node_exporter"
+            "--textfile",
+            type=as_path,
+            metavar="PATH",
+            help="write a file for node_exporter, whose name ends in .prom",
         )
         how.add_argument(
             "--listen",
             metavar="ADDRESS",
-            help="serve at a loopback address such as 127.0.0.1:9838, or at the path of a socket",
+            help="serve them at a loopback address, such as 127.0.0.1:9838, or at the path of a "
+            "Unix socket",
         )
         parser.add_argument(
             "--every",

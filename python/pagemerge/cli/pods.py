@@ -39,15 +39,15 @@ class Pods:
     @staticmethod
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""
-        parser.add_argument("--node", required=True, metavar="NAME", help="the name of this node")
+        parser.add_argument("--node", required=True, metavar="NAME", help="name of this node")
         parser.add_argument(
-            "--write", required=True, type=as_path, metavar="FILE", help="the file to write"
+            "--write", required=True, type=as_path, metavar="FILE", help="file to write"
         )
         parser.add_argument(
             "--config",
             type=as_path,
             metavar="FILE",
-            help="a configuration that comes first in the file",
+            help="configuration that comes first in the file",
         )
         parser.add_argument(
             "--namespace",
@@ -81,16 +81,18 @@ class Pods:
             "--host-root",
             type=as_path,
             metavar="FOLDER",
-            help="for --kubevirt: where the host's / is mounted",
+            help="for --kubevirt: where the root of the host is mounted, as for `pagemerge daemon`",
         )
         parser.add_argument(
-            "--server", metavar="URL", help="the API server (default: that of this pod)"
+            "--server",
+            metavar="URL",
+            help="API server, https://HOST:PORT (default: that of this pod)",
         )
         parser.add_argument(
             "--credentials",
             type=as_path,
             metavar="FOLDER",
-            help="where the token and ca.crt of a service account are",
+            help="folder with token and ca.crt of a service account (default: that of this pod)",
         )
 
     @staticmethod

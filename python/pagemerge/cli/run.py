@@ -58,29 +58,35 @@ class Run:
             "                     [--domain NAME] [--socket SOCKET] [--quiet] -- CMD [ARG ...]"
         )
         parser.add_argument(
-            "--engine", choices=["user", "kernel", "auto"], default="user", help="engine to use"
+            "--engine",
+            choices=["user", "kernel", "auto"],
+            default="user",
+            help="engine to use (default: user)",
         )
         parser.add_argument(
             "--barrier",
             choices=["auto", *(it for it in _core.BARRIERS.values() if it != "intern")],
-            help="user engine: how to keep writers out while pages are compared "
-            "(PAGEMERGE_BARRIER; auto)",
+            help="user engine: barrier to use (default: PAGEMERGE_BARRIER, else auto)",
         )
         parser.add_argument(
             "--domain",
             metavar="NAME",
             help="user engine: share pages only with programs of this user that were given the "
-            "same NAME (PAGEMERGE_DOMAIN)",
+            "same NAME (default: PAGEMERGE_DOMAIN)",
         )
         parser.add_argument(
-            "--socket", type=as_path, help="user engine: the hub's socket (PAGEMERGE_SOCKET)"
+            "--socket",
+            type=as_path,
+            help="user engine: socket of the hub (default: PAGEMERGE_SOCKET)",
         )
         parser.add_argument(
             "--quiet",
             action="store_true",
             help="print nothing on stderr, except why CMD cannot start",
         )
-        parser.add_argument("command", nargs="+", metavar="CMD", help="the program, after --")
+        parser.add_argument(
+            "command", nargs="+", metavar="CMD", help="the program and its arguments, after --"
+        )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ class Status:
             type=float,
             const=2.0,
             metavar="SECONDS",
-            help="look again every SECONDS (default: 2) until interrupted",
+            help="look again every SECONDS until interrupted; without a value, 2",
         )
         parser.add_argument(
             "--check",
@@ -55,13 +55,13 @@ class Status:
             "--reserve",
             type=as_size,
             metavar="SIZE",
-            help="memory that has to stay available (2G), for --check",
+            help="memory that has to stay available (2G), for --check (default: 0)",
         )
         parser.add_argument(
             "--socket",
             type=as_path,
             metavar="SOCKET",
-            help="show only the hub that listens there",
+            help="print only the counters of the hub that listens there",
         )
 
     @staticmethod

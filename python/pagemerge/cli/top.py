@@ -45,7 +45,7 @@ class Top:
             type=_seconds,
             default=1.0,
             metavar="SECONDS",
-            help="time between two readings (default: 1)",
+            help="time between two readings, 0.1 to 3,600 (default: 1)",
         )
         add("--once", action="store_true", help="print the figures as text, and exit")
         add("--sort", choices=SORTS, default="saved", help="order of the rows (default: saved)")
@@ -53,7 +53,8 @@ class Top:
             "--group-by",
             choices=KINDS,
             default="process",
-            help="what a row stands for (default: process)",
+            metavar="KIND",
+            help="what a row stands for: process, guest, unit or user (default: process)",
         )
         add(
             "--replay",
