@@ -10,30 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docsite.pages import written
-
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-
-
-def sources(folder: Path) -> Path:
-    """Write all sources of the site; returns their folder."""
-    made = folder / "docs-source"
-    shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", made)
-    for name in ("conf.py", "index.md"):
-        shutil.copy(HERE / name, made)
-    for name, text in written().items():
-        (made / name).parent.mkdir(exist_ok=True)
-        (made / name).write_text(text, encoding="utf-8")
-    return made
+from docsite import sources
 
 
 def build(folder: Path) -> int:
     """Build the site; every warning is an error. Returns the exit status of sphinx-build."""
-    words = ["-W", "--keep-going", "-q", "-b", "html"]
-    argv = [sys.executable, "-m", "sphinx", *words, str(sources(folder)), str(folder / "docs")]
-    return subprocess.run(argv, check=False).returncode
+    sources.write(folder / "docs-source")
+    shutil.rmtree(folder / "docs", ignore_errors=True)  # pages that are no more
+    words = ["-W", "-n", "--keep-going", "-q", "-b", "html"]
+    argv = [*words, str(folder / "docs-source"), str(folder / "docs")]
+    return subprocess.run([sys.executable, "-m", "sphinx", *argv], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/top.md; its one argument is docs/pictures/top.svg."""
+"""Draws the pictures of docs/top.md: ``python -m tests.support.top_picture docs/pictures``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from tests.support.driving import drive, view
 from tests.support.moments import recording
 
 SIZE = (100, 30)
+PICTURES = {"top.svg": "textual-light", "top-dark.svg": "textual-dark"}
+"""File -> theme of the view. A rich terminal's frame stays dark."""
 
 
-def picture() -> str:
+def picture(theme: str) -> str:
     """The view of a recorded minute, as SVG that loads nothing from elsewhere."""
     taken = []
 
     async def script(pilot: Pilot[None]) -> None:
+        pilot.app.theme = theme
         await pilot.press("end")
         await pilot.pause()
         taken.append(pilot.app.export_screenshot(simplify=True))
@@ -34,4 +37,5 @@ def picture() -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(picture() + "\n")
+    for name, theme in PICTURES.items():
+        (Path(sys.argv[1]) / name).write_text(picture(theme) + "\n")
