@@ -41,7 +41,12 @@ class Forked:
         self.pid = pid
         self.code: int | None = None
         """How it has ended, as ``subprocess`` has it: -N after signal N; None while it runs."""
-        self._handle = os.pidfd_open(pid)
+        try:
+            self._handle = os.pidfd_open(pid)
+        except OSError:  # no descriptor is left: nobody would hear of this child
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
     def poll(self) -> int | None:
         """Return how it has ended; None while it runs."""

@@ -96,3 +96,17 @@ def test_it_ends_with_its_parent() -> None:
         assert parent.stdout.read() == b""
         assert time.monotonic() - began < 20
     assert pid != parent.pid
+
+
+def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = []
+
+    def none_left(pid: int) -> int:
+        pids.append(pid)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        Forked(waits, "child")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pids[0], os.WNOHANG)
