@@ -25,7 +25,7 @@ from pagemerge.watch.ask import Service
 from pagemerge.watch.model import Decision
 from tests.conftest import Spawn
 from tests.support.api import Api, receive, recorded, send, until_last
-from tests.support.commands import command
+from tests.support.commands import NOBODY, command
 
 
 @pytest.fixture
@@ -251,3 +251,25 @@ def _scanners(api: Api) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     found = [int(word) for task in tasks for word in task.read_text().split()]
     return [it for it in found if b"cli.scanner" in Path(f"/proc/{it}/cmdline").read_bytes()]
+
+
+def test_a_service_of_another_user_in_our_place_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Who comes first may make the directory in /tmp that we would use."""
+    if os.geteuid() != 0:
+        pytest.skip("root only: it becomes another user")
+    folder.chmod(0o777)
+    code = (
+        "import os, socket, sys\n"
+        f"os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
+        "peer = socket.socket(socket.AF_UNIX); peer.bind(sys.argv[1]); peer.listen()\n"
+        "print(flush=True); sys.stdin.read()\n"
+    )
+    argv = [sys.executable, "-c", code, str(folder / "api.sock")]
+    monkeypatch.setenv("PAGEMERGE_SOCKET", str(folder / "hub"))
+    with subprocess.Popen(argv, stdin=-1, stdout=-1) as other:
+        assert other.stdin and other.stdout and other.stdout.readline()
+        with pytest.raises(ServiceError, match="no service runs at"):
+            Service()
+        other.stdin.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pagemerge.errors import PagemergeError
+from pagemerge.linux import process
 from pagemerge.linux.ksm import Ksm
 from pagemerge.watch.ask import Service as Api
 from pagemerge.watch.history import History
@@ -165,3 +168,19 @@ def test_metrics_at_a_place_for_everybody_are_refused(hub_socket: Path) -> None:
     assert done.returncode == 2
     assert f"{file}:1: service: metrics:" in done.stderr
     assert "is no loopback address" in done.stderr
+
+
+def test_a_scan_ends_with_the_watch(hub_socket: Path) -> None:
+    with Service(hub_socket, BOTH) as service, Api(hub_socket.with_name("api.sock")) as api:
+        asked = api.stream("Scan", processes=[str(service.process.pid)], watch_seconds=600.0)
+        next(asked)
+        (scanner,) = [
+            pid
+            for pid in process.pids()
+            if (found := process.stat(pid)).parent == service.engine("watch")
+            and found.name.startswith("python")
+        ]
+        handle = os.pidfd_open(scanner)
+        service.kill("watch")
+        assert select.select([handle], [], [], PATIENCE)[0], "it goes on without its service"
+        os.close(handle)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from pagemerge.cli.show.words import as_json
 from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.linux.fault import told
 from pagemerge.service.api.child import tell
+
+_PR_SET_PDEATHSIG = 1
 
 EVERY = 0.25
 """Seconds between two lines of progress."""
@@ -45,13 +49,14 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> None:
     """Scan as the request says."""
-    request = json.load(sys.stdin)
+    request, service = json.load(sys.stdin), os.getppid()
     for name in NEEDED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     try:
         if user := request["user"]:
             become(user["uid"], user["gid"], user["groups"])
+        end_with(service)
         os.nice(10)  # after the service, which may be short of time
         found = scanned(request["words"])
     except PagemergeError as error:
@@ -67,6 +72,16 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def end_with(service: int) -> None:
+    """Have the kernel kill this process when the service ends, however that happens (prctl(2)).
+
+    Call it after ``become``: the kernel forgets it when the user changes.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != service:
+        raise PagemergeError("the service has ended")
 
 
 def scanned(words: Sequence[str]) -> object:

@@ -1,8 +1,8 @@
 """What the governor tells the watch, and what the watch has the governor do.
 
 They are two processes of one daemon, which makes a pair of datagram sockets for them. Each message
-is a JSON object. The sockets outlive both processes: an order to a governor that has died is
-carried out by the next one, whose answer comes too late to count.
+is a JSON object. The sockets outlive both processes. A governor that starts ignores orders to the
+one before it.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class DecisionListener(Protocol):
 
 def obey(channel: socket.socket, governor: Governed) -> None:
     """In the governor's process: tell its decisions, and carry out orders in a thread."""
+    _empty(channel)
     governor.tell(lambda reason, knobs: _send(channel, Told(Decision(time.time(), reason, knobs))))
 
     def listen() -> None:
@@ -88,6 +89,14 @@ def obey(channel: socket.socket, governor: Governed) -> None:
             _send(channel, Answer(order.number, changed, error))
 
     threading.Thread(target=listen, name="orders", daemon=True).start()
+
+
+def _empty(channel: socket.socket) -> None:
+    """Throw away orders to the governor before this one: whoever gave them was told that they have
+    failed."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            channel.recv(MOST, socket.MSG_DONTWAIT)
 
 
 def _send(channel: socket.socket, message: msgspec.Struct) -> None:

@@ -157,8 +157,9 @@ class Supervisor:
         self._notifier.alive()
 
     def _reload(self, now: float) -> None:
-        self._notifier.reloading()
-        self._reload_until = now + RELOADING
+        if self._started:  # before that, nobody waits for the end of a reload
+            self._notifier.reloading()
+            self._reload_until = now + RELOADING
         if self._reread():
             for engine in self.engines:
                 engine.hang_up()

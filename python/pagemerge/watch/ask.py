@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from pagemerge.watch.model import Decision, Moment, Row
 
 SYSTEM = Path("/run/pagemerge/api.sock")
 """Where the service of root listens."""
+
+_CREDENTIALS = struct.Struct("3i")
 
 MOST_REPLY = 64 << 20
 """The most bytes of a reply."""
@@ -214,12 +217,22 @@ def _connected(path: Path | None, timeout: float) -> tuple[Path, socket.socket]:
             why = f"cannot connect to the service at {one}: {error.strerror or error}"
             raise ServiceError(why, path=str(one)) from error
         else:
-            return one, peer
+            if path or _may_tell(peer):
+                return one, peer
+            peer.close()
     where = " or ".join(map(str, tried))
     raise ServiceError(
         f"no service runs at {where}: start one with `pagemerge daemon --config FILE`",
         path=str(tried[0]),
     )
+
+
+def _may_tell(peer: socket.socket) -> bool:
+    """Is it a process of root or of this user that listens (SO_PEERCRED, unix(7))? Another user may
+    have made the directory in /tmp before us."""
+    about = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(about)
+    return uid in (0, os.geteuid())
 
 
 def _full(method: str) -> str:

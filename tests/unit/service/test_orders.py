@@ -85,3 +85,15 @@ def test_a_watch_that_does_not_read_stops_no_governor(
     threading.Thread(target=decide, daemon=True).start()
     assert done.wait(20)
     assert 0 < len(Line(ends[1]).decisions()) < 5000
+
+
+def test_a_governor_ignores_orders_to_the_one_before_it(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "PATIENCE", 0.05)
+    governor, line = Noted(), Line(ends[1])
+    with pytest.raises(Unsupported):
+        line.order("pause")
+    obey(ends[0], governor)
+    monkeypatch.setattr(orders, "PATIENCE", 20.0)
+    assert line.order("pause") is True, "it was not paused yet"

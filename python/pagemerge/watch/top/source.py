@@ -11,6 +11,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from pagemerge.errors import PagemergeError, ServiceError, UsageError
+from pagemerge.linux.text import plain
 from pagemerge.watch.ask import Service
 from pagemerge.watch.collect import Collector
 from pagemerge.watch.history import History
@@ -139,14 +140,19 @@ class Live:
             return checked(self._collector.moment())
         assert self._service
         try:
-            moment = self._service.status()
+            moment = checked(self._service.status())
         except ServiceError:
             self._close()
             raise
+        except (ValueError, KeyError, TypeError) as error:  # msgspec's errors are ValueErrors
+            place = self._service.path
+            self._close()
+            told = f"the service at {place} tells figures that cannot be: {plain(str(error), 200)}"
+            raise PagemergeError(told, path=str(place)) from None
         # Each answer has the last decisions.
         new = tuple(it for it in moment.decisions if it.time > self._decided)
         self._decided = max((it.time for it in moment.decisions), default=self._decided)
-        return checked(msgspec.structs.replace(moment, decisions=new))
+        return msgspec.structs.replace(moment, decisions=new)
 
     def _close(self) -> None:
         if self._service:
@@ -158,8 +164,8 @@ class Live:
         try:
             with Service(timeout=PATIENCE) as service:
                 return [checked(it) for it in service.history(PAST)]
-        except ServiceError:
-            pass  # no service, or it keeps no history
+        except (PagemergeError, ValueError, KeyError, TypeError):
+            pass  # no service, or it keeps no history that we can show
         try:
             with History(default_path(), read_only=True) as history:
                 return [checked(it) for it in history.read(time.time() - PAST)]
