@@ -46,6 +46,14 @@ def pages() -> dict[str, str]:
     return {"json/index.md": _index(), **made, "figures.md": _figures()}
 
 
+def link(verb: str) -> str:
+    """Write where to read what a verb prints with ``--json``; empty if it prints no JSON."""
+    for page, roots in PRINTED.items():
+        if any(it.split()[:2] == ["pagemerge", verb] for it in roots):
+            return f"\n[What `--json` prints](../json/{page}.md) lists all figures.\n"
+    return ""
+
+
 def _index() -> str:
     rows = [
         f"| [`{command}`]({name}.md) | {plain(models.about(root))} |"

@@ -14,7 +14,7 @@ def written() -> dict[str, str]:
     """Return all pages: path below the sources -> Markdown."""
     return {
         "verbs/index.md": verbs.index(),
-        **{f"verbs/{verb}.md": verbs.page(verb) for verb in cli.VERBS},
+        **{f"verbs/{verb}.md": verbs.page(verb) + objects.link(verb) for verb in cli.VERBS},
         **objects.pages(),
         "metrics.md": all_metrics(),
         "interface.md": interface(),

@@ -27,6 +27,8 @@ ROOTS = {
 """File in the repository's root -> page of the site."""
 
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
+FILE = re.compile(r"\[(?:docs/|\.\./)?([\w-]+\.md)\]\((\S*?)([\w-]+\.md)(#[^)\s]*)?\)")
+"""A link whose text is the name of the file: on the site, the title of the page is better."""
 PICTURE = re.compile(r"^!\[([^]]*)\]\(pictures/([\w-]+)\.(svg|png)\)$", re.M)
 
 
@@ -53,11 +55,18 @@ def generated() -> dict[str, str]:
 def page(text: str, folder: Path) -> str:
     """Make a page of the repository one of the site; ``folder`` is where it lies."""
     parts = re.split(r"(^```.*?^```$)", text, flags=re.S | re.M)
-    linked = (
-        it if it.startswith("```") else LINK.sub(lambda found: _link(found, folder), it)
-        for it in parts
-    )
+    linked = (it if it.startswith("```") else _linked(it, folder) for it in parts)
     return PICTURE.sub(_pictures, "".join(linked))
+
+
+def _linked(text: str, folder: Path) -> str:
+    text = LINK.sub(lambda found: _link(found, folder), text)
+    return FILE.sub(lambda it: f"[]({it[2]}{it[3]}{it[4] or ''})" if _same(it) else it[0], text)
+
+
+def _same(found: re.Match[str]) -> bool:
+    """The text names the page that the link leads to, which is in the site."""
+    return found[1].lower() == found[3] and not found[2].startswith("https:")
 
 
 def _link(found: re.Match[str], folder: Path) -> str:
