@@ -105,7 +105,8 @@ def test_the_service_in_a_container_is_a_client_of_the_hosts_hub(folder: Path) -
             .replace("IMAGE python3", host)
             for line in steps("A container")
         ]
-        assert f"{scratch}/hub:{scratch}/hub" in lines[1] and host in lines[1]
+        script = "\n".join(lines)
+        assert f"-v {scratch}/hub:{scratch}/hub" in script and host in script
         lines.insert(1, f"until [ -S {scratch}/hub/hub.sock ]; do sleep 0.1; done")
         said = said_by(lines, folder, PAGEMERGE_AUTOSTART="0")
     assert f"\n{PRINTS}" in f"\n{said}", said

@@ -81,7 +81,7 @@ class Pods:
             "--host-root",
             type=as_path,
             metavar="FOLDER",
-            help="for --kubevirt: where the root of the host is mounted, as for the daemon",
+            help="for --kubevirt: where the root of the host is mounted",
         )
         parser.add_argument(
             "--server",
