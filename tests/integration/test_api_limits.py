@@ -270,3 +270,22 @@ def test_a_dead_client_does_not_stop_the_service(folder: Path) -> None:
             assert time.monotonic() < deadline, "connections of dead clients stay open"
             time.sleep(0.05)
         api.assert_sound()
+
+
+def test_a_user_has_one_call_of_history_at_a_time(folder: Path) -> None:
+    """Its moments are held until the user has read them, so many calls would take much memory."""
+    call = '{"method":"org.pagemerge.History","parameters":{"most":10000},"more":true}'
+    slowly = AS_USER.replace("peer.recv(1 << 16)", "peer.recv(1)")
+
+    def asked(code: str, uid: int, replies: int) -> list[str]:
+        return [sys.executable, "-c", code, str(uid), str(api.path), call, str(replies)]
+
+    with Api(folder / "api.sock", moment=crowded(200), history=2000) as api:
+        with subprocess.Popen(asked(slowly, NOBODY, 9999), stdout=subprocess.PIPE) as slow:
+            assert slow.stdout and slow.stdout.read(1)
+            again = subprocess.run(asked(AS_USER, NOBODY, 1), capture_output=True, check=True)
+            assert b"org.pagemerge.Busy" in again.stdout
+            other = subprocess.run(asked(AS_USER, 31337, 1), capture_output=True, check=True)
+            assert b'"continues":true' in other.stdout
+            slow.kill()
+        api.assert_sound()

@@ -45,6 +45,8 @@ class Account:
     uid: int
     connections: set[Writer] = field(default_factory=set)
     scans: int = 0
+    histories: int = 0
+    """Calls of ``History`` whose replies it has not read."""
     turns: Turns = field(default_factory=Turns)
     queue: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the call that waits for the next turn; the others wait behind it."""
@@ -52,7 +54,7 @@ class Account:
     @property
     def is_over(self) -> bool:
         """True if the user has nothing open, and does not have to wait for its next turn."""
-        return not (self.connections or self.scans or self.turns.wait)
+        return not (self.connections or self.scans or self.histories or self.turns.wait)
 
     @property
     def unread(self) -> int:
@@ -95,6 +97,11 @@ class Accounts:
     def scans(self) -> int:
         """Scans that run now, of all users."""
         return sum(it.scans for it in self._accounts.values())
+
+    @property
+    def histories(self) -> int:
+        """Calls of ``History`` that run now, of all users."""
+        return sum(it.histories for it in self._accounts.values())
 
     def is_privileged(self, uid: int) -> bool:
         """Return true if a user sees all and may change things: root, or the service's owner."""

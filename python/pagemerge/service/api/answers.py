@@ -39,6 +39,10 @@ MOST_CHANGES = 8
 """Changes that may wait for another change."""
 MOST_SCANS = 2
 """Scans at once, in all; a user that is not privileged may have one."""
+MOST_HISTORIES = 4
+"""Calls of ``History`` at once, in all; a user that is not privileged may have one, of up to
+``MOST_MOMENTS``: a moment takes about 20 kB until the caller has read it."""
+MOST_MOMENTS = 1000
 URL = "https://github.com/pagemerge/pagemerge"
 
 Parts = AsyncGenerator[tuple[bytes, bool], None]
@@ -127,15 +131,18 @@ class Answers:
                 "NoHistory", "this service keeps no history: switch it on in its configuration"
             )
         since, most = time.time() - (parameters.seconds or 3600.0), parameters.most or 1000
-        async with self._remembering:
-            work = asyncio.ensure_future(in_thread(lambda: list(history(since, most))[-most:]))
-            found = await in_time(work, "the history cannot be read")
-        if not found:
-            yield encoded(calls.HistoryReply(None)), False
-        for left, moment in zip(range(len(found) - 1, -1, -1), found, strict=True):
-            shown = visible(moment, self._limit(request))
-            shown = msgspec.structs.replace(shown, decisions=textual(shown.decisions))
-            yield encoded(calls.HistoryReply(shown)), left > 0
+        if self._limit(request) is not None:
+            most = min(most, MOST_MOMENTS)
+        with self._telling_history(request.account):
+            async with self._remembering:
+                work = asyncio.ensure_future(in_thread(lambda: list(history(since, most))[-most:]))
+                found = await in_time(work, "the history cannot be read")
+            if not found:
+                yield encoded(calls.HistoryReply(None)), False
+            for left, moment in zip(range(len(found) - 1, -1, -1), found, strict=True):
+                shown = visible(moment, self._limit(request))
+                shown = msgspec.structs.replace(shown, decisions=textual(shown.decisions))
+                yield encoded(calls.HistoryReply(shown)), left > 0
 
     async def _call_decisions(self, request: Request, _: Parameters) -> Parts:
         self._only_owner(request)
@@ -255,6 +262,20 @@ class Answers:
             yield
         finally:
             account.scans -= 1
+
+    @contextmanager
+    def _telling_history(self, account: Account) -> Iterator[None]:
+        """Count a call that holds moments until its caller has read them. Raises ``Refusal`` if
+        there are too many of users without privilege."""
+        if not self._accounts.is_privileged(account.uid) and (
+            account.histories or self._accounts.histories >= MOST_HISTORIES
+        ):
+            raise refusal.ours("Busy", "the history is being told already: try later")
+        account.histories += 1
+        try:
+            yield
+        finally:
+            account.histories -= 1
 
 
 def _words(it: calls.ScanParameters) -> list[str]:
