@@ -184,3 +184,14 @@ def test_a_scan_ends_with_the_watch(hub_socket: Path) -> None:
         service.kill("watch")
         assert select.select([handle], [], [], PATIENCE)[0], "it goes on without its service"
         os.close(handle)
+
+
+def test_a_port_that_is_taken_stops_nothing_else(hub_socket: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = f'[service]\nmetrics = "127.0.0.1:{port}"\n{FAST}'
+        with Service(hub_socket, text) as service, Api(hub_socket.with_name("api.sock")) as api:
+            assert "no metrics are served: cannot listen at 127.0.0.1" in service.log()
+            assert api.status().user
+            assert recorded(service)

@@ -4,14 +4,13 @@ the engines, so that those who look cannot disturb the merging."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -117,9 +116,11 @@ async def _watch(
             stack.enter_context(history)
             work.append(_record(history, figures.reader()))
             does.append(f"records in {path}")
+        tried = asyncio.Event()
         if settings.metrics:
-            where = await stack.enter_async_context(_metrics(settings.metrics, figures, path))
-            does.append(f"serves metrics at {where}")
+            work.append(_metrics(settings.metrics, figures, path, does, tried.set))
+        else:
+            tried.set()
         listening = asyncio.Event()
         if settings.api:
             control = GovernorControl(line, ksm) if line else KernelControl(ksm)
@@ -130,7 +131,7 @@ async def _watch(
             listening.set()
         tasks = [asyncio.ensure_future(it) for it in work]
         ends = [asyncio.ensure_future(stop.wait()), *tasks]
-        ready = asyncio.ensure_future(listening.wait())
+        ready = asyncio.ensure_future(_all(listening, tried))
         await asyncio.wait([ready, *ends], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             states.ready(_summary(does))
@@ -192,14 +193,32 @@ def _remembered(path: Path) -> Callable[[float, int], Sequence[Moment]]:
     return read
 
 
-@contextlib.asynccontextmanager
-async def _metrics(address: str, figures: Figures, path: Path | None) -> AsyncIterator[str]:
-    """Serve metrics inside the context; yields where. Raises as ``Endpoint.serving``."""
+async def _metrics(
+    address: str, figures: Figures, path: Path | None, does: list[str], tried: Callable[[], None]
+) -> None:
+    """Serve metrics. Another program may have taken the port: that is logged once, and tried again,
+    because nothing else depends on it."""
     from pagemerge.watch.metrics import CONTENT_TYPE, Exporter
 
-    exporter = Exporter(figures.reader(), lambda: _decided(path))
-    async with Endpoint(exporter.text, CONTENT_TYPE).serving(Address.parse(address)) as where:
-        yield where
+    exporter, last = Exporter(figures.reader(), lambda: _decided(path)), ""
+    while True:
+        try:
+            endpoint = Endpoint(exporter.text, CONTENT_TYPE)
+            async with endpoint.serving(Address.parse(address)) as where:
+                does.append(f"serves metrics at {where}")
+                tried()
+                await asyncio.Event().wait()
+        except PagemergeError as error:
+            tried()
+            if str(error) != last:
+                last = str(error)
+                log.error("no metrics are served: %s", error)
+        await asyncio.sleep(EVERY)
+
+
+async def _all(*events: asyncio.Event) -> None:
+    for event in events:
+        await event.wait()
 
 
 def _decided(path: Path | None) -> Mapping[str, int]:
