@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -159,7 +160,7 @@ def _summary(does: Sequence[str]) -> str:
 def _opened(path: Path) -> History | None:
     """Open the history. Merging does not depend on it, so an error is only logged."""
     try:
-        return History(path)
+        return History(path, clock=time.monotonic)
     except PagemergeError as error:
         log.warning("no history is recorded: %s", error)
         return None

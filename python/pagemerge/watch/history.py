@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -59,10 +59,22 @@ class History:
     """
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, bounds: Bounds | None = None
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        bounds: Bounds | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """Open it to write, and make it if it does not exist; or to read."""
-        self.path, self._bounds = path, bounds or Bounds()
+        """Open it to write, and make it if it does not exist; or to read.
+
+        ``clock``: a clock in seconds that never jumps. With it, a moment whose time lies far ahead,
+        because somebody has set the clock of the host, makes no older moment too old. After the
+        host was off for long, moments are kept for as much longer.
+        """
+        self.path, self._bounds, self._clock = path, bounds or Bounds(), clock
+        self._began: tuple[float, float] | None = None
+        """A Unix time that is right, and what ``clock`` said then."""
         self._lock = -1
         self.left_out = 0
         """Moments that were not recorded, because a reader held up the log."""
@@ -86,6 +98,7 @@ class History:
             return
         packed = zlib.compress(msgspec.json.encode(_to_keep(moment)), 6)
         with explained(self.path):
+            now = self._now(moment.time)
             self._make_room(len(packed))
             self._file.execute("BEGIN IMMEDIATE")
             try:
@@ -94,8 +107,8 @@ class History:
                     "INSERT INTO moments (time, saved_bytes, detail) VALUES (?, ?, ?)",
                     (moment.time, moment.saved_bytes, packed),
                 )
-                if not 0 <= moment.time - self._tidied < 60:
-                    self._tidy(moment.time)
+                if not 0 <= now - self._tidied < 60:
+                    self._tidy(now)
                 self._file.execute("COMMIT")
             except BaseException:
                 if self._file.in_transaction:  # an error may have ended it (SQLITE_FULL)
@@ -175,6 +188,17 @@ class History:
                 for it, topic in told[-MOST_DECISIONS:]
             ],
         )
+
+    def _now(self, told: float) -> float:
+        """Return the time to which ages are measured, for a moment that says ``told``."""
+        if self._clock is None:
+            return told
+        if self._began is None:
+            (latest,) = self._file.execute("SELECT max(time) FROM moments").fetchone()
+            right = told if latest is None else min(told, self._number(latest))
+            self._began = right, self._clock()
+        right, began = self._began
+        return min(told, right + self._clock() - began)
 
     def _tidy(self, now: float) -> None:
         """Thin out what has become old, and delete what is too old."""

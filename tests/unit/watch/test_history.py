@@ -304,3 +304,17 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         assert history_file.default_path() == expected
     monkeypatch.setenv("PAGEMERGE_HISTORY", "/srv/it")
     assert history_file.default_path() == Path("/srv/it")
+
+
+def test_a_clock_that_is_a_year_ahead_makes_nothing_too_old(path: Path) -> None:
+    """The moments before it stay, and those after the clock was put right, too."""
+    year, seconds = 365 * 86400.0, [0.0]
+    with History(path, clock=lambda: seconds[0]) as opened:
+        for at in range(200):
+            seconds[0] = at * 10.0
+            ahead = year if at in (100, 101) else 0.0
+            opened.add(moment(time=1e9 + at * 10.0 + ahead))
+        assert len(opened.series()) == 200
+    with History(path, clock=lambda: seconds[0]) as again:
+        again.add(moment(time=1e9 + 2000.0))
+        assert len(again.series()) == 201
