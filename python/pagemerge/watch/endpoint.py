@@ -88,15 +88,19 @@ class Endpoint:
         The figures are read once before, so that there is always an answer. Raises ``UsageError``
         or ``PagemergeError`` if it cannot be listened there, and what ``text`` raises.
         """
-        self._last = await asyncio.get_running_loop().run_in_executor(self._thread, self._text)
         listening, where = _listen(address)
-        server = await asyncio.start_server(self._serve, sock=listening, limit=MOST_HEAD)
         try:
-            yield where
+            loop = asyncio.get_running_loop()
+            self._last = await loop.run_in_executor(self._thread, self._text)
+            server = await asyncio.start_server(self._serve, sock=listening, limit=MOST_HEAD)
+            try:
+                yield where
+            finally:
+                server.close()
+                for writer in list(self._open):
+                    writer.transport.abort()
         finally:
-            server.close()
-            for writer in list(self._open):
-                writer.transport.abort()
+            listening.close()
             if address.path is not None:
                 address.path.unlink(missing_ok=True)
             self._thread.shutdown(wait=False, cancel_futures=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 
 import pytest
 
+from pagemerge.errors import PagemergeError
 from pagemerge.watch import endpoint
 from pagemerge.watch.endpoint import Address, Endpoint
 
@@ -70,3 +72,23 @@ def test_an_error_is_told_and_the_next_answer_is_right(
     assert first.startswith(b"HTTP/1.1 500") and b"no \\x1b[2J memory\n" in first
     assert later.endswith(b"a 1\n")
     assert "cannot read the figures" in caplog.text
+
+
+def test_a_place_that_is_taken_costs_nothing_however_often_it_is_tried() -> None:
+    """The daemon tries again and again: no thread is left, and no figures are read for nothing."""
+    read = []
+
+    def text() -> bytes:
+        read.append(1)
+        return b""
+
+    async def attempts(port: int) -> None:
+        for _ in range(5):
+            with pytest.raises(PagemergeError, match="cannot listen"):
+                async with Endpoint(text, "text/plain").serving(Address("127.0.0.1", port)):
+                    pass
+
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asyncio.run(attempts(taken.getsockname()[1]))
+    assert (threading.active_count(), read) == (before, [])
