@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pagemerge.cli import as_path, logs, streams
 from pagemerge.errors import UsageError
@@ -16,9 +15,6 @@ from pagemerge.linux.domain import Domain
 from pagemerge.linux.notify import passed
 from pagemerge.linux.text import plain
 from pagemerge.model import PAGE_SIZE
-
-if TYPE_CHECKING:
-    pass
 
 FOREIGN = {
     "user": ["trace", "host_root", "follow"],
@@ -43,7 +39,7 @@ class Daemon:
 
     With --config, the daemon also answers `pagemerge top`, and records for `pagemerge history`, in
     one more process ([service] api, history, metrics). SIGHUP has it read its file again. No client
-    and no merged page is let go. With --follow, the governor does so whenever the file has changed.
+    and no merged page is let go. With --follow, it does so whenever the file has changed.
 
     With --host-root, a daemon in a container drives kernel KSM through the host's own files.
 

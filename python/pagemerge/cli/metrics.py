@@ -8,12 +8,11 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemerge.cli import as_path, logs
-from pagemerge.errors import PagemergeError, UsageError
+from pagemerge.errors import UsageError
 
 if TYPE_CHECKING:
     from pagemerge.watch.endpoint import Address
@@ -61,6 +60,8 @@ class Metrics:
         from pagemerge.watch import textfile
         from pagemerge.watch.collect import Collector
         from pagemerge.watch.endpoint import Address
+        from pagemerge.watch.history import decided
+        from pagemerge.watch.history_file import default_path
         from pagemerge.watch.metrics import Exporter
 
         if args.every is not None:
@@ -71,25 +72,13 @@ class Metrics:
         address = None if args.listen is None else Address.parse(args.listen)
         if args.textfile is not None:
             textfile.check(args.textfile)
-        exporter = Exporter(Collector().moment, decided)
+        exporter = Exporter(Collector().moment, lambda: decided(default_path()))
         if address is not None:
             return _serve(exporter, address)
         if args.textfile is not None:
             return _write(exporter, args.textfile, args.every)
         print(exporter.text().decode(), end="")
         return 0
-
-
-def decided() -> Mapping[str, int]:
-    """Return how many decisions of each topic the daemon has recorded; none without a history."""
-    from pagemerge.watch.history import History
-    from pagemerge.watch.history_file import default_path
-
-    try:
-        with History(default_path(), read_only=True) as history:
-            return history.totals()
-    except PagemergeError:
-        return {}
 
 
 def _write(exporter: Exporter, path: Path, every: float | None) -> int:

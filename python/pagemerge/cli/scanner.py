@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +21,8 @@ from pagemerge.cli.scan import Scan, figures
 from pagemerge.cli.show.words import as_json
 from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.linux.fault import told
+from pagemerge.linux.prctl import end_with_parent
 from pagemerge.service.api.child import tell
-
-_PR_SET_PDEATHSIG = 1
 
 EVERY = 0.25
 """Seconds between two lines of progress."""
@@ -56,7 +53,9 @@ def main() -> None:
     try:
         if user := request["user"]:
             become(user["uid"], user["gid"], user["groups"])
-        end_with(service)
+        # After `become`: the kernel forgets it when the user changes.
+        if not end_with_parent(service):
+            raise PagemergeError("the service has ended")
         os.nice(10)  # after the service, which may be short of time
         found = scanned(request["words"])
     except PagemergeError as error:
@@ -72,16 +71,6 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-
-
-def end_with(service: int) -> None:
-    """Have the kernel kill this process when the service ends, however that happens (prctl(2)).
-
-    Call it after ``become``: the kernel forgets it when the user changes.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != service:
-        raise PagemergeError("the service has ended")
 
 
 def scanned(words: Sequence[str]) -> object:

@@ -7,11 +7,9 @@ exits at the end of its input; so it cannot outlive its parent. Every wait has a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pagemerge.errors import PagemergeError
+from pagemerge.linux.prctl import end_with_parent
 
 PATIENCE = 60.0
 """Seconds that an answer may take."""
@@ -30,15 +29,8 @@ Handler = Callable[..., Answer]
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when process ``parent`` ends, however that happens.
-
-    It uses PR_SET_PDEATHSIG, prctl(2), with SIGKILL: a stopped process would not see another
-    signal. The kernel takes the thread that forked as the parent, so the caller must start children
-    from a thread that does not end.
-    """
-    set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # the parent ended before the prctl
+    """Have the kernel end this process when process ``parent`` ends; exits if it has ended."""
+    if not end_with_parent(parent):
         sys.exit(1)
 
 

@@ -4,7 +4,6 @@ interpreter and of all modules with their parent, which is most of what they hav
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import select
@@ -13,8 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 
 from pagemerge.linux.fault import told
-
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+from pagemerge.linux.prctl import end_with_parent, set_name
 
 
 class Forked:
@@ -94,19 +92,13 @@ def _blocked() -> Iterator[None]:
 def _run(work: Callable[[], int], comm: str, kept: set[int], parent: int) -> int:
     """In the child: leave what is the parent's, and work."""
     try:
-        prctl = ctypes.CDLL(None).prctl
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-        prctl(_PR_SET_NAME, comm.encode(), 0, 0, 0)
+        is_there = end_with_parent(parent, signal.SIGTERM)
+        set_name(comm)
         os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
+        drop_handlers()
         close_all_but(kept)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if os.getppid() != parent:  # it ended before the kernel knew whom to tell
-            return 1
-        return work()
+        return work() if is_there else 1
     except BaseException as error:
         os.write(2, f"pagemerge: {comm} has a fault: {told(error)}\n".encode(errors="replace"))
         return 1
@@ -114,6 +106,15 @@ def _run(work: Callable[[], int], comm: str, kept: set[int], parent: int) -> int
         with contextlib.suppress(OSError, ValueError):
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
+
+
+def drop_handlers() -> None:
+    """Give signals that the parent has handlers for their default action."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
 
 
 def close_all_but(kept: Collection[int]) -> None:

@@ -1,6 +1,7 @@
-"""Kernel KSM for a whole program: a switch of the process that fork and exec inherit.
+"""Switches of this process that prctl(2) has: kernel KSM, its end with its parent, its name.
 
-Source: PR_SET_MEMORY_MERGE(2const), and ``ksm_enable_merge_any`` in mm/ksm.c of Linux (6.4).
+Sources: PR_SET_PDEATHSIG(2const), PR_SET_NAME(2const), PR_SET_MEMORY_MERGE(2const), and
+``ksm_enable_merge_any`` in mm/ksm.c of Linux (6.4).
 """
 
 from __future__ import annotations
@@ -8,10 +9,30 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import signal
 
 from pagemerge.errors import Unsupported
 
+_SET_PDEATHSIG, _SET_NAME = 1, 15
 _SET_MEMORY_MERGE, _GET_MEMORY_MERGE = 67, 68
+
+
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> bool:
+    """Have the kernel send this process a signal when process ``parent`` ends, however that
+    happens; false if it has ended already.
+
+    The kernel takes the thread that forked as the parent, so the caller must start children from a
+    thread that does not end. It forgets the switch when this process changes its user. A stopped
+    process sees no signal but SIGKILL.
+    """
+    _prctl(_SET_PDEATHSIG, int(number))
+    return os.getppid() == parent
+
+
+def set_name(name: str) -> None:
+    """Set the name of this thread, comm; the kernel keeps 15 bytes of it."""
+    text = ctypes.create_string_buffer(name.encode())
+    _prctl(_SET_NAME, ctypes.addressof(text))
 
 
 def merge_any() -> bool | None:

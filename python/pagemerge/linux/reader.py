@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pagemerge.linux.forked import close_all_but
+from pagemerge.linux.forked import close_all_but, drop_handlers
 
 ROOM = 2 << 20
 """Bytes that a reader shares with those who ask it: two pieces of ``find.sources``."""
@@ -115,11 +115,7 @@ def _leave(kept: int) -> None:
     may be needed while whoever asks ends in good order.
     """
     os.setsid()
-    signal.set_wakeup_fd(-1)
-    for one in signal.valid_signals():
-        with contextlib.suppress(OSError, ValueError):
-            if callable(signal.getsignal(one)):
-                signal.signal(one, signal.SIG_DFL)
+    drop_handlers()
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(ending, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel itself buries readers

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pagemerge.config import Configuration
-    from pagemerge.hub.model import Planned
-    from pagemerge.linux.domain import Domain
+    from pagemerge.hub.hub import OnPlan
     from pagemerge.service.follow import Follower
 
 log = logging.getLogger("pagemerge.service")
-
-PlanPrinter = Callable[["Domain", tuple["Planned", ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +30,7 @@ class Options:
     trace: Path | None = None
     verbose: bool = False
     dry_run: bool = False
-    print_plan: PlanPrinter | None = None
+    print_plan: OnPlan | None = None
     """Prints what the hub would merge, in a dry run."""
     host_root: Path | None = None
     """In a container: where the host's file system is mounted."""

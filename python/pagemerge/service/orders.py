@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -26,6 +26,10 @@ MOST = 1 << 16
 
 PATIENCE = 10.0
 """Seconds that the watch waits for the answer to an order."""
+
+
+Listener = Callable[[str, dict[str, int | str]], None]
+"""Takes the decisions of a governor: why, and what was written to knobs."""
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
@@ -52,7 +56,7 @@ class Told(msgspec.Struct, frozen=True, tag=True):
 class Governed(Protocol):
     """The parts of a governor that orders need."""
 
-    def tell(self, listener: DecisionListener) -> None:
+    def tell(self, listener: Listener) -> None:
         """Have each decision that changes something, or has a new reason, told from now on."""
 
     def pause(self) -> bool:
@@ -60,13 +64,6 @@ class Governed(Protocol):
 
     def resume(self) -> bool:
         """Go on; false if it was not paused."""
-
-
-class DecisionListener(Protocol):
-    """Takes the decisions of a governor."""
-
-    def __call__(self, reason: str, knobs: dict[str, int | str]) -> None:
-        """Take one: why, and what was written to knobs."""
 
 
 def obey(channel: socket.socket, governor: Governed) -> None:

@@ -11,8 +11,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pagemerge.errors import PagemergeError
@@ -26,7 +26,7 @@ from pagemerge.service.serve import raise_descriptors
 from pagemerge.service.settings import ServiceSettings
 from pagemerge.watch.collect import Collector
 from pagemerge.watch.endpoint import Address, Endpoint
-from pagemerge.watch.history import History
+from pagemerge.watch.history import History, decided
 from pagemerge.watch.history_file import default_path
 from pagemerge.watch.model import Decision, Moment
 
@@ -92,7 +92,7 @@ def watch(
     """Show what the daemon does until SIGTERM or SIGINT.
 
     ``hub``: where the hub listens. ``api``: where to listen for callers. ``channel``: to the
-    governor, if one runs. Raises ``PagemergeError`` if the API or the metrics cannot listen.
+    governor, if one runs. Raises ``PagemergeError`` if the API cannot listen.
     """
     raise_descriptors()  # each caller takes one
     os.nice(AFTER)
@@ -112,7 +112,7 @@ async def _watch(
     does: list[str] = []
     work: list[Awaitable[None]] = [_beat(states, does)]
     path = default_path() if settings.history else None
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         if path and (history := _opened(path)):
             stack.enter_context(history)
             work.append(_record(history, figures.reader()))
@@ -201,7 +201,8 @@ async def _metrics(
     because nothing else depends on it."""
     from pagemerge.watch.metrics import CONTENT_TYPE, Exporter
 
-    exporter, last = Exporter(figures.reader(), lambda: _decided(path)), ""
+    exporter = Exporter(figures.reader(), lambda: decided(path) if path else {})
+    last = ""
     while True:
         try:
             endpoint = Endpoint(exporter.text, CONTENT_TYPE)
@@ -220,14 +221,3 @@ async def _metrics(
 async def _all(*events: asyncio.Event) -> None:
     for event in events:
         await event.wait()
-
-
-def _decided(path: Path | None) -> Mapping[str, int]:
-    """Return how many decisions of each topic were recorded."""
-    if path is None:
-        return {}
-    try:
-        with History(path, read_only=True) as history:
-            return history.totals()
-    except PagemergeError:
-        return {}

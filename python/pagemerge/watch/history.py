@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import msgspec
 
+from pagemerge.errors import PagemergeError
 from pagemerge.linux.text import plain
 from pagemerge.watch.history_file import damaged, explained, open_to_read, open_to_write
 from pagemerge.watch.model import Decision, Moment, Row
@@ -321,3 +322,13 @@ def _knobs(knobs: dict[str, int | str]) -> str:
         for name, value in sorted(knobs.items())[:MOST_ROWS]
     }
     return msgspec.json.encode(kept).decode()
+
+
+def decided(path: Path) -> dict[str, int]:
+    """Return how many decisions of each topic the history at ``path`` has; none if it cannot be
+    read."""
+    try:
+        with History(path, read_only=True) as history:
+            return history.totals()
+    except PagemergeError:
+        return {}

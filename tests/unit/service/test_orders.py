@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.service import orders
-from pagemerge.service.orders import Answer, Line, Order, obey
-
-Listener = Callable[[str, dict[str, int | str]], None]
+from pagemerge.service.orders import Answer, Line, Listener, Order, obey
 
 
 class Noted:
