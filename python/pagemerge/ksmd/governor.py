@@ -146,6 +146,7 @@ class Governor:
             if not self.dry_run:
                 self._put({"run": STOP})
             self._paused = True
+        log.info("%s", PAUSED)
         self._listener(PAUSED, {"run": STOP})
         return True
 
@@ -155,6 +156,7 @@ class Governor:
             if not self._paused:
                 return False
             self._paused, self._resumed = False, True
+        log.info("%s", RESUMED)
         self._listener(RESUMED, {})
         self._woken.set()
         return True

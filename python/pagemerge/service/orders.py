@@ -37,6 +37,9 @@ class Order(msgspec.Struct, frozen=True, tag=True):
 
     number: int
     what: Literal["pause", "resume"]
+    until: float
+    """When whoever gave it is told that it has failed, on the monotonic clock, which all processes
+    share: it must not be carried out later."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -78,6 +81,8 @@ def obey(channel: socket.socket, governor: Governed) -> None:
             except OSError:  # the channel is closed: this process ends
                 return
             order = msgspec.json.decode(data, type=Order)
+            if time.monotonic() >= order.until:
+                continue
             changed, error = False, ""
             try:
                 changed = governor.pause() if order.what == "pause" else governor.resume()
@@ -127,7 +132,7 @@ class Line:
         Raises ``PagemergeError`` if it cannot, and ``Unsupported`` if it does not answer.
         """
         number, deadline = next(self._numbers), time.monotonic() + PATIENCE
-        _send(self._channel, Order(number, what))
+        _send(self._channel, Order(number, what, deadline))
         while time.monotonic() < deadline:
             with self._lock:
                 self._read()

@@ -95,3 +95,13 @@ def test_a_governor_ignores_orders_to_the_one_before_it(
     obey(ends[0], governor)
     monkeypatch.setattr(orders, "PATIENCE", 20.0)
     assert line.order("pause") is True, "it was not paused yet"
+
+
+def test_an_order_that_was_given_up_is_not_carried_out(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """The governor was stopped, say, and goes on after its caller was told of the failure."""
+    governor, line = Noted(), Line(ends[1])
+    obey(ends[0], governor)
+    ends[1].send(msgspec.json.encode(Order(1, "pause", until=0.0)))
+    assert line.order("pause") is True, "it was not paused yet"
