@@ -100,8 +100,8 @@ def test_who_governs_is_left_out() -> None:
 
 def test_of_who_is_selected_only_duplicates_are_marked_as_it_grows(victim: Spawn) -> None:
     """Real memory of two processes, a third of which they have in common."""
-    noted = Noted(Rule("in", command="*sharer.py*", select=True))
-    both = [victim("sharer", "plain") for _ in "ab"]
+    noted = Noted(Rule("in", command=f"*sharer.py plain {TAG}", select=True))
+    both = [victim("sharer", "plain", TAG) for _ in "ab"]
     noted.enrolment.refresh()
     assert noted.selections == [], "nothing is there to be found yet"
     for one in both:
