@@ -28,12 +28,12 @@ from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.enrolment import Enrolment, Kernel
 from pagemerge.ksmd.mergeable import Mergeable, asked
 from pagemerge.ksmd.merged import sharing_pages
-from pagemerge.ksmd.model import Decision, Goals, Snapshot
+from pagemerge.ksmd.model import Decision, Goals, Listener, Snapshot
 from pagemerge.ksmd.ruling import Opting
 from pagemerge.ksmd.sample import Sample
 from pagemerge.linux import accounts
 from pagemerge.linux.aside import readers
-from pagemerge.linux.knobs import Knobs
+from pagemerge.linux.knobs import STOP, Knobs
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.notify import Notifier
 from pagemerge.model import PAGE_SIZE
@@ -43,9 +43,6 @@ log = logging.getLogger("pagemerge.governor")
 REFRESH = 0.5
 """Seconds between two looks at which processes there are."""
 
-
-STOP = 0
-"""The value of the knob ``run`` with which ksmd stops, and keeps what it has merged."""
 
 PAUSE = 10.0
 """Seconds between two signs of life while the governor pauses."""
@@ -96,7 +93,7 @@ class Governor:
         self._paused = self._resumed = False
         self._writing = threading.Lock()
         """Held while knobs are written: ``pause`` is called in another thread."""
-        self._listener: Callable[[str, dict[str, int | str]], None] = lambda _reason, _knobs: None
+        self._listener: Listener = lambda _reason, _knobs: None
         self._notifier = notifier or Notifier()
         self._trace = trace
         self._course = Course()
@@ -120,7 +117,7 @@ class Governor:
                 dry_run=self.dry_run,
             )
 
-    def tell(self, listener: Callable[[str, dict[str, int | str]], None]) -> None:
+    def tell(self, listener: Listener) -> None:
         """Have ``listener`` called with the reason and the knobs of each decision that is logged as
         new."""
         self._listener = listener

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,3 +119,7 @@ class Decision:
     """The subject of ``reason``, if the governor logs it once even when it writes no knob: done, or
     why ksmd stands still (nobody, little, restless). Figures in ``reason`` change; the topic does
     not."""
+
+
+Listener = Callable[[str, dict[str, int | str]], None]
+"""Takes the decisions of a governor: why, and what was written to knobs."""

@@ -13,12 +13,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.ksmd.model import Listener
 from pagemerge.watch.model import Decision
 
 MOST = 1 << 16
@@ -26,10 +27,6 @@ MOST = 1 << 16
 
 PATIENCE = 10.0
 """Seconds that the watch waits for the answer to an order."""
-
-
-Listener = Callable[[str, dict[str, int | str]], None]
-"""Takes the decisions of a governor: why, and what was written to knobs."""
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.ksmd.model import Listener
 from pagemerge.service import orders
-from pagemerge.service.orders import Answer, Line, Listener, Order, obey
+from pagemerge.service.orders import Answer, Line, Order, obey
 
 
 class Noted:
