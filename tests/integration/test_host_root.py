@@ -24,6 +24,7 @@ from tests.conftest import Spawn, missing
 from tests.support.cgroup import _remove, limited
 from tests.support.commands import PAGEMERGE, command
 from tests.support.hubs import ALONE
+from tests.support.services import odd_knobs
 
 PATIENCE = 60.0
 NAMESPACES = ["unshare", "--mount", "--net", "--cgroup", "--propagation", "private", "sh", "-ec"]
@@ -38,18 +39,9 @@ pytestmark = pytest.mark.requires("kernel", "root")
 
 @pytest.fixture
 def ksm() -> Iterator[Ksm]:
-    """Kernel KSM, stopped, with knobs unlike those of any governor; put back at the end. The lock
-    is free for the daemon."""
-    found = Ksm()
-    saved = found.knobs()
-    NOTE.unlink(missing_ok=True)
-    try:
-        if saved.advisor_mode is not None:
-            found.write(advisor_mode="none")
-        found.write(run=0, pages_to_scan=123, sleep_millisecs=45)
-        yield found
-    finally:
-        found.put_back(saved)
+    """Kernel KSM, stopped, with knobs unlike those of any governor; put back at the end."""
+    with odd_knobs():
+        yield Ksm()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.errors import PagemergeError
+from pagemerge.errors import NoSuchProcess, PagemergeError
 from pagemerge.linux import process
 from pagemerge.linux.ksm import Ksm
 from pagemerge.watch.ask import Service as Api
@@ -174,12 +175,13 @@ def test_a_scan_ends_with_the_watch(hub_socket: Path) -> None:
     with Service(hub_socket, BOTH) as service, Api(hub_socket.with_name("api.sock")) as api:
         asked = api.stream("Scan", processes=[str(service.process.pid)], watch_seconds=600.0)
         next(asked)
-        (scanner,) = [
-            pid
-            for pid in process.pids()
-            if (found := process.stat(pid)).parent == service.engine("watch")
-            and found.name.startswith("python")
-        ]
+        watch, scanners = service.engine("watch"), []
+        for pid in process.pids():
+            with contextlib.suppress(NoSuchProcess):  # it has ended meanwhile
+                found = process.stat(pid)
+                if found.parent == watch and found.name.startswith("python"):
+                    scanners.append(pid)
+        (scanner,) = scanners
         handle = os.pidfd_open(scanner)
         service.kill("watch")
         assert select.select([handle], [], [], PATIENCE)[0], "it goes on without its service"

@@ -21,6 +21,7 @@ from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux import process as linux
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm
+from tests.support import ksm as lab
 from tests.support.commands import PAGEMERGE
 from tests.support.hubs import FAST, PATIENCE, TICK
 
@@ -32,8 +33,12 @@ PARTS = {"hub": "pagemerge-hub", "governor": "pagemerge-ksm", "watch": "pagemerg
 
 @contextmanager
 def odd_knobs() -> Iterator[Knobs]:
-    """Knobs of ksmd unlike any that a governor writes, and no note of a governor; yields them."""
-    ksm = Ksm()
+    """Knobs of ksmd unlike any that a governor writes, and no note of a governor; yields them.
+
+    The lock is free for a daemon. At the end, what was merged meanwhile is forgotten: a stopped
+    ksmd would go on counting it.
+    """
+    ksm, measured = Ksm(), lab.Ksm()
     saved = ksm.knobs()
     NOTE.unlink(missing_ok=True)
     try:
@@ -43,7 +48,10 @@ def odd_knobs() -> Iterator[Knobs]:
         yield ksm.knobs()
     finally:
         NOTE.unlink(missing_ok=True)
-        ksm.put_back(saved)
+        try:
+            measured.forget()
+        finally:
+            ksm.put_back(saved)
 
 
 class Service:
