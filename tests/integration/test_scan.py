@@ -61,7 +61,9 @@ def test_what_tells_the_kinds_apart(hold: Hold, tmp_path: Path) -> None:
     for name in ("text", "pointers", "file"):
         assert MIB <= saved[name] < 3 * MIB, (name, saved)
         assert kinds[name]["copies_by_mapping"]["anonymous"] >= 2 * PAGES
-    assert {"path": str(model), "build_id": "", "saveable_bytes": MIB} in kinds["file"]["files"]
+    files = {it["path"]: it["saveable_bytes"] for it in kinds["file"]["files"]}
+    # What a holder has freed may still hold parts of the file, by chance at the same offsets.
+    assert MIB <= files[str(model)] < 3 * MIB
 
 
 def test_groups_by_process_user_and_domain(hold: Hold) -> None:
