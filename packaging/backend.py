@@ -1,8 +1,9 @@
 """The build back end (PEP 517, PEP 660): maturin's, and what maturin does not build.
 
-maturin builds one library, the binding. The package has a second one, which is preloaded into other
-programs and so cannot be the binding. It is built first and put into the package's folder; maturin
-takes it from there into the wheel (``include`` in pyproject.toml).
+maturin builds one library, the binding. The package has two more, which are preloaded into other
+programs and so cannot be the binding: one crate, with and without its feature ``all``. They are
+built first and put into the package's folder; maturin takes them from there into the wheel
+(``include`` in pyproject.toml).
 
 Man pages and completions are generated from the parsers (``manual``), which need the binding. So
 they are added to the wheel that maturin has built. An editable install has none.
@@ -15,7 +16,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import archive
@@ -29,13 +30,16 @@ get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
 Options = Mapping[str, object] | None
 
 CRATE = "pagemerge-preload"
-LIBRARY = Path("python/pagemerge/libpagemerge_preload.so")
+FOLDER = Path("python/pagemerge")
+BUILT = "libpagemerge_preload.so"
+LIBRARIES = {BUILT: (), "libpagemerge_all.so": ("--features", "all")}
+"""Name of a library in the package -> what cargo is told for it."""
 
 
 def build_wheel(folder: str, options: Options = None, metadata: str | None = None) -> str:
     """Build a wheel into ``folder``; returns its file name."""
     _find_tools()
-    _build_library()
+    _build_libraries()
     name = str(maturin.build_wheel(folder, options, metadata))
     archive.add_manual(Path(folder) / name)
     return name
@@ -44,7 +48,7 @@ def build_wheel(folder: str, options: Options = None, metadata: str | None = Non
 def build_editable(folder: str, options: Options = None, metadata: str | None = None) -> str:
     """Build a wheel that points at this checkout into ``folder``; returns its file name."""
     _find_tools()
-    _build_library()
+    _build_libraries()
     return str(maturin.build_editable(folder, options, metadata))
 
 
@@ -78,9 +82,14 @@ def _find_tools() -> None:
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), scripts])
 
 
-def _build_library() -> None:
-    """Build the library to preload, and put it into the package's folder."""
-    argv = ["cargo", "build", "--release", "--package", CRATE]
+def _build_libraries() -> None:
+    """Build the libraries to preload, and put them into the package's folder."""
+    for name, features in LIBRARIES.items():
+        _build_library(FOLDER / name, features)
+
+
+def _build_library(library: Path, features: Sequence[str]) -> None:
+    argv = ["cargo", "build", "--release", "--package", CRATE, *features]
     build = subprocess.run(
         [*argv, "--message-format", "json-render-diagnostics"],
         stdout=subprocess.PIPE,
@@ -95,9 +104,9 @@ def _build_library() -> None:
         for message in messages
         if message["reason"] == "compiler-artifact"
         for name in message["filenames"]
-        if Path(name).name == LIBRARY.name
+        if Path(name).name == BUILT
     )
     # Under another name first: programs that run may have the old file mapped.
-    fresh = LIBRARY.with_suffix(".new")
+    fresh = library.with_suffix(".new")
     shutil.copy(built, fresh)
-    fresh.replace(LIBRARY)
+    fresh.replace(library)

@@ -1,38 +1,33 @@
-//! The anonymous memory that the program itself has mapped, as far as we saw its calls.
+//! Ranges of addresses: above all the anonymous memory that the program itself has mapped, as far as
+//! we saw its calls.
 //!
-//! Only such memory can become a region. We must not replace what malloc maps: libc unmaps it by
-//! calls that we do not see. The record has a fixed size, because we maintain it inside mmap, where
-//! an allocator may be waiting for us; what does not fit is not mergeable.
+//! Only such memory can become a region. We must not replace what libc maps inside malloc: libc
+//! unmaps it by calls that we do not see.
 
 use std::ops::Range;
 
-/// The largest number of ranges that are remembered.
-const MOST: usize = 1024;
+/// The largest number of ranges that are remembered: each call about memory searches them.
+const MOST: usize = 1 << 14;
 
 /// Disjoint ranges in order of address.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Extents {
-    ranges: [(usize, usize); MOST],
-    count: usize,
-}
-
-impl Default for Extents {
-    fn default() -> Self {
-        Self { ranges: [(0, 0); MOST], count: 0 }
-    }
+    ranges: Vec<(usize, usize)>,
+    /// Whether there was no room for a range.
+    full: bool,
 }
 
 impl Extents {
-    /// Record that the program has mapped `[start, end)`, anonymous and private.
+    /// Add `[start, end)`.
     pub fn insert(&mut self, start: usize, end: usize) {
         self.remove(start, end);
-        let at = self.ranges[..self.count].partition_point(|range| range.0 < start);
+        let at = self.ranges.partition_point(|range| range.0 < start);
         let joins_last = at > 0 && self.ranges[at - 1].1 == start;
-        let joins_next = at < self.count && self.ranges[at].0 == end;
+        let joins_next = at < self.ranges.len() && self.ranges[at].0 == end;
         match (joins_last, joins_next) {
             (true, true) => {
                 self.ranges[at - 1].1 = self.ranges[at].1;
-                self.delete(at);
+                self.ranges.remove(at);
             }
             (true, false) => self.ranges[at - 1].1 = end,
             (false, true) => self.ranges[at].0 = start,
@@ -40,10 +35,10 @@ impl Extents {
         }
     }
 
-    /// Record that the program has unmapped `[start, end)`, or mapped something else there.
+    /// Remove `[start, end)`.
     pub fn remove(&mut self, start: usize, end: usize) {
-        let mut at = self.ranges[..self.count].partition_point(|range| range.1 <= start);
-        while at < self.count && self.ranges[at].0 < end {
+        let mut at = self.ranges.partition_point(|range| range.1 <= start);
+        while at < self.ranges.len() && self.ranges[at].0 < end {
             let (first, last) = self.ranges[at];
             match (first < start, last > end) {
                 (true, true) => {
@@ -54,7 +49,7 @@ impl Extents {
                 (true, false) => self.ranges[at].1 = start,
                 (false, true) => self.ranges[at].0 = end,
                 (false, false) => {
-                    self.delete(at);
+                    self.ranges.remove(at);
                     continue;
                 }
             }
@@ -62,26 +57,52 @@ impl Extents {
         }
     }
 
-    /// Returns the parts of `[start, end)` that are known.
+    /// Returns the parts of `[start, end)` that are in it.
     pub fn within(&self, start: usize, end: usize) -> Vec<Range<usize>> {
-        self.ranges[..self.count]
+        let first = self.ranges.partition_point(|range| range.1 <= start);
+        self.ranges[first..]
             .iter()
+            .take_while(|range| range.0 < end)
             .map(|&(first, last)| first.max(start)..last.min(end))
             .filter(|range| !range.is_empty())
             .collect()
     }
 
-    fn place(&mut self, at: usize, range: (usize, usize)) {
-        if self.count < MOST {
-            self.ranges.copy_within(at..self.count, at + 1);
-            self.ranges[at] = range;
-            self.count += 1;
+    /// Returns the parts of `range` that are not in it.
+    pub fn without(&self, range: &Range<usize>) -> Vec<Range<usize>> {
+        let mut at = range.start;
+        let mut rest = Vec::new();
+        for held in self.within(range.start, range.end) {
+            rest.push(at..held.start);
+            at = held.end;
         }
+        rest.push(at..range.end);
+        rest.retain(|range| !range.is_empty());
+        rest
     }
 
-    fn delete(&mut self, at: usize) {
-        self.ranges.copy_within(at + 1..self.count, at);
-        self.count -= 1;
+    /// Returns whether `address` is in it.
+    pub fn has(&self, address: usize) -> bool {
+        let at = self.ranges.partition_point(|range| range.1 <= address);
+        self.ranges.get(at).is_some_and(|range| range.0 <= address)
+    }
+
+    /// Returns whether something is missing, because there were too many ranges.
+    pub const fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// The addresses where a range starts or ends.
+    pub fn edges(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ranges.iter().flat_map(|&(start, end)| [start, end])
+    }
+
+    fn place(&mut self, at: usize, range: (usize, usize)) {
+        if self.ranges.len() < MOST {
+            self.ranges.insert(at, range);
+        } else {
+            self.full = true;
+        }
     }
 }
 
@@ -100,6 +121,8 @@ mod tests {
         extents.remove(15, 20);
         assert_eq!(extents.within(0, 100), [10..15, 20..40]);
         assert_eq!(extents.within(12, 25), [12..15, 20..25]);
+        assert_eq!(extents.without(&(0..25)), [0..10, 15..20]);
+        assert!(extents.has(10) && !extents.has(15) && extents.has(39) && !extents.has(40));
         extents.insert(5, 50);
         assert_eq!(extents.within(0, 100), [5..50]);
         extents.remove(0, 100);

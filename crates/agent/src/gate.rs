@@ -191,10 +191,12 @@ fn inherit(state: &mut Option<State>) {
             missing.push(region.start..region.end());
         }
     }
+    missing.extend(state.marks.missing());
     for range in missing {
         state.table.forget(range.start, range.end);
         state.extents.remove(range.start, range.end);
     }
+    crate::all::inherit(state);
 }
 
 /// Give the lock's word back.
@@ -258,8 +260,8 @@ impl std::ops::DerefMut for Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        let everything = 0..usize::MAX;
-        crate::hull::publish(if self.orphan { everything } else { self.table.hull() });
+        let everything = self.orphan || crate::all::is_on();
+        crate::hull::publish(if everything { 0..usize::MAX } else { self.table.hull() });
         if !self.nested {
             give();
         }

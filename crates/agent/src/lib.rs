@@ -5,6 +5,8 @@
 //! the regions being mapped as the table says. Nothing of the agent survives a fork. The child's
 //! memory is correct without an agent, and the child gets an agent of its own with its first call.
 
+mod adopt;
+pub mod all;
 mod apply;
 mod barriers;
 mod errand;
@@ -84,6 +86,10 @@ pub(crate) struct State {
     /// Ranges where merging has split one mapping into several, and where there are no regions any
     /// more.
     scattered: Extents,
+    /// Bytes that the program has mapped since the last look at what can be merged (`all`).
+    fresh: usize,
+    /// What must be known of the program's memory before it becomes a region (`all`).
+    marks: all::Marks,
     /// This is a forked copy whose table could not be relied on: only the kernel knows what is
     /// mapped.
     orphan: bool,

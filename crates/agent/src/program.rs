@@ -18,11 +18,12 @@ mod userfault;
 pub use discard::discard;
 pub use remap::{remap, Remap};
 pub use smaps::is_shared;
+pub(crate) use smaps::suitable;
 pub use userfault::{reclaim, taken};
 
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::Region;
-use crate::{errand, start, Config};
+use crate::{all, errand, start, Config};
 use pagemerge_pages::barrier::keep::{Keep, LOCKS_FUTURE};
 use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::{Result, PAGE};
@@ -39,10 +40,19 @@ pub fn end_of(start: usize, len: usize) -> Option<usize> {
     start.checked_add(len.checked_next_multiple_of(PAGE)?).filter(|_| start % PAGE == 0)
 }
 
-/// Record that the program has mapped anonymous private memory.
-pub fn mapped(start: usize, len: usize) {
+/// Record that the program has mapped anonymous private memory, with the flags of mmap(2).
+pub fn mapped(start: usize, len: usize, flags: i32) {
     if let Some(end) = end_of(start, len) {
-        lock().extents.insert(start, end);
+        let mut state = lock();
+        state.extents.insert(start, end);
+        state.marks.clear(start, end);
+        if flags & libc::MAP_NORESERVE != 0 {
+            state.marks.no_reserve(start, end);
+        }
+        if flags & libc::MAP_LOCKED != 0 {
+            state.marks.special(start, end);
+        }
+        all::more(&mut state, end - start);
     }
 }
 
@@ -58,8 +68,10 @@ pub fn replace(start: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer
     if answer.is_ok() {
         state.extents.remove(start, end);
         state.scattered.remove(start, end);
+        state.marks.clear(start, end);
         state.table.forget(start, end);
     } else {
+        state.marks.special(start, end);
         believe_kernel(&mut state, start, end);
     }
     answer
@@ -79,46 +91,52 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
         // Under the lock, although reading takes long: another thread may change the mappings that
         // it reads.
         let known = state.extents.within(from, end);
+        state.marks.refuse(from, end, false);
         let fit = if known.is_empty() { Vec::new() } else { smaps::suitable(&known) };
-        for (range, keep) in &fit {
-            let mut at = range.start;
-            let old: Vec<Range<usize>> = state
-                .table
-                .within(range.start, range.end)
-                .map(|region| {
-                    region.set_mergeable(0..region.pages, true);
-                    region.keep = *keep;
-                    region.start..region.end()
-                })
-                .collect();
-            for held in old.into_iter().rev() {
-                if held.start > at {
-                    state.table.insert(at, (held.start - at) / PAGE, *keep);
-                }
-                at = held.end;
-            }
-            if at < range.end {
-                state.table.insert(at, (range.end - at) / PAGE, *keep);
-            }
-            // Single pages of a huge page can be shared but not freed, and khugepaged would bring
-            // zeros back. EINVAL: there are no huge pages here.
-            // SAFETY: advice about the caller's memory, which changes no byte.
-            let _ = unsafe {
-                let len = range.len();
-                rustix::mm::madvise(range.start as *mut _, len, Advice::LinuxNoHugepage)
-            };
-        }
-        if !fit.is_empty() && state.summary.hub.is_none() {
-            crate::poke(&mut state);
-        }
-        fit
+        make_regions(&mut state, &fit);
+        !fit.is_empty()
     };
-    if fit.is_empty() {
+    if !fit {
         return Ok(false);
     }
     watch_forks(None);
     start(config())?;
     Ok(true)
+}
+
+/// Make regions of memory that can be merged, and wake an agent without a hub.
+pub(crate) fn make_regions(state: &mut Locked, fit: &[(Range<usize>, Keep)]) {
+    for (range, keep) in fit {
+        let mut at = range.start;
+        let old: Vec<Range<usize>> = state
+            .table
+            .within(range.start, range.end)
+            .map(|region| {
+                region.set_mergeable(0..region.pages, true);
+                region.keep = *keep;
+                region.start..region.end()
+            })
+            .collect();
+        for held in old.into_iter().rev() {
+            if held.start > at {
+                state.table.insert(at, (held.start - at) / PAGE, *keep);
+            }
+            at = held.end;
+        }
+        if at < range.end {
+            state.table.insert(at, (range.end - at) / PAGE, *keep);
+        }
+        // Single pages of a huge page can be shared but not freed, and khugepaged would bring
+        // zeros back. EINVAL: there are no huge pages here.
+        // SAFETY: advice about the caller's memory, which changes no byte.
+        let _ = unsafe {
+            let len = range.len();
+            rustix::mm::madvise(range.start as *mut _, len, Advice::LinuxNoHugepage)
+        };
+    }
+    if !fit.is_empty() && state.summary.hub.is_none() {
+        crate::poke(state);
+    }
 }
 
 /// Handles MADV_UNMERGEABLE: the range's pages are its own again, and stay so. `raw` is the real
@@ -132,6 +150,7 @@ pub fn unmark(from: usize, end: usize, raw: impl FnOnce() -> Answer) -> Answer {
         let pages = region.pages_in(from, end);
         region.set_mergeable(pages, false);
     }
+    state.marks.refuse(from, end, true);
     if !restore(&mut state, from, end) {
         return Err(libc::EAGAIN);
     }
@@ -157,6 +176,7 @@ pub fn restored(
     }
     let answer = raw();
     for Range { start, end } in ranges {
+        state.marks.special(*start, *end);
         match answer {
             // ENOMEM: the mapped parts of the range are special nevertheless (madvise(2)).
             Ok(_) | Err(libc::ENOMEM) if leave => dismiss(&mut state, *start, *end),
@@ -177,6 +197,9 @@ pub fn protect(from: usize, end: usize, protection: u32, raw: impl FnOnce() -> A
     let answer = raw();
     if answer.is_ok() {
         state.table.within(from, end).for_each(|region| region.keep.protection = protection);
+        if protection == Keep::default().protection {
+            all::more(&mut state, end - from);
+        }
     } else {
         // A part may have the new protection: the part before a hole, for example.
         believe_kernel(&mut state, from, end);
@@ -191,6 +214,7 @@ pub fn protect(from: usize, end: usize, protection: u32, raw: impl FnOnce() -> A
 pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer) -> Answer {
     let mut state = lock();
     let answer = raw();
+    state.marks.advise(from, end, advice);
     match answer {
         // ENOMEM: the mapped parts have got the advice nevertheless (madvise(2)).
         Ok(_) | Err(libc::ENOMEM) => {
@@ -218,7 +242,10 @@ pub fn advise(from: usize, end: usize, advice: i32, raw: impl FnOnce() -> Answer
 pub fn noted(ranges: &[Range<usize>], raw: impl FnOnce() -> Answer) -> Answer {
     let mut state = lock();
     let answer = raw();
-    ranges.iter().for_each(|range| believe_kernel(&mut state, range.start, range.end));
+    for range in ranges {
+        state.marks.special(range.start, range.end);
+        believe_kernel(&mut state, range.start, range.end);
+    }
     answer
 }
 
@@ -241,6 +268,7 @@ pub fn lock_memory(
     let mut state = lock();
     if on {
         restore(&mut state, start, end);
+        state.marks.special(start, end);
     }
     let answer = raw();
     if let (Ok(_), Some(future)) = (answer, future) {

@@ -3,6 +3,7 @@
 mod births;
 mod connecting;
 
+use crate::adopt::Looks;
 use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
 use crate::{lock, own, Config, HUBLESS};
@@ -73,6 +74,8 @@ struct Agent<'a> {
     trouble: Error,
     /// Our standing when we received the slabs.
     standing: Standing,
+    /// When to look for memory that nobody marked.
+    looks: Looks,
 }
 
 fn run(config: &Config) {
@@ -107,6 +110,7 @@ fn run(config: &Config) {
         dismissed: 0,
         trouble: Error::Hub("the hub does not answer".into()),
         standing: standing(),
+        looks: Looks::default(),
     };
     loop {
         agent.connect();
@@ -131,10 +135,12 @@ impl Agent<'_> {
                     .max(Duration::from_millis(1)),
             ),
         };
+        let look = self.looks.go();
         let idle = self.connection.is_none()
             && self.current.is_none()
             && lock().table.iter().next().is_none();
         let pause = if idle { None } else { pause };
+        let pause = pause.into_iter().chain(look).min();
         let pause = if LOOKS_ALONE.load(Ordering::Relaxed) {
             end_if_alone();
             Some(pause.map_or(LOOK, |pause| pause.min(LOOK)))

@@ -30,8 +30,10 @@ struct Query {
 const PROCMAP_QUERY: ioctl::Opcode = opcode::read_write::<Query>(b'f', 17);
 const READ_AND_WRITE: u64 = 0x03;
 const ACCESS: u64 = 0x07;
+const EXECUTE: u64 = 0x04;
 const CODE: u64 = 0x05;
 const SHARED: u64 = 0x08;
+const OR_NEXT: u64 = 0x10;
 
 /// The mapping at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Mapping {
     pub kind: Kind,
     /// Whether it can be read and written.
     pub open: bool,
+    /// Whether it can be executed.
+    pub executable: bool,
 }
 
 /// The kind of memory of a mapping.
@@ -101,8 +105,20 @@ impl Mappings {
     /// # Errors
     /// ENOENT if there is none; ENOTTY before Linux 6.11.
     pub fn at(&self, address: usize) -> rustix::io::Result<Mapping> {
+        self.find(address, 0)
+    }
+
+    /// Returns the mapping that holds `address`, or else the next one.
+    ///
+    /// # Errors
+    /// ENOENT if there is none; ENOTTY before Linux 6.11.
+    pub fn at_or_behind(&self, address: usize) -> rustix::io::Result<Mapping> {
+        self.find(address, OR_NEXT)
+    }
+
+    fn find(&self, address: usize, flags: u64) -> rustix::io::Result<Mapping> {
         let mut name = [0_u8; 64];
-        let mut query = Query { address: address as u64, ..Query::default() };
+        let mut query = Query { address: address as u64, flags, ..Query::default() };
         self.ask(&mut query)?;
         let mapped = query.inode != 0 || query.device != [0, 0];
         let kind = if query.access & SHARED != 0 {
@@ -111,7 +127,7 @@ impl Mappings {
             Kind::Anonymous
         } else {
             let mut named = Query {
-                address: address as u64,
+                address: query.start,
                 name_size: name.len() as u32,
                 name: name.as_mut_ptr() as u64,
                 ..Query::default()
@@ -126,6 +142,7 @@ impl Mappings {
             range: query.start as usize..query.end as usize,
             kind,
             open: query.access & READ_AND_WRITE == READ_AND_WRITE,
+            executable: query.access & EXECUTE != 0,
         })
     }
 

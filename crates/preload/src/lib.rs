@@ -14,7 +14,7 @@ mod heap;
 mod note;
 
 use heap::Heap;
-use libc::{c_int, c_long};
+use libc::{c_int, c_long, c_void};
 use pagemerge_agent::program::Answer;
 use pagemerge_agent::{Choice, Config, Quiet};
 use pagemerge_pages::raw;
@@ -44,27 +44,57 @@ extern "C" fn start() {
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
         let _ = note::expect();
-        if has_hub() && has_own_malloc() {
-            let _ = pagemerge_agent::start(config());
+        if !has_hub() {
+            return;
+        }
+        #[cfg(feature = "all")]
+        pagemerge_agent::all::merge_all(least());
+        if has_own_malloc() {
+            start_agent();
         }
     });
 }
 
-/// Returns whether the program has an allocator of its own. It may mark memory with its lock held,
-/// and libc allocates for each new thread: so there the agent is started before any thread can hold
-/// that lock.
+/// Returns whether the program has an allocator of its own, which does not call us. It may mark
+/// memory with its lock held, and libc allocates for each new thread: so there the agent is started
+/// before any thread can hold that lock.
 fn has_own_malloc() -> bool {
-    // SAFETY: both look symbols up; `about` is written where the address is known.
+    // SAFETY: it looks a symbol up.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"calloc".as_ptr()) };
+    #[cfg(feature = "all")]
+    if found == calls::allocate::calloc as *mut c_void {
+        return false;
+    }
+    !is_libcs(found)
+}
+
+/// Returns whether libc has this function. (`gnu_get_libc_version` always belongs to libc.)
+fn is_libcs(function: *mut c_void) -> bool {
+    // SAFETY: both look an address up; `about` is written where it is known.
     unsafe {
-        let found = |name: &std::ffi::CStr| {
-            let symbol = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        let library = |symbol: *mut c_void| {
             let mut about = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
             let known = libc::dladdr(symbol, about.as_mut_ptr()) != 0;
             known.then(|| about.assume_init().dli_fbase)
         };
-        // `gnu_get_libc_version` always belongs to libc.
-        found(c"calloc") != found(c"gnu_get_libc_version")
+        let libcs = libc::dlsym(libc::RTLD_DEFAULT, c"gnu_get_libc_version".as_ptr());
+        library(function) == library(libcs)
     }
+}
+
+/// Start the agent. A failure of ours is not the program's.
+fn start_agent() {
+    let _ = guarded(|| {
+        let _ = pagemerge_agent::start(config());
+        Ok(0)
+    });
+}
+
+/// The size in bytes from which unmarked mappings are merged (`PAGEMERGE_FROM`).
+#[cfg(feature = "all")]
+fn least() -> usize {
+    let told = std::env::var("PAGEMERGE_FROM").unwrap_or_default();
+    told.parse().unwrap_or(1 << 16)
 }
 
 fn watch_forks() {

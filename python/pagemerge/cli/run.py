@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pagemerge import _core
-from pagemerge.cli import as_path
+from pagemerge.cli import as_path, as_size
 from pagemerge.cli.show.words import starting
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.linux.text import plain
@@ -26,6 +26,10 @@ STARTED = ("PAGEMERGE_ENGINE", "kernel")
 """Variable in the environment of programs that were started for kernel KSM, and its value."""
 
 
+FROM = 64 << 10
+"""Bytes from which ``--all`` merges mappings: smaller ones are many, and hold little."""
+
+
 class Run:
     """Start CMD so that its memory is merged.
 
@@ -37,6 +41,11 @@ class Run:
     programs that it cannot preload a library into: static ones, 32-bit ones, those of musl, and
     those with rights of their own (set-id, file capabilities). If no memory could be merged, one
     line on stderr says why when the program ends, unless the program has closed stderr.
+
+    --all merges all private anonymous memory of the program and of the programs that it starts,
+    whether they mark it or not: what they map, and what malloc gives them, for which an allocator
+    that the hub can work with (mimalloc) takes the place of libc's. A program with an allocator of
+    its own keeps that. Memory for which the program asks for huge pages gets small ones.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with the memory of every other program on this host that is marked so: there is one trust
@@ -54,14 +63,27 @@ class Run:
     def arguments(parser: argparse.ArgumentParser) -> None:
         """Add the verb's own arguments."""
         parser.usage = (
-            "%(prog)s [-h] [--engine {user,kernel,auto}] [--barrier BARRIER]\n"
-            "                     [--domain NAME] [--socket SOCKET] [--quiet] -- CMD [ARG ...]"
+            "%(prog)s [-h] [--engine {user,kernel,auto}] [--all] [--from SIZE]\n"
+            "                     [--barrier BARRIER] [--domain NAME] [--socket SOCKET]\n"
+            "                     [--quiet] -- CMD [ARG ...]"
         )
         parser.add_argument(
             "--engine",
             choices=["user", "kernel", "auto"],
             default="user",
             help="engine to use (default: user)",
+        )
+        parser.add_argument(
+            "--all",
+            action="store_true",
+            help="user engine: merge all private anonymous memory of the program, marked or not",
+        )
+        parser.add_argument(
+            "--from",
+            dest="least",
+            metavar="SIZE",
+            type=as_size,
+            help="with --all: leave mappings alone that are smaller than this (default: 64K)",
         )
         parser.add_argument(
             "--barrier",
@@ -94,6 +116,8 @@ class Run:
         from pagemerge.hub.note import take_away
 
         domain = domain_of(args)
+        if args.least is not None and not (args.all and args.least):
+            raise UsageError("--from SIZE, which is at least 1, goes with --all")
         program = find(args.command[0])
         # Each function raises its errors before it changes anything.
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](
@@ -142,6 +166,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
             "switched off kernel KSM, which this program had inherited (PR_SET_MEMORY_MERGE)",
         )
     os.environ.pop(note.VARIABLE, None)
+    library = preload.LIBRARY_FOR_ALL if args.all else preload.LIBRARY
     path = str((args.socket or reach.socket_path()).absolute())
     if not args.quiet:
         kernel = "" if why_not() else f"which merges all memory of a program{once()}"
@@ -151,8 +176,10 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
         PAGEMERGE_BARRIER=wanted,
         PAGEMERGE_DOMAIN=domain,
         PAGEMERGE_HUB="\n".join(reach.hub_command(path)),
-        LD_PRELOAD=":".join([str(preload.LIBRARY), *preload.of_others()]),
+        LD_PRELOAD=":".join([str(library), *preload.of_others()]),
     )
+    if args.all:
+        os.environ["PAGEMERGE_FROM"] = str(args.least or FROM)
 
 
 def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> None:
@@ -170,6 +197,8 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
             "kernel KSM knows one domain, the whole host: leave --domain and PAGEMERGE_DOMAIN out, "
             "or use --engine user"
         )
+    if args.engine == "kernel" and args.all:
+        raise UsageError("the kernel engine always merges all memory: leave --all out")
     if args.engine == "kernel" and (args.barrier not in (None, "auto") or args.socket):
         raise UsageError("only the user engine has --barrier and --socket: leave them out")
     set_merge_any(True)

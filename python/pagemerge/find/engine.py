@@ -15,6 +15,9 @@ from pagemerge.linux.process import PROC, name, threads
 LIBRARY = "libpagemerge_preload.so"
 """The library that ``pagemerge run --engine user`` loads into a program."""
 
+LIBRARY_FOR_ALL = "libpagemerge_all.so"
+"""The library that ``pagemerge run --all`` loads into a program: it also has an allocator."""
+
 AGENT = "pagemerge"
 """The name of the thread that the user engine has in a process."""
 
@@ -32,7 +35,7 @@ def _cause(pid: int, mappings: Iterable[Mapping], proc: Path) -> str:
     for mapping in mappings:
         if mapping.slab:
             return "it maps stable pages of a hub"
-        if mapping.path.rpartition("/")[2] == LIBRARY:
+        if mapping.path.rpartition("/")[2] in (LIBRARY, LIBRARY_FOR_ALL):
             return "it was started with `pagemerge run`"
     return "it has an agent of a hub" if _has_agent(pid, proc) else ""
 

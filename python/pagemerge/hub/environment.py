@@ -45,6 +45,10 @@ PASSED: dict[str, tuple[str, str]] = {
         "Command that starts a hub, one argument a line; empty: start none.",
         "run --engine user",
     ),
+    "PAGEMERGE_FROM": (
+        "Bytes from which mappings are merged that the program does not mark.",
+        "run --all",
+    ),
     "PAGEMERGE_NOTE": (
         "Where the note lies that is printed if nothing of the program was merged.",
         "run --engine user",

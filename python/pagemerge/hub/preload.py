@@ -13,11 +13,15 @@ from pagemerge.linux import program as linux
 LIBRARY = Path(__file__).parents[1] / engine.LIBRARY
 """The agent as a library; it is part of the package."""
 
+LIBRARY_FOR_ALL = LIBRARY.with_name(engine.LIBRARY_FOR_ALL)
+"""The same, which also merges memory that the program does not mark."""
+
 
 def of_others() -> list[str]:
-    """Return what LD_PRELOAD names beside our own library, from any installation (ld.so(8))."""
+    """Return what LD_PRELOAD names beside our own libraries, from any installation (ld.so(8))."""
     words = re.split(r"[: ]+", os.environ.get("LD_PRELOAD", ""))
-    return [word for word in words if word and Path(word).name != LIBRARY.name]
+    ours = (LIBRARY.name, LIBRARY_FOR_ALL.name)
+    return [word for word in words if word and Path(word).name not in ours]
 
 
 def obstacle(program: Path) -> str:

@@ -31,7 +31,7 @@ pub unsafe fn map(
     if flags & kind == libc::MAP_ANONYMOUS | libc::MAP_PRIVATE {
         // The memory is the program's already: if our part fails, it is not mergeable.
         let _ = guarded(|| {
-            program::mapped(made, len);
+            program::mapped(made, len, flags);
             Ok(0)
         });
     }

@@ -3,6 +3,8 @@
 //! as in libc's: hence "C-unwind". Work that must not be left half done is done under `Quiet`.
 
 mod advice;
+#[cfg(feature = "all")]
+pub mod allocate;
 mod direct;
 mod mapping;
 mod other;

@@ -3,8 +3,8 @@
 use super::advice::words;
 use crate::{guarded, has_hub, kernel, told, told_int};
 use libc::{c_int, c_long, c_uint, c_ulong, c_void, size_t};
-use pagemerge_agent::hull;
 use pagemerge_agent::program::{self, Answer};
+use pagemerge_agent::{all, hull};
 use pagemerge_pages::soft::peek;
 use pagemerge_pages::PAGE;
 use std::ops::Range;
@@ -123,6 +123,9 @@ pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
             0 => Ok(usize::from(WANTS_ALL_MERGED.load(Ordering::Relaxed))),
             _ => Err(libc::EINVAL),
         },
+        // Merging would lose names, and memory of another name would not join its neighbours: so
+        // where all memory is merged, we answer as a kernel without names does.
+        PR_SET_VMA if all::is_on() => Err(libc::EINVAL),
         // A name: PR_SET_VMA_ANON_NAME, start, length, text.
         PR_SET_VMA => match program::end_of(b, c) {
             Some(end) if hull::concerns(b, c) => {

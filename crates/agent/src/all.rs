@@ -1,0 +1,208 @@
+//! Memory that the program has not marked, and that is to be merged nevertheless (`--all`).
+//!
+//! What the program maps through libc's calls is a candidate (`Extents`). The agent's thread looks
+//! from time to time whether there is more of it than before, asks the kernel what kind of memory
+//! it is, and makes regions of what merging can cope with (`adopt`). Nothing of that happens inside
+//! the program's calls, because they may come from an allocator that holds its own lock; they only
+//! add up what is new, and wake the agent.
+//!
+//! While this is on, every call about memory takes the agent's lock: memory may become a region
+//! between a look without the lock and the call.
+
+use crate::extents::Extents;
+use crate::State;
+use pagemerge_pages::barrier::keep::Keep;
+use pagemerge_pages::PAGE;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+/// The size in bytes from which mappings are merged; 0: only what the program marks.
+static FROM: AtomicUsize = AtomicUsize::new(0);
+/// Whether this process has candidates, and no agent.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// The process that `WANTED` is about: a process that shares our memory (vfork) starts no agent.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// Candidates of fewer bytes than this in all are not worth an agent, or another look.
+pub(crate) const WORTH: usize = 1 << 20;
+
+/// From now on, private anonymous mappings of `from` bytes and more are mergeable.
+pub fn merge_all(from: usize) {
+    FROM.store(from.max(PAGE), Ordering::Relaxed);
+    PROCESS.store(own_pid(), Ordering::Relaxed);
+    crate::hull::publish(0..usize::MAX); // every call concerns us from now on
+}
+
+/// The size in bytes from which mappings are merged.
+pub(crate) fn least() -> usize {
+    FROM.load(Ordering::Relaxed)
+}
+
+/// Returns whether unmarked memory is merged.
+#[must_use]
+pub fn is_on() -> bool {
+    least() != 0
+}
+
+/// Returns whether an agent should be started as soon as that is safe: to one thread only.
+#[must_use]
+pub fn takes_up() -> bool {
+    WANTED.load(Ordering::Relaxed)
+        && PROCESS.load(Ordering::Relaxed) == own_pid()
+        && WANTED.swap(false, Ordering::Relaxed)
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// Record that there may be `bytes` bytes more that can be merged.
+pub(crate) fn more(state: &mut State, bytes: usize) {
+    if !is_on() || bytes < least() {
+        return;
+    }
+    let before = state.fresh;
+    state.fresh = before.saturating_add(bytes);
+    if before < WORTH && state.fresh >= WORTH {
+        call(state);
+    }
+}
+
+/// Wake the agent, or ask for one.
+fn call(state: &mut State) {
+    if state.process == 0 {
+        WANTED.store(true, Ordering::Relaxed);
+    } else {
+        crate::poke(state);
+    }
+}
+
+/// A forked copy has no agent; if its parent had memory that was merged, the copy has it, too.
+pub(crate) fn inherit(state: &State) {
+    PROCESS.store(own_pid(), Ordering::Relaxed);
+    let has = state.fresh >= WORTH || state.table.iter().next().is_some();
+    WANTED.store(is_on() && has, Ordering::Relaxed);
+}
+
+/// What the program has asked for memory that is no region: a region must keep it.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    no_reserve: Extents,
+    dont_fork: Extents,
+    dont_dump: Extents,
+    /// What merging cannot cope with, or what is not known.
+    special: Extents,
+    /// What the program does not want merged.
+    refused: Extents,
+}
+
+impl Marks {
+    /// The program has mapped `[start, end)` anew, or unmapped it.
+    pub fn clear(&mut self, start: usize, end: usize) {
+        for marks in self.all() {
+            marks.remove(start, end);
+        }
+    }
+
+    /// The program has mapped `[start, end)` with MAP_NORESERVE.
+    pub fn no_reserve(&mut self, start: usize, end: usize) {
+        self.no_reserve.insert(start, end);
+    }
+
+    /// The program has given advice that a mapping keeps.
+    pub fn advise(&mut self, start: usize, end: usize, advice: i32) {
+        match advice {
+            libc::MADV_DONTFORK => self.dont_fork.insert(start, end),
+            libc::MADV_DOFORK => self.dont_fork.remove(start, end),
+            libc::MADV_DONTDUMP => self.dont_dump.insert(start, end),
+            libc::MADV_DODUMP => self.dont_dump.remove(start, end),
+            libc::MADV_NORMAL => {}
+            _ => self.special(start, end),
+        }
+    }
+
+    /// Memory of another kind now.
+    pub fn special(&mut self, start: usize, end: usize) {
+        if is_on() {
+            self.special.insert(start, end);
+        }
+    }
+
+    /// Record whether the program wants `[start, end)` merged.
+    pub fn refuse(&mut self, start: usize, end: usize, refused: bool) {
+        if refused && is_on() {
+            self.refused.insert(start, end);
+        } else {
+            self.refused.remove(start, end);
+        }
+    }
+
+    /// What a forked copy does not have.
+    pub fn missing(&self) -> Vec<Range<usize>> {
+        self.dont_fork.within(0, usize::MAX)
+    }
+
+    /// Returns whether a mark has been lost, because there were too many.
+    pub fn is_full(&mut self) -> bool {
+        self.all().iter().any(|marks| marks.is_full())
+    }
+
+    fn all(&mut self) -> [&mut Extents; 5] {
+        [
+            &mut self.no_reserve,
+            &mut self.dont_fork,
+            &mut self.dont_dump,
+            &mut self.special,
+            &mut self.refused,
+        ]
+    }
+
+    /// The parts of `range` that can be merged, as far as we know, and what each must keep.
+    pub fn plain(&self, range: &Range<usize>) -> Vec<(Range<usize>, Keep)> {
+        let mut parts = Vec::new();
+        for part in self.special.without(range) {
+            parts.extend(self.refused.without(&part));
+        }
+        let kept = [&self.no_reserve, &self.dont_fork, &self.dont_dump];
+        let mut edges: Vec<usize> = kept.iter().flat_map(|marks| marks.edges()).collect();
+        edges.sort_unstable();
+        let mut found = Vec::new();
+        for part in parts {
+            let mut at = part.start;
+            let inside = edges.iter().filter(|&&edge| edge > part.start && edge < part.end);
+            for &end in inside.chain([&part.end]) {
+                if end > at {
+                    let keep = Keep {
+                        no_reserve: self.no_reserve.has(at),
+                        dont_fork: self.dont_fork.has(at),
+                        dont_dump: self.dont_dump.has(at),
+                        ..Keep::default()
+                    };
+                    found.push((at..end, keep));
+                }
+                at = end;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_mappings_call_nobody() {
+        let mut state = State::default();
+        merge_all(1 << 16);
+        more(&mut state, 1 << 15);
+        assert_eq!((state.fresh, takes_up()), (0, false));
+        more(&mut state, 1 << 19);
+        assert!(!takes_up());
+        more(&mut state, 1 << 19);
+        assert!(takes_up() && !takes_up());
+        more(&mut state, 1 << 20);
+        assert!(!takes_up(), "it has been called already");
+        FROM.store(0, Ordering::Relaxed);
+    }
+}
