@@ -39,6 +39,7 @@ build: $(VENV)/.built ## the package with its Rust core, in .venv
 lint: $(VENV)/.test ## rustfmt, clippy, ruff
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --package pagemerge-preload --features all --quiet -- -D warnings
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 

@@ -1,4 +1,4 @@
-"""What ``pagemerge run`` tells at the end of a program of which nothing was merged: one line."""
+"""What ``pagemerge run`` tells at the end of a program: what was merged of it, or why nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.hubs import Hub
 
-RUN = [sys.executable, "-m", "pagemerge", "run", "--barrier", "park", "--"]
+RUN = [sys.executable, "-m", "pagemerge", "run", "--barrier", "park"]
 PYTHON = [sys.executable, "-c"]
 MARK = (
     "import mmap\n"
@@ -26,6 +26,7 @@ MALLOC = (
     "start = libc.malloc(1 << 20) + 4096 & ~4095\n"
     "assert libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(1 << 16), 12) == 0\n"
 )
+LISTS = "held = [random.Random(1).randbytes(1 << 16) for _ in range(64)]"
 PRIVATE, SHARED = MARK.format("PRIVATE"), MARK.format("SHARED")
 
 
@@ -40,7 +41,11 @@ def told(folder: Path, *words: str, **env: str) -> list[str]:
     """The lines of ``pagemerge run WORDS`` on standard error."""
     more = {"XDG_RUNTIME_DIR": str(folder.parent), "PAGEMERGE_AUTOSTART": "0"} | env
     done = subprocess.run(
-        [*RUN, *words], capture_output=True, text=True, env={**os.environ, **more}, timeout=60
+        [*RUN, *(words if "--" in words else ["--", *words])],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **more},
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr.splitlines()
@@ -88,8 +93,43 @@ def test_what_a_shell_starts_counts(hub: Hub, folder: Path, script: str, lines: 
         "import pagemerge; pagemerge.buffer(4096)",
     ],
 )
-def test_who_merges_is_told_nothing(hub: Hub, folder: Path, code: str) -> None:
+def test_who_has_nothing_equal_is_told_nothing(hub: Hub, folder: Path, code: str) -> None:
     assert told(folder, *PYTHON, code, **hub.env) == []
+
+
+HOLD = (
+    "import mmap, random, time\n"
+    "one = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+    "one.madvise(mmap.MADV_MERGEABLE)\n"
+    "one.write(random.Random(1).randbytes(2 << 20) * 2)\n"
+    "time.sleep(4)\n"
+)
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_what_was_merged_is_told(hub: Hub, folder: Path, forks: bool) -> None:
+    code = f"import os\nif os.fork() == 0:\n    exec({HOLD!r})\n    os._exit(0)\nos.wait()"
+    (line,) = told(folder, *PYTHON, code if forks else HOLD, **hub.env)
+    assert line.startswith(f"pagemerge run: {Path(sys.executable).name}: ")
+    if forks:
+        assert line.endswith(
+            ": in a process that it started, 4.19 MB was merged, which saved 2.10 MB"
+        )
+    else:
+        assert line.endswith(": up to 4.19 MB of its memory was merged, which saved 2.10 MB")
+
+
+def test_all_memory_without_a_mark(hub: Hub, folder: Path) -> None:
+    every = ["--all", "--", *PYTHON]
+    malloc = HOLD.replace("one.madvise(mmap.MADV_MERGEABLE)\n", "")
+    malloc = malloc.replace("one.write(random.Random(1).randbytes(2 << 20) * 2)", LISTS)
+    (line,) = told(folder, *every, malloc, **hub.env)
+    assert "memory was merged, which saved" in line
+    (line,) = told(folder, "--all", "--", "true", **hub.env)
+    assert line.endswith("it mapped less than 1 MB that --all merges, or ended too soon")
+    unique = "import os, time; held = os.urandom(8 << 20); time.sleep(3)"
+    (line,) = told(folder, *every, unique, **hub.env)
+    assert "it held no pages for long that were equal to others" in line or "merged" in line
 
 
 def test_who_finds_no_hub_is_told(folder: Path) -> None:
@@ -139,6 +179,6 @@ def test_the_cure_is_the_programs_own_switch(folder: Path, tmp_path: Path) -> No
 def test_quiet_says_nothing(folder: Path) -> None:
     """Nor does what a program starts by another ``pagemerge run``."""
     folder.mkdir()
-    quiet = [*RUN[:-1], "--quiet", "--", *PYTHON, "pass"]
-    (line,) = told(folder, "sh", "-c", '"$@"; exit 0', "sh", *quiet)
+    quiet = [*RUN, "--quiet", "--", *PYTHON, "pass"]
+    (line,) = told(folder, "--", "sh", "-c", '"$@"; exit 0', "sh", *quiet)
     assert "nothing of sh was merged" in line

@@ -197,6 +197,7 @@ fn inherit(state: &mut Option<State>) {
         state.extents.remove(range.start, range.end);
     }
     crate::all::inherit(state);
+    crate::SAVED.0.store(0, Ordering::Relaxed);
 }
 
 /// Give the lock's word back.

@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -313,6 +313,16 @@ static HUBLESS: AtomicBool = AtomicBool::new(false);
 #[must_use]
 pub fn is_hubless() -> bool {
     HUBLESS.load(Ordering::Relaxed)
+}
+
+/// The most bytes of this process that were merged at a time, and the bytes that this saved.
+static SAVED: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
+
+/// Returns the most bytes of this process that were merged at a time, and the bytes that this
+/// saved, as far as a hub has told us. May be called with any lock held.
+#[must_use]
+pub fn saved() -> (u64, u64) {
+    (SAVED.0.load(Ordering::Relaxed), SAVED.1.load(Ordering::Relaxed))
 }
 
 /// Returns the state of merging in this process.

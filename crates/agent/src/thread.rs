@@ -6,7 +6,7 @@ mod connecting;
 use crate::adopt::Looks;
 use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
-use crate::{lock, own, Config, HUBLESS};
+use crate::{lock, own, Config, HUBLESS, SAVED};
 use births::{Current, CHUNK};
 use connecting::{standing, Standing};
 use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
@@ -199,6 +199,15 @@ impl Agent<'_> {
                     let mut bytes = [0; 8];
                     bytes.copy_from_slice(id);
                     self.slabs.remove(&u64::from_ne_bytes(bytes));
+                }
+                Ok(())
+            }
+            kind::SAVED => {
+                for told in values_of::<wire::Saved>(&frame.body)? {
+                    if told.merged > SAVED.0.load(Ordering::Relaxed) {
+                        SAVED.1.store(told.saved, Ordering::Relaxed);
+                        SAVED.0.store(told.merged, Ordering::Relaxed);
+                    }
                 }
                 Ok(())
             }

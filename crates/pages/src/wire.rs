@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 
 /// The version of the protocol, raised whenever a frame changes its meaning; both sides refuse
 /// another version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The longest body, in bytes: a plan of 16 million runs is split long before that.
 pub const MOST_BODY: usize = 64 << 20;
@@ -55,6 +55,8 @@ pub mod kind {
     pub const DROP: u32 = 21;
     /// Hub: an `INTERN` that cannot be done (text).
     pub const REFUSED: u32 = 22;
+    /// Hub: what merging saves the client (`Saved`).
+    pub const SAVED: u32 = 23;
     /// A viewer: a request for the hub's counters.
     pub const STATUS: u32 = 33;
     /// Hub: the counters, as JSON text.
@@ -163,6 +165,16 @@ plain! {
         refused: u64,
         /// The client does not want them merged.
         unwanted: u64,
+    }
+}
+
+plain! {
+    /// What merging saves a client.
+    Saved {
+        /// Bytes of the client that are merged now.
+        merged: u64,
+        /// The bytes that this saves; of memory that several processes share, a part for each.
+        saved: u64,
     }
 }
 

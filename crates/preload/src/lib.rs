@@ -86,6 +86,8 @@ fn is_libcs(function: *mut c_void) -> bool {
 fn start_agent() {
     let _ = guarded(|| {
         let _ = pagemerge_agent::start(config());
+        #[cfg(feature = "all")]
+        note::merges_all();
         Ok(0)
     });
 }

@@ -22,6 +22,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         ("MERGE", kind::MERGE),
         ("DROP", kind::DROP),
         ("REFUSED", kind::REFUSED),
+        ("SAVED", kind::SAVED),
         ("STATUS", kind::STATUS),
         ("COUNTERS", kind::COUNTERS),
     ];

@@ -170,7 +170,7 @@ def with_user_engine(args: argparse.Namespace, program: str, domain: str) -> Non
     path = str((args.socket or reach.socket_path()).absolute())
     if not args.quiet:
         kernel = "" if why_not() else f"which merges all memory of a program{once()}"
-        note.leave(program, kernel, path)
+        note.leave(program, kernel, path, everything=args.all)
     os.environ.update(
         PAGEMERGE_SOCKET=path,
         PAGEMERGE_BARRIER=wanted,

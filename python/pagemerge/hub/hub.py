@@ -149,6 +149,7 @@ class Hub:
         if at_first_sight:
             merged = await self._decide(merger)
         await tidy(merger, self.origins)
+        await merger.savings.tell(members, merged)
         return max(found, merged)
 
     async def _visit_all(self, merger: Merger) -> bool:

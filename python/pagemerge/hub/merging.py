@@ -16,6 +16,7 @@ from pagemerge.hub.domain import Members
 from pagemerge.hub.filler import Filler
 from pagemerge.hub.model import OWN_SLOT, Runs
 from pagemerge.hub.quota import Quota
+from pagemerge.hub.savings import Savings
 from pagemerge.hub.settings import Settings
 from pagemerge.model import ABSENT
 
@@ -36,6 +37,7 @@ class Merger:
     ) -> None:
         self.members, self.quota, self.settings = members, quota, settings
         self.filler = Filler(members, quota)
+        self.savings = Savings()
         self._most_mappings = most_mappings
 
     @property

@@ -1,8 +1,9 @@
-"""The note with which ``pagemerge run`` tells, when a program ends, why nothing of it was merged.
+"""The note with which ``pagemerge run`` tells, when a program ends, what was merged of it, or why
+nothing was.
 
-The first process of the program that marks memory which the user engine can merge removes the note.
-If the note is still there at the end, the process that ``pagemerge run`` started prints one line of
-it (``crates/preload/src/note.rs``).
+The processes of the program write into the note what they mark, and what was merged of them. At its
+end, the process that ``pagemerge run`` started removes the note and prints one line
+(``crates/preload/src/note.rs``).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pagemerge.linux.text import plain
 VARIABLE = "PAGEMERGE_NOTE"
 """PID:DEVICE:INODE:PATH: the process that prints, its standard error, and the path of the note."""
 
-_FIRST = b"1\n"
-"""The number of the line to print, as long as nothing was marked."""
+_UNMARKED, _SMALL = b"1\n", b"5\n"
+"""The number of the line to print, as long as nothing was marked; the same with ``--all``, as long
+as there is too little memory."""
 _MOST_NAME = 60
 
 SWITCHES = {
@@ -31,12 +33,13 @@ SWITCHES = {
 """
 
 
-def leave(program: str, kernel: str, socket: str) -> None:
+def leave(program: str, kernel: str, socket: str, *, everything: bool) -> None:
     """Leave a note for this process, which then executes ``program``; the environment names the
     note.
 
     ``kernel``: what the kernel engine could do for the program, empty if nothing; ``socket``: the
-    path of its hub. If no note can be left, nothing is printed at the end.
+    path of its hub; ``everything``: all memory is merged, marked or not. If no note can be left,
+    nothing is printed at the end.
     """
     try:
         folder, stderr = own_directory(), os.fstat(2)
@@ -47,7 +50,8 @@ def leave(program: str, kernel: str, socket: str) -> None:
         _clear(folder)
         note = folder / f"run-{os.getpid()}"
         note.write_bytes(
-            _FIRST + "".join(f"{line}\n" for line in _lines(program, kernel, socket)).encode()
+            (_SMALL if everything else _UNMARKED)
+            + "".join(f"{line}\n" for line in _lines(program, kernel, socket)).encode()
         )
     except OSError:
         return
@@ -69,22 +73,26 @@ def _clear(folder: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _lines(program: str, kernel: str, socket: str) -> tuple[str, str, str, str]:
+def _lines(program: str, kernel: str, socket: str) -> tuple[str, ...]:
     """Return a line for each case: the program marked nothing; it marked only shared memory; it
-    marked only memory of another kind; no hub answered."""
+    marked only memory of another kind; no hub answered; it had little memory; its memory was equal
+    to no other. And the start of the line with figures."""
     name = plain(Path(program).name, _MOST_NAME)
     who = f"pagemerge run: nothing of {name} was merged: "
     mark, private = next(
         (words for start, words in SWITCHES.items() if name.startswith(start)), ("", "")
     )
     engine = f"--engine kernel, {kernel}" if kernel else ""
-    marked = " or ".join(filter(None, [mark, engine]))
+    marked = " or ".join(filter(None, [mark, "--all", engine]))
     return (
-        f"{who}it marked no memory as mergeable (madvise(2)){marked and ': try ' + marked}",
+        f"{who}it marked no memory as mergeable (madvise(2)): try {marked}",
         f"{who}it marked shared memory only, and no engine merges that: give it private memory"
         f"{private and f' ({private})'}",
-        f"{who}it marked memory only that this engine leaves alone, such as malloc's"
-        f"{engine and ': try ' + engine}",
+        f"{who}it marked memory only that this engine leaves alone, such as malloc's: try --all"
+        f"{engine and ' or ' + engine}",
         f"{who}no hub answers at {plain(socket)}, and none could be started there: "
         "`pagemerge daemon --socket` with that path shows why",
+        f"{who}it mapped less than 1 MB that --all merges, or ended too soon",
+        f"{who}it held no pages for long that were equal to others of its trust domain",
+        f"pagemerge run: {name}",
     )

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     MERGE = _core.WIRE_KINDS["MERGE"]
     DROP = _core.WIRE_KINDS["DROP"]
     REFUSED = _core.WIRE_KINDS["REFUSED"]
+    SAVED = _core.WIRE_KINDS["SAVED"]
     STATUS = _core.WIRE_KINDS["STATUS"]
     COUNTERS = _core.WIRE_KINDS["COUNTERS"]
 
@@ -40,6 +41,8 @@ HEADER = struct.Struct("=IIQ")
 """Body length, kind, sequence number."""
 HELLO = struct.Struct("=II")
 """Version, barrier; the domain's name, a NUL and a note follow (UTF-8)."""
+SAVED = struct.Struct("=QQ")
+"""Bytes that are merged, bytes that this saves."""
 INTERN = struct.Struct("=QQQQ")
 """Source address, target address, pages, id of the region that holds the target."""
 MERGED = struct.Struct("=QQQQQQ")
