@@ -13,6 +13,7 @@ use crate::extents::Extents;
 use crate::State;
 use pagemerge_pages::barrier::keep::Keep;
 use pagemerge_pages::PAGE;
+use rustix::fs::{Mode, OFlags};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
@@ -23,8 +24,14 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 /// The process that `WANTED` is about: a process that shares our memory (vfork) starts no agent.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
+/// Bytes that the program has asked an allocator for since the last look at the memory it has.
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
 /// Candidates of fewer bytes than this in all are not worth an agent, or another look.
 pub(crate) const WORTH: usize = 1 << 20;
+
+/// A process with less memory than this gets no agent.
+const LARGE: usize = 4 << 20;
 
 /// From now on, private anonymous mappings of `from` bytes and more are mergeable.
 pub fn merge_all(from: usize) {
@@ -44,12 +51,38 @@ pub fn is_on() -> bool {
     least() != 0
 }
 
-/// Returns whether an agent should be started as soon as that is safe: to one thread only.
-#[must_use]
-pub fn takes_up() -> bool {
-    WANTED.load(Ordering::Relaxed)
-        && PROCESS.load(Ordering::Relaxed) == own_pid()
-        && WANTED.swap(false, Ordering::Relaxed)
+/// Called when the program asks an allocator for `bytes` bytes. Returns whether an agent should be
+/// started now: to one thread only.
+#[inline]
+pub fn wants_agent(bytes: usize) -> bool {
+    WANTED.load(Ordering::Relaxed) && takes_up(bytes)
+}
+
+/// An agent is worth it for a process that has some memory. Mappings do not tell: an allocator
+/// maps more than it needs. So the kernel is asked whenever the program has allocated so much more.
+#[cold]
+fn takes_up(bytes: usize) -> bool {
+    let before = ALLOCATED.fetch_add(bytes, Ordering::Relaxed);
+    if before.saturating_add(bytes) < WORTH || PROCESS.load(Ordering::Relaxed) != own_pid() {
+        return false;
+    }
+    ALLOCATED.store(0, Ordering::Relaxed);
+    resident() >= LARGE && WANTED.swap(false, Ordering::Relaxed)
+}
+
+/// The bytes of memory that this process has and that are no file's; 0 if that is not known.
+fn resident() -> usize {
+    let mut text = [0; 128];
+    let mut read = || {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(c"/proc/self/statm", flags, Mode::empty()).ok()?;
+        let len = rustix::io::read(&file, &mut text[..]).ok()?;
+        let words = std::str::from_utf8(&text[..len]).ok()?;
+        let mut pages = words.split(' ').skip(1).map_while(|word| word.parse::<usize>().ok());
+        let (all, files) = (pages.next()?, pages.next()?);
+        Some(all.saturating_sub(files) * PAGE)
+    };
+    read().unwrap_or(0)
 }
 
 fn own_pid() -> i32 {
@@ -196,13 +229,16 @@ mod tests {
         let mut state = State::default();
         merge_all(1 << 16);
         more(&mut state, 1 << 15);
-        assert_eq!((state.fresh, takes_up()), (0, false));
+        assert_eq!((state.fresh, wants_agent(WORTH)), (0, false));
         more(&mut state, 1 << 19);
-        assert!(!takes_up());
+        assert!(!wants_agent(WORTH));
+        let large = vec![1_u8; 2 * LARGE];
+        assert!(large.iter().all(|&byte| byte == 1));
         more(&mut state, 1 << 19);
-        assert!(takes_up() && !takes_up());
+        assert!(!wants_agent(WORTH - 1));
+        assert!(wants_agent(1) && !wants_agent(WORTH));
         more(&mut state, 1 << 20);
-        assert!(!takes_up(), "it has been called already");
+        assert!(!wants_agent(WORTH), "it has been called already");
         FROM.store(0, Ordering::Relaxed);
     }
 }

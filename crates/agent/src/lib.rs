@@ -75,6 +75,10 @@ pub(crate) struct State {
     /// The process that the agent's thread belongs to; after a fork, that is not this process.
     process: i32,
     agent: i32,
+    /// The agent's thread as libc knows it.
+    thread: Option<own::Thread>,
+    /// Whether the agent is to end.
+    ends: bool,
     /// Whether the agent has been signalled and has not looked yet.
     poked: bool,
     /// Why there is no agent although one was started.
@@ -149,13 +153,47 @@ pub fn start(config: Config) -> Result<()> {
         }
         state.config = Some(config.clone());
         state.jobs.clear();
-        (state.poked, state.agent, state.broken) = (false, 0, None);
+        (state.poked, state.agent, state.broken, state.ends) = (false, 0, None, false);
         state.summary = Summary::default();
         state.process = process;
     }
     // Without the lock: libc allocates memory for a thread, and the program's allocator may be
     // waiting in a call of ours while it holds a lock of its own.
-    thread::start(config).inspect_err(|_| lock().process = 0)
+    match thread::start(config) {
+        Ok(thread) => {
+            lock().thread = Some(thread);
+            Ok(())
+        }
+        Err(error) => {
+            lock().process = 0;
+            Err(error)
+        }
+    }
+}
+
+/// End this process's agent, and wait until its thread has gone. What is merged stays so. Returns
+/// whether there was one.
+///
+/// libc has every thread of a process change its credentials, and ends the process if one of them
+/// may not: the agent's thread lacks what the program has given its own threads alone (capset(2),
+/// PR_SET_KEEPCAPS).
+pub fn stop() -> bool {
+    let thread = {
+        let mut state = lock();
+        // A process that shares our memory (vfork) has its own credentials, and our agent stays.
+        if state.process != std::process::id() as i32 {
+            return false;
+        }
+        let Some(thread) = state.thread.take() else { return false };
+        state.ends = true;
+        poke(&mut state);
+        thread
+    };
+    thread.join();
+    let mut state = lock();
+    (state.process, state.agent, state.ends, state.poked) = (0, 0, false, false);
+    state.summary.hub = None;
+    true
 }
 
 /// Map `bytes` bytes of mergeable memory, filled with zeros.

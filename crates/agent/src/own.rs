@@ -19,8 +19,26 @@ pub const LAST_SIGNAL: i32 = libc::SIGURG;
 /// Bytes of the agent's stack, without the guard page below it.
 const STACK: usize = 1 << 20;
 
+/// The agent's thread, which another thread can wait for.
+#[derive(Debug)]
+pub struct Thread {
+    handle: libc::pthread_t,
+    stack: usize,
+}
+
+impl Thread {
+    /// Wait for the end of the thread. Its stack is ours again.
+    pub fn join(self) {
+        // SAFETY: this is the only value that names the thread, which has been told to end.
+        unsafe {
+            libc::pthread_join(self.handle, std::ptr::null_mut());
+            room::unmap(self.stack as *mut _, STACK + PAGE);
+        }
+    }
+}
+
 /// Start the agent's thread, with every signal blocked, on a stack in our own room.
-pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
+pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<Thread> {
     let os = |errno: rustix::io::Errno| Error::os("mmap of a stack", errno.raw_os_error());
     let stack = room::map(STACK + PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
         .map_err(os)?;
@@ -29,12 +47,11 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let mut thread = MaybeUninit::uninit();
     let mut attributes = MaybeUninit::uninit();
     let _quiet = Quiet::now();
-    // SAFETY: only the thread uses the stack, and it never ends; `work` belongs to it, too.
+    // SAFETY: only the thread uses the stack until it is joined; `work` belongs to it, too.
     let failed = unsafe {
         let _ = rustix::mm::mprotect(stack, PAGE, MprotectFlags::empty());
         let attributes = attributes.as_mut_ptr();
         libc::pthread_attr_init(attributes);
-        libc::pthread_attr_setdetachstate(attributes, libc::PTHREAD_CREATE_DETACHED);
         libc::pthread_attr_setstack(attributes, stack.wrapping_byte_add(PAGE), STACK);
         let failed = libc::pthread_create(thread.as_mut_ptr(), attributes, begin, work.cast());
         libc::pthread_attr_destroy(attributes);
@@ -45,7 +62,8 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
         failed
     };
     if failed == 0 {
-        return Ok(());
+        // SAFETY: pthread_create has written it.
+        return Ok(Thread { handle: unsafe { thread.assume_init() }, stack: stack as usize });
     }
     Err(Error::os("pthread_create", failed))
 }

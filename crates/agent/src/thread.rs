@@ -52,7 +52,7 @@ fn has_ended(task: i32) -> bool {
 }
 
 /// Start the thread.
-pub fn start(config: Config) -> Result<()> {
+pub fn start(config: Config) -> Result<own::Thread> {
     own::thread(move || run(&config))
 }
 
@@ -113,6 +113,9 @@ fn run(config: &Config) {
         looks: Looks::default(),
     };
     loop {
+        if agent.ends() {
+            return;
+        }
         agent.connect();
         agent.next_job();
         agent.give_up_late();
@@ -124,6 +127,20 @@ fn run(config: &Config) {
 }
 
 impl Agent<'_> {
+    /// Returns whether the program has the agent end. Callers that wait for it wait no longer.
+    fn ends(&mut self) -> bool {
+        let mut state = lock();
+        if !state.ends {
+            return false;
+        }
+        let error = Error::Hub("the process is changing its credentials".into());
+        state.jobs.drain(..).for_each(|job| job.finish(Err(error.clone())));
+        if let Some(current) = self.current.take() {
+            current.job.finish(Err(error));
+        }
+        true
+    }
+
     /// Wait until something arrives, a thread pokes us, or it is time to connect again.
     fn wait(&mut self, signals: &OwnedFd) {
         let pause = match (&self.connection, self.current.is_some()) {

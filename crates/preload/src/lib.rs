@@ -43,6 +43,7 @@ extern "C" fn start() {
         pagemerge_pages::room::set_aside();
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
+        calls::identity::find();
         let _ = note::expect();
         if !has_hub() {
             return;

@@ -92,7 +92,7 @@ def _lines(program: str, kernel: str, socket: str) -> tuple[str, ...]:
         f"{engine and ' or ' + engine}",
         f"{who}no hub answers at {plain(socket)}, and none could be started there: "
         "`pagemerge daemon --socket` with that path shows why",
-        f"{who}it mapped less than 1 MB that --all merges, or ended too soon",
+        f"{who}it had too little memory (less than 4 MB), or ended too soon",
         f"{who}it held no pages for long that were equal to others of its trust domain",
         f"pagemerge run: {name}",
     )

@@ -63,12 +63,18 @@ static POSIX_MEMALIGN: Next = Next::new(c"posix_memalign");
 static USABLE_SIZE: Next = Next::new(c"malloc_usable_size");
 static TRIM: Next = Next::new(c"malloc_trim");
 
-/// Returns whether mimalloc answers. Starts the agent, if one is wanted.
+/// Returns whether mimalloc answers to a call for `bytes` bytes. Starts the agent, if one is wanted.
 #[inline]
-fn ours() -> bool {
-    if all::takes_up() {
+fn ours_for(bytes: usize) -> bool {
+    if all::wants_agent(bytes) {
         start_agent();
     }
+    ours()
+}
+
+/// Returns whether mimalloc answers.
+#[inline]
+fn ours() -> bool {
     match WHO.load(Ordering::Relaxed) {
         UNKNOWN => decide(),
         who => who == OURS,
@@ -121,7 +127,7 @@ fn set_errno(errno: c_int) {
 pub unsafe extern "C" fn malloc(size: size_t) -> *mut c_void {
     // SAFETY: the caller fulfils the requirements; the next function of that name has this type.
     unsafe {
-        if ours() {
+        if ours_for(size) {
             return told(mi::mi_malloc(size));
         }
         let next: unsafe extern "C" fn(size_t) -> *mut c_void = transmute(MALLOC.get());
@@ -137,7 +143,7 @@ pub unsafe extern "C" fn malloc(size: size_t) -> *mut c_void {
 pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
-        if ours() {
+        if ours_for(count.saturating_mul(size)) {
             return told(mi::mi_calloc(count, size));
         }
         let next: unsafe extern "C" fn(size_t, size_t) -> *mut c_void = transmute(CALLOC.get());
@@ -153,7 +159,7 @@ pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
 pub unsafe extern "C" fn realloc(pointer: *mut c_void, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
-        if ours() && (pointer.is_null() || is_known(pointer)) {
+        if ours_for(size) && (pointer.is_null() || is_known(pointer)) {
             if size == 0 && !pointer.is_null() {
                 free(pointer);
                 return null_mut();
@@ -196,7 +202,7 @@ pub unsafe extern "C" fn free(pointer: *mut c_void) {
 pub unsafe extern "C" fn memalign(alignment: size_t, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
-        if ours() {
+        if ours_for(size) {
             return match alignment.max(ALIGNMENT).checked_next_power_of_two() {
                 Some(alignment) => told(mi::mi_malloc_aligned(size, alignment)),
                 None => {

@@ -6,6 +6,7 @@ mod advice;
 #[cfg(feature = "all")]
 pub mod allocate;
 mod direct;
+pub mod identity;
 mod mapping;
 mod other;
 mod process;

@@ -1,0 +1,109 @@
+//! Calls that change the credentials of all threads. libc ends the process if one thread may not do
+//! what the others do, and the agent's thread may lack what the program has given its own threads
+//! (capset(2), PR_SET_KEEPCAPS). So there is no agent's thread meanwhile.
+
+use crate::guarded;
+use libc::{c_char, c_int, c_void, gid_t, size_t, uid_t};
+use std::ffi::CStr;
+use std::mem::transmute;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// libc's functions. They are looked up when the library starts: a forked copy cannot do that if
+/// another thread was inside the loader.
+struct Libcs {
+    name: &'static CStr,
+    found: AtomicPtr<c_void>,
+}
+
+impl Libcs {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, found: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    fn get(&self) -> *mut c_void {
+        let found = self.found.load(Ordering::Relaxed);
+        if !found.is_null() {
+            return found;
+        }
+        // SAFETY: it looks a symbol up.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        self.found.store(found, Ordering::Relaxed);
+        found
+    }
+}
+
+/// Look all functions up.
+pub fn find() {
+    for function in ALL {
+        function.get();
+    }
+}
+
+/// Do `call` without an agent.
+fn alone<T>(call: impl FnOnce() -> T) -> T {
+    let mut stopped = false;
+    let _ = guarded(|| {
+        stopped = pagemerge_agent::stop();
+        Ok(0)
+    });
+    let answer = call();
+    if stopped {
+        crate::start_agent();
+    }
+    answer
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*);)+) => {
+        #[allow(non_upper_case_globals)]
+        mod libcs {
+            use super::Libcs;
+            use std::ffi::CStr;
+            $(pub static $name: Libcs = Libcs::new({
+                match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => c"",
+                }
+            });)+
+        }
+        static ALL: &[&Libcs] = &[$(&libcs::$name),+];
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// The same requirements as for the function.
+            #[no_mangle]
+            pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> c_int {
+                // SAFETY: libc's function of this name has this type.
+                unsafe {
+                    let next: unsafe extern "C-unwind" fn($($type),*) -> c_int =
+                        transmute(libcs::$name.get());
+                    alone(|| next($($argument),*))
+                }
+            }
+        )+
+    };
+}
+
+calls! {
+    /// setuid(2).
+    setuid(user: uid_t);
+    /// seteuid(2).
+    seteuid(user: uid_t);
+    /// setreuid(2).
+    setreuid(real: uid_t, effective: uid_t);
+    /// setresuid(2).
+    setresuid(real: uid_t, effective: uid_t, saved: uid_t);
+    /// setgid(2).
+    setgid(group: gid_t);
+    /// setegid(2).
+    setegid(group: gid_t);
+    /// setregid(2).
+    setregid(real: gid_t, effective: gid_t);
+    /// setresgid(2).
+    setresgid(real: gid_t, effective: gid_t, saved: gid_t);
+    /// setgroups(2).
+    setgroups(count: size_t, groups: *const gid_t);
+    /// initgroups(3).
+    initgroups(user: *const c_char, group: gid_t);
+}
