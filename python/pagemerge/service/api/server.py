@@ -95,7 +95,12 @@ def place(path: Path) -> Iterator[None]:
             f"{path} has more than {LONGEST_PATH} bytes: choose a shorter path", path=str(path)
         )
     try:
-        others_may_write, lock = sockets.make_folder(path), sockets.lock_beside(path)
+        if sockets.make_folder(path):  # before the lock, which would stay in the folder of another
+            raise PagemergeError(
+                f"other users can write to {path.parent}: choose a folder of your own",
+                path=str(path),
+            )
+        lock = sockets.lock_beside(path)
     except BlockingIOError:
         raise PagemergeError(
             f"a service is running at {path} already: end it, or give this one another path",
@@ -108,11 +113,6 @@ def place(path: Path) -> Iterator[None]:
             path=str(path),
         ) from error
     try:
-        if others_may_write:
-            raise PagemergeError(
-                f"other users can write to {path.parent}: choose a folder of your own",
-                path=str(path),
-            )
         yield
     finally:
         os.close(lock)
