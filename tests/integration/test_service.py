@@ -18,10 +18,10 @@ from pagemerge.demo.dialog import end
 from pagemerge.hub.reach import fetch_status
 from pagemerge.ksmd.borrowing import NOTE
 from pagemerge.linux.knobs import Knobs
-from pagemerge.linux.ksm import Ksm, is_mergeable
+from pagemerge.linux.ksm import ROOT, Ksm, is_mergeable
 from pagemerge.watch.history import History
 from tests.conftest import Spawn
-from tests.support.commands import PAGEMERGE, command
+from tests.support.commands import NOBODY, PAGEMERGE, command
 from tests.support.hubs import PATIENCE, Hub
 from tests.support.services import BOTH, Service, odd_knobs
 
@@ -204,6 +204,27 @@ def test_a_second_instance_is_refused(before: Knobs, hub_socket: Path) -> None:
         assert "drives kernel KSM already: stop it first" in other.stderr
         assert not Path(f"{hub_socket}-2").exists()
         assert service.status().hub_pid == service.engine("hub")
+
+
+def test_a_lock_of_another_user_keeps_no_governor_away(
+    before: Knobs, hub_socket: Path, victim: Spawn
+) -> None:
+    """Every user can lock the folder of the knobs: no start and no restoring waits for that."""
+    argv = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "flock", str(ROOT)]
+    argv += ["sh", "-c", "echo ready; read end"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe) as stranger:
+        assert stranger.stdin and stranger.stdout
+        assert stranger.stdout.readline() == b"ready\n"
+        with Service(hub_socket) as service:
+            _run_ksmd(service, victim)
+            assert Ksm().driver() == service.engine("governor")
+            service.kill("governor")
+            service.until(lambda: "the knobs of ksmd are back" in service.log(), "restore them")
+            service.process.terminate()
+            assert service.process.wait(PATIENCE) == 0
+        stranger.stdin.close()
+    assert Ksm().knobs() == before
 
 
 def test_an_engine_that_hangs_is_replaced(before: Knobs, hub_socket: Path) -> None:

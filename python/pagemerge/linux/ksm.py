@@ -8,7 +8,6 @@ that an older kernel does not have is ``None``, not an error.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -18,10 +17,11 @@ from typing import Any
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux import process as linux
 from pagemerge.linux.aside import readers
+from pagemerge.linux.driver import driver, only_one
 from pagemerge.linux.knobs import NAMES, Knobs, Value, checked, restoring
 from pagemerge.linux.process import PROC
 from pagemerge.linux.smaps import sums
-from pagemerge.linux.text import decoded, lines
+from pagemerge.linux.text import decoded
 from pagemerge.linux.values import chosen, contents, number, pairs
 
 
@@ -178,18 +178,9 @@ class Ksm:
     def driver(self) -> int | None:
         """Find the pid of the process that holds the lock (see ``locked``).
 
-        Returns None if /proc/locks shows no such process. Source: proc(5), ``/proc/locks``.
+        Returns None if the kernel shows no such process. Needs no rights.
         """
-        try:
-            about = self.root.stat()
-        except OSError:
-            return None
-        place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-        for line in lines(contents(self.proc / "locks") or b""):
-            words = line.split()
-            if b"->" not in words and b"FLOCK" in words and place.encode() in words[5:]:
-                return number(words[4])
-        return None
+        return driver(self.root, self.proc)
 
     def _set(self, name: str, value: Value) -> None:
         """Write one knob, unless it has that value already.
@@ -234,32 +225,16 @@ class Ksm:
 
 @contextlib.contextmanager
 def locked(root: Path = ROOT, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock on kernel KSM, a flock(2) on its folder, inside the context.
+    """Drive kernel KSM inside the context, as the only program (``driver.only_one``).
 
-    If another process holds the lock, this calls ``waiting`` with a line that names the process,
-    and then waits for the lock. Without ``waiting`` it raises ``PagemergeError`` instead. The
-    kernel releases the lock when the process ends. Any user can take the lock: it coordinates
-    programs that cooperate, and is no protection against others.
+    If another process drives it, this calls ``waiting`` with a line that names the process, and
+    then waits. Without ``waiting`` it raises ``PagemergeError`` instead, and so it does if the lock
+    cannot be had. The kernel releases the lock when the process ends.
     """
-    try:
-        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Unsupported(str(Ksm(root).why_not()), path=str(root)) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = Ksm(root).driver()
-            who = f"process {pid}" if pid else "another process"
-            if waiting is None:
-                raise PagemergeError(
-                    f"{who} drives kernel KSM already: stop it first", pid=pid, path=str(root)
-                ) from None
-            waiting(f"waiting for {who}, which drives kernel KSM ({root})")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    if not root.exists():
+        raise Unsupported(str(Ksm(root).why_not()), path=str(root))
+    with only_one(root, waiting):
         yield
-    finally:
-        os.close(lock)
 
 
 def process_ksm(pid: int, proc: Path = PROC) -> ProcessKsm:
