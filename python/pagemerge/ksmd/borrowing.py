@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from pagemerge.errors import PagemergeError
 from pagemerge.linux.knobs import Knobs, Value
 from pagemerge.linux.ksm import Ksm, locked
 
@@ -60,20 +61,38 @@ class Loan:
     _written: dict[str, list[Value]] = field(default_factory=dict)
 
     def announce(self, changes: Mapping[str, Value]) -> None:
-        """Note values before they are written. Raises ``OSError`` if the note cannot be written."""
-        now = self.ksm.knobs()
+        """Note values before they are written. Raises ``PagemergeError`` as ``save``."""
+        now, written = self.ksm.knobs(), dict(self._written)
         for name, value in changes.items():
             old = getattr(now, name)
-            kept = [old] if old in self._written.get(name, ()) else []
-            self._written[name] = [*kept, value]
-        self.save()
+            kept = [old] if old in written.get(name, ()) else []
+            written[name] = [*kept, value]
+        self._save(written)
 
     def save(self) -> None:
-        """Write the note. Another process sees the old note or the new one, whole."""
-        self.note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        """Write the note. Another process sees the old note or the new one, whole.
+
+        Raises ``PagemergeError`` if the note cannot be written, on a full disk, say; then the old
+        note stays.
+        """
+        self._save(self._written)
+
+    def _save(self, written: dict[str, list[Value]]) -> None:
         made = self.note.with_suffix(f".{os.getpid()}")
-        made.write_bytes(msgspec.json.encode(Note(self.before, self._written)))
-        made.rename(self.note)
+        try:
+            self.note.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            made.write_bytes(msgspec.json.encode(Note(self.before, written)))
+            made.rename(self.note)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                made.unlink(missing_ok=True)
+            raise PagemergeError(
+                f"cannot note the knobs of ksmd in {self.note}: {error.strerror}; its folder must "
+                "be writable, and must have room: without a note they would not come back after a "
+                "kill",
+                path=str(self.note),
+            ) from error
+        self._written = written
 
 
 @contextlib.contextmanager
@@ -95,7 +114,8 @@ def borrowed(ksm: Ksm, note: Path = NOTE) -> Iterator[Loan]:
     """Put every knob back at the end, as it was before; the caller announces what it writes.
 
     ``note``: the file that remembers the values before. If a killed governor has left one behind,
-    its values count.
+    its values count. Raises ``PagemergeError`` if the note cannot be written; nothing is changed
+    then.
     """
     before = ksm.knobs()
     if left := _read(note):

@@ -135,7 +135,7 @@ class Governor:
     def pause(self) -> bool:
         """Stop ksmd, and decide nothing until ``resume``; false if that is so already.
 
-        For any thread. Raises ``PagemergeError`` or ``OSError`` if ksmd cannot be stopped.
+        For any thread. Raises ``PagemergeError`` if ksmd cannot be stopped.
         """
         with self._writing:
             if self._paused:
@@ -234,8 +234,6 @@ class Governor:
                 return
             try:
                 self._put(changes)
-            except OSError as error:
-                log.warning("ksmd is left as it is: cannot note its knobs: %s", error)
             except PagemergeError as error:
                 log.warning("ksmd is left as it is: %s", error)
 

@@ -83,7 +83,7 @@ def obey(channel: socket.socket, governor: Governed) -> None:
             changed, error = False, ""
             try:
                 changed = governor.pause() if order.what == "pause" else governor.resume()
-            except (PagemergeError, OSError) as failure:
+            except PagemergeError as failure:
                 error = str(failure)
             _send(channel, Answer(order.number, changed, error))
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from pagemerge.errors import PagemergeError
 from pagemerge.ksmd.borrowing import Note, borrowed, put_back
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import Ksm
@@ -73,6 +77,34 @@ def test_what_the_administrator_has_changed_since_stays(ksm: Ksm, tmp_path: Path
     ksm.write(pages_to_scan=123)
     put_back(ksm, note)
     assert (ksm.knobs().pages_to_scan, ksm.knobs().run) == (123, 1)
+
+
+@contextmanager
+def full() -> Iterator[None]:
+    """No file can be written, as on a full disk: it is made, and stays empty."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_and_changes_nothing(ksm: Ksm, tmp_path: Path) -> None:
+    before, note = ksm.knobs(), tmp_path / "run" / "knobs.json"
+    with full(), pytest.raises(PagemergeError, match=f"cannot note .* in {note}: File too large"):
+        borrowed(ksm, note).__enter__()
+    assert not list(note.parent.iterdir())
+    with borrowed(ksm, note) as loan:
+        loan.announce({"run": 0})
+        ksm.write(run=0)
+        noted = note.read_bytes()
+        with full(), pytest.raises(PagemergeError, match="must have room"):
+            loan.announce({"sleep_millisecs": 9})
+        assert [it.read_bytes() for it in note.parent.iterdir()] == [noted]
+        loan.announce({"run": 1})
+        assert "sleep_millisecs" not in msgspec.json.decode(note.read_bytes())["written"]
+    assert ksm.knobs() == before
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"\xff", b'{"run": 1}'])
