@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -24,6 +25,9 @@ from pagemerge.watch.model import Decision
 
 MOST = 1 << 16
 """Bytes of a message."""
+
+MOST_WAITING = 1000
+"""Decisions that wait in the watch until a reader asks for them; older ones are dropped."""
 
 PATIENCE = 10.0
 """Seconds that the watch waits for the answer to an order."""
@@ -113,15 +117,26 @@ class Line:
         # Numbers unlike those of a watch before us, whose answers may still come.
         self._numbers = itertools.count(os.getpid() << 20)
         self._lock = threading.Lock()
-        self._decisions: list[Decision] = []
+        self._decisions: deque[Decision] = deque(maxlen=MOST_WAITING)
         self._answer: Answer | None = None
 
     def decisions(self) -> Sequence[Decision]:
         """Return the decisions since the last call, oldest first."""
         with self._lock:
             self._read()
-            found, self._decisions = self._decisions, []
+            found = list(self._decisions)
+            self._decisions.clear()
         return found
+
+    def fileno(self) -> int:
+        """Return the descriptor of the channel: ``take_in`` when it can be read."""
+        return self._channel.fileno()
+
+    def take_in(self) -> None:
+        """Empty the channel, which has room for some hundred messages. The governor drops what it
+        has no room for, so a channel that nobody empties would keep the oldest decisions."""
+        with self._lock:
+            self._read()
 
     def order(self, what: Literal["pause", "resume"]) -> bool:
         """Have the governor do something, and return whether that has changed anything. Blocks.

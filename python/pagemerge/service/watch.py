@@ -21,7 +21,7 @@ from pagemerge.linux.notify import Notifier, notifier
 from pagemerge.service.api.control import KernelControl
 from pagemerge.service.api.moments import in_thread
 from pagemerge.service.api.server import serve
-from pagemerge.service.orders import Line
+from pagemerge.service.orders import MOST_WAITING, Line
 from pagemerge.service.serve import raise_descriptors
 from pagemerge.service.settings import ServiceSettings
 from pagemerge.watch.collect import Collector
@@ -38,8 +38,6 @@ BEAT = 10.0
 """The most seconds between two signs of life."""
 AFTER = 10
 """Niceness: merging comes before those who look (sched(7))."""
-MOST_WAITING = 1000
-"""Decisions that one reader of the figures has not asked for yet; older ones are dropped."""
 
 
 class Figures:
@@ -106,6 +104,8 @@ async def _watch(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if line:
+        asyncio.get_running_loop().add_reader(line, line.take_in)
     states, figures = notifier(), Figures(hub, line, ksm)
     # It reads nothing again: [service] cannot change while the daemon runs.
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, states.ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.ksmd.model import Listener
 from pagemerge.service import orders
-from pagemerge.service.orders import Answer, Line, Order, obey
+from pagemerge.service.orders import MOST_WAITING, Answer, Line, Order, obey
 
 
 class Noted:
@@ -84,6 +85,24 @@ def test_a_watch_that_does_not_read_stops_no_governor(
     threading.Thread(target=decide, daemon=True).start()
     assert done.wait(20)
     assert 0 < len(Line(ends[1]).decisions()) < 5000
+
+
+def test_nobody_asks_for_decisions_and_the_last_ones_stay(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """Without a history, nobody asks until a caller of the API does."""
+    governor, line = Noted(), Line(ends[1])
+    obey(ends[0], governor)
+
+    async def beside_a_loop() -> None:
+        asyncio.get_running_loop().add_reader(line, line.take_in)
+        for number in range(5000):
+            governor.decided(f"decision {number}", {})
+            await asyncio.sleep(0)
+
+    asyncio.run(beside_a_loop())
+    told = [it.reason for it in line.decisions()]
+    assert told == [f"decision {number}" for number in range(5000 - MOST_WAITING, 5000)]
 
 
 def test_a_governor_ignores_orders_to_the_one_before_it(
