@@ -72,7 +72,9 @@ def test_engines_killed_at_random_moments(before: Knobs, hub_socket: Path, victi
             assert member.ask("check") == {"wrong": 0}
         for sharer in sharers:
             assert sharer.ask("check") == {"right": True}
-        assert service.log().count("was killed by SIGKILL") == KILLS
+        service.until(
+            lambda: service.log().count("was killed by SIGKILL") == KILLS, "notice each kill"
+        )
         with History(service.history, read_only=True) as history:
             assert history.series()
         service.process.terminate()

@@ -7,7 +7,10 @@ moments are.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from pagemerge.linux.text import plain
 from pagemerge.watch.history_file import damaged, explained, open_to_read, open_to_write
 from pagemerge.watch.model import Decision, Moment, Row
 from pagemerge.watch.topics import topic_of
+
+log = logging.getLogger("pagemerge.watch")
 
 MOST_ROWS = 20
 """Rows of a moment that are kept: those that save most."""
@@ -76,24 +81,41 @@ class History:
         self.path, self._bounds, self._clock = path, bounds or Bounds(), clock
         self._began: tuple[float, float] | None = None
         """A Unix time that is right, and what ``clock`` said then."""
+        self._log_path = Path(f"{path}-wal")
         self._lock = -1
+        self._is_closed = False
         self.left_out = 0
         """Moments that were not recorded, because a reader held up the log."""
-        self._tidied = float("-inf")
-        self._thinned = [float("-inf")] * len(self._bounds.thinned)
         if read_only:
             self._file = open_to_read(path)
-            return
-        self._file, self._lock = open_to_write(path)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        """Open the file to write."""
+        self._tidied = float("-inf")
+        self._thinned = [float("-inf")] * len(self._bounds.thinned)
+        self._log: tuple[int, int] | None = None
+        """The identity of SQLite's log, once something was recorded."""
+        self._file, self._lock = open_to_write(self.path)
         try:
-            with explained(path):
+            self._identity = _identity(self.path)
+            with explained(self.path):
                 self._shrink()
         except BaseException:
-            self.close()
+            self._let_go()
             raise
 
     def add(self, moment: Moment) -> None:
-        """Record a moment, with its decisions. It is in the file when this returns."""
+        """Record a moment, with its decisions. It is in the file when this returns.
+
+        If the file was deleted or replaced, this records in the file that is there now, or makes
+        one.
+        """
+        if not self._is_closed and not self._is_there():
+            if self._lock >= 0:
+                self._leave()
+            self._open()
         if self._log_is_full():
             self.left_out += 1
             return
@@ -115,6 +137,7 @@ class History:
                 if self._file.in_transaction:  # an error may have ended it (SQLITE_FULL)
                     self._file.execute("ROLLBACK")
                 raise
+        self._log = self._log or _identity(self._log_path)
 
     def read(self, since: float = 0.0, until: float = 1e12) -> Iterator[Moment]:
         """Read the moments from ``since`` to ``until`` (Unix time in seconds), oldest first.
@@ -157,6 +180,10 @@ class History:
 
     def close(self) -> None:
         """Close the file; the next process may write."""
+        self._is_closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._file.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -172,6 +199,29 @@ class History:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _is_there(self) -> bool:
+        """Are the file, its log and its lock still where we have opened them?
+
+        SQLite would go on writing to files that were deleted.
+        """
+        if self._lock < 0 or not os.fstat(self._lock).st_nlink:
+            return False
+        has_log = self._log is None or _identity(self._log_path) == self._log
+        return has_log and _identity(self.path) == self._identity
+
+    def _leave(self) -> None:
+        """Close a file that was deleted, or whose log or lock was."""
+        log.warning("%s was deleted or replaced: what is there now is used", self.path)
+        is_there = _identity(self.path) == self._identity
+        with contextlib.suppress(sqlite3.Error):  # what only the log has comes into the file
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._let_go()
+        # SQLite would copy the log of a deleted file into the one that has the name now.
+        if not is_there and self._log and _identity(self._log_path) == self._log:
+            with contextlib.suppress(OSError):
+                self._log_path.unlink()
+                Path(f"{self.path}-shm").unlink()
 
     def _decide(self, decisions: Sequence[Decision]) -> None:
         """Record decisions."""
@@ -244,9 +294,8 @@ class History:
         return int(value)
 
     def _log_is_full(self) -> bool:
-        log = Path(f"{self.path}-wal")
         try:
-            if log.stat().st_size < MOST_LOG:
+            if self._log_path.stat().st_size < MOST_LOG:
                 return False
         except FileNotFoundError:
             return False
@@ -287,6 +336,15 @@ class History:
         if not isinstance(value, int | float):
             raise damaged(self.path, f"{type(value).__name__} instead of a number")
         return value
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from one that takes its place; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _KEPT = """

@@ -166,9 +166,12 @@ def _make(path: Path) -> None:
     """Make a history without moments. It gets its name when it is complete, because SQLite has no
     write-ahead log yet to protect this, and a reader could not undo what is half done."""
     made = path.with_name(f"{path.name}.new")
-    for rest in ("", "-journal", "-wal", "-shm"):  # of a process that was killed here
-        Path(f"{made}{rest}").unlink(missing_ok=True)
     try:
+        for rest in ("-journal", "-wal", "-shm"):
+            Path(f"{made}{rest}").unlink(missing_ok=True)  # of a process that was killed here
+            # Of a file that was deleted: SQLite would copy them into the new one.
+            Path(f"{path}{rest}").unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
         # Only its owner may read it: it has the names of processes of all users.
         os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with closing(_connect(made, "rw")) as opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,74 @@ def test_moments_come_back_whole(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     with History(path, read_only=True) as again:
         assert list(again.read()) == given
+
+
+@pytest.mark.parametrize("gone", ["history.sqlite*", "*", "history.sqlite", "*-wal", "*.lock"])
+def test_files_that_are_deleted_while_it_records(
+    path: Path, gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with History(path) as one:
+        one.add(saving(0))
+        reader = History(path, read_only=True)
+        assert reader.series() == [(START, 4096)]
+        for file in path.parent.glob(gone):
+            file.unlink()
+        one.add(saving(1))
+        one.add(saving(2))
+        reader.close()
+        assert caplog.messages == [f"{path} was deleted or replaced: what is there now is used"]
+        with pytest.raises(PagemergeError, match="another process records"):
+            History(path)
+        with History(path, read_only=True) as other:
+            times = [when - START for when, _ in other.series()]
+    assert times == ([0, 1, 2] if gone in ("*-wal", "*.lock") else [1, 2])
+    with pytest.raises(PagemergeError, match="closed"):
+        one.add(saving(3))
+
+
+@pytest.mark.parametrize("logs_stay", [False, True])
+def test_a_file_that_takes_its_place_while_it_records(path: Path, logs_stay: bool) -> None:
+    saved = path.with_name("saved")
+    with History(path) as one:
+        one.add(saving(0))
+        shutil.copy(KEPT, saved)
+        saved.rename(path)
+        if not logs_stay:
+            for rest in ("-wal", "-shm"):
+                Path(f"{path}{rest}").unlink()
+        unused = path.with_name("unused")
+        shutil.copy(KEPT, unused)
+        with History(unused, read_only=True) as other:
+            before = other.series()
+        one.add(saving(50))
+        with History(path, read_only=True) as other:
+            assert other.series() == [*before, (START + 50, 4096)]
+            assert len(list(other.read())) == len(before) + 1
+
+        path.unlink()
+        path.write_bytes(b"no database, and some other program's")
+        for _ in "ab":
+            with pytest.raises(PagemergeError, match="is damaged, or no history"):
+                one.add(saving(51))
+        assert path.read_bytes() == b"no database, and some other program's"
+        path.unlink()
+        one.add(saving(52))
+        with History(path, read_only=True) as other:
+            assert other.series() == [(START + 52, 4096)]
+
+
+def test_a_new_file_takes_nothing_from_the_log_of_a_deleted_one(path: Path) -> None:
+    """The process was killed, and the file deleted, but not its log."""
+    pid = os.fork()
+    if pid == 0:
+        History(path).add(saving(0))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert Path(f"{path}-wal").stat().st_size
+    path.unlink()
+    with History(path) as one:
+        one.add(saving(1))
+        assert one.series() == [(START + 1, 4096)]
 
 
 def test_hostile_texts_come_back_plain_and_short(path: Path) -> None:
