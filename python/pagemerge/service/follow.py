@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from pagemerge.linux.threads import start
+
 SECONDS = 1.0
 """Between two looks at the file."""
 
@@ -46,8 +48,7 @@ class Follower:
                 if self.changed():
                     os.kill(os.getpid(), signal.SIGHUP)
 
-        thread = threading.Thread(target=follow, name="follower", daemon=True)
-        thread.start()
+        thread = start(follow, "follower")
         try:
             yield
         finally:

@@ -21,6 +21,7 @@ import msgspec
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.ksmd.model import Listener
+from pagemerge.linux.threads import start
 from pagemerge.watch.model import Decision
 
 MOST = 1 << 16
@@ -71,7 +72,10 @@ class Governed(Protocol):
 
 
 def obey(channel: socket.socket, governor: Governed) -> None:
-    """In the governor's process: tell its decisions, and carry out orders in a thread."""
+    """In the governor's process: tell its decisions, and carry out orders in a thread.
+
+    Raises ``PagemergeError`` if no thread can be started.
+    """
     _empty(channel)
     governor.tell(lambda reason, knobs: _send(channel, Told(Decision(time.time(), reason, knobs))))
 
@@ -91,7 +95,7 @@ def obey(channel: socket.socket, governor: Governed) -> None:
                 error = str(failure)
             _send(channel, Answer(order.number, changed, error))
 
-    threading.Thread(target=listen, name="orders", daemon=True).start()
+    start(listen, "orders")
 
 
 def _empty(channel: socket.socket) -> None:

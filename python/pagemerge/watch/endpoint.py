@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pagemerge.errors import AccessDenied, PagemergeError, UsageError
 from pagemerge.linux.text import plain
+from pagemerge.linux.threads import LIMITS
 
 log = logging.getLogger("pagemerge.metrics")
 
@@ -144,7 +145,10 @@ class Endpoint:
         try:
             body = await self._figures()
         except Exception as error:
-            log.exception("cannot read the figures")
+            if isinstance(error, PagemergeError):
+                log.error("cannot read the figures: %s", error)
+            else:
+                log.exception("cannot read the figures")
             told = f"cannot read the figures: {plain(str(error), 300)}\n"
             return _response("500 Internal Server Error", told.encode())
         return _response("200 OK", body, content_type=self._type)
@@ -158,7 +162,10 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         is_old = loop.time() - self._read_at >= FRESH
         if self._reading is None or (self._reading.done() and is_old):
-            self._reading = loop.run_in_executor(self._thread, self._text)
+            try:
+                self._reading = loop.run_in_executor(self._thread, self._text)
+            except RuntimeError:
+                raise PagemergeError(f"no thread can be started: {LIMITS}") from None
             self._read_at = loop.time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from pagemerge import errors
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.text import plain
+from pagemerge.linux.threads import LIMITS
 from pagemerge.service.api.wire import MOST_REPLY
 
 KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "PYTHONHASHSEED")
@@ -58,16 +60,17 @@ async def run(module: str, request: Any) -> AsyncGenerator[Said, None]:
 
     Raises the error that it tells. The child is killed when the caller stops to listen.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command(module),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd="/",
-        env=environment(),
-        start_new_session=True,
-        limit=MOST_REPLY,
-    )
+    with _explained():
+        process = await asyncio.create_subprocess_exec(
+            *command(module),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            cwd="/",
+            env=environment(),
+            start_new_session=True,
+            limit=MOST_REPLY,
+        )
     assert process.stdin and process.stdout
     try:
         with contextlib.suppress(ConnectionError):
@@ -90,19 +93,32 @@ def run_to_its_end(module: str, request: Any) -> bytes:
 
     The child goes on if our process ends. Raises the error that it tells.
     """
-    with subprocess.Popen(
-        command(module),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-        env=environment(),
-        start_new_session=True,
-    ) as process:
+    with _explained():
+        child = subprocess.Popen(
+            command(module),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=environment(),
+            start_new_session=True,
+        )
+    with child as process:
         output, _ = process.communicate(json.dumps(request).encode())
     result = bytes(checked(output, module).result)
     if not result:
         raise PagemergeError(f"{module}, which does this work, has failed: it told no result")
     return result
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the error for a child that cannot be started into ours."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # asyncio of Python 3.11 waits for it in a thread
+        if isinstance(error, OSError) and error.errno not in (errno.EAGAIN, errno.ENOMEM):
+            raise PagemergeError(f"{sys.executable} cannot be run: {error.strerror}") from None
+        raise PagemergeError(f"no process can be started for this: {LIMITS}") from None
 
 
 def checked(line: bytes, module: str) -> Said:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import msgspec
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.fault import told
+from pagemerge.linux.threads import start
 from pagemerge.service.api.wire import encoded
 from pagemerge.watch.model import Decision, Moment, Row
 
@@ -130,7 +130,8 @@ async def in_time(work: asyncio.Future[T], what: str) -> T:
 def in_thread(work: Callable[[], T]) -> Coroutine[Any, Any, T]:
     """Do some work in a thread of its own, which does not keep the process from ending.
 
-    The threads of an executor do, and a read of /proc may wait for ever.
+    The threads of an executor do, and a read of /proc may wait for ever. Raises what the work
+    raises, and ``PagemergeError`` if no thread can be started.
     """
     loop = asyncio.get_running_loop()
     over: asyncio.Future[T] = loop.create_future()
@@ -155,7 +156,7 @@ def in_thread(work: Callable[[], T]) -> Coroutine[Any, Any, T]:
             log.debug("the loop has ended before its work")
 
     async def awaited() -> T:
-        threading.Thread(target=run, daemon=True, name="api-work").start()
+        start(run, "api-work")
         return await over
 
     return awaited()
