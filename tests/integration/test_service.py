@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,34 @@ def test_an_engine_that_hangs_is_replaced(before: Knobs, hub_socket: Path) -> No
         assert service.hub_after(hung) != hung
         service.until(lambda: service.has_told(b"WATCHDOG=1"), "tell the watchdog")
         assert any(b"STATUS=the hub serves 0 clients" in it for it in service.told)
+
+
+def test_two_daemons_in_one_folder_hear_their_own_engines(hub_socket: Path, tmp_path: Path) -> None:
+    """Each drives files that stand in for the kernel's: no governor of the other one is in its
+    way."""
+
+    def started(name: str, stack: ExitStack) -> Service:
+        knobs = tmp_path / name / ROOT.relative_to("/")
+        knobs.mkdir(parents=True)
+        for file in ROOT.iterdir():
+            (knobs / file.name).write_bytes(file.read_bytes())
+        place = hub_socket.with_name(name)
+        config = '[service]\nengines = ["kernel"]\napi = false\n'
+        return stack.enter_context(Service(place, config, "--host-root", str(tmp_path / name)))
+
+    def said(service: Service) -> bytes:
+        service.has_told(b"")
+        return [it for it in service.told if b"STATUS=" in it][-1]
+
+    with ExitStack() as stack:
+        one = started("one", stack)
+        with ExitStack() as inner:
+            started("two", inner)
+            assert not list(hub_socket.parent.glob("*.notify"))
+        killed = one.kill("governor")
+        one.until(lambda: f"(process {killed}) was killed" in one.log(), "see that")
+        one.until(lambda: said(one).count(b"is down"), "tell that")
+        one.until(lambda: not said(one).count(b"is down"), "hear the next one")
 
 
 def test_what_means_nothing_with_both_is_refused(hub_socket: Path) -> None:

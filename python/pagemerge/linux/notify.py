@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import socket
 import time
 from collections.abc import Mapping, MutableMapping
@@ -22,6 +24,9 @@ FIRST = 3
 MOST_TOLD = 200
 """The most characters of a status line."""
 
+PASSED = "fd:"
+"""How the address of a socket begins that was passed to this process."""
+
 PATIENCE = 1.0
 """Seconds that a message which must arrive may wait for room in the socket."""
 
@@ -31,7 +36,8 @@ class Notifier:
     """Sends states of this process to the socket that NOTIFY_SOCKET names."""
 
     address: str = ""
-    """A path, or an abstract name that begins with ``@``; empty: messages go nowhere."""
+    """A path, an abstract name that begins with ``@``, or ``fd:`` and the number of a connected
+    socket, which our own daemon passes; empty: messages go nowhere."""
     watchdog_seconds: float | None = None
     """The most seconds between two messages ``alive``; None: no program waits for them."""
     pause_seconds: float = 2.0
@@ -82,6 +88,10 @@ class Notifier:
         """Send one datagram. The service goes on if the supervising program does not take it."""
         if not self.address or not assignments:
             return
+        told = "\n".join(assignments).encode(errors="replace")
+        if self.address.startswith(PASSED):
+            _send_to(int(self.address.removeprefix(PASSED)), told, patience)
+            return
         name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
         with (
             contextlib.suppress(OSError),
@@ -89,13 +99,22 @@ class Notifier:
         ):
             out.settimeout(patience)
             out.connect(name)
-            out.send("\n".join(assignments).encode(errors="replace"))
+            out.send(told)
+
+
+def _send_to(descriptor: int, told: bytes, patience: float) -> None:
+    """Send to a socket that other processes have, too: its modes are not ours to change."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as out:
+        poll = select.poll()
+        poll.register(out, select.POLLOUT)
+        poll.poll(patience * 1000)
+        out.send(told, socket.MSG_DONTWAIT)
 
 
 def notifier(environment: Mapping[str, str] = os.environ) -> Notifier:
     """Make the notifier that the environment of this process asks for."""
     address = environment.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not address.startswith(("/", "@")) and not re.fullmatch(PASSED + "[0-9]{1,9}", address):
         address = ""
     microseconds = _number(environment.get("WATCHDOG_USEC"))
     meant = environment.get("WATCHDOG_PID") in (None, str(os.getpid()))

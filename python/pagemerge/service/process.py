@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from pagemerge.errors import PagemergeError
 from pagemerge.linux.forked import Forked
+from pagemerge.linux.notify import PASSED
 from pagemerge.linux.text import plain
 
 log = logging.getLogger("pagemerge.service")
@@ -50,10 +51,10 @@ class EngineProcess:
     """Descriptors of the daemon that it keeps open."""
     mend: Callable[[], None] = lambda: None
     """Called when it has died, before it starts again: puts right what it has left."""
-    notify: str = ""
-    """The socket to which it tells its states."""
+    notify: int = -1
+    """The descriptor of the socket to which it tells its states; -1: to none."""
     watchdog_seconds: float | None = None
-    """It is killed if it shows no sign of life for so long; None: never."""
+    """It is killed if it shows no sign of life for so long after its start; None: never."""
     process: Forked | None = None
     """None while it does not run."""
     due: float | None = 0.0
@@ -90,8 +91,9 @@ class EngineProcess:
         self.starts += 1
         self.ready = self.reloading = self.hangs_up = False
         self._heard, self.due = now, None
+        kept = {*self.descriptors, *_of_the_log(), *([self.notify] if self.notify >= 0 else [])}
         try:
-            self.process = Forked(self._run, self.comm, {*self.descriptors, *_of_the_log()})
+            self.process = Forked(self._run, self.comm, kept)
         except OSError as error:
             self._put_off(now)
             log.error("%s cannot be started: %s", self.name, error.strerror)
@@ -100,7 +102,7 @@ class EngineProcess:
         """In the new process: work."""
         for name in ("WATCHDOG_PID", "WATCHDOG_USEC"):
             os.environ.pop(name, None)
-        os.environ["NOTIFY_SOCKET"] = self.notify
+        os.environ["NOTIFY_SOCKET"] = f"{PASSED}{self.notify}" if self.notify >= 0 else ""
         if self.watchdog_seconds is not None:
             os.environ["WATCHDOG_USEC"] = str(round(self.watchdog_seconds * 1e6))
         try:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pagemerge.hub.listening import listen, only_one
-from pagemerge.linux import sockets
 from pagemerge.linux.ksm import locked
 from pagemerge.linux.notify import notifier, passed
 from pagemerge.service.govern import govern, governs, ksm_at, restore, rules, usable_ksm
@@ -56,11 +55,9 @@ def supervise(options: Options, engines: Collection[str], *, watched: bool) -> i
             parts.append(_watch(options, path, ends[1] if "kernel" in engines else None))
         for part in parts:
             part.watchdog_seconds = states.watchdog_seconds
-        sockets.make_folder(path)
         return Supervisor(
             parts,
             states,
-            messages=path.with_name(f"{path.name if 'user' in engines else 'governor'}.notify"),
             line=f"{', and '.join(does)}{options.more}",
             reread=_reread(options),
             listener=server,

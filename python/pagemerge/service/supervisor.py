@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import selectors
 import signal
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from pagemerge.errors import PagemergeError
 from pagemerge.linux.notify import Notifier
 from pagemerge.service.process import EngineProcess
 
@@ -42,9 +39,9 @@ _CREDENTIALS = struct.Struct("3i")
 class Supervisor:
     """Runs engines until it is told to end (SIGTERM, SIGINT).
 
-    ``messages``: path of its socket for the engines' messages. ``reread``: called upon SIGHUP;
-    returns whether the engines are to read their configuration again. ``has_changed``: true if that
-    should happen without SIGHUP. ``line``: what the daemon does, for the log.
+    ``reread``: called upon SIGHUP; returns whether the engines are to read their configuration
+    again. ``has_changed``: true if that should happen without SIGHUP. ``line``: what the daemon
+    does, for the log.
     """
 
     def __init__(
@@ -52,14 +49,13 @@ class Supervisor:
         engines: Sequence[EngineProcess],
         notifier: Notifier,
         *,
-        messages: Path,
         line: str,
         reread: Callable[[], bool],
         listener: socket.socket | None = None,
         has_changed: Callable[[], bool] | None = None,
     ) -> None:
         self.engines, self.line = engines, line
-        self._notifier, self._messages = notifier, messages
+        self._notifier = notifier
         self._reread, self._listener = reread, listener
         self._has_changed = has_changed
         self._started = False
@@ -68,12 +64,12 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve; returns 0, or the exit status of an engine that could not start."""
-        with _heard_at(self._messages) as inbox, self._woken() as wake:
+        with _mailbox() as (inbox, outbox), self._woken() as wake:
             selector = selectors.DefaultSelector()
             selector.register(inbox, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
             for engine in self.engines:
-                engine.notify = str(self._messages)
+                engine.notify = outbox.fileno()
             status = 0
             while not self._signals & {signal.SIGTERM, signal.SIGINT} and not status:
                 self._start(time.monotonic())
@@ -221,32 +217,14 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _heard_at(path: Path) -> Iterator[socket.socket]:
-    """Open the socket for the engines' messages; only this user can write to it.
-
-    Raises ``PagemergeError`` if the path is too long for a socket, or cannot be written.
-    """
-    inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    mask = os.umask(0o177)
-    try:
-        path.unlink(missing_ok=True)
-        inbox.bind(str(path))
-    except OSError as error:
-        inbox.close()
-        raise PagemergeError(
-            f"cannot open {path}: {error.strerror or error}; choose a shorter --socket in a folder "
-            "that belongs to you",
-            path=str(path),
-        ) from error
-    finally:
-        os.umask(mask)
-    inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    inbox.setblocking(False)
-    try:
-        with inbox:
-            yield inbox
-    finally:
-        path.unlink(missing_ok=True)
+def _mailbox() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Make the sockets for the engines' messages: the daemon's end and theirs, which they inherit.
+    No other process can reach them."""
+    inbox, outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with inbox, outbox:
+        inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        inbox.setblocking(False)
+        yield inbox, outbox
 
 
 def _drain(wake: socket.socket) -> None:

@@ -66,9 +66,27 @@ def test_a_full_or_missing_socket_holds_nothing_up(inbox: socket.socket, tmp_pat
     Notifier().ready()
 
 
+def test_a_socket_that_was_passed() -> None:
+    inbox, outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with inbox, outbox:
+        told = notifier({"NOTIFY_SOCKET": f"fd:{outbox.fileno()}"})
+        told.pause_seconds = 0.0
+        began = time.monotonic()
+        for number in range(2000):  # more than the socket holds
+            told.status(f"status {number}")
+        assert time.monotonic() - began < 1.0
+        assert outbox.getblocking(), "other processes have it, too"
+        assert inbox.recv(4096) == b"STATUS=status 0"
+        while inbox.recv(4096) != b"STATUS=status 9":
+            pass
+        told.ready("serves")
+    told.ready("nobody listens")
+
+
 def test_the_environment_says_where(tmp_path: Path) -> None:
     assert notifier({}).address == ""
-    assert notifier({"NOTIFY_SOCKET": "vsock:2:1"}).address == ""
+    for wrong in ("vsock:2:1", "fd:", "fd:x", "fd:1_0", "fd:-1", "fd:9999999999"):
+        assert notifier({"NOTIFY_SOCKET": wrong}).address == ""
     mine = {"NOTIFY_SOCKET": "@a", "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": str(os.getpid())}
     assert notifier(mine).beat_seconds == 2.0
     assert notifier({**mine, "WATCHDOG_PID": "1"}).beat_seconds is None
