@@ -25,6 +25,10 @@ LONGEST = 10.0
 """Seconds before the second start in a row of an engine that dies at once, and at most; the time
 doubles with each start."""
 
+STARTING = 180.0
+"""Seconds without a sign of life that an engine may take until it is ready. Before it reads any
+memory, it is; so it waits for something that does not come."""
+
 STEADY = 0.5
 """Seconds that an engine must have worked for its next start to count as the first again."""
 
@@ -82,9 +86,12 @@ class EngineProcess:
         """When it must have been heard, or must be started; None if nothing is due."""
         if self.process is None:
             return self.due
-        if self.watchdog_seconds is None or not self.ready:
-            return None
-        return self._heard + self.watchdog_seconds
+        return None if self.patience is None else self._heard + self.patience
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that it may show no sign of life; None: for ever."""
+        return self.watchdog_seconds if self.ready else STARTING
 
     def start(self, now: float) -> None:
         """Start it. If that is impossible, try again later."""

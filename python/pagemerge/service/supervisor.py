@@ -147,7 +147,7 @@ class Supervisor:
                     "%s (process %d) has shown no sign of life for %.0f s: it is killed",
                     engine.name,
                     engine.pid,
-                    engine.watchdog_seconds,
+                    engine.patience,
                 )
                 engine.process.kill()
         self._notifier.alive()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pagemerge.errors import UsageError
-from pagemerge.service.process import LONGEST, SOON, STEADY, EngineProcess
+from pagemerge.service.process import LONGEST, SOON, STARTING, STEADY, EngineProcess
 
 READY = "READY=1\nSTATUS=works"
 
@@ -75,10 +75,14 @@ def test_a_fork_that_fails_is_tried_again(
 def test_it_is_to_be_heard_in_time(engine: EngineProcess) -> None:
     engine.watchdog_seconds = 3.0
     engine.start(10.0)
-    assert engine.deadline is None, "starting may take long"
-    engine.hear(READY, 11.0)
-    engine.hear("WATCHDOG=1", 12.0)
-    assert engine.deadline == 15.0
+    assert engine.deadline == 10.0 + STARTING, "starting may take longer"
+    engine.hear("WATCHDOG=1", 11.0)
+    assert engine.deadline == 11.0 + STARTING
+    engine.hear(READY, 12.0)
+    engine.hear("WATCHDOG=1", 13.0)
+    assert engine.deadline == 16.0
+    engine.watchdog_seconds = None
+    assert engine.deadline is None
 
 
 def test_a_reload_reaches_one_that_starts_when_it_is_ready() -> None:
