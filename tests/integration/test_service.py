@@ -9,21 +9,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from pagemerge.demo.dialog import end
+from pagemerge.errors import PagemergeError
 from pagemerge.hub.reach import fetch_status
 from pagemerge.ksmd.borrowing import NOTE
+from pagemerge.linux import process as linux
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import ROOT, Ksm, is_mergeable
+from pagemerge.watch.ask import Service as Api
 from pagemerge.watch.history import History
 from tests.conftest import Spawn
 from tests.support.commands import NOBODY, PAGEMERGE, command
-from tests.support.hubs import PATIENCE, Hub
+from tests.support.hubs import FAST, PATIENCE, Hub
 from tests.support.services import BOTH, Service, odd_knobs
 
 PAGES = 1024
@@ -237,6 +240,59 @@ def test_an_engine_that_hangs_is_replaced(before: Knobs, hub_socket: Path) -> No
         assert service.hub_after(hung) != hung
         service.until(lambda: service.has_told(b"WATCHDOG=1"), "tell the watchdog")
         assert any(b"STATUS=the hub serves 0 clients" in it for it in service.told)
+
+
+def test_the_first_process_of_a_container_leaves_no_zombies(tmp_path: Path) -> None:
+    """A part that is killed leaves its readers, which become children of the first process."""
+    api, config = tmp_path / "api.sock", tmp_path / "config"
+    config.write_text(f"[service]\n{FAST}")
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *PAGEMERGE, "daemon"]
+    argv += ["--config", str(config), "--socket", str(tmp_path / "hub.sock")]
+    env = {**os.environ, "PAGEMERGE_HISTORY": str(tmp_path / "history")}
+    with ExitStack() as stack:
+        outer = subprocess.Popen(argv, env=env)
+        stack.callback(end, outer, 0.0)
+
+        def until(done: Callable[[], object]) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while not done():
+                assert outer.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+
+        watches: set[int] = set()
+        for _ in range(3):
+            until(lambda: set(_below(outer.pid, "pagemerge-watch")) - watches and _answers(api))
+            (watch,) = (
+                pid
+                for pid, it in _below(outer.pid, "pagemerge-watch").items()
+                if linux.name(it.parent) != it.name and it.state != "Z"
+            )
+            watches.add(watch)
+            os.kill(watch, signal.SIGKILL)
+        until(lambda: not [it for it in _below(outer.pid).values() if it.state == "Z"])
+        (first,) = (pid for pid, it in _below(outer.pid).items() if it.parent == outer.pid)
+        os.kill(first, signal.SIGTERM)
+        assert outer.wait(PATIENCE) == 0
+
+
+def _below(root: int, name: str = "") -> dict[int, linux.Stat]:
+    """The descendants of a process, of all names or of one."""
+    found = {}
+    for pid in linux.pids():
+        with suppress(PagemergeError):
+            found[pid] = linux.stat(pid)
+    below = {root}
+    while more := {pid for pid, it in found.items() if it.parent in below} - below:
+        below |= more
+    return {pid: found[pid] for pid in below - {root} if not name or found[pid].name == name}
+
+
+def _answers(api: Path) -> bool:
+    try:
+        with Api(api, timeout=PATIENCE) as service:
+            return bool(service.status())
+    except PagemergeError:
+        return False
 
 
 def test_two_daemons_in_one_folder_hear_their_own_engines(hub_socket: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Protocol, cast
@@ -33,6 +33,10 @@ VERBS: dict[str, str] = {
     "doctor": "show what this host can do, and what would have to change",
 }
 """Verb -> its line in ``pagemerge --help``; the verb lives in ``pagemerge.cli.<verb>``."""
+
+LASTING = ("daemon",)
+"""Verbs that may be the first process of a container for long (``linux.first``). ``run`` is not one
+of them: the program that it starts is to be the first process."""
 
 WIDEST = 96
 """Most columns of a help text."""
@@ -134,8 +138,17 @@ def _run(words: list[str]) -> int:
         overview().parse_args(words)  # prints help, version or the error, and exits
         return 2
     name, rest = words[0], words[1:]
+    if name in LASTING and os.getpid() == 1:
+        from pagemerge.linux.first import work_in_child
+
+        args = parser(name).parse_args(rest)
+        return work_in_child(lambda: _done(name, lambda: args), "pagemerge")
+    return _done(name, lambda: parser(name).parse_args(rest))
+
+
+def _done(name: str, parsed: Callable[[], argparse.Namespace]) -> int:
     try:
-        return load(name).run(parser(name).parse_args(rest))
+        return load(name).run(parsed())
     except PagemergeError as error:
         print(_marked(f"pagemerge {name}: {plain(str(error))}"), file=sys.stderr)
         return error.exit_status
