@@ -240,7 +240,7 @@ def test_no_more_than_two_scans_run(folder: Path) -> None:
             receive(peer)
         (refused,) = api.ask("Scan", all=True)
         assert refused["error"] == "org.pagemerge.Busy"
-        assert "2 scans run already" in refused["parameters"]["message"]
+        assert "2 scans go on already" in refused["parameters"]["message"]
         for peer in peers:
             peer.close()
 

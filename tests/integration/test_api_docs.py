@@ -116,7 +116,9 @@ def test_the_limits_are_those_of_the_code() -> None:
         ("calls | 10 minutes", connection.IDLE == 600),
         ("reply | 10 seconds", connection.STALL == 10),
         ("unread | 64 MiB", accounts.MOST_UNREAD == 64 << 20),
-        ("at once | 2;", answers.MOST_SCANS == 2),
+        ("at once | one a user, two of all users", answers.MOST_SCANS == 2),
+        ("a user, four of all users, 1,000 moments", answers.MOST_HISTORIES == 4),
+        ("of a scan | 15 minutes", answers.LONGEST_SCAN == 900),
         ("change | 8 |", answers.MOST_CHANGES == 8),
     ):
         assert text in limits and value, text

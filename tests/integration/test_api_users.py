@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pagemerge.linux import process as linux
 from tests.conftest import Spawn
 from tests.support.api import AS_USER, Api, recorded
 from tests.support.commands import NOBODY
@@ -149,21 +153,49 @@ def test_the_owner_of_a_service_sees_all_and_root_too_and_no_other_reaches_it() 
                 service.terminate()
 
 
-def test_another_user_s_scan_leaves_room_for_the_next_user(api: Api) -> None:
-    first = subprocess.Popen(
-        [
-            *(sys.executable, "-c", AS_USER, str(NOBODY), str(api.path)),
-            '{"method":"org.pagemerge.Scan","parameters":{"all":true,"watch_seconds":600},"more":true}',
-            "999",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert first.stdout and first.stdout.read(1)
+@contextmanager
+def scanning(api: Api, uid: int, seconds: float = 600.0) -> Iterator[subprocess.Popen[bytes]]:
+    """A long scan of another user, which goes on."""
+    call = {
+        "method": "org.pagemerge.Scan",
+        "parameters": {"all": True, "watch_seconds": seconds},
+        "more": True,
+    }
+    argv = [sys.executable, "-c", AS_USER, str(uid), str(api.path), json.dumps(call), "999"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as caller:
+        try:
+            assert caller.stdout and caller.stdout.read(1)
+            yield caller
+        finally:
+            caller.kill()
+
+
+def test_long_scans_of_users_keep_no_scan_of_root_waiting(api: Api) -> None:
+    with scanning(api, NOBODY), scanning(api, STRANGER):
         reply = api.ask_as(NOBODY, "Scan", processes=["1"])
-        assert reply["error"] == "org.pagemerge.Busy"
+        assert "has one of the scans already" in reply["parameters"]["message"]
+        reply = api.ask_as(4242, "Scan", processes=["1"])
+        assert "2 scans go on already" in reply["parameters"]["message"]
         (reply,) = api.ask("Scan", processes=[str(os.getpid())])
         assert reply["parameters"]["result"]["totals"]["pages"] > 0
-    finally:
-        first.kill()
-        first.communicate()
+
+
+def test_a_scan_of_a_user_ends_in_time(api: Api) -> None:
+    reply = api.ask_as(NOBODY, "Scan", all=True, watch_seconds=900.0)
+    assert reply["error"] == "org.pagemerge.WrongUsage"
+    assert "may take 900 s" in reply["parameters"]["message"]
+    with (
+        Api(api.path.with_name("soon"), moment=recorded(), limits={"LONGEST_SCAN": 2.0}) as soon,
+        scanning(soon, NOBODY, 1.9) as caller,
+    ):
+        (scanner,) = (pid for pid in linux.pids() if linux.stat(pid).parent == soon.process.pid)
+        os.kill(scanner, signal.SIGSTOP)  # as that user can do
+        assert caller.stdout
+        said = b""
+        while not (b'"error"' in said and said.endswith(b"\0")):
+            said += caller.stdout.read(1)
+        last = json.loads(said.split(b"\0")[-2])
+        assert last["error"] == "org.pagemerge.Failed"
+        assert "this takes longer than 2 s, and was ended" in last["parameters"]["message"]
+        assert scanner not in linux.pids()
+        soon.assert_sound()

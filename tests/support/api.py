@@ -2,8 +2,8 @@
 
 ``python -m tests.support.api SOCKET`` is the service. It reads options in JSON from its standard
 input: ``moment``, a recorded one to show (else the real figures); ``history``, the number of
-recorded moments to keep; ``limits``, names of numbers in ``connection`` or ``accounts``, and other
-values for them.
+recorded moments to keep; ``limits``, names of numbers in ``connection``, ``accounts`` or
+``answers``, and other values for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Self
 import msgspec
 
 from pagemerge.demo.dialog import end
-from pagemerge.service.api import accounts, connection
+from pagemerge.service.api import accounts, answers, connection
 from pagemerge.service.api.control import KernelControl
 from pagemerge.service.api.server import serve
 from pagemerge.watch.collect import Collector
@@ -196,9 +196,9 @@ def until_last(peer: socket.socket) -> list[Any]:
 async def main(path: Path, options: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
     for name, value in options.get("limits", {}).items():
-        where = connection if hasattr(connection, name) else accounts
-        assert hasattr(where, name), name
-        setattr(where, name, value)
+        where = [it for it in (connection, accounts, answers) if hasattr(it, name)]
+        assert where, name
+        setattr(where[0], name, value)
     shown = options.get("moment")
     fixed = None if shown is None else msgspec.convert(shown, Moment)
     source = Collector(path.with_name("no-hub")).moment if fixed is None else lambda: fixed

@@ -44,9 +44,6 @@ class Account:
 
     uid: int
     connections: set[Writer] = field(default_factory=set)
-    scans: int = 0
-    histories: int = 0
-    """Calls of ``History`` whose replies it has not read."""
     turns: Turns = field(default_factory=Turns)
     queue: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the call that waits for the next turn; the others wait behind it."""
@@ -54,7 +51,7 @@ class Account:
     @property
     def is_over(self) -> bool:
         """True if the user has nothing open, and does not have to wait for its next turn."""
-        return not (self.connections or self.scans or self.histories or self.turns.wait)
+        return not (self.connections or self.turns.wait)
 
     @property
     def unread(self) -> int:
@@ -92,16 +89,6 @@ class Accounts:
                 del self._accounts[other]
             self._accounts[uid] = Account(uid)
         return self._accounts[uid]
-
-    @property
-    def scans(self) -> int:
-        """Scans that run now, of all users."""
-        return sum(it.scans for it in self._accounts.values())
-
-    @property
-    def histories(self) -> int:
-        """Calls of ``History`` that run now, of all users."""
-        return sum(it.histories for it in self._accounts.values())
 
     def is_privileged(self, uid: int) -> bool:
         """Return true if a user sees all and may change things: root, or the service's owner."""

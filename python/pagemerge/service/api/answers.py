@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pagemerge import __version__
-from pagemerge.errors import AccessDenied
+from pagemerge.errors import AccessDenied, UsageError
 from pagemerge.hub.contact import Caller
 from pagemerge.linux.fault import told
 from pagemerge.service.api import calls, child, refusal
@@ -24,6 +24,7 @@ from pagemerge.service.api.calls import METHODS, Parameters
 from pagemerge.service.api.control import Control
 from pagemerge.service.api.interface import description
 from pagemerge.service.api.moments import Moments, in_thread, in_time, textual, visible
+from pagemerge.service.api.places import Places
 from pagemerge.service.api.wire import Call, encoded
 from pagemerge.watch.model import Moment
 
@@ -38,10 +39,12 @@ Called in a thread."""
 MOST_CHANGES = 8
 """Changes that may wait for another change."""
 MOST_SCANS = 2
-"""Scans at once, in all; a user that is not privileged may have one."""
+"""Scans at once of all users, one for each; root and the owner may have as many besides."""
+LONGEST_SCAN = 900.0
+"""Seconds that the scan of a user without privilege may take."""
 MOST_HISTORIES = 4
-"""Calls of ``History`` at once, in all; a user that is not privileged may have one, of up to
-``MOST_MOMENTS``: a moment takes about 20 kB until the caller has read it."""
+"""Calls of ``History`` at once of all users, one for each, of up to ``MOST_MOMENTS``: a moment
+takes about 20 kB until the caller has read it. There is no limit for root and the owner."""
 MOST_MOMENTS = 1000
 URL = "https://github.com/pagemerge/pagemerge"
 
@@ -75,7 +78,8 @@ class Answers:
         self._accounts = accounts
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
-        self._remembering = asyncio.Lock()
+        self._scans = Places("scans", MOST_SCANS, MOST_SCANS)
+        self._histories = Places("calls of History", MOST_HISTORIES)
 
     def answer(self, request: Request) -> Parts:
         """Begin to answer a call. Raises ``Refusal`` for a call that no method answers."""
@@ -131,10 +135,11 @@ class Answers:
                 "NoHistory", "this service keeps no history: switch it on in its configuration"
             )
         since, most = time.time() - (parameters.seconds or 3600.0), parameters.most or 1000
-        if self._limit(request) is not None:
+        is_privileged = self._accounts.is_privileged(request.caller.uid)
+        if not is_privileged:
             most = min(most, MOST_MOMENTS)
-        with self._telling_history(request.account):
-            async with self._remembering:
+        with self._histories.place(request.caller.uid, is_privileged=is_privileged):
+            async with self._histories.turn(is_privileged=is_privileged):
                 work = asyncio.ensure_future(in_thread(lambda: list(history(since, most))[-most:]))
                 found = await in_time(work, "the history cannot be read")
             if not found:
@@ -181,8 +186,16 @@ class Answers:
 
     async def _call_scan(self, request: Request, parameters: calls.ScanParameters) -> Parts:
         asked = {"words": _words(parameters), "user": self._rights(request.caller)}
-        with self._scanning(request.account):
-            async with aclosing(child.run("pagemerge.cli.scanner", asked)) as lines:
+        uid = request.caller.uid
+        is_privileged = self._accounts.is_privileged(uid)
+        longest = None if is_privileged else LONGEST_SCAN
+        if longest is not None and (parameters.watch_seconds or 0.0) >= longest:
+            raise UsageError(
+                f"a scan of another user than root may take {longest:g} s: give less "
+                "watch_seconds, or run `pagemerge scan --watch` yourself"
+            )
+        with self._scans.place(uid, is_privileged=is_privileged):
+            async with aclosing(child.run("pagemerge.cli.scanner", asked, longest)) as lines:
                 async for said in lines:
                     if request.is_gone():
                         return
@@ -250,32 +263,6 @@ class Answers:
         self._changes.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.info("a change was not made: %s", told(error))
-
-    @contextmanager
-    def _scanning(self, account: Account) -> Iterator[None]:
-        """Count a scan. Raises ``Refusal`` if there are too many."""
-        most = MOST_SCANS if self._accounts.is_privileged(account.uid) else 1
-        if account.scans >= most or self._accounts.scans >= MOST_SCANS:
-            raise refusal.ours("Busy", f"{self._accounts.scans} scans run already: try later")
-        account.scans += 1
-        try:
-            yield
-        finally:
-            account.scans -= 1
-
-    @contextmanager
-    def _telling_history(self, account: Account) -> Iterator[None]:
-        """Count a call that holds moments until its caller has read them. Raises ``Refusal`` if
-        there are too many of users without privilege."""
-        if not self._accounts.is_privileged(account.uid) and (
-            account.histories or self._accounts.histories >= MOST_HISTORIES
-        ):
-            raise refusal.ours("Busy", "the history is being told already: try later")
-        account.histories += 1
-        try:
-            yield
-        finally:
-            account.histories -= 1
 
 
 def _words(it: calls.ScanParameters) -> list[str]:

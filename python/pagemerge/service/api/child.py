@@ -29,6 +29,10 @@ KEPT = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "PYTHONHASHSEED")
 """The variables that a child inherits: it may be another user's, who can then read them."""
 
 
+ENDING = 5.0
+"""Seconds to wait for a child that was killed."""
+
+
 class Said(msgspec.Struct, frozen=True):
     """A line of a child."""
 
@@ -55,11 +59,15 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ}
 
 
-async def run(module: str, request: Any) -> AsyncGenerator[Said, None]:
+async def run(
+    module: str, request: Any, longest: float | None = None
+) -> AsyncGenerator[Said, None]:
     """Run a module, and yield what it says; the last line has a result.
 
-    Raises the error that it tells. The child is killed when the caller stops to listen.
+    Raises the error that it tells, and ``PagemergeError`` if it takes longer than ``longest``
+    seconds. The child is killed then, and when the caller stops to listen.
     """
+    until = None if longest is None else asyncio.get_running_loop().time() + longest
     with _explained():
         process = await asyncio.create_subprocess_exec(
             *command(module),
@@ -75,17 +83,27 @@ async def run(module: str, request: Any) -> AsyncGenerator[Said, None]:
     try:
         with contextlib.suppress(ConnectionError):
             process.stdin.write(json.dumps(request).encode())
-            await process.stdin.drain()
+            async with asyncio.timeout_at(until):
+                await process.stdin.drain()
             process.stdin.close()
         while True:
-            said = checked(await _line(process.stdout), module)
+            async with asyncio.timeout_at(until):
+                line = await _line(process.stdout)
+            said = checked(line, module)
             yield said
             if bytes(said.result):
                 return
+    except TimeoutError:
+        raise PagemergeError(
+            f"this takes longer than {longest:g} s, and was ended: ask for less"
+        ) from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        # A user can have its child wait in the kernel for something that never comes.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDING):
+                await process.wait()
 
 
 def run_to_its_end(module: str, request: Any) -> bytes:

@@ -67,9 +67,10 @@ async def serve(
 ) -> None:
     """Serve the API until this coroutine is cancelled.
 
-    ``path``: where to listen, or a socket that listens already (socket activation). ``source`` and
-    ``history`` are called in threads, each in one at a time. ``listening`` is called once callers
-    can connect. Raises ``PagemergeError`` if the service cannot listen there.
+    ``path``: where to listen, or a socket that listens already (socket activation). ``source`` is
+    called in one thread at a time, ``history`` in one for root and the owner and in one for other
+    users. ``listening`` is called once callers can connect. Raises ``PagemergeError`` if the
+    service cannot listen there.
     """
     server = Server(source, control, history)
     if isinstance(path, socket.socket):
