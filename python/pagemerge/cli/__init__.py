@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Protocol, cast
@@ -142,13 +143,15 @@ def _run(words: list[str]) -> int:
         from pagemerge.linux.first import work_in_child
 
         args = parser(name).parse_args(rest)
-        return work_in_child(lambda: _done(name, lambda: args), "pagemerge")
-    return _done(name, lambda: parser(name).parse_args(rest))
+        inside = partial(_told, name, lambda: load(name).run(args))
+        return _told(name, lambda: work_in_child(inside, "pagemerge"))
+    return _told(name, lambda: load(name).run(parser(name).parse_args(rest)))
 
 
-def _done(name: str, parsed: Callable[[], argparse.Namespace]) -> int:
+def _told(name: str, work: Callable[[], int]) -> int:
+    """Do some work for the verb ``name``; an error of ours is printed, and becomes the status."""
     try:
-        return load(name).run(parsed())
+        return work()
     except PagemergeError as error:
         print(_marked(f"pagemerge {name}: {plain(str(error))}"), file=sys.stderr)
         return error.exit_status

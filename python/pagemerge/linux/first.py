@@ -12,7 +12,9 @@ import os
 import signal
 from collections.abc import Callable
 
+from pagemerge.errors import PagemergeError
 from pagemerge.linux.forked import Forked
+from pagemerge.linux.threads import LIMITS
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that the first process hands on. Others do nothing to it, unless the kernel or a process
@@ -27,7 +29,8 @@ def work_in_child(work: Callable[[], int], comm: str) -> int:
     """Do some work in a child; wait for it, and for all processes that become ours meanwhile.
 
     ``comm``: the name of the child, up to 15 bytes. Returns the status that the work returns, or
-    128 and the number of the signal that has ended it, as a shell does.
+    128 and the number of the signal that has ended it, as a shell does. Raises ``PagemergeError``
+    if no process can be started.
     """
     child: Forked | None = None
     early: list[int] = []
@@ -47,7 +50,10 @@ def work_in_child(work: Callable[[], int], comm: str) -> int:
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
         kept = {int(it) for it in os.listdir("/proc/self/fd")}  # noqa: PTH208
-        child = Forked(work_for_us, comm, kept)
+        try:
+            child = Forked(work_for_us, comm, kept)
+        except OSError as error:
+            raise PagemergeError(f"no process can be started: {error.strerror}: {LIMITS}") from None
         for number in early:
             child.send(number)
         while True:  # until the child ends, which is one of those that we wait for
