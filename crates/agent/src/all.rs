@@ -30,6 +30,10 @@ static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 /// Candidates of fewer bytes than this in all are not worth an agent, or another look.
 pub(crate) const WORTH: usize = 1 << 20;
 
+/// Bytes that a program allocates before the kernel is asked again what memory it has.
+const ASK: usize = 1 << 16;
+/// What a small allocation counts as.
+const CALL: usize = 256;
 /// A process with less memory than this gets no agent.
 const LARGE: usize = 4 << 20;
 
@@ -62,8 +66,9 @@ pub fn wants_agent(bytes: usize) -> bool {
 /// maps more than it needs. So the kernel is asked whenever the program has allocated so much more.
 #[cold]
 fn takes_up(bytes: usize) -> bool {
+    let bytes = bytes.max(CALL);
     let before = ALLOCATED.fetch_add(bytes, Ordering::Relaxed);
-    if before.saturating_add(bytes) < WORTH || PROCESS.load(Ordering::Relaxed) != own_pid() {
+    if before.saturating_add(bytes) < ASK || PROCESS.load(Ordering::Relaxed) != own_pid() {
         return false;
     }
     ALLOCATED.store(0, Ordering::Relaxed);
@@ -229,16 +234,16 @@ mod tests {
         let mut state = State::default();
         merge_all(1 << 16);
         more(&mut state, 1 << 15);
-        assert_eq!((state.fresh, wants_agent(WORTH)), (0, false));
+        assert_eq!((state.fresh, wants_agent(ASK)), (0, false));
         more(&mut state, 1 << 19);
-        assert!(!wants_agent(WORTH));
+        assert!(!wants_agent(ASK));
         let large = vec![1_u8; 2 * LARGE];
         assert!(large.iter().all(|&byte| byte == 1));
         more(&mut state, 1 << 19);
-        assert!(!wants_agent(WORTH - 1));
-        assert!(wants_agent(1) && !wants_agent(WORTH));
+        assert!(!wants_agent(ASK - CALL));
+        assert!(wants_agent(1) && !wants_agent(ASK));
         more(&mut state, 1 << 20);
-        assert!(!wants_agent(WORTH), "it has been called already");
+        assert!(!wants_agent(ASK), "it has been called already");
         FROM.store(0, Ordering::Relaxed);
     }
 }

@@ -15,7 +15,7 @@ mod note;
 
 use heap::Heap;
 use libc::{c_int, c_long, c_void};
-use pagemerge_agent::program::Answer;
+use pagemerge_agent::program::{self, Answer};
 use pagemerge_agent::{Choice, Config, Quiet};
 use pagemerge_pages::raw;
 use std::ffi::CString;

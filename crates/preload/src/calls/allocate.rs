@@ -7,16 +7,16 @@
 //! These functions are also where an agent can be started: outside of every allocator, so no lock
 //! of one is held.
 
+use super::next::Next;
 use crate::{has_hub, start_agent};
 use libc::{c_int, c_void, size_t};
 use libmimalloc_sys as mi;
 use pagemerge_agent::all;
 use pagemerge_pages::PAGE;
 use rustix::process::{getrlimit, Resource};
-use std::ffi::CStr;
 use std::mem::transmute;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 const UNKNOWN: u8 = 0;
 const OURS: u8 = 1;
@@ -33,26 +33,6 @@ const PURGE_DELAY: (c_int, i64) = (15, 500);
 
 /// malloc aligns to this many bytes at least.
 const ALIGNMENT: size_t = 16;
-
-/// A function of the next library that has one of this name.
-struct Next(AtomicPtr<c_void>, &'static CStr);
-
-impl Next {
-    const fn new(name: &'static CStr) -> Self {
-        Self(AtomicPtr::new(null_mut()), name)
-    }
-
-    fn get(&self) -> *mut c_void {
-        let known = self.0.load(Ordering::Relaxed);
-        if !known.is_null() {
-            return known;
-        }
-        // SAFETY: it looks a symbol up. glibc allocates here only if there is none.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.1.as_ptr()) };
-        self.0.store(found, Ordering::Relaxed);
-        found
-    }
-}
 
 static MALLOC: Next = Next::new(c"malloc");
 static CALLOC: Next = Next::new(c"calloc");

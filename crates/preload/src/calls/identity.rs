@@ -2,37 +2,12 @@
 //! what the others do, and the agent's thread may lack what the program has given its own threads
 //! (capset(2), PR_SET_KEEPCAPS). So there is no agent's thread meanwhile.
 
+use super::next::Next;
 use crate::guarded;
-use libc::{c_char, c_int, c_void, gid_t, size_t, uid_t};
-use std::ffi::CStr;
+use libc::{c_char, c_int, gid_t, size_t, uid_t};
 use std::mem::transmute;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// libc's functions. They are looked up when the library starts: a forked copy cannot do that if
-/// another thread was inside the loader.
-struct Libcs {
-    name: &'static CStr,
-    found: AtomicPtr<c_void>,
-}
-
-impl Libcs {
-    const fn new(name: &'static CStr) -> Self {
-        Self { name, found: AtomicPtr::new(std::ptr::null_mut()) }
-    }
-
-    fn get(&self) -> *mut c_void {
-        let found = self.found.load(Ordering::Relaxed);
-        if !found.is_null() {
-            return found;
-        }
-        // SAFETY: it looks a symbol up.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        self.found.store(found, Ordering::Relaxed);
-        found
-    }
-}
-
-/// Look all functions up.
+/// Look all functions up, before the program can fork.
 pub fn find() {
     for function in ALL {
         function.get();
@@ -57,16 +32,16 @@ macro_rules! calls {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*);)+) => {
         #[allow(non_upper_case_globals)]
         mod libcs {
-            use super::Libcs;
+            use crate::calls::next::Next;
             use std::ffi::CStr;
-            $(pub static $name: Libcs = Libcs::new({
+            $(pub static $name: Next = Next::new({
                 match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
                     Ok(name) => name,
                     Err(_) => c"",
                 }
             });)+
         }
-        static ALL: &[&Libcs] = &[$(&libcs::$name),+];
+        static ALL: &[&Next] = &[$(&libcs::$name),+];
         $(
             $(#[$doc])*
             ///

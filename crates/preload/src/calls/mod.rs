@@ -8,5 +8,7 @@ pub mod allocate;
 mod direct;
 pub mod identity;
 mod mapping;
+mod next;
 mod other;
 mod process;
+mod stack;
