@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pagemerge._core import VERSION, Memory
 from pagemerge.arrays import buffer, copy, empty, intern, mergeable_arrays, stats, unmerge
+from pagemerge.data import dump, load, share
 from pagemerge.errors import (
     AccessDenied,
     HubError,
@@ -31,9 +32,12 @@ __all__ = [
     "UsageError",
     "buffer",
     "copy",
+    "dump",
     "empty",
     "intern",
+    "load",
     "mergeable_arrays",
+    "share",
     "stats",
     "unmerge",
 ]

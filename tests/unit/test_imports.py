@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "settings": BASE | {"linux"},
     "config": BASE | {"hub", "ksmd", "service", "settings"},
     "arrays": BASE | {"linux", "hub"},
+    "data": BASE | {"arrays"},
     "kubernetes": BASE | {"linux", "config", "settings"},
     "demo": BASE | {"linux", "find", "hub", "arrays"},
     "cli": BASE
