@@ -107,10 +107,12 @@ FOUND_OUT = (
     *("prometheus", "node_exporter", "socat", "systemd"),
     *("bash", "zsh", "fish", "man", "mandoc", "debian", "pythons"),
     *("kubectl", "podman"),
+    *("pandas", "pyarrow", "safetensors", "scipy", "sklearn", "torch", "polars", "ml_dtypes"),
 )
 """What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
 capabilities of files, mounts and namespaces of one's own, a browser, Prometheus, systemd, shells,
-readers of man pages, Debian's tools and archive, other versions of Python, kubectl, podman."""
+readers of man pages, Debian's tools and archive, other versions of Python, kubectl, podman,
+libraries."""
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 
