@@ -17,7 +17,9 @@ def page() -> str:
     parts = [
         "# Python API",
         "`import pagemerge` gives these functions and classes. "
-        "[README](../README.md#use-it-from-python) has an example. The counters that `stats` "
+        "[README](../README.md#use-it-from-python) has an example, and "
+        "[Objects and files in Python](data.md) explains `share`, `load` and `dump`. The counters "
+        "that `stats` "
         "returns are those of [`pagemerge status --socket`](json/status.md).",
         "## Functions",
     ]
@@ -50,6 +52,9 @@ def signature(name: str, function: object) -> str:
         else f"{it.name}: {it.annotation} = float"
         for it in found.parameters.values()
     ]
+    named = [it.kind is it.KEYWORD_ONLY for it in found.parameters.values()]
+    if True in named:
+        shown.insert(named.index(True), "*")
     returned = str(found.return_annotation)
     if returned.startswith("Iterator["):
         return f"with pagemerge.{name}({', '.join(shown)}): ..."
