@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tests.conftest import Spawn
 from tests.support.hubs import Hub
 from tests.support.libraries import installed
 
-EXAMPLES = 100
+EXAMPLES = 60
+PATIENCE = 100.0
+"""Seconds that drawing and sharing them, or merging, may take on a busy host."""
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def run(child: Child, code: str) -> Any:
 
 
 def test_any_object_is_the_same_after_sharing(sharer: Child) -> None:
-    found = sharer.ask("drawn", examples=EXAMPLES)
+    found = sharer.ask("drawn", examples=EXAMPLES, patience=PATIENCE)
     assert found["large"] > EXAMPLES / 20
 
 
@@ -318,6 +321,7 @@ answer = {{"sum": float(kept.sum())}}
 """
 PSS = """
 import re
+kept.sum()  # what the hub has just merged is in no page table until it is read
 start, pss, inside = kept.ctypes.data, 0, False
 for line in open("/proc/self/smaps"):
     if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
@@ -335,8 +339,11 @@ def test_two_processes_keep_one_copy_of_a_file(hub: Hub, victim: Spawn, tmp_path
     members = [victim("objects", env=hub.env) for _ in range(2)]
     for member in members:
         assert run(member, LOADER.format(path=path)) == {"sum": array.sum()}
-    for member in members:
-        assert run(member, PSS)["pss"] == pytest.approx(array.nbytes / 2, rel=0.05)
+    half = pytest.approx(array.nbytes / 2, rel=0.05)
+    deadline = time.monotonic() + PATIENCE
+    while (found := [run(member, PSS)["pss"] for member in members]) != [half, half]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
     status = fetch_status()
     assert status.store_bytes == array.nbytes
     assert status.pages_sharing == array.nbytes // PAGE_SIZE

@@ -69,16 +69,17 @@ def pools(draw: st.DrawFn) -> list[Any]:
 
 @st.composite
 def objects(draw: st.DrawFn) -> Any:
-    """Nested objects of Python around arrays of one pool."""
+    """Nested objects of Python around arrays of one pool, and some of the pool beside them."""
+    pool = draw(pools())
     leaves = st.one_of(
-        st.sampled_from(draw(pools())),
+        st.sampled_from(pool),
         st.integers(),
         st.text(max_size=5),
         st.binary(max_size=5),
         st.none(),
         st.sampled_from([np.float32(2), Record, len, frozenset({1, "x"}), 3 + 4j]),
     )
-    return draw(
+    nested = draw(
         st.recursive(
             leaves,
             lambda inner: st.one_of(
@@ -94,6 +95,7 @@ def objects(draw: st.DrawFn) -> Any:
             max_leaves=12,
         )
     )
+    return nested, draw(st.lists(st.sampled_from(pool), min_size=1, max_size=4))
 
 
 class Comparison:
