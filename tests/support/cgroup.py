@@ -17,7 +17,7 @@ class Cgroup:
     """Made by ``limited``."""
 
     def __init__(self, path: Path, limit_file: str, usage: str, anonymous: bytes) -> None:
-        self.path, self.limit_bytes = path, 0
+        self.path, self.limit_bytes = path, -1
         self._limit, self._usage, self._anonymous = path / limit_file, path / usage, anonymous
 
     def limit(self, limit: int) -> None:
@@ -35,8 +35,20 @@ class Cgroup:
 
     def anonymous_bytes(self) -> int:
         """Anonymous memory mapped by its processes; a page that many of them share counts once."""
+        return self._stat()[self._anonymous]
+
+    def resident_bytes(self) -> int:
+        """Memory charged to it, less files of disks, which the kernel can drop at any time.
+
+        So: anonymous and shared memory, and what the kernel keeps for it (page tables, mappings).
+        """
+        stat, used = self._stat(), self.used_bytes()
+        files = stat[b"cache" if self._anonymous == b"rss" else b"file"] - stat[b"shmem"]
+        return used - files
+
+    def _stat(self) -> dict[bytes, int]:
         lines = (line.split() for line in (self.path / "memory.stat").read_bytes().splitlines())
-        return next(int(count) for name, count in lines if name == self._anonymous)
+        return {name: int(count) for name, count in lines}
 
     def prefix(self) -> list[str]:
         """What to put before a command line, so that the program starts inside."""
@@ -44,9 +56,10 @@ class Cgroup:
 
 
 @contextlib.contextmanager
-def limited(limit: int) -> Iterator[Cgroup]:
+def limited(limit: int | None, name: str = "") -> Iterator[Cgroup]:
     """A new memory cgroup of at most ``limit`` bytes, removed at the end: end its processes before.
 
+    None: it has no limit of its own. ``name``: tells several of one process apart.
     Raises ``Unsupported`` where there is no memory controller, or it is not ours to use.
     """
     version1 = (ROOT / "memory").is_dir()
@@ -56,7 +69,7 @@ def limited(limit: int) -> Iterator[Cgroup]:
         if version1
         else ("memory.max", "memory.current", b"anon")
     )
-    path = parent / f"pagemerge-{os.getpid()}"
+    path = parent / f"pagemerge-{os.getpid()}{name and f'-{name}'}"
     try:
         if not version1:
             (parent / "cgroup.subtree_control").write_text("+memory")
@@ -65,7 +78,8 @@ def limited(limit: int) -> Iterator[Cgroup]:
         raise Unsupported(f"no memory cgroup can be made in {parent}: {error.strerror}") from error
     try:
         made = Cgroup(path, limit_file, usage, anonymous)
-        made.limit(limit)
+        if limit is not None:
+            made.limit(limit)
         yield made
     finally:
         _remove(path)
