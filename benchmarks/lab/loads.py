@@ -106,6 +106,10 @@ def started(argv: Sequence[str], **options: object) -> Iterator[subprocess.Popen
     finally:
         process.terminate()
         end(process, 20.0)
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what the program has not read is lost
+                if pipe:
+                    pipe.close()
 
 
 def said(process: subprocess.Popen[bytes], word: bytes) -> None:

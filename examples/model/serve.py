@@ -1,4 +1,4 @@
-"""Serve a model by HTTP: ``python serve.py FILE PORT``. Needs numpy and onnxruntime.
+"""Serve a model by HTTP: ``python serve.py FILE PORT [--prepack]``. Needs numpy and onnxruntime.
 
 ``GET /NUMBER`` answers with what the model makes of a vector that is drawn with that seed.
 """
@@ -11,6 +11,10 @@ import onnxruntime
 
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
+if "--prepack" not in sys.argv:
+    # By default, ONNX Runtime also keeps the weights in an order of its own. These copies start
+    # at other offsets within their pages in each process, so few of their pages are equal.
+    options.add_session_config_entry("session.disable_prepacking", "1")
 session = onnxruntime.InferenceSession(sys.argv[1], options, ["CPUExecutionProvider"])
 [given] = session.get_inputs()
 

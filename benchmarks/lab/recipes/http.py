@@ -130,8 +130,8 @@ def _shop(site: Site, port: int) -> list[str]:
     return ["env", f"PRODUCTS={count}", *argv]
 
 
-def _serve(site: Site, port: int, example: str, data: str) -> list[str]:
-    return [site.python, str(EXAMPLES / example / "serve.py"), data, str(port)]
+def _serve(site: Site, port: int, example: str, data: str, *options: str) -> list[str]:
+    return [site.python, str(EXAMPLES / example / "serve.py"), data, str(port), *options]
 
 
 def _jvm(site: Site, port: int) -> list[str]:
@@ -147,6 +147,12 @@ def _cluster(site: Site, port: int) -> list[str]:
 
 HTTP = (
     Http("model", _model, lambda site, port: _serve(site, port, "model", "model.onnx"), 6),
+    Http(
+        "model, prepacked",
+        _model,
+        lambda site, port: _serve(site, port, "model", "model.onnx", "--prepack"),
+        6,
+    ),
     Http("gunicorn", _table, lambda site, port: _gunicorn(site, port, "gunicorn", "app:app")),
     Http(
         "gunicorn --preload",
