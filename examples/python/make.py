@@ -1,4 +1,4 @@
-"""Write the catalogue, a line of JSON for each row: ``python make.py FILE ROWS``. Needs numpy."""
+"""Write a catalogue, FILE.json and FILE.npy: ``python make.py FILE ROWS``. Needs numpy."""
 
 import json
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+file, rows = sys.argv[1], int(sys.argv[2])
 random = np.random.default_rng(1)
-with Path(sys.argv[1]).open("w") as file:
-    for number in range(int(sys.argv[2])):
-        vector = [round(float(it), 4) for it in random.standard_normal(128)]
-        text = random.bytes(150).hex()
-        row = {"name": f"row {number}", "text": text, "tags": [number, number * 2, "tag"]}
-        file.write(json.dumps({**row, "vector": vector}) + "\n")
+np.save(f"{file}.npy", random.standard_normal((rows, 128), np.float32))
+with Path(f"{file}.json").open("w") as lines:
+    for number in range(rows):
+        row = {"name": f"row {number}", "text": random.bytes(150).hex(), "tags": [number, "tag"]}
+        lines.write(json.dumps(row) + "\n")

@@ -1,6 +1,6 @@
 """Serve a catalogue by HTTP: ``python serve.py FILE PORT``. Needs numpy.
 
-The catalogue is kept in two ways: as a matrix of numpy, and as Python objects.
+The catalogue has a matrix of numpy (FILE.npy) and Python objects (FILE.json).
 ``GET /NUMBER`` answers with what one of the rows is most like, and with its name.
 """
 
@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
-matrix = np.array([row["vector"] for row in rows], np.float32)
-for row in rows:
-    row["vector"] = len(row["vector"])
+with Path(f"{sys.argv[1]}.json").open() as lines:
+    rows = [json.loads(line) for line in lines]
+matrix = np.load(f"{sys.argv[1]}.npy")
 
 
 class Handler(BaseHTTPRequestHandler):

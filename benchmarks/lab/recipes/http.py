@@ -102,7 +102,7 @@ def _django(site: Site) -> None:
 
 def _catalogue(site: Site) -> None:
     site.needs("numpy")
-    site.run("python/make.py", "catalogue.json", _megabytes(site, 150_000, 3_000))
+    site.run("python/make.py", "catalogue", _megabytes(site, 150_000, 3_000))
 
 
 def _java(site: Site) -> None:
@@ -160,13 +160,11 @@ HTTP = (
         lambda site, port: _gunicorn(site, port, "gunicorn", "app:app", "--preload"),
     ),
     Http("prefork", _django, _shop),
-    Http(
-        "python", _catalogue, lambda site, port: _serve(site, port, "python", "catalogue.json"), 4
-    ),
+    Http("python", _catalogue, lambda site, port: _serve(site, port, "python", "catalogue"), 4),
     Http(
         "python, fixed addresses",
         _catalogue,
-        lambda site, port: ["setarch", "-R", *_serve(site, port, "python", "catalogue.json")],
+        lambda site, port: ["setarch", "-R", *_serve(site, port, "python", "catalogue")],
         4,
         {"PYTHONHASHSEED": "0"},
     ),
