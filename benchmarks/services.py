@@ -5,12 +5,13 @@ Each recipe of ``examples/`` runs twice at the same time, plain and under an eng
 - all: the user engine merges all anonymous memory (``pagemerge run --all``, a hub at its defaults);
 - kernel: ksmd does (``pagemerge run --engine kernel``, a governor at its defaults).
 
-First the engine merges until the memory of the group does not change any more. Then both groups
-work in rounds, one after the other, and only one of them at a time; the engine pauses while the
-plain group works. At last every process is asked whether its data are right. Told are:
+Both groups work for a moment. The engine merges until the memory of the group does not change any
+more. Then both work in rounds, one after the other, and only one of them at a time; the engine
+pauses while the plain group works. At last both rest, the engine merges again, and every process is
+asked whether its data are right. Told are:
 
 - the memory of each group, by its cgroup (without files, which the kernel can drop; with page
-  tables, and with the hub or the governor), once settled and after the rounds;
+  tables, and with the hub or the governor): settled, right after the last round (busy), and at rest;
 - requests a second and the 99th percentile of their times: medians of the rounds;
 - the processor time of hub and agents, or ksmd and governor, until settled and during the rounds.
 
@@ -65,9 +66,11 @@ class Result:
     plain_bytes: int
     settled_bytes: int
     """Before the rounds."""
-    plain_after_bytes: int
-    after_bytes: int
-    """After the rounds, when merging has come to rest again."""
+    busy_bytes: int
+    """Right after the last round."""
+    plain_rest_bytes: int
+    rest_bytes: int
+    """Some time after the rounds, when merging has come to rest again."""
     settle_seconds: float
     settle_cpu_seconds: float
     load_cpu_seconds: float
@@ -85,8 +88,8 @@ class Result:
 
     @property
     def saved_bytes(self) -> int:
-        """After the rounds."""
-        return self.plain_after_bytes - self.after_bytes
+        """At rest."""
+        return self.plain_rest_bytes - self.rest_bytes
 
 
 @contextlib.contextmanager
@@ -105,6 +108,7 @@ def measure(recipe: Recipe, engine: str, args: argparse.Namespace) -> Result:
         wrong = plain.service.check()
         plain.service.load(args.seconds)
         with running(recipe, engine) as merged:
+            merged.service.load(args.seconds)
             begun = merged.cpu_seconds()
             settling = merged.group.settle(args.patience)
             settled = merged.cpu_seconds()
@@ -112,7 +116,7 @@ def measure(recipe: Recipe, engine: str, args: argparse.Namespace) -> Result:
             merged.service.load(args.seconds)  # the first one brings pages back
             spent = merged.cpu_seconds()
             rounds = list(alternating(plain, merged, args))
-            loaded = merged.cpu_seconds()
+            loaded, busy = merged.cpu_seconds(), merged.group.resident_bytes()
             merged.group.settle(args.patience)
             after = plain.group.resident_bytes(), merged.group.resident_bytes()
             wrong += merged.service.check() + plain.service.check()
@@ -123,8 +127,9 @@ def measure(recipe: Recipe, engine: str, args: argparse.Namespace) -> Result:
         processes=count,
         plain_bytes=before[0],
         settled_bytes=before[1],
-        plain_after_bytes=after[0],
-        after_bytes=after[1],
+        busy_bytes=busy,
+        plain_rest_bytes=after[0],
+        rest_bytes=after[1],
         settle_seconds=round(settling, 1),
         settle_cpu_seconds=round(settled - begun, 2),
         load_cpu_seconds=round(loaded - spent, 2),
@@ -152,14 +157,15 @@ def alternating(
 def show(results: list[Result]) -> None:
     """The table."""
     print(
-        f"{'recipe':<24}{'engine':<8}{'plain':>9}{'merged':>9}{'saved':>7}{'settled in':>12}"
+        f"{'recipe':<24}{'engine':<8}{'plain':>9}{'settled':>9}{'busy':>9}{'at rest':>9}{'saved':>7}{'settled in':>12}"
         f"{'cpu':>8}{'rate':>8}{'p99 plain':>11}{'p99':>9}{'cpu in rounds':>15}"
     )
     for it in results:
         wrong = f"   {it.wrong} WRONG" if it.wrong else ""
         print(
-            f"{it.recipe:<24}{it.engine:<8}{it.plain_after_bytes / MB:6,.0f} MB"
-            f"{it.after_bytes / MB:6,.0f} MB{it.saved_bytes / it.plain_after_bytes:7.0%}"
+            f"{it.recipe:<24}{it.engine:<8}{it.plain_rest_bytes / MB:6,.0f} MB"
+            f"{it.settled_bytes / MB:6,.0f} MB{it.busy_bytes / MB:6,.0f} MB"
+            f"{it.rest_bytes / MB:6,.0f} MB{it.saved_bytes / it.plain_rest_bytes:7.0%}"
             f"{it.settle_seconds:10.1f} s{it.settle_cpu_seconds:6.1f} s{it.ratio:8.0%}"
             f"{it.plain_p99_ms:8.1f} ms{it.p99_ms:6.1f} ms"
             f"{it.load_cpu_seconds / it.load_seconds:15.1%}{wrong}"

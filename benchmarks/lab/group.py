@@ -14,7 +14,7 @@ from pagemerge.linux.accounts import resident
 
 SETTLED = 8.0
 """Seconds without a change after which memory counts as settled."""
-STARTING = 20.0
+STARTING = 30.0
 """Seconds that an engine may take until it begins."""
 CHANGE = 0.005
 
@@ -43,7 +43,7 @@ class Group:
     def settle(self, patience: float) -> float:
         """Wait until the memory of the group changes no more; returns the seconds of change.
 
-        It waits 20 s at least, and ``patience`` at most.
+        It waits 30 s at least, and ``patience`` at most.
         """
         began = time.monotonic()
         low, since = self.resident_bytes(), began
