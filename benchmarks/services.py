@@ -11,7 +11,7 @@ pauses while the plain group works. At last both rest, the engine merges again, 
 asked whether its data are right. Told are:
 
 - the memory of each group, by its cgroup (without files, which the kernel can drop; with page
-  tables, and with the hub or the governor): settled, right after the last round (busy), and at rest;
+  tables, and with the hub or the governor): settled, busy (right after the last round), at rest;
 - requests a second and the 99th percentile of their times: medians of the rounds;
 - the processor time of hub and agents, or ksmd and governor, until settled and during the rounds.
 
@@ -157,8 +157,9 @@ def alternating(
 def show(results: list[Result]) -> None:
     """The table."""
     print(
-        f"{'recipe':<24}{'engine':<8}{'plain':>9}{'settled':>9}{'busy':>9}{'at rest':>9}{'saved':>7}{'settled in':>12}"
-        f"{'cpu':>8}{'rate':>8}{'p99 plain':>11}{'p99':>9}{'cpu in rounds':>15}"
+        f"{'recipe':<24}{'engine':<8}{'plain':>9}{'settled':>9}{'busy':>9}{'at rest':>9}"
+        f"{'saved':>7}{'settled in':>12}{'cpu':>8}{'rate':>8}{'p99 plain':>11}{'p99':>9}"
+        f"{'cpu in rounds':>15}"
     )
     for it in results:
         wrong = f"   {it.wrong} WRONG" if it.wrong else ""

@@ -15,6 +15,8 @@ import zlib
 import numpy as np
 
 WORKERS, BATCH = 8, 32
+AHEAD = 2 * WORKERS
+"""Batches that are made in advance."""
 Queue = multiprocessing.queues.Queue
 
 
@@ -32,9 +34,11 @@ def work(path: str, todo: "Queue[int]", done: "Queue[tuple[int, np.ndarray]]") -
 
 def epoch(batches: int, todo: "Queue[int]", done: "Queue[tuple[int, np.ndarray]]") -> dict:
     began, waits, sums = time.perf_counter(), [], []
-    for number in range(batches):
+    for number in range(min(AHEAD, batches)):
         todo.put(number)
-    for _ in range(batches):
+    for number in range(AHEAD, AHEAD + batches):
+        if number < batches:
+            todo.put(number)
         asked = time.perf_counter()
         tag, batch = done.get()
         waits.append(time.perf_counter() - asked)
