@@ -61,6 +61,7 @@ class Hub:
 def running(prefix: Sequence[str] = (), **settings: float) -> Iterator[Hub]:
     """A hub with a ``[hub]`` table of ``settings``; ``prefix`` goes before its command line."""
     with tempfile.TemporaryDirectory(prefix="pagemerge-bench-") as folder:
+        Path(folder).chmod(0o711)  # programs of other users are clients, too
         config, path, log = (Path(folder) / name for name in ("config.toml", "hub", "log"))
         config.write_text(
             "[hub]\n" + "".join(f"{key} = {it}\n" for key, it in settings.items()) + ALONE

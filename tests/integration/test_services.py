@@ -1,11 +1,13 @@
-"""The services of ``examples/`` run, with little data, and answer right.
+"""The services of ``examples/`` run, with little data, and answer right, merged or not.
 
 The recipes are those of ``benchmarks/services.py``.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +17,15 @@ from benchmarks.lab.recipes.base import EXAMPLES, Recipe, Site, Under, group_of
 
 from pagemerge.errors import Unsupported
 from tests.conftest import missing
+from tests.support.commands import PAGEMERGE
+from tests.support.hubs import PATIENCE, TICK, Hub
+
+ALL = [*PAGEMERGE, "run", "--all", "--"]
+NAMES = [name for name in RECIPES if "," not in name and "--" not in name]
+"""Not those that are a variant of another one."""
 
 
-@pytest.fixture(params=RECIPES)
+@pytest.fixture(params=NAMES)
 def recipe(request: pytest.FixtureRequest) -> Iterator[Recipe]:
     """A recipe with its data."""
     found = RECIPES[request.param]
@@ -30,13 +38,22 @@ def recipe(request: pytest.FixtureRequest) -> Iterator[Recipe]:
         yield found
 
 
-def test_a_service_answers_right(recipe: Recipe) -> None:
-    with recipe.start(Under()) as service:
-        assert service.check() == 0
-        done = service.load(0.3)
+@pytest.mark.requires("uffd")
+def test_a_service_answers_right_while_it_is_merged(recipe: Recipe, hub: Hub) -> None:
+    with recipe.start(Under()) as plain:
+        assert plain.check() == 0
+        assert len(group_of(plain)) > 1
+        done = plain.load(0.2)
         assert done.wrong == 0 and done.requests > 10 and done.p99_ms > 0
+    hub.socket.parent.chmod(0o711)
+    with recipe.start(Under(ALL, {**os.environ, **hub.env})) as service:
+        deadline = time.monotonic() + PATIENCE
+        while not hub.status().pages_sharing:
+            assert time.monotonic() < deadline, f"nothing is merged:\n{hub.log()}"
+            time.sleep(TICK)
+        assert service.load(0.5).wrong == 0
+        assert hub.status().pages_sharing
         assert service.check() == 0
-        assert len(group_of(service)) > 1
 
 
 def test_the_readme_names_every_example() -> None:

@@ -22,6 +22,8 @@ BUSY = 2
 """Connections that ask at a time: as many as two processors can work on."""
 WHERE = "usr/lib/postgresql/*/bin/"
 AS_USER = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+MAY_HOLD_FAULTS = ["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace"]
+"""For the user engine, which needs a full-mode userfaultfd."""
 
 
 class Connection:
@@ -110,7 +112,15 @@ class Postgres:
             "-c",
             "max_locks_per_transaction=256",
         ]
-        argv = [*under.prefix, *AS_USER, self._server, "-D", str(folder), *settings]
+        argv = [
+            *under.prefix,
+            *AS_USER,
+            *MAY_HOLD_FAULTS,
+            self._server,
+            "-D",
+            str(folder),
+            *settings,
+        ]
         ask = [*AS_USER, self._psql, "-h", str(folder), "-U", "postgres", "-qAt"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with contextlib.ExitStack() as stack:
