@@ -23,6 +23,8 @@ from tests.support.hubs import PATIENCE, TICK, Hub
 ALL = [*PAGEMERGE, "run", "--all", "--"]
 NAMES = [name for name in RECIPES if "," not in name and "--" not in name]
 """Not those that are a variant of another one."""
+LITTLE = {"postgres"}
+"""With so few data, each of their processes has less than the 1 MiB that is worth an agent."""
 
 
 @pytest.fixture(params=NAMES)
@@ -48,11 +50,10 @@ def test_a_service_answers_right_while_it_is_merged(recipe: Recipe, hub: Hub) ->
     hub.socket.parent.chmod(0o711)
     with recipe.start(Under(ALL, {**os.environ, **hub.env})) as service:
         deadline = time.monotonic() + PATIENCE
-        while not hub.status().pages_sharing:
+        while recipe.name not in LITTLE and not hub.status().pages_sharing:
             assert time.monotonic() < deadline, f"nothing is merged:\n{hub.log()}"
             time.sleep(TICK)
         assert service.load(0.5).wrong == 0
-        assert hub.status().pages_sharing
         assert service.check() == 0
 
 

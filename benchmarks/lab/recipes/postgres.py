@@ -22,8 +22,11 @@ BUSY = 2
 """Connections that ask at a time: as many as two processors can work on."""
 WHERE = "usr/lib/postgresql/*/bin/"
 AS_USER = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-MAY_HOLD_FAULTS = ["--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace"]
-"""For the user engine, which needs a full-mode userfaultfd."""
+SERVER_AS_USER = [
+    *("setpriv", "--regid=postgres", "--clear-groups"),
+    *("setpriv", "--reuid=postgres", "--inh-caps=+sys_ptrace", "--ambient-caps=+sys_ptrace"),
+]
+"""The server may hold its page faults (userfaultfd(2)), which the user engine needs."""
 
 
 class Connection:
@@ -114,8 +117,7 @@ class Postgres:
         ]
         argv = [
             *under.prefix,
-            *AS_USER,
-            *MAY_HOLD_FAULTS,
+            *SERVER_AS_USER,
             self._server,
             "-D",
             str(folder),
