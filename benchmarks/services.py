@@ -12,7 +12,8 @@ asked whether its data are right. Told are:
 
 - the memory of each group, by its cgroup (without files, which the kernel can drop; with page
   tables, and with the hub or the governor): settled, busy (right after the last round), at rest;
-- requests a second and the 99th percentile of their times: medians of the rounds;
+- requests a second, the 99th percentile of their times, and the processor time that the group takes
+  for a request: medians of the rounds. Only the last of them is of much worth on a busy host;
 - the processor time of hub and agents, or ksmd and governor, until settled and during the rounds.
 
 A table for people, then one line of JSON. Ends with 1 if an answer was wrong, with 77 if no recipe
@@ -39,8 +40,22 @@ from lab.recipes.base import Recipe, Round, Service, Site, Under, group_of
 from tests.support.ending import terminable
 
 from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.linux.accounts import cpu_seconds
 
 MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A round, and the processor time of the group in it."""
+
+    round: Round
+    cpu_seconds: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time of a request."""
+        return self.cpu_seconds / self.round.requests * 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +67,15 @@ class Running:
     service: Service
 
     def cpu_seconds(self) -> float:
-        """Of the engine."""
+        """Processor time of the engine."""
         return self.engine.cpu_seconds(group_of(self.service))
+
+    def load(self, seconds: float) -> Measured:
+        """One round, with the processor time that it takes."""
+        pids = group_of(self.service)
+        before = sum(cpu_seconds(pid) for pid in pids)
+        done = self.service.load(seconds)
+        return Measured(done, sum(cpu_seconds(pid) for pid in pids) - before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +105,9 @@ class Result:
     """Median of the ratios of a round and the plain round before it."""
     plain_p99_ms: float
     p99_ms: float
+    plain_cpu_ms: float
+    cpu_ms: float
+    """Processor time of a request, in all processes of the group, agents included."""
     rounds: int
     wrong: int
 
@@ -110,14 +135,14 @@ def measure(recipe: Recipe, engine: str, args: argparse.Namespace) -> Result:
         with running(recipe, engine) as merged:
             merged.service.load(args.seconds)
             begun = merged.cpu_seconds()
-            settling = merged.group.settle(args.patience)
+            settling = merged.group.settle(args.rest, args.patience)
             settled = merged.cpu_seconds()
             before = plain.group.resident_bytes(), merged.group.resident_bytes()
             merged.service.load(args.seconds)  # the first one brings pages back
             spent = merged.cpu_seconds()
             rounds = list(alternating(plain, merged, args))
             loaded, busy = merged.cpu_seconds(), merged.group.resident_bytes()
-            merged.group.settle(args.patience)
+            merged.group.settle(args.rest, args.patience)
             after = plain.group.resident_bytes(), merged.group.resident_bytes()
             wrong += merged.service.check() + plain.service.check()
             count = len(group_of(merged.service))
@@ -133,33 +158,35 @@ def measure(recipe: Recipe, engine: str, args: argparse.Namespace) -> Result:
         settle_seconds=round(settling, 1),
         settle_cpu_seconds=round(settled - begun, 2),
         load_cpu_seconds=round(loaded - spent, 2),
-        load_seconds=round(sum(it.seconds for _, it in rounds), 1),
-        plain_rate=round(median(it.rate for it, _ in rounds), 1),
-        rate=round(median(it.rate for _, it in rounds), 1),
-        ratio=round(median(b.rate / a.rate for a, b in rounds), 3),
-        plain_p99_ms=round(median(it.p99_ms for it, _ in rounds), 2),
-        p99_ms=round(median(it.p99_ms for _, it in rounds), 2),
+        load_seconds=round(sum(it.round.seconds for _, it in rounds), 1),
+        plain_rate=round(median(it.round.rate for it, _ in rounds), 1),
+        rate=round(median(it.round.rate for _, it in rounds), 1),
+        ratio=round(median(b.round.rate / a.round.rate for a, b in rounds), 3),
+        plain_p99_ms=round(median(it.round.p99_ms for it, _ in rounds), 2),
+        p99_ms=round(median(it.round.p99_ms for _, it in rounds), 2),
+        plain_cpu_ms=round(median(it.cpu_ms for it, _ in rounds), 4),
+        cpu_ms=round(median(it.cpu_ms for _, it in rounds), 4),
         rounds=len(rounds),
-        wrong=wrong + sum(a.wrong + b.wrong for a, b in rounds),
+        wrong=wrong + sum(a.round.wrong + b.round.wrong for a, b in rounds),
     )
 
 
 def alternating(
     plain: Running, merged: Running, args: argparse.Namespace
-) -> Iterator[tuple[Round, Round]]:
+) -> Iterator[tuple[Measured, Measured]]:
     """Rounds of the one and of the other."""
     for _ in range(args.rounds):
         with merged.engine.pause():
-            first = plain.service.load(args.seconds)
-        yield first, merged.service.load(args.seconds)
+            first = plain.load(args.seconds)
+        yield first, merged.load(args.seconds)
 
 
 def show(results: list[Result]) -> None:
     """The table."""
     print(
         f"{'recipe':<24}{'engine':<8}{'plain':>9}{'settled':>9}{'busy':>9}{'at rest':>9}"
-        f"{'saved':>7}{'settled in':>12}{'cpu':>8}{'rate':>8}{'p99 plain':>11}{'p99':>9}"
-        f"{'cpu in rounds':>15}"
+        f"{'saved':>7}{'settled in':>12}{'cpu':>8}{'rate':>8}{'request cpu':>13}"
+        f"{'p99 plain':>11}{'p99':>9}{'cpu in rounds':>15}"
     )
     for it in results:
         wrong = f"   {it.wrong} WRONG" if it.wrong else ""
@@ -168,6 +195,7 @@ def show(results: list[Result]) -> None:
             f"{it.settled_bytes / MB:6,.0f} MB{it.busy_bytes / MB:6,.0f} MB"
             f"{it.rest_bytes / MB:6,.0f} MB{it.saved_bytes / it.plain_rest_bytes:7.0%}"
             f"{it.settle_seconds:10.1f} s{it.settle_cpu_seconds:6.1f} s{it.ratio:8.0%}"
+            f"{it.cpu_ms / it.plain_cpu_ms:13.0%}"
             f"{it.plain_p99_ms:8.1f} ms{it.p99_ms:6.1f} ms"
             f"{it.load_cpu_seconds / it.load_seconds:15.1%}{wrong}"
         )
@@ -180,6 +208,7 @@ def main() -> int:
     parser.add_argument("--engine", action="append", choices=["all", "kernel"], help="repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each round (default 5)")
+    parser.add_argument("--rest", type=float, default=30.0, help="seconds to settle, at least")
     parser.add_argument("--patience", type=float, default=180.0, help="seconds to settle, at most")
     parser.add_argument("--python", default=sys.executable, help="Python of the examples")
     parser.add_argument("--small", action="store_true", help="little data: shows that it runs")

@@ -14,8 +14,6 @@ from pagemerge.linux.accounts import resident
 
 SETTLED = 8.0
 """Seconds without a change after which memory counts as settled."""
-STARTING = 30.0
-"""Seconds that an engine may take until it begins."""
 CHANGE = 0.005
 
 
@@ -40,14 +38,14 @@ class Group:
                 total += resident(pid).pss_bytes
         return total
 
-    def settle(self, patience: float) -> float:
+    def settle(self, least: float, patience: float) -> float:
         """Wait until the memory of the group changes no more; returns the seconds of change.
 
-        It waits 30 s at least, and ``patience`` at most.
+        It waits ``least`` seconds, because an engine may take some time until it begins, and
+        ``patience`` seconds at most.
         """
         began = time.monotonic()
         low, since = self.resident_bytes(), began
-        least = min(STARTING, patience)
         while (now := time.monotonic()) < min(
             max(since + SETTLED, began + least), began + patience
         ):
