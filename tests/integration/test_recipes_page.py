@@ -87,7 +87,7 @@ def test_the_commands_work(place: str, block: str, hub: Hub, tmp_path: Path) -> 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

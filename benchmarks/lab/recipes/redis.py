@@ -15,7 +15,7 @@ from ..loads import needs, started, succeeds, until
 from .asking import free_ports
 from .base import EXAMPLES, Round, Site, Under
 
-KEYS, KEYS_SMALL = 1_000_000, 20_000
+KEYS, KEYS_SMALL = 1_000_000, 5_000
 WRITTEN = 1000
 """Keys that ``check`` writes, so that what is written is checked, too."""
 CLIENTS = 8
