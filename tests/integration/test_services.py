@@ -24,7 +24,7 @@ ALL = [*PAGEMERGE, "run", "--all", "--"]
 NAMES = ["model", "gunicorn", "prefork", "loader", "redis", "python", "postgres"]
 """What starts slowly is left to ``test_recipes_page.py``; what is a variant of another one, too."""
 LITTLE = {"postgres"}
-"""With so few data, each of their processes has less than the 1 MiB that is worth an agent."""
+"""With so few data, each of their processes has less memory than is worth an agent."""
 
 
 @pytest.fixture(params=NAMES)
