@@ -20,6 +20,7 @@ FAST = """[hub]
 looks = 1
 cpu_percent = 100
 idle_percent = 100
+again_percent = 100
 longest_hold = 0
 longest_pause = 0.05
 """

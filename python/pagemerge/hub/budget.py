@@ -15,6 +15,33 @@ MOST_SPARE = 1.0
 so that a hub with little work does it at once."""
 
 
+MOST_OWED = 3.0
+"""Seconds that an allowance may be overdrawn by one plan that took long."""
+
+
+class Allowance:
+    """Time that is earned as time passes, and can be saved up and owed within limits."""
+
+    def __init__(self, share: float) -> None:
+        """``share``: seconds that are earned in a second; 1 means no limit."""
+        self.share, self._credit, self._seen = share, MOST_SPARE, time.monotonic()
+
+    @property
+    def is_left(self) -> bool:
+        """True if there is time to spend."""
+        return self.share >= 1 or self._earned() > 0
+
+    def spend(self, seconds: float) -> None:
+        """Note that ``seconds`` were spent."""
+        self._credit = max(self._earned() - seconds, -MOST_OWED)
+
+    def _earned(self) -> float:
+        now = time.monotonic()
+        self._credit = min(self._credit + self.share * (now - self._seen), MOST_SPARE)
+        self._seen = now
+        return self._credit
+
+
 class Budget:
     """The processor time that the loops of all domains together may take."""
 

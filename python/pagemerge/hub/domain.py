@@ -57,6 +57,8 @@ class Members:
     """Slab that the hub has tried to empty -> the cycle from which on it tries again."""
     pending: int = 0
     """Pages that have become worth merging, or whose plan failed, and that have no plan yet."""
+    pending_again: int = 0
+    """Pages that were merged before, have become worth merging again, and have no plan yet."""
     grown: int = 0
     """Slots that requests have added, and whose merges the clients have not reported yet."""
     short: int = 0
@@ -65,7 +67,16 @@ class Members:
     @property
     def is_worth_a_plan(self) -> bool:
         """True if enough pages are pending for a plan."""
-        return self.pending > FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
+        return self.pending > self._few
+
+    @property
+    def is_worth_another(self) -> bool:
+        """True if enough pages wait to be merged again."""
+        return self.pending_again > self._few
+
+    @property
+    def _few(self) -> int:
+        return FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
 
     @property
     def is_over(self) -> bool:
@@ -77,9 +88,16 @@ class Members:
         """Count pages that have become worth merging, or whose plan has failed."""
         self.pending += pages
 
-    def begin_plan(self) -> None:
-        """Note that a plan is made for all pending pages."""
+    def await_another(self, pages: int) -> None:
+        """Count pages that were merged before, and have become worth merging again."""
+        self.pending_again += pages
+
+    def begin_plan(self, *, again: bool) -> None:
+        """Note that a plan is made for all pending pages; ``again``: also for those that were
+        merged before."""
         self.pending = 0
+        if again:
+            self.pending_again = 0
 
     def refuse(self, slots: int) -> None:
         """Count new slots that a quota refuses for now."""

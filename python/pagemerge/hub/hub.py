@@ -77,6 +77,7 @@ class Hub:
         self.budget.set_shares(settings.cpu_percent / 100, settings.idle_percent / 100)
         for merger in self._mergers.values():
             merger.settings = settings
+            merger.again.share = settings.again_percent / 100
             merger.members.find_room()
             merger.members.wake.set()
 
@@ -101,19 +102,23 @@ class Hub:
         members, pause = merger.members, 0.0
         while not members.is_over or pause == 0.0:
             members.wake = asyncio.Event()
+            before = time.process_time()
             try:
                 found = await self.cycle(merger)
             except Exception as error:
                 # An error of one client would have ended there: this is a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
                 found = 0
+            worked = time.process_time() - before
             members.end_cycle()
             self._full_scans = max(self._full_scans, members.cycles)
             # A cycle after the longest pause runs in any case; all other work must be worth it.
             waits = found == 0 and pause >= self.settings.longest_pause
             rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
             await members.rest(rest)
-            pause = pace.pause(pause, self._weight(found), self.settings.longest_pause)
+            longest = self.settings.longest_pause
+            pause = pace.pause(pause, self._weight(found), longest)
+            pause = min(max(pause, pace.patience(worked, found)), longest)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
@@ -193,18 +198,21 @@ class Hub:
         for client in clients:
             members.await_plan(client.missed)
             client.missed = 0
-        if not members.pending or not (self.budget.has_spare or members.is_worth_a_plan):
+        again = merger.again.is_left
+        worth = members.is_worth_a_plan or (again and members.is_worth_another)
+        if not worth and not (members.pending and self.budget.has_spare):
             return 0
         if await self._reserve.lacks(list(self.domains.values()), self.settings.reserve_bytes):
-            reserve.leave_alone(clients, await candidates(clients, looks))
+            reserve.leave_alone(clients, await candidates(clients, looks, again=again))
             return 0
         for client in clients:
             client.forget(reserve.REASON)
-        members.begin_plan()
+        members.begin_plan(again=again)
         for client in list(members.clients):
             if client.has_barrier and client not in clients:
-                client.missed = len((await candidates([client], looks)).digest)
-        plan = await planning.make(merger, clients, await candidates(clients, looks))
+                client.missed = len((await candidates([client], looks, again=again)).digest)
+        found = await candidates(clients, looks, again=again)
+        plan = await planning.make(merger, clients, found)
         if self._on_plan is not None:
             self._on_plan(members.domain, plan.describe())
             return 0
@@ -226,7 +234,9 @@ class Hub:
             async for asked in due(client):
                 async with self.readers.of(members.domain.uid):
                     seen = await look(client, asked, members.store.seed)
-                members.await_plan(await note(client, seen, looks, self.clock, merger.most_vain))
+                first, again = await note(client, seen, looks, self.clock, merger.most_vain)
+                members.await_plan(first)
+                members.await_another(again)
             return fresh
         except Exception as error:
             pass_over(client, error)

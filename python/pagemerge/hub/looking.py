@@ -69,9 +69,12 @@ async def look(client: Client, parts: list[Part], seed: int) -> Seen:
     return seen
 
 
-async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: int) -> int:
-    """Note what a look has found; returns the number of pages that became candidates by it."""
-    at = stable = 0
+async def note(
+    client: Client, seen: Seen, looks: int, clock: int, most_vain: int
+) -> tuple[int, int]:
+    """Note what a look has found; returns the number of pages that became candidates by it: those
+    that were not merged before, and those that were."""
+    at = stable = again = 0
     for part in seen.parts:
         await breathe()
         if client.merges != seen.merges:
@@ -81,17 +84,21 @@ async def note(client: Client, seen: Seen, looks: int, clock: int, most_vain: in
         pace.settle(pages, part.first, observed.awake, observed.empty)
         client.separations += observed.separated
         stable += observed.stable
+        again += observed.again
         at += part.pages
-    return stable
+    return stable, again
 
 
-async def candidates(clients: list[Client], looks: int) -> Candidates:
-    """Return all pages that are stable and not merged, in order of client and address."""
+async def candidates(clients: list[Client], looks: int, *, again: bool = True) -> Candidates:
+    """Return all pages that are stable and not merged, in order of client and address.
+
+    ``again``: also those that were merged before and written since.
+    """
     ready = deque[tuple[int, int, npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]()
     for number, client in enumerate(clients):
         for region in list(client.regions.values()):
             await breathe()
-            index = stability.candidates(region.pages, looks)
+            index = stability.candidates(region.pages, looks, again=again)
             if len(index):
                 # Copy the digests now, because they may change while others have their turn.
                 digests = region.pages.digest[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.hub import wire
 from pagemerge.hub.boundary import pass_over
+from pagemerge.hub.budget import Allowance
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide import pace, plan, restless
+from pagemerge.hub.decide import pace, plan, restless, stability
 from pagemerge.hub.domain import Members
 from pagemerge.hub.filler import Filler
 from pagemerge.hub.model import OWN_SLOT, Runs
@@ -38,6 +40,8 @@ class Merger:
         self.members, self.quota, self.settings = members, quota, settings
         self.filler = Filler(members, quota)
         self.savings = Savings()
+        self.again = Allowance(settings.again_percent / 100)
+        """For merging pages that were merged before and written since."""
         self._most_mappings = most_mappings
 
     @property
@@ -54,9 +58,14 @@ class Merger:
             address, slot, runs = await self.prepare(client, address, slot, least)
             for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
                 late = partial(self._note_late, client, address[pages], slot[pages])
-                body = await client.ask(
-                    wire.Kind.MERGE, runs[some].tobytes(), self.members.patience.seconds, late
-                )
+                again, began = _again(client, address[pages], slot[pages]), time.monotonic()
+                try:
+                    body = await client.ask(
+                        wire.Kind.MERGE, runs[some].tobytes(), self.members.patience.seconds, late
+                    )
+                finally:
+                    if again:
+                        self.again.spend((time.monotonic() - began) * again)
                 merged += self.note(client, body, address[pages], slot[pages])
         except Exception as error:
             self.members.await_plan(len(address))
@@ -127,3 +136,12 @@ class Merger:
             pass_over(client, error)
         client.tardy = False
         self.members.wake.set()
+
+
+def _again(client: Client, address: U64, slot: U32) -> float:
+    """Return the share of pages for which this is another attempt to merge them."""
+    again = 0
+    for region, part, index in client.locate(address):
+        another = stability.is_another(region.pages.under[index], region.pages.standing[index])
+        again += int(np.count_nonzero(another & (slot[part] != OWN_SLOT)))
+    return again / max(len(address), 1)

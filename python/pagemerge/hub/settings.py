@@ -51,5 +51,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_percent: Percent = 0.1
     """Processor time for work that yields little: the few pages that change in programs that are
     almost idle. The rest of ``cpu_percent`` is for work that yields more."""
+    again_percent: Percent = 5
+    """Time that clients may spend on merging pages again that were merged before and written since,
+    all clients of a domain together. Such a merge costs the program much more than the first one,
+    and may not last either. 100: no limit."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600, extra={"unit": "seconds"})] = 2
     """Longest time between two cycles when nothing changes."""

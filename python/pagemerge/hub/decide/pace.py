@@ -6,6 +6,8 @@ longer while its clients do not change.
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,16 @@ then the system call dominates."""
 
 FEW = 16
 """Pages that a cycle has to find to be worth it."""
+
+WORTH = 50e-6
+"""Processor seconds that finding a page is worth: 10 to 20 times what it costs where most pages are
+equal to others."""
+
+NEW = 0.02
+"""Processor seconds that looking at new regions is worth, in a cycle."""
+
+LOW = 0.02
+"""Share of a core for looks that cost more than they find is worth."""
 
 SHORTEST = 0.05
 """The fewest seconds between two cycles."""
@@ -112,6 +124,16 @@ def rest(worked: float, took: float, share: float) -> float:
     of a core may be used (0 to 1).
     """
     return max(worked / share - took, 0.0)
+
+
+def patience(worked: float, found: float) -> float:
+    """Return the fewest seconds until the next cycle after one that cost more than it found.
+
+    ``worked``: processor seconds of the cycle; ``found``: as for ``pause``. A page is worth
+    ``WORTH`` seconds, and new regions (infinite) as much as ``NEW``.
+    """
+    worth = WORTH * found if found < inf else NEW
+    return 0.0 if worked <= worth else (worked - worth) / LOW
 
 
 def pause(last: float, found: float, longest: float) -> float:

@@ -29,7 +29,9 @@ class Observed:
     volatile: int
     """Pages that changed since the last look."""
     stable: int
-    """Pages that became candidates with this look."""
+    """Pages that became candidates with this look, for a first attempt."""
+    again: int
+    """Pages that became candidates with this look, for another attempt."""
     awake: npt.NDArray[np.bool_]
     """bool[blocks touched]: blocks with pages that are present now and were not before."""
     empty: npt.NDArray[np.bool_]
@@ -73,10 +75,13 @@ def observe(
     restless.count(pages, waiting[restless.is_due(pages, waiting, now)])
     pages.looked[first // BLOCK : -(-(first + len(seen)) // BLOCK)] = now & 0xFFFF
     is_ready = restless.counted(standing) >= restless.needed(standing, enough)
+    ready = present & is_ready & ~(was_ready & same)
+    again = int(np.count_nonzero(ready & is_another(pages.under[part], standing)))
     return Observed(
         separated=int(np.count_nonzero(written)),
         volatile=int(np.count_nonzero(other)),
-        stable=int(np.count_nonzero(present & is_ready & ~(was_ready & same))),
+        stable=int(np.count_nonzero(ready)) - again,
+        again=again,
         awake=_by_block(came),
         empty=~_by_block(present),
     )
@@ -87,11 +92,24 @@ def before_merge(required: int) -> int:
     return max(required - 1, 1)
 
 
-def candidates(pages: Pages, required: int) -> npt.NDArray[np.int64]:
-    """Return the indices of the pages that are worth comparing: stable, and not merged yet."""
+def candidates(pages: Pages, required: int, *, again: bool = True) -> npt.NDArray[np.int64]:
+    """Return the indices of the pages that are worth comparing: stable, and not merged.
+
+    ``again``: also those for which it is another attempt (``is_another``).
+    """
     enough = restless.needed(pages.standing, before_merge(required))
     stable = restless.counted(pages.standing) >= enough
-    return np.flatnonzero(stable & (pages.slot == NO_SLOT) & (pages.digest != ABSENT))
+    stable &= (pages.slot == NO_SLOT) & (pages.digest != ABSENT)
+    return np.flatnonzero(stable if again else stable & ~is_another(pages.under, pages.standing))
+
+
+def is_another(
+    under: npt.NDArray[np.uint32], standing: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.bool_]:
+    """Return which merges would be another attempt: the page was merged before and written since,
+    or standing was in vain more than once. bool[n]"""
+    another: npt.NDArray[np.bool_] = (under != NO_SLOT) | (restless.vain(standing) > 1)
+    return another
 
 
 def _by_block(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
