@@ -50,8 +50,9 @@ unsafe impl Sync for Protected {}
 static STATE: Protected = Protected(UnsafeCell::new(None));
 
 thread_local! {
-    /// Set while this thread holds the lock for a fork: the signals that were blocked before.
-    static FORKING: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+    /// Set while this thread holds the lock for a fork: the signals that were blocked before, and
+    /// whether it is the first thread of its process.
+    static FORKING: Cell<Option<(libc::sigset_t, bool)>> = const { Cell::new(None) };
     /// Whether this thread is quiet already: most calls ask twice, and each time costs two system
     /// calls.
     static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -282,7 +283,8 @@ pub fn watch_forks(heap: Option<Heap>) {
     extern "C" fn before() {
         let signals = block();
         take();
-        FORKING.set(Some(signals));
+        let first = rustix::thread::gettid() == rustix::process::getpid();
+        FORKING.set(Some((signals, first)));
         if let Some((hold, _)) = HEAP.get() {
             hold();
         }
@@ -291,10 +293,14 @@ pub fn watch_forks(heap: Option<Heap>) {
         if let Some((_, let_go)) = HEAP.get() {
             let_go();
         }
-        let Some(signals) = FORKING.take() else { return };
+        let Some((signals, first)) = FORKING.take() else { return };
         if word().known.load(Ordering::Relaxed) == 0 {
             // SAFETY: this thread holds the lock, in the child as in the parent.
             inherit(unsafe { &mut *STATE.0.get() });
+            if !first {
+                // The first thread of the copy may return, as a thread of pthread_create(3) does.
+                crate::ending::look();
+            }
         }
         give();
         unblock(&signals);

@@ -9,6 +9,7 @@ mod adopt;
 pub mod all;
 mod apply;
 mod barriers;
+mod ending;
 mod errand;
 mod extents;
 mod gate;
@@ -19,7 +20,7 @@ pub mod program;
 mod region;
 mod spawn;
 mod thread;
-pub use thread::end_with_program;
+pub use ending::end_with_program;
 
 pub use barriers::Choice;
 use extents::Extents;

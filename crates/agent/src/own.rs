@@ -19,7 +19,7 @@ pub const LAST_SIGNAL: i32 = libc::SIGURG;
 /// Bytes of the agent's stack, without the guard page below it.
 const STACK: usize = 1 << 20;
 
-/// The agent's thread, which another thread can wait for.
+/// A thread of ours, which another thread can wait for.
 #[derive(Debug)]
 pub struct Thread {
     handle: libc::pthread_t,
@@ -37,7 +37,7 @@ impl Thread {
     }
 }
 
-/// Start the agent's thread, with every signal blocked, on a stack in our own room.
+/// Start a thread of ours, with every signal blocked, on a stack in our own room.
 pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<Thread> {
     let os = |errno: rustix::io::Errno| Error::os("mmap of a stack", errno.raw_os_error());
     let stack = room::map(STACK + PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
@@ -69,9 +69,6 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<Thread> {
 }
 
 extern "C" fn begin(work: *mut libc::c_void) -> *mut libc::c_void {
-    // Before the thread opens anything: what it has open does not belong to the program.
-    let own = rustix::thread::gettid().as_raw_nonzero().get();
-    pagemerge_pages::barrier::pins::AGENT.store(own, std::sync::atomic::Ordering::Relaxed);
     // SAFETY: `thread` passes its box, and only once; the name is a C string.
     let work = unsafe {
         libc::prctl(libc::PR_SET_NAME, c"pagemerge".as_ptr());

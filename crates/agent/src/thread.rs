@@ -6,54 +6,26 @@ mod connecting;
 use crate::adopt::Looks;
 use crate::apply::{apply, Slab};
 use crate::barriers::Barriers;
-use crate::{lock, own, Config, HUBLESS, SAVED};
+use crate::{ending, lock, own, Config, HUBLESS, SAVED};
 use births::{Current, CHUNK};
 use connecting::{standing, Standing};
+use pagemerge_pages::barrier::pins::AGENT;
 use pagemerge_pages::wire::{self, bytes_of, kind, values_of, Connection, Frame, Hello};
 use pagemerge_pages::{slab, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Set when a thread of the program has ended by pthread_exit(3): then the agent looks whether its
-/// thread is the only one left.
-static LOOKS_ALONE: AtomicBool = AtomicBool::new(false);
-
-/// The time between two such looks.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// From now on, end the process when the agent's thread is the last one, as libc does without us.
-pub fn end_with_program() {
-    LOOKS_ALONE.store(true, Ordering::Relaxed);
-    let mut state = lock();
-    crate::poke(&mut state);
-}
-
-/// End the process if all threads but ours have ended.
-fn end_if_alone() {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return };
-    let own = rustix::thread::gettid().as_raw_nonzero().get();
-    let others = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse::<i32>().ok());
-    let living = others.filter(|&task| task != own && !has_ended(task)).count();
-    if living == 0 {
-        // SAFETY: libc does the same when the last thread ends: the program's exit handlers run.
-        unsafe { libc::exit(0) };
-    }
-}
-
-/// Returns whether a thread has ended. The first thread stays as a zombie until the process ends.
-fn has_ended(task: i32) -> bool {
-    let stat = std::fs::read(format!("/proc/self/task/{task}/stat")).unwrap_or_default();
-    let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
-    stat.is_empty() || matches!(state, Some(b'Z' | b'X'))
-}
-
 /// Start the thread.
 pub fn start(config: Config) -> Result<own::Thread> {
-    own::thread(move || run(&config))
+    own::thread(move || {
+        // Before the thread opens anything: what it has open does not belong to the program.
+        AGENT.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+        run(&config);
+    })
 }
 
 struct Agent<'a> {
@@ -158,12 +130,7 @@ impl Agent<'_> {
             && lock().table.iter().next().is_none();
         let pause = if idle { None } else { pause };
         let pause = pause.into_iter().chain(look).min();
-        let pause = if LOOKS_ALONE.load(Ordering::Relaxed) {
-            end_if_alone();
-            Some(pause.map_or(LOOK, |pause| pause.min(LOOK)))
-        } else {
-            pause
-        };
+        let pause = pause.into_iter().chain(ending::pause()).min();
         let timeout = pause.map(|pause| Timespec {
             tv_sec: pause.as_secs() as i64,
             tv_nsec: i64::from(pause.subsec_nanos()),

@@ -1,0 +1,100 @@
+//! The end of a program whose threads all end before the process does.
+//!
+//! libc ends a process when its last thread ends, and runs the exit handlers in that thread. The
+//! agent's thread never ends, so it looks whether it is the only one left. It cannot run the
+//! handlers itself: its descriptor table is not the program's, so what they write would be lost. A
+//! second thread, the keeper, holds the program's table and runs them. There is a keeper only where
+//! the program may end in this way: after the first thread has called pthread_exit(3), and in a
+//! copy that a thread other than the first has forked, where the first thread may return.
+
+use crate::{lock, own};
+use rustix::thread::futex;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Whether the program may end in this way.
+static LOOKS: AtomicBool = AtomicBool::new(false);
+/// The process that has a keeper, and the keeper's thread.
+static KEPT: AtomicI32 = AtomicI32::new(0);
+static KEEPER: AtomicI32 = AtomicI32::new(0);
+/// 1 once all threads of the program have ended.
+static ENDED: AtomicU32 = AtomicU32::new(0);
+
+/// The time between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A thread of the program is about to end by pthread_exit(3). If it is the first thread, the
+/// process ends with the last other thread, as libc ends it without us.
+pub fn end_with_program() {
+    if rustix::thread::gettid() != rustix::process::getpid() {
+        return;
+    }
+    look();
+    let mut state = lock();
+    let own = state.process == rustix::process::getpid().as_raw_nonzero().get();
+    crate::poke(&mut state);
+    drop(state);
+    if own {
+        keep();
+    }
+}
+
+/// From now on, look whether the program's threads have ended.
+pub(crate) fn look() {
+    LOOKS.store(true, Ordering::Relaxed);
+}
+
+/// Start the keeper, if one is needed and this process has none. Without memory for it, the agent
+/// ends the process.
+pub(crate) fn keep() {
+    let process = rustix::process::getpid().as_raw_nonzero().get();
+    if !LOOKS.load(Ordering::Relaxed) || KEPT.swap(process, Ordering::Relaxed) == process {
+        return;
+    }
+    KEEPER.store(0, Ordering::Relaxed);
+    let _ = own::thread(|| {
+        KEEPER.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+        while ENDED.load(Ordering::Acquire) == 0 {
+            let _ = futex::wait(&ENDED, futex::Flags::PRIVATE, 0, None);
+        }
+        end();
+    });
+}
+
+/// Called by the agent's thread: ends the process if all threads of the program have ended. Returns
+/// how long to wait until the next look, if there is to be one.
+pub(crate) fn pause() -> Option<Duration> {
+    if !LOOKS.load(Ordering::Relaxed) {
+        return None;
+    }
+    if is_alone() {
+        if KEEPER.load(Ordering::Relaxed) == 0 {
+            end();
+        }
+        ENDED.store(1, Ordering::Release);
+        let _ = futex::wake(&ENDED, futex::Flags::PRIVATE, 1);
+    }
+    Some(LOOK)
+}
+
+/// libc does the same when the last thread ends: the program's exit handlers run.
+fn end() {
+    // SAFETY: no other thread of the program is left.
+    unsafe { libc::exit(0) };
+}
+
+/// Returns whether all threads but ours have ended.
+fn is_alone() -> bool {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    let ours = [own, KEEPER.load(Ordering::Relaxed)];
+    let mut tasks = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok());
+    tasks.all(|task: i32| ours.contains(&task) || has_ended(task))
+}
+
+/// Returns whether a thread has ended. The first thread stays as a zombie until the process ends.
+fn has_ended(task: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/self/task/{task}/stat")).unwrap_or_default();
+    let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
+    stat.is_empty() || matches!(state, Some(b'Z' | b'X'))
+}
