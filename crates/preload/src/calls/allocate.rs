@@ -13,10 +13,11 @@ use libc::{c_int, c_void, size_t};
 use libmimalloc_sys as mi;
 use pagemerge_agent::all;
 use pagemerge_pages::PAGE;
+use rustix::mm::{MapFlags, ProtFlags};
 use rustix::process::{getrlimit, Resource};
 use std::mem::transmute;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 const UNKNOWN: u8 = 0;
 const OURS: u8 = 1;
@@ -31,7 +32,8 @@ const ARENA_RESERVE: (c_int, i64) = (23, 64 << 10);
 /// not be fresh each time.
 const PURGE_DELAY: (c_int, i64) = (15, 500);
 
-/// malloc aligns to this many bytes at least.
+/// malloc aligns to this many bytes at least. mimalloc aligns smaller blocks to 8 only, so there are
+/// none: programs hide marks in the low bits of pointers.
 const ALIGNMENT: size_t = 16;
 
 static MALLOC: Next = Next::new(c"malloc");
@@ -82,16 +84,72 @@ fn decide() -> bool {
 #[inline]
 fn is_known(pointer: *mut c_void) -> bool {
     // SAFETY: it compares the address with mimalloc's own records.
-    unsafe { mi::mi_is_in_heap_region(pointer) }
+    unsafe { mi::mi_is_in_heap_region(pointer) || is_far(pointer) }
 }
 
-/// Returns `made`; sets errno if it is null.
+/// mimalloc's records end here (MI_SEGMENT_MAP_MAX_ADDRESS), but for its arenas. The kernel chooses
+/// the place of blocks of 1 GiB and more, and that is behind.
+const RECORDS_END: usize = 48 << 40;
+/// The blocks that lie there; 0: no block.
+static FAR: [AtomicUsize; 4096] = [const { AtomicUsize::new(0) }; 4096];
+
+/// Returns whether this is one of the blocks that mimalloc's records lack.
+fn is_far(pointer: *mut c_void) -> bool {
+    let same = |it: &AtomicUsize| it.load(Ordering::Relaxed) == pointer as usize;
+    pointer as usize >= RECORDS_END && FAR.iter().any(same)
+}
+
+/// Put `to` in the place of `from` in the list of far blocks; false: there is no such place.
+fn replace_far(from: usize, to: usize) -> bool {
+    let replace = |it: &AtomicUsize| {
+        it.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    };
+    FAR.iter().any(replace)
+}
+
+/// Before mimalloc frees or moves a block: its address may be another block's at once.
+fn forget_far(pointer: *mut c_void) {
+    if pointer as usize >= RECORDS_END {
+        replace_far(pointer as usize, 0);
+    }
+}
+
+/// Returns the block that mimalloc has made; sets errno if there is none.
 #[inline]
-fn told(made: *mut c_void) -> *mut c_void {
+fn told(mut made: *mut c_void) -> *mut c_void {
+    // SAFETY: a block that was just made, or null.
+    unsafe {
+        let unknown = made as usize >= RECORDS_END && !mi::mi_is_in_heap_region(made);
+        if unknown && !replace_far(0, made as usize) {
+            mi::mi_free(made);
+            made = null_mut();
+        }
+    }
     if made.is_null() {
         set_errno(libc::ENOMEM);
     }
     made
+}
+
+/// From this size on, the kernel is asked.
+const LARGE: size_t = 1 << 30;
+
+/// Returns whether the kernel would map `size` bytes. mimalloc maps with MAP_NORESERVE, so the
+/// kernel would not refuse more than it has (vm.overcommit_memory in proc_sys_vm(5)).
+#[inline]
+fn is_granted(size: size_t) -> bool {
+    size < LARGE || asked(size)
+}
+
+#[cold]
+fn asked(size: size_t) -> bool {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let private = MapFlags::PRIVATE;
+    // SAFETY: a fresh mapping, which nobody has used.
+    unsafe {
+        let made = rustix::mm::mmap_anonymous(null_mut(), size, access, private);
+        made.and_then(|made| rustix::mm::munmap(made, size)).is_ok()
+    }
 }
 
 fn set_errno(errno: c_int) {
@@ -108,7 +166,11 @@ pub unsafe extern "C" fn malloc(size: size_t) -> *mut c_void {
     // SAFETY: the caller fulfils the requirements; the next function of that name has this type.
     unsafe {
         if ours_for(size) {
-            return told(mi::mi_malloc(size));
+            return told(if is_granted(size) {
+                mi::mi_malloc(size.max(ALIGNMENT))
+            } else {
+                null_mut()
+            });
         }
         let next: unsafe extern "C" fn(size_t) -> *mut c_void = transmute(MALLOC.get());
         next(size)
@@ -124,7 +186,8 @@ pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
         if ours_for(count.saturating_mul(size)) {
-            return told(mi::mi_calloc(count, size));
+            let size = count.checked_mul(size).filter(|&size| is_granted(size));
+            return told(size.map_or(null_mut(), |size| mi::mi_zalloc(size.max(ALIGNMENT))));
         }
         let next: unsafe extern "C" fn(size_t, size_t) -> *mut c_void = transmute(CALLOC.get());
         next(count, size)
@@ -144,7 +207,15 @@ pub unsafe extern "C" fn realloc(pointer: *mut c_void, size: size_t) -> *mut c_v
                 free(pointer);
                 return null_mut();
             }
-            return told(mi::mi_realloc(pointer, size));
+            if !is_granted(size) {
+                return told(null_mut());
+            }
+            forget_far(pointer);
+            let made = mi::mi_realloc(pointer, size.max(ALIGNMENT));
+            if made.is_null() && !pointer.is_null() {
+                told(pointer); // it is as it was
+            }
+            return told(made);
         }
         let next: unsafe extern "C" fn(*mut c_void, size_t) -> *mut c_void =
             transmute(REALLOC.get());
@@ -165,6 +236,7 @@ pub unsafe extern "C" fn free(pointer: *mut c_void) {
     unsafe {
         if ours() && is_known(pointer) {
             let errno = *libc::__errno_location();
+            forget_far(pointer);
             mi::mi_free(pointer);
             set_errno(errno);
             return;
@@ -184,7 +256,10 @@ pub unsafe extern "C" fn memalign(alignment: size_t, size: size_t) -> *mut c_voi
     unsafe {
         if ours_for(size) {
             return match alignment.max(ALIGNMENT).checked_next_power_of_two() {
-                Some(alignment) => told(mi::mi_malloc_aligned(size, alignment)),
+                Some(alignment) if is_granted(size.saturating_add(alignment)) => {
+                    told(mi::mi_malloc_aligned(size, alignment))
+                }
+                Some(_) => told(null_mut()),
                 None => {
                     set_errno(libc::EINVAL);
                     null_mut()
@@ -206,7 +281,7 @@ pub unsafe extern "C" fn aligned_alloc(alignment: size_t, size: size_t) -> *mut 
     unsafe { memalign(alignment, size) }
 }
 
-/// posix_memalign(3). It returns the error number, and leaves errno as it is.
+/// posix_memalign(3). It returns the error number, and leaves errno as it is if it succeeds.
 ///
 /// # Safety
 /// The same requirements as for the function.
@@ -228,10 +303,10 @@ pub unsafe extern "C" fn posix_memalign(
         }
         let errno = *libc::__errno_location();
         let found = memalign(alignment, size);
-        set_errno(errno);
         if found.is_null() {
             return libc::ENOMEM;
         }
+        set_errno(errno);
         *made = found;
         0
     }
