@@ -1,0 +1,75 @@
+"""``pagemerge run --all``: programs that know nothing of merging behave as they do without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import require
+from tests.support.building import compile_victim
+from tests.support.hubs import PATIENCE, Hub
+
+RUN = [sys.executable, "-m", "pagemerge", "run", "--all", "--quiet", "--"]
+
+WAYS = [
+    *("closes all", "fork in thread", "forks of threads", "least stacks"),
+    *("limited", "signals map", "thread ends last"),
+    pytest.param("loses rights", marks=pytest.mark.requires("root")),
+]
+
+pytestmark = pytest.mark.requires("cc", "uffd")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    """A hub of this file's own, which merges at first sight."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pagemerge-test-") as folder,
+        Hub(Path(folder) / "hub") as running,
+    ):
+        yield running
+        running.assert_alive()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the programs are."""
+    require("cc")
+    folder = tmp_path_factory.mktemp("all")
+    compile_victim("unmarked.c", folder / "unmarked", "-pthread")
+    # The compiler must not know what malloc does: it would leave calls out.
+    odd = ["-fno-builtin", "-Wno-alloc-size-larger-than", "-Wno-use-after-free"]
+    compile_victim("allocator.c", folder / "allocator", *odd)
+    return folder
+
+
+def told(argv: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """How a program ends, and what it prints."""
+    got = subprocess.run(
+        argv, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, timeout=2 * PATIENCE
+    )
+    return got.returncode, got.stdout
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ends_as_without(way: str, folder: Path, hub: Hub) -> None:
+    argv = [str(folder / "unmarked"), way]
+    bare = told(argv, {})
+    assert bare[0] == 0
+    assert bare[1]
+    assert told([*RUN, *argv], hub.env) == bare
+
+
+def test_malloc_answers_as_libcs(folder: Path, hub: Hub) -> None:
+    argv = [str(folder / "allocator")]
+    status, bare = told(argv, {})
+    assert status == 0
+    ended, merged = told([*RUN, *argv], hub.env)
+    assert merged.splitlines() == bare.splitlines()
+    assert ended == 0
