@@ -7,13 +7,12 @@
 //! the program may end in this way: after the first thread has called pthread_exit(3), and in a
 //! copy that a thread other than the first has forked, where the first thread may return.
 
+use crate::gate::ENDS_BY_THREADS;
 use crate::{lock, own};
 use rustix::thread::futex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Whether the program may end in this way.
-static LOOKS: AtomicBool = AtomicBool::new(false);
 /// The process that has a keeper, and the keeper's thread.
 static KEPT: AtomicI32 = AtomicI32::new(0);
 static KEEPER: AtomicI32 = AtomicI32::new(0);
@@ -29,7 +28,7 @@ pub fn end_with_program() {
     if rustix::thread::gettid() != rustix::process::getpid() {
         return;
     }
-    look();
+    ENDS_BY_THREADS.store(true, Ordering::Relaxed);
     let mut state = lock();
     let own = state.process == rustix::process::getpid().as_raw_nonzero().get();
     crate::poke(&mut state);
@@ -39,16 +38,12 @@ pub fn end_with_program() {
     }
 }
 
-/// From now on, look whether the program's threads have ended.
-pub(crate) fn look() {
-    LOOKS.store(true, Ordering::Relaxed);
-}
-
 /// Start the keeper, if one is needed and this process has none. Without memory for it, the agent
 /// ends the process.
 pub(crate) fn keep() {
     let process = rustix::process::getpid().as_raw_nonzero().get();
-    if !LOOKS.load(Ordering::Relaxed) || KEPT.swap(process, Ordering::Relaxed) == process {
+    if !ENDS_BY_THREADS.load(Ordering::Relaxed) || KEPT.swap(process, Ordering::Relaxed) == process
+    {
         return;
     }
     KEEPER.store(0, Ordering::Relaxed);
@@ -64,7 +59,7 @@ pub(crate) fn keep() {
 /// Called by the agent's thread: ends the process if all threads of the program have ended. Returns
 /// how long to wait until the next look, if there is to be one.
 pub(crate) fn pause() -> Option<Duration> {
-    if !LOOKS.load(Ordering::Relaxed) {
+    if !ENDS_BY_THREADS.load(Ordering::Relaxed) {
         return None;
     }
     if is_alone() {

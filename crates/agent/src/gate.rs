@@ -49,6 +49,9 @@ struct Protected(UnsafeCell<Option<State>>);
 unsafe impl Sync for Protected {}
 static STATE: Protected = Protected(UnsafeCell::new(None));
 
+/// Whether all threads of the program may end before the process does (`ending`).
+pub(crate) static ENDS_BY_THREADS: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     /// Set while this thread holds the lock for a fork: the signals that were blocked before, and
     /// whether it is the first thread of its process.
@@ -299,7 +302,7 @@ pub fn watch_forks(heap: Option<Heap>) {
             inherit(unsafe { &mut *STATE.0.get() });
             if !first {
                 // The first thread of the copy may return, as a thread of pthread_create(3) does.
-                crate::ending::look();
+                ENDS_BY_THREADS.store(true, Ordering::Relaxed);
             }
         }
         give();
