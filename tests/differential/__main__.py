@@ -40,6 +40,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--barrier", choices=["move", "write-protect", "park", "auto", "each"], default="each"
     )
+    parser.add_argument("--all", action="store_true", help="mark nothing, and merge everything")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of processes at a time")
     parser.add_argument("--replay", type=Path, nargs="*", help="run these programs instead")
     parser.add_argument("--keep", type=Path, help="keep what differs in this folder, as programs")
@@ -101,6 +102,7 @@ def main() -> int:
                     progress.finding,
                     args.quiet_ms,
                     args.most,
+                    everything=args.all,
                 )
                 limit = args.calls // len(barriers)
                 until = began + (args.minutes or 10**6) * 60 * number / len(barriers)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.differential.compare import Difference, differences, signature
 from tests.differential.draw import draw
 from tests.differential.pair import Pair, agent_environment, build
-from tests.differential.program import Program, calls
+from tests.differential.program import Program, calls, unmarked
 from tests.differential.shrink import shrink
 
 AGAIN = 4
@@ -61,7 +61,10 @@ class Result:
 
 
 class Campaign:
-    """Pairs of one barrier, on one hub that runs."""
+    """Pairs of one barrier, on one hub that runs.
+
+    ``everything``: no program marks memory, and all that it maps is merged (``run --all``).
+    """
 
     def __init__(
         self,
@@ -73,14 +76,17 @@ class Campaign:
         say: Callable[[str], None],
         quiet_ms: int = 60,
         most_findings: int = 25,
+        *,
+        everything: bool = False,
     ) -> None:
         binary = folder / "executor"
         self.binary = binary if binary.exists() else build(folder)
         self.barrier, self.say, self.most_findings = barrier, say, most_findings
-        self.env = agent_environment(socket, barrier, pagemerge)
+        self.env = agent_environment(socket, barrier, pagemerge, everything=everything)
         self.quiet_ms = quiet_ms
         self.pairs = [self._pair() for _ in range(pairs)]
         self.spare = self._pair()
+        self.everything = everything
         self.result = Result()
         self.suspects: dict[str, tuple[str, Program, Difference]] = {}
         self.peer = subprocess.Popen(
@@ -113,8 +119,10 @@ class Campaign:
                 if item is None:
                     going = False
                     continue
-                pair.begin(item[1])
-                busy[at] = (*item, [False, False])
+                name, program = item
+                program = unmarked(program) if self.everything else program
+                pair.begin(program)
+                busy[at] = (name, program, [False, False])
             heard = False
             for at, (name, program, done) in list(busy.items()):
                 pair = self.pairs[at]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.differential.program import Program, encode
+from tests.differential.program import Program, encode, unmarked
 from tests.differential.stated import IGNORED_FLAGS
 
 HERE = Path(__file__).parent
@@ -172,9 +172,10 @@ WARM = (
 
 
 class Pair:
-    """The two, on the same programs."""
+    """The two, on the same programs; ``env`` is the merged one's."""
 
     def __init__(self, binary: Path, env: dict[str, str], quiet_ms: int) -> None:
+        self._warm = unmarked(WARM) if MERGES_ALL in env else WARM
         self.bare = Executor(binary, None, quiet_ms)
         self.merged = Executor(binary, env, quiet_ms)
 
@@ -195,7 +196,7 @@ class Pair:
             return
         self.merged.start()
         deadline = time.monotonic() + START_PATIENCE
-        while not self.merged.run(WARM).merged:
+        while not self.merged.run(self._warm).merged:
             assert time.monotonic() < deadline, "an executor is never merged"
         self.merged.history.clear()
 
@@ -219,10 +220,21 @@ class Pair:
         return self.bare.current, self.merged.current
 
 
-def agent_environment(socket: Path, barrier: str, pagemerge: Sequence[str]) -> dict[str, str]:
-    """What ``pagemerge run --barrier`` gives a program, as its environment."""
-    argv = [*pagemerge, "run", "--barrier", barrier, "--socket", str(socket), "--", "env", "-0"]
-    told = subprocess.run(argv, check=True, capture_output=True).stdout.decode()
-    pairs = [row.partition("=") for row in told.split("\0") if row]
+MERGES_ALL = "PAGEMERGE_FROM"
+"""Is in the environment of programs whose memory is merged without being marked."""
+
+
+def agent_environment(
+    socket: Path, barrier: str, pagemerge: Sequence[str], *, everything: bool = False
+) -> dict[str, str]:
+    """What ``pagemerge run --barrier`` gives a program, as its environment.
+
+    ``everything``: with ``--all``, for every page, as soon as it is mapped.
+    """
+    more = ["--all", "--from", "4K"] if everything else []
+    argv = [*pagemerge, "run", "--barrier", barrier, "--socket", str(socket), *more]
+    told = subprocess.run([*argv, "--", "env", "-0"], check=True, capture_output=True).stdout
+    pairs = [row.partition("=") for row in told.decode().split("\0") if row]
     names = {name: value for name, _, value in pairs}
-    return {name: it for name, it in names.items() if name.startswith(("PAGEMERGE_", "LD_PRELOAD"))}
+    env = {name: it for name, it in names.items() if name.startswith(("PAGEMERGE_", "LD_PRELOAD"))}
+    return {**env, "PAGEMERGE_EAGER": "1"} if everything else env

@@ -96,6 +96,11 @@ def calls(program: Sequence[str]) -> int:
     return sum(line.lstrip(">").split(" ")[0] not in MARKS for line in program)
 
 
+def unmarked(program: Sequence[str]) -> Program:
+    """The same without the steps that mark memory as mergeable."""
+    return tuple(line for line in program if "MERGEABLE" not in line.split(" "))
+
+
 def groups(program: Sequence[str]) -> list[list[str]]:
     """Steps with their sub-steps."""
     found: list[list[str]] = []

@@ -10,11 +10,6 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The shortest time between two looks at what is mapped.
-const PAUSE: Duration = Duration::from_secs(1);
-/// And this many times the time that the last look took: it delays the program's calls.
-const PATIENCE: u32 = 1000;
-
 /// When the agent looks.
 #[derive(Debug, Default)]
 pub struct Looks {
@@ -28,17 +23,17 @@ impl Looks {
             return None;
         }
         let mut state = lock();
-        if state.fresh < all::WORTH {
+        if state.fresh < all::worth() {
             return None;
         }
         let began = Instant::now();
-        let next = *self.next.get_or_insert(began + PAUSE);
+        let next = *self.next.get_or_insert(began + all::pause(Duration::ZERO));
         if next > began {
             return Some(next - began);
         }
         state.fresh = 0;
         adopt(&mut state);
-        self.next = Some(Instant::now() + PAUSE.max(began.elapsed() * PATIENCE));
+        self.next = Some(Instant::now() + all::pause(began.elapsed()));
         None
     }
 }

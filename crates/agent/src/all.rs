@@ -16,6 +16,7 @@ use pagemerge_pages::PAGE;
 use rustix::fs::{Mode, OFlags};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The size in bytes from which mappings are merged; 0: only what the program marks.
 static FROM: AtomicUsize = AtomicUsize::new(0);
@@ -26,10 +27,6 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Bytes that the program has asked an allocator for since the last look at the memory it has.
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-
-/// Candidates of fewer bytes than this in all are not worth an agent, or another look.
-pub(crate) const WORTH: usize = 1 << 20;
-
 /// Bytes that a program allocates before the kernel is asked again what memory it has.
 const ASK: usize = 1 << 16;
 /// What a small allocation counts as.
@@ -37,9 +34,23 @@ const CALL: usize = 256;
 /// A process with less memory than this gets no agent.
 const LARGE: usize = 4 << 20;
 
-/// From now on, private anonymous mappings of `from` bytes and more are mergeable.
-pub fn merge_all(from: usize) {
+/// Whether to look at what is new at once, whatever that costs: tests wait for it.
+static EAGER: AtomicBool = AtomicBool::new(false);
+
+/// Candidates of fewer bytes than this in all are not worth an agent, or another look.
+const WORTH: usize = 1 << 20;
+/// The shortest time between two looks at what is mapped.
+const PAUSE: Duration = Duration::from_secs(1);
+/// It is also this many times the time that the last look took: a look delays the program's calls.
+const PATIENCE: u32 = 1000;
+/// The time between two looks in tests.
+const EAGER_PAUSE: Duration = Duration::from_millis(2);
+
+/// From now on, private anonymous mappings of `from` bytes and more are mergeable. `eager`: look at
+/// what is new at once.
+pub fn merge_all(from: usize, eager: bool) {
     FROM.store(from.max(PAGE), Ordering::Relaxed);
+    EAGER.store(eager, Ordering::Relaxed);
     PROCESS.store(own_pid(), Ordering::Relaxed);
     crate::hull::publish(0..usize::MAX); // every call concerns us from now on
 }
@@ -47,6 +58,24 @@ pub fn merge_all(from: usize) {
 /// The size in bytes from which mappings are merged.
 pub(crate) fn least() -> usize {
     FROM.load(Ordering::Relaxed)
+}
+
+/// How many bytes of candidates are worth a look.
+pub(crate) fn worth() -> usize {
+    if EAGER.load(Ordering::Relaxed) {
+        PAGE
+    } else {
+        WORTH
+    }
+}
+
+/// The time between two looks at what is mapped, of which the last took `took`.
+pub(crate) fn pause(took: Duration) -> Duration {
+    if EAGER.load(Ordering::Relaxed) {
+        EAGER_PAUSE
+    } else {
+        PAUSE.max(took * PATIENCE)
+    }
 }
 
 /// Returns whether unmarked memory is merged.
@@ -67,12 +96,13 @@ pub fn wants_agent(bytes: usize) -> bool {
 #[cold]
 fn takes_up(bytes: usize) -> bool {
     let bytes = bytes.max(CALL);
-    let before = ALLOCATED.fetch_add(bytes, Ordering::Relaxed);
-    if before.saturating_add(bytes) < ASK || PROCESS.load(Ordering::Relaxed) != own_pid() {
+    let eager = EAGER.load(Ordering::Relaxed);
+    let allocated = ALLOCATED.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+    if !eager && allocated < ASK || PROCESS.load(Ordering::Relaxed) != own_pid() {
         return false;
     }
     ALLOCATED.store(0, Ordering::Relaxed);
-    resident() >= LARGE && WANTED.swap(false, Ordering::Relaxed)
+    (eager || resident() >= LARGE) && WANTED.swap(false, Ordering::Relaxed)
 }
 
 /// The bytes of memory that this process has and that are no file's; 0 if that is not known.
@@ -101,7 +131,7 @@ pub(crate) fn more(state: &mut State, bytes: usize) {
     }
     let before = state.fresh;
     state.fresh = before.saturating_add(bytes);
-    if before < WORTH && state.fresh >= WORTH {
+    if before < worth() && state.fresh >= worth() {
         call(state);
     }
 }
@@ -118,7 +148,7 @@ fn call(state: &mut State) {
 /// A forked copy has no agent; if its parent had memory that was merged, the copy has it, too.
 pub(crate) fn inherit(state: &State) {
     PROCESS.store(own_pid(), Ordering::Relaxed);
-    let has = state.fresh >= WORTH || state.table.iter().next().is_some();
+    let has = state.fresh >= worth() || state.table.iter().next().is_some();
     WANTED.store(is_on() && has, Ordering::Relaxed);
 }
 
@@ -232,7 +262,7 @@ mod tests {
     #[test]
     fn small_mappings_call_nobody() {
         let mut state = State::default();
-        merge_all(1 << 16);
+        merge_all(1 << 16, false);
         more(&mut state, 1 << 15);
         assert_eq!((state.fresh, wants_agent(ASK)), (0, false));
         more(&mut state, 1 << 19);

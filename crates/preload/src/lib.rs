@@ -49,7 +49,7 @@ extern "C" fn start() {
             return;
         }
         #[cfg(feature = "all")]
-        pagemerge_agent::all::merge_all(least());
+        pagemerge_agent::all::merge_all(least(), std::env::var_os("PAGEMERGE_EAGER").is_some());
         if has_own_malloc() {
             start_agent();
         }

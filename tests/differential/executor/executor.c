@@ -214,6 +214,7 @@ static int be_peer(void)
 	for (int page = 0; page < 32; page++)
 		memset(made + page * PAGE, 'a' + page % 16, PAGE);
 	madvise(made, 32 * PAGE, MADV_MERGEABLE);
+	let_start();
 	while (kernel(SYS_read, 0, (long)&end, 1, 0, 0, 0) > 0)
 		;
 	return 0;

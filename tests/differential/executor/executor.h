@@ -75,6 +75,7 @@ void remember(struct text *out, uintptr_t at, size_t length);
 /* look.c: what memory is like */
 void look(struct text *out, int probe);
 void flags(struct text *out);
+void let_start(void);
 void settle(void);
 void nap(long microseconds);
 void open_maps(void);
