@@ -21,6 +21,8 @@ class Program:
     argv: tuple[str, ...]
     deadline: float
     env: Mapping[str, str] = field(default_factory=dict)
+    ways: Sequence[str] = ()
+    """Names of the ways in which it is run; empty: each."""
 
 
 KERNEL = (
@@ -37,6 +39,14 @@ KERNEL = (
 """The kernel's programs and their arguments, as its run_vmtests.sh has them."""
 
 CPYTHON = ("test.test_mmap", "test.test_multiprocessing_fork")
+
+CPYTHON_ALL = (
+    *("test.test_ctypes", "test.test_faulthandler", "test.test_gc", "test.test_io"),
+    *("test.test_multiprocessing_forkserver", "test.test_multiprocessing_spawn"),
+    *("test.test_posix", "test.test_resource", "test.test_signal", "test.test_socket"),
+    *("test.test_subprocess", "test.test_threading", "test.test_tracemalloc"),
+)
+"""CPython's tests that are run in the way `all` only: they mark no memory, and map little."""
 
 DEADLINE = 40.0
 """Seconds for a program that says nothing else."""
@@ -103,27 +113,49 @@ def cpython(cache: Path, python: str) -> list[Program]:
     Raises ``Unsupported`` where they cannot be had.
     """
     env: dict[str, str] = {}
-    if not all(_finds(python, name, env) for name in CPYTHON):
-        env = _packaged_tests(cache, python)
+    names = (*CPYTHON, *CPYTHON_ALL)
+    if not all(_finds(python, name, env) for name in names):
+        python, env = _packaged_tests(cache, python)
     return [
-        Program(f"CPython {name}", (python, "-m", "unittest", "-v", name), 400.0, env)
-        for name in CPYTHON
+        Program(
+            f"CPython {name}",
+            (python, "-m", "unittest", "-v", name),
+            400.0,
+            env,
+            () if name in CPYTHON else ("all",),
+        )
+        for name in names
     ]
 
 
-def _packaged_tests(cache: Path, python: str) -> dict[str, str]:
+def _packaged_tests(cache: Path, python: str) -> tuple[str, dict[str, str]]:
+    """An interpreter that has the tests of Debian's package, and the environment it needs."""
     ask = "import sys; print('%d.%d' % sys.version_info[:2])"
     version = _said([python, "-c", ask])
     package = f"libpython{version}-testsuite"
     library = fetch.unpacked(cache, [package], package) / f"usr/lib/python{version}"
     # Debian leaves the helpers of the tests with the interpreter: a package lies in one folder.
-    helpers = _said([python, "-c", "import test; print(*test.__path__)"], {"PYTHONPATH": ""})
-    shutil.copytree(helpers, library / "test", dirs_exist_ok=True)
+    for package_of in ("test", "ctypes"):
+        ask = f"import {package_of}; print(*{package_of}.__path__)"
+        helpers = _said([python, "-c", ask], {"PYTHONPATH": ""})
+        shutil.copytree(helpers, library / package_of, dirs_exist_ok=True)
     env = {"PYTHONPATH": str(library)}
-    missing = [name for name in CPYTHON if not _finds(python, name, env)]
+    missing = [name for name in (*CPYTHON, *CPYTHON_ALL) if not _finds(python, name, env)]
     if missing:
         raise Unsupported(f"{package} and {python} have no {', '.join(missing)}")
-    return env
+    return _isolated(library / "environment", python, library / "test", version), env
+
+
+def _isolated(folder: Path, python: str, tests: Path, version: str) -> str:
+    """An environment whose interpreter has the tests even where it ignores PYTHONPATH (``-I``)."""
+    made = folder / "bin/python3"
+    if not made.exists():
+        _said([python, "-m", "venv", "--without-pip", str(folder)])
+    if not made.exists():
+        raise Unsupported(f"{python} makes no environment: install python{version}-venv")
+    line = f"import test; test.__path__.insert(0, {str(tests)!r})\n"
+    (folder / f"lib/python{version}/site-packages/tests.pth").write_text(line)
+    return str(made)
 
 
 def _finds(python: str, name: str, env: Mapping[str, str]) -> bool:

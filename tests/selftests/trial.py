@@ -80,11 +80,14 @@ class Trial:
         """Each program bare and in each of ``ways``; ``self.result``, which is complete then."""
         self.result.ways = [way.name for way in ways]
         for program in programs:
+            wanted = [it for it in ways if not program.ways or it.name in program.ways]
+            if not wanted:
+                continue
             bare = self._bare(program)
             self.result.programs[program.name] = len(bare.report.checks)
             if bare.report.status != "exit 0":
                 self.result.failed[program.name] = bare.report.status
-            for way in ways:
+            for way in wanted:
                 rows = self._compared(program, way, bare)
                 told = ", ".join(f"{row.check}: {row.bare} -> {row.here}" for row in rows[:3])
                 self._say(f"{program.name}, {way.name}: {told or 'the same'}")

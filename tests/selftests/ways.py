@@ -1,4 +1,4 @@
-"""The four ways in which each program is run, and the control of each."""
+"""The ways in which each program is run, and the control of each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Way:
     idle: bool = False
     behind: bool = False
     """Is the companion behind the agent's library, so that its constructor runs before ours?"""
+    all: bool = False
+    """Does the agent merge memory that nobody marks, malloc's too?"""
 
 
 BARE = Way("bare", "without us")
@@ -33,6 +35,7 @@ WAYS = (
         behind=True,
     ),
     Way("every", "each private anonymous mapping of the program is marked", "every"),
+    Way("all", "`run --all` merges what nobody marks, and has malloc's memory merged", all=True),
 )
 
 # Before the agent's library a companion sees the program's calls first, and its own go to the
@@ -52,9 +55,11 @@ class Place:
 
     def command(self, way: Way, argv: Sequence[str]) -> list[str]:
         """``argv`` in that way."""
-        if not way.companion:
+        if way is BARE:
             return list(argv)
         run = [sys.executable, "-m", "pagemerge", "run", "--quiet", "--barrier", self.barrier]
+        if way.all:
+            run.append("--all")
         return [*run, "--socket", str(self.socket), "--", *self._beside(way, argv)]
 
     def control(self, way: Way, argv: Sequence[str]) -> list[str]:
@@ -71,5 +76,7 @@ class Place:
         return env
 
     def _beside(self, way: Way, argv: Sequence[str]) -> list[str]:
+        if not way.companion:
+            return list(argv)
         script = _BEHIND if way.behind else _BEFORE
         return ["/bin/sh", "-c", script, str(self.companions / f"{way.companion}.so"), *argv]
