@@ -12,6 +12,9 @@ from dataclasses import dataclass
 VICTIMS = 8
 """Processes with memory at a time, about."""
 
+UNMARKED = 0.3
+"""Share of the programs that mark nothing, and run under ``pagemerge run --all``."""
+
 GUESTS = 0.3
 """Share of the programs that are virtual machines, where the host has KVM."""
 
@@ -50,6 +53,8 @@ class Start:
     """Longest pause of a writer after some writes, in microseconds; 0: it never rests."""
     guest: bool = False
     """The program is a virtual machine."""
+    unmarked: bool = False
+    """The program marks nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ def _tide(
             serial = next(serials)
             alive.append(serial)
             program = chance.random() < 0.55
+            guest = guests and program and chance.random() < GUESTS
             yield Start(
                 at=at,
                 serial=serial,
@@ -131,7 +137,8 @@ def _tide(
                 pages=chance.choice([64, 128, 256, 512]),
                 writers=chance.choice([1, 1, 2]),
                 pause=chance.choice([0, 5_000, 20_000, 100_000]),
-                guest=guests and program and chance.random() < GUESTS,
+                guest=guest,
+                unmarked=program and not guest and chance.random() < UNMARKED,
             )
         else:
             serial = chance.choice(alive)

@@ -62,10 +62,13 @@ class Victim:
         numbers = (start.serial, start.seed, pages, start.writers, start.pause)
         words = [str(path), *map(str, numbers)]
         python = [sys.executable, str(VICTIMS / "soaker.py"), str(built.library)]
-        run = [sys.executable, "-m", "pagemerge", "run", "--barrier", start.barrier, "--"]
+        run = [sys.executable, "-m", "pagemerge", "run", "--barrier", start.barrier]
+        run += ["--all", "--"] if start.unmarked else ["--"]
         argv = [*run, str(program), *words] if start.program else [*python, *words]
         env = {"PAGEMERGE_SOCKET": str(socket), "PAGEMERGE_AUTOSTART": "0"}
         env.update(PAGEMERGE_BARRIER=start.barrier, PYTHONPATH=str(ROOT))
+        if start.unmarked:
+            env.update(PAGEMERGE_EAGER="1")
         self.child = Child(argv, env={**os.environ, **env})
         path.unlink()
         self.pid = self.child.pid
@@ -77,6 +80,7 @@ class Victim:
     def name(self) -> str:
         """For people."""
         kind = "machine" if self.start.guest else "program" if self.start.program else "member"
+        kind = "unmarked program" if self.start.unmarked else kind
         return f"{kind} {self.start.serial} (process {self.pid}, {self.start.barrier})"
 
     def stop(self) -> None:

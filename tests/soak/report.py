@@ -14,6 +14,7 @@ from tests.soak.soak import SHARED_SLACK, UNOWNED_SLACK, Result
 
 ROWS = (
     ("started", "processes started"),
+    ("unmarked", "of them programs that mark nothing (`run --all`)"),
     ("machines", "of them virtual machines, whose guests and devices write (KVM)"),
     ("killed", "processes killed (SIGKILL)"),
     ("exited", "processes ended in the middle of everything"),

@@ -131,6 +131,7 @@ class Soak:
     def _start(self, event: plan.Start) -> None:
         self.counts["started"] += 1
         self.counts["machines"] += event.guest
+        self.counts["unmarked"] += event.unmarked
         try:
             victim = Victim(event, self.folder, self.built, self.keeper.socket)
         except PagemergeError as error:

@@ -262,12 +262,18 @@ void soak_corrupt(void)
 
 /* ---- From here on: the program of `pagemerge run`. ---- */
 
+/* Under `run --all` the program marks nothing. */
+static int mark(void *at, size_t size)
+{
+	return getenv("PAGEMERGE_FROM") ? 0 : madvise(at, size, MADV_MERGEABLE);
+}
+
 static void map_part(int number, uint64_t pages, uint64_t *random)
 {
 	void *base = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (base == MAP_FAILED || madvise(base, pages * PAGE, MADV_MERGEABLE)) {
+	if (base == MAP_FAILED || mark(base, pages * PAGE)) {
 		failed("new memory");
 		_exit(3);
 	}
@@ -363,7 +369,7 @@ static void overlay(struct part *part, uint64_t first, uint64_t count)
 	void *made = mmap(at, count * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
-	if (made != at || (part->merges && madvise(at, count * PAGE, MADV_MERGEABLE)))
+	if (made != at || (part->merges && mark(at, count * PAGE)))
 		failed("mmap(MAP_FIXED)");
 	set_zero(part, first, count);
 	part->whole = 0;
