@@ -16,8 +16,14 @@ use std::time::Duration;
 /// The process that has a keeper, and the keeper's thread.
 static KEPT: AtomicI32 = AtomicI32::new(0);
 static KEEPER: AtomicI32 = AtomicI32::new(0);
-/// 1 once all threads of the program have ended.
-static ENDED: AtomicU32 = AtomicU32::new(0);
+
+/// What the keeper is to do.
+static TASK: AtomicU32 = AtomicU32::new(WAIT);
+const WAIT: u32 = 0;
+/// All threads of the program have ended: end the process.
+const END: u32 = 1;
+/// End alone.
+const LEAVE: u32 = 2;
 
 /// The time between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -47,13 +53,32 @@ pub(crate) fn keep() {
         return;
     }
     KEEPER.store(0, Ordering::Relaxed);
-    let _ = own::thread(|| {
+    let made = own::thread(|| {
         KEEPER.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-        while ENDED.load(Ordering::Acquire) == 0 {
-            let _ = futex::wait(&ENDED, futex::Flags::PRIVATE, 0, None);
+        loop {
+            match TASK.load(Ordering::Acquire) {
+                WAIT => _ = futex::wait(&TASK, futex::Flags::PRIVATE, WAIT, None),
+                LEAVE => return,
+                _ => end(),
+            }
         }
-        end();
     });
+    lock().keeper = made.ok();
+}
+
+fn give(task: u32) {
+    TASK.store(task, Ordering::Release);
+    let _ = futex::wake(&TASK, futex::Flags::PRIVATE, 1);
+}
+
+/// End the keeper's thread alone, and wait until it has gone.
+pub(crate) fn stop_keeping() {
+    let Some(keeper) = lock().keeper.take() else { return };
+    give(LEAVE);
+    keeper.join();
+    TASK.store(WAIT, Ordering::Relaxed);
+    KEEPER.store(0, Ordering::Relaxed);
+    KEPT.store(0, Ordering::Relaxed);
 }
 
 /// Called by the agent's thread: ends the process if all threads of the program have ended. Returns
@@ -66,8 +91,7 @@ pub(crate) fn pause() -> Option<Duration> {
         if KEEPER.load(Ordering::Relaxed) == 0 {
             end();
         }
-        ENDED.store(1, Ordering::Release);
-        let _ = futex::wake(&ENDED, futex::Flags::PRIVATE, 1);
+        give(END);
     }
     Some(LOOK)
 }

@@ -188,7 +188,7 @@ fn inherit(state: &mut Option<State>) {
     LOCKS_FUTURE.store(false, Ordering::Relaxed);
     let Some(state) = state else { return };
     (state.process, state.agent, state.poked, state.ends) = (0, 0, false, false);
-    state.thread = None; // it is the parent's
+    (state.thread, state.keeper) = (None, None); // they are the parent's
     let mut missing = Vec::new();
     for region in state.table.iter_mut() {
         region.keep.locked = false;

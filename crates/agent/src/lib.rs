@@ -80,6 +80,8 @@ pub(crate) struct State {
     thread: Option<own::Thread>,
     /// Whether the agent is to end.
     ends: bool,
+    /// The thread that ends the process in the agent's place (`ending`).
+    keeper: Option<own::Thread>,
     /// Whether the agent has been signalled and has not looked yet.
     poked: bool,
     /// Why there is no agent although one was started.
@@ -163,6 +165,7 @@ pub fn start(config: Config) -> Result<()> {
     match thread::start(config) {
         Ok(thread) => {
             lock().thread = Some(thread);
+            ending::keep();
             Ok(())
         }
         Err(error) => {
@@ -191,6 +194,7 @@ pub fn stop() -> bool {
         thread
     };
     thread.join();
+    ending::stop_keeping();
     let mut state = lock();
     (state.process, state.agent, state.ends, state.poked) = (0, 0, false, false);
     state.summary.hub = None;
