@@ -61,6 +61,7 @@ class Soak:
                 *(
                     "started",
                     "machines",
+                    "unmarked",
                     "killed",
                     "exited",
                     "left",
