@@ -21,6 +21,7 @@ WAYS = [
     *("closes all", "fork in thread", "forks of threads", "least stacks"),
     *("limited", "signals map", "thread ends last"),
     pytest.param("loses rights", marks=pytest.mark.requires("root")),
+    pytest.param("own namespace", marks=pytest.mark.requires("root")),
 ]
 
 pytestmark = pytest.mark.requires("cc", "uffd")
@@ -42,10 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the programs are."""
     require("cc")
     folder = tmp_path_factory.mktemp("all")
-    compile_victim("unmarked.c", folder / "unmarked", "-pthread")
     # The compiler must not know what malloc does: it would leave calls out.
-    odd = ["-fno-builtin", "-Wno-alloc-size-larger-than", "-Wno-use-after-free"]
-    compile_victim("allocator.c", folder / "allocator", *odd)
+    flags = ["-pthread", "-fno-builtin", "-Wno-alloc-size-larger-than", "-Wno-use-after-free"]
+    for name in ("unmarked", "allocator"):
+        compile_victim(f"{name}.c", folder / name, *flags)
     return folder
 
 

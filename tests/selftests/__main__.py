@@ -106,6 +106,8 @@ def main() -> int:
     given = sys.argv[1:]
     args = arguments(given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell has its background jobs ignore it, and so would the programs; some test signals.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = tried(args)
     except PagemergeError as error:

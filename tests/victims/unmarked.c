@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -39,6 +40,7 @@ static char *filled(size_t size)
 	char *made = malloc(size);
 
 	memset(made, 7, size);
+	free(malloc(2 * MIB)); /* an agent starts when a large program allocates */
 	pause_ms(1200);
 	return made;
 }
@@ -112,8 +114,10 @@ static void *fork_and_return(void *result)
 	}
 	alarm(20);
 	atexit(at_end);
-	char *made = malloc(4 * MIB);
-	memset(made, 7, 4 * MIB);
+	char *made = malloc(8 * MIB);
+
+	memset(made, 7, 8 * MIB);
+	free(malloc(2 * MIB));
 	pause_ms(300);
 	return result; /* the only thread of this process ends */
 }
@@ -198,6 +202,18 @@ static void loses_rights(void)
 	printf("dumpable %d\n", prctl(PR_GET_DUMPABLE));
 	free(before);
 	free(after);
+}
+
+/* The kernel refuses both to a process of several threads. */
+static void own_namespace(void)
+{
+	char *made = filled(8 * MIB);
+	int mounts = open("/proc/self/ns/mnt", O_RDONLY);
+	int joined = setns(mounts, CLONE_NEWNS), left = unshare(CLONE_NEWUSER);
+
+	printf("joined %d, left %d\n", joined, left);
+	printf("filled %d\n", is_filled(made, 8 * MIB));
+	free(made);
 }
 
 /* Threads hand blocks over to each other, and end; meanwhile the first thread forks. */
@@ -304,6 +320,7 @@ static const struct {
 	{"least stacks", least_stacks},
 	{"limited", limited},
 	{"loses rights", loses_rights},
+	{"own namespace", own_namespace},
 	{"signals map", signals_map},
 	{"thread ends last", thread_ends_last},
 };

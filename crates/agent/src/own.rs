@@ -6,6 +6,8 @@ use pagemerge_pages::{room, Error, Result, PAGE};
 use rustix::fd::{FromRawFd, OwnedFd};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
 
 /// The signal that wakes the agent, directed at its thread alone. It is a real-time signal, because
 /// the program's own use of it, if any, is directed at other threads and is not affected.
@@ -24,6 +26,8 @@ const STACK: usize = 1 << 20;
 pub struct Thread {
     handle: libc::pthread_t,
     stack: usize,
+    /// Its number, as the kernel has it, once it runs.
+    task: Arc<AtomicI32>,
 }
 
 impl Thread {
@@ -32,6 +36,12 @@ impl Thread {
         // SAFETY: this is the only value that names the thread, which has been told to end.
         unsafe {
             libc::pthread_join(self.handle, std::ptr::null_mut());
+            // libc waits until the thread needs its stack no more; to the kernel it is a thread of
+            // the process for some microseconds more.
+            let (process, task) = (libc::getpid(), self.task.load(Ordering::Relaxed));
+            while libc::syscall(libc::SYS_tgkill, process, task, 0) == 0 {
+                rustix::thread::sched_yield();
+            }
             room::unmap(self.stack as *mut _, STACK + PAGE);
         }
     }
@@ -42,7 +52,12 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<Thread> {
     let os = |errno: rustix::io::Errno| Error::os("mmap of a stack", errno.raw_os_error());
     let stack = room::map(STACK + PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
         .map_err(os)?;
-    let work: Box<Box<dyn FnOnce() + Send>> = Box::new(Box::new(work));
+    let task = Arc::new(AtomicI32::new(0));
+    let own = Arc::clone(&task);
+    let work: Box<Box<dyn FnOnce() + Send>> = Box::new(Box::new(move || {
+        own.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+        work();
+    }));
     let work = Box::into_raw(work);
     let mut thread = MaybeUninit::uninit();
     let mut attributes = MaybeUninit::uninit();
@@ -63,7 +78,8 @@ pub fn thread(work: impl FnOnce() + Send + 'static) -> Result<Thread> {
     };
     if failed == 0 {
         // SAFETY: pthread_create has written it.
-        return Ok(Thread { handle: unsafe { thread.assume_init() }, stack: stack as usize });
+        let handle = unsafe { thread.assume_init() };
+        return Ok(Thread { handle, stack: stack as usize, task });
     }
     Err(Error::os("pthread_create", failed))
 }

@@ -1,7 +1,7 @@
 //! syscall(2): the same calls by their numbers.
 
 use super::other::SYS_MSEAL;
-use super::{advice, mapping, other, process};
+use super::{advice, identity, mapping, other, process};
 use crate::{kernel, told};
 use libc::{c_int, c_long, c_uint};
 use pagemerge_agent::program::Remap;
@@ -44,6 +44,8 @@ pub unsafe extern "C-unwind" fn syscall(
             SYS_MSEAL => other::special(number, arguments, true),
             libc::SYS_mbind => other::special(number, arguments, false),
             libc::SYS_shmat => other::attach(a as c_int, b, mode),
+            libc::SYS_unshare => identity::separate(a),
+            libc::SYS_setns => identity::join(a, b),
             libc::SYS_prctl => other::process_control(arguments),
             libc::SYS_ioctl => other::control(a, b, c),
             libc::SYS_setrlimit => process::limit(0, a, b, 0),
