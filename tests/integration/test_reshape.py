@@ -37,7 +37,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(hub: Hub, barrier: str, *argv: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "pagemerge", "run", "--barrier", barrier, "--", *argv],
+        [sys.executable, "-m", "pagemerge", "run", "--quiet", "--barrier", barrier, "--", *argv],
         env={**os.environ, **hub.env},
         capture_output=True,
         text=True,
