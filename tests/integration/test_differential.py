@@ -57,6 +57,21 @@ def test_written_programs_say_the_same(campaign: Campaign) -> None:
 
 
 @pytest.mark.requires("cc", "uffd")
+def test_programs_that_mark_nothing_say_the_same(
+    hub_socket: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Under ``run --all``, with all that they map merged."""
+    folder = tmp_path_factory.getbasetemp()
+    with Hub(hub_socket, CONFIG) as hub:
+        campaign = Campaign(hub.socket, folder, "auto", PAGEMERGE, 6, print, everything=True)
+        try:
+            result = carried_out(campaign, drawn(3), CALLS // 2)
+        finally:
+            campaign.close()
+    assert not result.faults, "\n".join(result.faults)
+
+
+@pytest.mark.requires("cc", "uffd")
 def test_random_programs_say_the_same(campaign: Campaign) -> None:
     """The same programs in each run, beside merging that takes its own time."""
     result = carried_out(campaign, drawn(seed=11), CALLS)
