@@ -39,7 +39,7 @@ from lab.recipes import RECIPES
 from lab.recipes.base import Recipe, Round, Service, Site, Under, group_of
 from tests.support.ending import terminable
 
-from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.errors import NoSuchProcess, PagemergeError, Unsupported
 from pagemerge.linux.accounts import cpu_seconds
 
 MB = 1e6
@@ -72,10 +72,19 @@ class Running:
 
     def load(self, seconds: float) -> Measured:
         """One round, with the processor time that it takes."""
-        pids = group_of(self.service)
-        before = sum(cpu_seconds(pid) for pid in pids)
+        before = _spent(group_of(self.service))
         done = self.service.load(seconds)
-        return Measured(done, sum(cpu_seconds(pid) for pid in pids) - before)
+        after = _spent(list(before))
+        return Measured(done, sum(after[pid] - before[pid] for pid in after))
+
+
+def _spent(pids: list[int]) -> dict[int, float]:
+    """The processor time of each process that is still there."""
+    spent = {}
+    for pid in pids:
+        with contextlib.suppress(NoSuchProcess):
+            spent[pid] = cpu_seconds(pid)
+    return spent
 
 
 @dataclass(frozen=True, slots=True)
