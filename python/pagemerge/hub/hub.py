@@ -199,8 +199,9 @@ class Hub:
             members.await_plan(client.missed)
             client.missed = 0
         again = merger.again.is_left
+        pending = members.pending or (again and members.pending_again)
         worth = members.is_worth_a_plan or (again and members.is_worth_another)
-        if not worth and not (members.pending and self.budget.has_spare):
+        if not pending or not (worth or self.budget.has_spare):
             return 0
         if await self._reserve.lacks(list(self.domains.values()), self.settings.reserve_bytes):
             reserve.leave_alone(clients, await candidates(clients, looks, again=again))
