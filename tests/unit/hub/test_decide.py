@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagemerge.hub import budget
 from pagemerge.hub.decide import pace, plan, restless, stability
 from pagemerge.hub.decide.trust import may_join
 from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates, Pages
@@ -125,15 +126,15 @@ class TestRestless:
         pages = pages_of(1)
         for _ in range(restless.FREE):
             self.merge(pages)
-            assert stability.observe(pages, 0, u64(7), 2, NOW).stable == 1
+            assert became(stability.observe(pages, 0, u64(7), 2, NOW)) == 1
         self.merge(pages)
-        assert stability.observe(pages, 0, u64(7), 2, NOW).stable == 0
+        assert became(stability.observe(pages, 0, u64(7), 2, NOW)) == 0
 
     def test_a_page_that_changes_now_and_then_must_stand_longer_than_that(self) -> None:
         """However often it is looked at in between. And it is merged once it stands."""
         pages, found = pages_of(1), []
         for now in range(3000):
-            if stability.observe(pages, 0, u64(7 + min(now // 10, 200)), 2, now).stable:
+            if became(stability.observe(pages, 0, u64(7 + min(now // 10, 200)), 2, now)):
                 found.append(now)
         assert len([it for it in found if it < 2000]) < 8
         assert 2000 <= found[-1] < 2064
@@ -199,11 +200,60 @@ class TestRestless:
         pages, late = pages_of(1), (1 << 16) - 1
         for _ in range(restless.FREE + 1):
             restless.begin_anew(pages, np.array([0]))
-        found = [stability.observe(pages, 0, u64(7), 2, late + it).stable for it in range(6)]
+        found = [became(stability.observe(pages, 0, u64(7), 2, late + it)) for it in range(6)]
         assert sum(found) == 1
 
 
+class TestAnotherAttempt:
+    """Pages that were merged in vain, or stand on a slab, are told apart."""
+
+    def test_a_page_that_stands_on_a_slab(self) -> None:
+        pages = pages_of(2)
+        pages.under[1] = 5
+        seen = stability.observe(pages, 0, u64(7, 8), 1, NOW)
+        assert (seen.stable, seen.again) == (1, 1)
+        assert stability.candidates(pages, 1).tolist() == [0, 1]
+        assert stability.candidates(pages, 1, again=False).tolist() == [0]
+
+    def test_a_page_that_stood_in_vain_twice(self) -> None:
+        pages = pages_of(2)
+        for _ in range(2):
+            restless.begin_anew(pages, np.array([1]))
+        seen = stability.observe(pages, 0, u64(7, 8), 1, NOW)
+        assert (seen.stable, seen.again) == (1, 1)
+        assert stability.candidates(pages, 1, again=False).tolist() == [0]
+
+    def test_time_is_earned_spent_and_owed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 100.0
+        monkeypatch.setattr("pagemerge.hub.budget.time.monotonic", lambda: now)
+        allowance = budget.Allowance(0.05)
+        assert allowance.is_left
+        allowance.spend(budget.MOST_SPARE)
+        assert not allowance.is_left
+        now += 1.0
+        assert allowance.is_left
+        allowance.spend(1000.0)
+        now += budget.MOST_OWED / 0.05 - 1
+        assert not allowance.is_left
+        now += 2.0
+        assert allowance.is_left
+        allowance.share = 1.0
+        allowance.spend(1000.0)
+        assert allowance.is_left, "there is no limit"
+
+
+def became(seen: stability.Observed) -> int:
+    """The pages that a look made candidates."""
+    return seen.stable + seen.again
+
+
 class TestPace:
+    def test_what_costs_more_than_it_finds_waits(self) -> None:
+        assert pace.patience(0.001, 100) == 0.0
+        assert pace.patience(0.1, 100) == pytest.approx((0.1 - 100 * pace.WORTH) / pace.LOW)
+        assert pace.patience(0.1, 100_000) == 0.0
+        assert 0.0 < pace.patience(0.1, inf) < pace.patience(0.1, 0)
+
     def test_quiet_blocks_are_looked_at_less_and_less(self) -> None:
         pages = pages_of(BLOCK)
         looked = []
