@@ -2,7 +2,7 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust python soak race kills fuzz fuzz-images differential \
+.PHONY: help demo test build lint types rust python properties soak race kills fuzz fuzz-images differential \
 	selftests bench package packages wheel deb manual docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
@@ -57,6 +57,9 @@ rust: $(VENV)/.test ## the tests of the Rust crates
 
 python: build $(VENV)/.test ## the Python tests
 	$(BIN)/python -m pytest $(ARGS)
+
+properties: build $(VENV)/.test ## the tests of properties with new examples, ten times as many: ARGS="-k views"
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search --timeout=900 $(ARGS)
 
 soak: build $(VENV)/.test ## half an hour of hostile use of the user engine, into docs/reliability.md: ARGS="--minutes 45 --seed 7"
 	@$(BIN)/python -m tests.soak --report docs/reliability.md $(ARGS)
