@@ -121,7 +121,7 @@ def test_what_and_who(width: int, chosen: list[str], file: str, sample: bytes) -
     sharing.show(made, shared)
     assert_plain(out.getvalue())
     rows = [line for line in out.getvalue().split("\n") if line.startswith(" ")]
-    assert all(cell_len(line) <= width for line in rows), "meanings are folded beside their figures"
+    assert fit(rows, width), "meanings are folded beside their figures"
     json.loads(words.as_json({"a": contents.figures(found), "b": sharing.figures(shared)}))
 
 

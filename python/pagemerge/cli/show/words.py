@@ -22,6 +22,8 @@ def starting(stands: Standstill, root: Path) -> str:
 
 _WITHIN = "\ue000"
 """Replaces a space in a command while text is folded; ``plain`` escapes it in other text."""
+_SECOND = "\ue001"
+"""Stands for the second column of a wide character while text is folded."""
 
 
 def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
@@ -32,6 +34,9 @@ def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
     """
     from textwrap import wrap
 
+    if not text.isascii():
+        text = re.sub(".", _in_columns, text)
+        width -= 1  # a wide character may be cut from its second column
     room = width - len(rest) - 2  # for characters around the command: a bracket, a comma
 
     def whole(command: re.Match[str]) -> str:
@@ -44,7 +49,13 @@ def folded(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
         subsequent_indent=rest,
         break_on_hyphens=False,
     )
-    return [line.replace(_WITHIN, " ") for line in lines]
+    return [line.replace(_WITHIN, " ").replace(_SECOND, "") for line in lines]
+
+
+def _in_columns(character: re.Match[str]) -> str:
+    from rich.cells import cell_len
+
+    return character[0] + _SECOND * (cell_len(character[0]) - 1)
 
 
 def as_json(value: object) -> str:
