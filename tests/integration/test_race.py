@@ -3,7 +3,7 @@
 ``racer.c`` remembers outside of the memory what each page must hold, verifies a page before each
 change and all of them at the end. Two processes share contents, so merges cross processes. Under
 ``move`` another process, read(2) and devices (O_DIRECT) write as well; the other barriers do not
-stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 30), and
+stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 15), and
 ``PAGEMERGE_RACE_BARRIERS`` which barriers have the host to themselves (default: all at once).
 """
 
@@ -23,7 +23,7 @@ from tests.conftest import Spawn, lacks_uffd, require
 from tests.support.building import compile_victim
 from tests.support.hubs import Hub
 
-SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
+SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "15"))
 BARRIERS = os.environ.get("PAGEMERGE_RACE_BARRIERS", "move write-protect park").split()
 PAGES = 6144
 FILLS = 8

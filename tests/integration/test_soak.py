@@ -29,7 +29,7 @@ def soak(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 def test_a_short_soak_ends_well(tmp_path: Path) -> None:
     page = tmp_path / "reliability.md"
-    status, result, said = soak("--minutes", "0.33", "--seed", "11", "--report", str(page))
+    status, result, said = soak("--minutes", "0.2", "--seed", "11", "--report", str(page))
     assert (status, result["faults"]) == (0, []), said
     counts = result["counts"]
     # It was no idle time: each of these has happened.
