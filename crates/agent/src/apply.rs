@@ -6,14 +6,14 @@
 use crate::barriers::Barriers;
 use crate::ground::{Found, Ground};
 use crate::region::{Region, Table};
+use crate::windows::{account, already_own, Applied, Part, Ready};
 use crate::{lock, Job};
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
 use pagemerge_pages::barrier::mask::WINDOW;
-use pagemerge_pages::barrier::window::{
-    self, Backing, Barrier, Birth, Content, Outcome, Piece, Window,
-};
+use pagemerge_pages::barrier::protect::TOGETHER;
+use pagemerge_pages::barrier::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece};
 use pagemerge_pages::slab::View;
-use pagemerge_pages::wire::{Merged, Run, OWN};
+use pagemerge_pages::wire::{Run, OWN};
 use pagemerge_pages::{Error, Result, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
@@ -26,34 +26,6 @@ pub struct Slab {
     pub descriptor: OwnedFd,
     /// Number of pages of the slab.
     pub pages: u32,
-}
-
-/// The result of a plan.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Pages that were left alone, by reason.
-    pub report: Merged,
-    /// One bit for each planned page, in order: set if the page is now what was planned.
-    pub bits: Vec<u8>,
-}
-
-impl Applied {
-    fn set(&mut self, index: usize) {
-        self.bits[index / 8] |= 1 << (index % 8);
-    }
-
-    /// Returns whether planned page `index` is now what was planned.
-    pub fn has(&self, index: usize) -> bool {
-        self.bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
-    }
-}
-
-/// A part of a run that lies in one window.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    run: Run,
-    /// Number of its first page in the plan.
-    index: usize,
 }
 
 /// Carry out `runs`: behind the process's barrier, or at birth for a job whose caller waits.
@@ -80,10 +52,16 @@ pub fn apply(
         Work { barriers, slabs, views: &views, ground: Ground::open(), birth, applied, tried: 0 };
     // First the pages that stand on slabs, because a page that is merged now stands on a slab
     // afterwards. Each backing has its own barrier, and its own size of window.
-    for backing in on_slabs.then_some(Backing::Slab).into_iter().chain([Backing::Anonymous]) {
-        let limit = work.limit(backing);
-        work.windows(runs, limit, |work, parts| work.window(parts, backing));
+    if on_slabs && birth.is_none() && work.barriers.protector().is_some() {
+        let (limit, mut windows) = (work.limit(Backing::Slab), Vec::new());
+        work.windows(runs, limit, |_, parts| windows.push(parts.to_vec()));
+        windows.chunks(TOGETHER).for_each(|some| work.windows_together(some));
+    } else if on_slabs {
+        let limit = work.limit(Backing::Slab);
+        work.windows(runs, limit, |work, parts| work.window(parts, Backing::Slab));
     }
+    let limit = work.limit(Backing::Anonymous);
+    work.windows(runs, limit, |work, parts| work.window(parts, Backing::Anonymous));
     let Work { barriers, mut applied, tried, .. } = work;
     barriers.finish();
     applied.report.refused += (total as u64).saturating_sub(tried);
@@ -145,49 +123,109 @@ impl<'a> Work<'a> {
     /// Merge the pages of one window that stand on `backing`.
     fn window(&mut self, parts: &[Part], backing: Backing) {
         self.barriers.rest(backing, self.birth.is_some());
+        let mut state = lock();
+        if let Some(ready) = self.ready(&mut state.table, parts, backing) {
+            self.carry_out(&mut state.table, &ready);
+        }
+    }
+
+    /// Merge some windows whose pages stand on slabs. All are held at once, because finding out
+    /// which of their pages are pinned takes a fork, whatever their number. While they are held,
+    /// nothing here allocates.
+    fn windows_together(&mut self, windows: &[Vec<Part>]) {
+        self.barriers.rest(Backing::Slab, false);
+        let mut state = lock();
+        let ready: Vec<_> = windows
+            .iter()
+            .filter_map(|parts| self.ready(&mut state.table, parts, Backing::Slab))
+            .collect();
+        let Some(protector) = self.barriers.protector() else { return };
+        // What would have to wait counts as refused, which the hub takes as no fault of the pages.
+        let ready: Vec<_> = ready
+            .into_iter()
+            .filter(|it| !protector.must_wait(&it.window(), &it.planned()))
+            .collect();
+        let held: Vec<_> = ready.iter().map(|it| (it.window(), it.planned())).collect();
+        let mut outcomes = vec![None; ready.len()];
+        protector.hold(&held);
+        let mut merged = Ok(());
+        for ((window, _), outcome) in held.iter().zip(&mut outcomes) {
+            // Once more: a fork takes a while.
+            let end = window.start + window.pages * PAGE;
+            if merged.is_ok() && self.ground.is_fit(window.start, end) {
+                let outcome = outcome.insert(Outcome::default());
+                // SAFETY: the region is ours, and the lock keeps it as it is.
+                merged = unsafe { window::merge(protector, window, outcome) };
+            }
+        }
+        let released = protector.release();
+        if let Err(error) = merged.and(released) {
+            self.barriers.failed(&error);
+        }
+        for (it, outcome) in ready.iter().zip(&outcomes) {
+            if let (Some(outcome), Some(region)) =
+                (outcome, state.table.holding(it.start, it.end()))
+            {
+                self.tried += it.count();
+                account(region, it, outcome, &mut self.applied);
+            }
+        }
+    }
+
+    /// Returns what there is to merge in a window, if its memory is what it is said to be.
+    fn ready<'p>(
+        &mut self,
+        table: &mut Table,
+        parts: &'p [Part],
+        backing: Backing,
+    ) -> Option<Ready<'a, 'p>> {
         let (first, last) = (&parts[0].run, &parts[parts.len() - 1].run);
         let start = first.address as usize;
         let end = last.address as usize + last.pages as usize * PAGE;
-        let mut state = lock();
         // A caller that has given up wants no more changes to its memory. And the caller's promise
         // that no thread writes holds only for the pages that it named, whatever pages the hub
         // names now.
         let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end))
             || LOCKS_FUTURE.load(Ordering::Relaxed); // a slab's mapping would be filled at once
-        let Some(region) = state.table.holding(start, end).filter(|_| !wrong) else { return };
+        let region = table.holding(start, end).filter(|_| !wrong)?;
         if backing == Backing::Anonymous {
             self.tried += already_own(region, parts, &mut self.applied);
         }
         let (pieces, unwanted) = self.pieces(region, start, parts, backing);
         self.applied.report.unwanted += unwanted;
         self.tried += unwanted;
-        let pages: usize = pieces.iter().map(|piece| piece.pages).sum();
-        if pages == 0 {
-            return;
+        if pieces.is_empty() {
+            return None;
         }
+        let (pages, keep) = ((end - start) / PAGE, region.keep);
         let found = self.ground.look(start, end);
         if !found.fit {
-            correct(&mut state.table, &found);
-            return;
+            correct(table, &found);
+            return None;
         }
-        let (pages_in_window, keep) = ((end - start) / PAGE, region.keep);
-        let window = Window { start, pages: pages_in_window, backing, keep, pieces: &pieces };
+        Some(Ready { start, pages, backing, keep, pieces, parts })
+    }
+
+    /// Merge a window.
+    fn carry_out(&mut self, table: &mut Table, ready: &Ready<'_, '_>) {
         let mut outcome = Outcome::default();
         let mut at_birth;
-        let barrier: &mut dyn Barrier = match (self.birth, self.barriers.barrier(backing)) {
+        let barrier: &mut dyn Barrier = match (self.birth, self.barriers.barrier(ready.backing)) {
             (Some(job), _) => {
-                at_birth = Birth::at(job.source_of(start));
+                at_birth = Birth::at(job.source_of(ready.start));
                 &mut at_birth
             }
             (None, Some(barrier)) => barrier,
             (None, None) => return,
         };
-        self.tried += pages as u64;
+        self.tried += ready.count();
         // SAFETY: the region is ours, and the lock keeps it as it is.
-        if let Err(error) = unsafe { window::merge(barrier, &window, &mut outcome) } {
+        if let Err(error) = unsafe { window::merge(barrier, &ready.window(), &mut outcome) } {
             self.barriers.failed(&error);
         }
-        account(region, start, parts, &outcome, backing, &mut self.applied);
+        if let Some(region) = table.holding(ready.start, ready.end()) {
+            account(region, ready, &outcome, &mut self.applied);
+        }
     }
 
     /// Returns the pieces of a window that stand on one backing and may be merged, and the number
@@ -303,21 +341,6 @@ fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>>
     Ok(views)
 }
 
-/// Count pages that the plan takes off slabs, but that stand on none, as done. Returns how many.
-fn already_own(region: &Region, parts: &[Part], applied: &mut Applied) -> u64 {
-    let mut count = 0;
-    for Part { run, index } in parts.iter().filter(|part| part.run.slab == OWN) {
-        let first = (run.address as usize - region.start) / PAGE;
-        for page in 0..run.pages as usize {
-            if region.backing(first + page) == Backing::Anonymous && !applied.has(index + page) {
-                applied.set(index + page);
-                count += 1;
-            }
-        }
-    }
-    count
-}
-
 fn content<'a>(
     run: &Run,
     page: usize,
@@ -335,34 +358,5 @@ fn content<'a>(
         bytes: view.page(slot),
         slab: slab.descriptor.as_fd(),
         offset: (slot * PAGE) as u64,
-    }
-}
-
-/// Record the result of a window.
-fn account(
-    region: &mut Region,
-    start: usize,
-    parts: &[Part],
-    outcome: &Outcome,
-    backing: Backing,
-    applied: &mut Applied,
-) {
-    applied.report.differed += u64::from(outcome.differed);
-    applied.report.busy += u64::from(outcome.busy);
-    applied.report.vanished += u64::from(outcome.vanished);
-    applied.report.unmapped += u64::from(outcome.unmapped);
-    let base = (start - region.start) / PAGE;
-    for Part { run, index } in parts {
-        let first = (run.address as usize - start) / PAGE;
-        for page in first..first + run.pages as usize {
-            if outcome.merged.has(page) {
-                applied.set(index + page - first);
-                if outcome.slabbed.has(page) {
-                    region.set_backing(base + page..base + page + 1, Backing::Slab);
-                } else if backing == Backing::Slab {
-                    region.set_backing(base + page..base + page + 1, Backing::Anonymous);
-                }
-            }
-        }
     }
 }

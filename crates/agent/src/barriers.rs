@@ -193,18 +193,26 @@ impl Barriers {
         }
     }
 
+    /// What write-protects pages that stand on slabs, if that is how they are held.
+    pub fn protector(&mut self) -> Option<&mut Protector> {
+        // Pages may have come to stand on slabs after `prepare`.
+        let serves =
+            self.kind == barrier::WRITE_PROTECT || self.kind == barrier::MOVE && self.slabs;
+        self.protector.as_mut().filter(|protector| serves && protector.takes_slabs())
+    }
+
     /// The barrier for memory that stands on `backing`.
     pub fn barrier(&mut self, backing: Backing) -> Option<&mut dyn Barrier> {
         let slabs = backing == Backing::Slab;
         match self.kind {
             barrier::PARK => self.parker.as_mut().map(|parker| parker as &mut dyn Barrier),
             barrier::MOVE if !slabs => self.mover.as_mut().map(|mover| mover as &mut dyn Barrier),
-            barrier::MOVE if !self.slabs => None, // they came to stand on slabs after `prepare`
-            barrier::MOVE | barrier::WRITE_PROTECT => self
-                .protector
-                .as_mut()
-                .filter(|protector| !slabs || protector.takes_slabs())
-                .map(|protector| protector as &mut dyn Barrier),
+            barrier::MOVE | barrier::WRITE_PROTECT if slabs => {
+                self.protector().map(|protector| protector as &mut dyn Barrier)
+            }
+            barrier::MOVE | barrier::WRITE_PROTECT => {
+                self.protector.as_mut().map(|protector| protector as &mut dyn Barrier)
+            }
             _ => None,
         }
     }

@@ -38,29 +38,43 @@ impl Ground {
 
     /// Look at `[start, end)`. The caller holds the agent's lock.
     pub fn look(&self, start: usize, end: usize) -> Found {
-        let mut found = Found { fit: true, ..Found::default() };
-        let mut at = start;
+        let mut found = Found::default();
+        let Found { anonymous, slabs, other, .. } = &mut found;
+        let fit = self.walk(start, end, |part, kind| match kind {
+            Kind::Anonymous => anonymous.push(part),
+            Kind::Slab => slabs.push(part),
+            Kind::Other => other.push(part),
+        });
+        found.fit = fit;
+        found
+    }
+
+    /// Returns whether all of `[start, end)` is fit, as in `Found`. Allocates nothing: threads may
+    /// be held.
+    pub fn is_fit(&self, start: usize, end: usize) -> bool {
+        self.walk(start, end, |_, _| {})
+    }
+
+    /// Look at a range, mapping by mapping; returns whether all of it is fit.
+    fn walk(&self, start: usize, end: usize, mut see: impl FnMut(Range<usize>, Kind)) -> bool {
+        let (mut fit, mut at) = (true, start);
         while at < end {
             let here = self.mapping(at);
             let part = at..here.as_ref().map_or(at + PAGE, |here| here.range.end).min(end);
             at = part.end;
-            found.fit &= !has_policy(part.start);
-            match here {
-                Err(Errno::NOENT) => found.other.push(part),
-                Err(_) => {} // the kernel cannot tell; the look for a policy goes on, page by page
+            fit &= !has_policy(part.start);
+            let kind = match here {
+                Err(Errno::NOENT) => Kind::Other,
+                Err(_) => continue, // the kernel cannot tell; the look for a policy goes on
                 Ok(Mapping { kind, open, .. }) => {
-                    found.fit &= open;
-                    let kinds = match kind {
-                        Kind::Anonymous => &mut found.anonymous,
-                        Kind::Slab => &mut found.slabs,
-                        Kind::Other => &mut found.other,
-                    };
-                    kinds.push(part);
+                    fit &= open;
+                    kind
                 }
-            }
+            };
+            fit &= kind != Kind::Other;
+            see(part, kind);
         }
-        found.fit &= found.other.is_empty();
-        found
+        fit
     }
 
     fn mapping(&self, at: usize) -> rustix::io::Result<Mapping> {

@@ -20,6 +20,7 @@ pub mod program;
 mod region;
 mod spawn;
 mod thread;
+mod windows;
 pub use ending::end_with_program;
 
 pub use barriers::Choice;

@@ -55,6 +55,10 @@ class Members:
     """New slabs that current plans may use, though no client maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
     """Slab that the hub has tried to empty -> the cycle from which on it tries again."""
+    is_emptying: bool = False
+    """True if agents have asked the hub to wait with emptying slabs; that comes before merging
+    again what was merged before, because both take forks, and an agent does not fork all the time.
+    """
     pending: int = 0
     """Pages that have become worth merging, or whose plan failed, and that have no plan yet."""
     pending_again: int = 0
@@ -135,10 +139,11 @@ class Members:
         """Return true if the hub may ask clients to leave a slab."""
         return slab not in self.born and self.stubborn.get(slab, 0) <= self.cycles
 
-    def try_to_empty(self, slabs: Iterable[int]) -> None:
-        """Note that clients are asked to leave slabs, and when the hub may ask again."""
+    def try_to_empty(self, slabs: Iterable[int], again: int = AGAIN) -> None:
+        """Note that clients are asked to leave slabs, and after how many cycles the hub may ask
+        again."""
         kept = {it: when for it, when in self.stubborn.items() if it in self.store.slabs}
-        self.stubborn = kept | dict.fromkeys(slabs, self.cycles + AGAIN)
+        self.stubborn = kept | dict.fromkeys(slabs, self.cycles + again)
 
     def end_cycle(self) -> None:
         """Count a cycle that is over."""

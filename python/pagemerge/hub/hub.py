@@ -198,7 +198,7 @@ class Hub:
         for client in clients:
             members.await_plan(client.missed)
             client.missed = 0
-        again = merger.again.is_left
+        again = merger.again.is_left and not members.is_emptying
         pending = members.pending or (again and members.pending_again)
         worth = members.is_worth_a_plan or (again and members.is_worth_another)
         if not pending or not (worth or self.budget.has_spare):

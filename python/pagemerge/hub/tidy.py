@@ -20,6 +20,11 @@ from pagemerge.model import PAGE_SIZE
 
 log = logging.getLogger("pagemerge.hub")
 
+ENOUGH = 1024
+"""Pages that left slabs which are to be emptied, so that the hub goes on with it at once."""
+SOON = 4
+"""Cycles until the hub goes on with it if fewer did, because agents asked it to wait."""
+
 
 async def tidy(merger: Merger, origins: Origins) -> None:
     """Drop slabs that no client maps, and empty those that are mostly dead.
@@ -86,6 +91,7 @@ async def _compact(merger: Merger) -> None:
     ]
     counts = sharers((region.pages.slot for region in regions), store.next_slot)
     dying = compact.worth_emptying(movable, counts, merger.settings.dead_share, _core.SLAB_PAGES)
+    members.is_emptying = False
     if not dying:
         return
     members.try_to_empty(it.slab for it in dying)
@@ -101,14 +107,20 @@ async def _compact(merger: Merger) -> None:
             return
         made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
         members.adopt(slab)
-    moved = 0
+    wanted, moved, refused = 0, 0, sum(it.skipped["refused"] for it in clients)
     for client in clients:
         for region in list(client.regions.values()):
             await breathe()
             index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
             if len(index):
+                wanted += len(index)
                 address = (index * PAGE_SIZE + region.start).astype(np.uint64)
                 moved += await merger.carry_out(client, address, slot)
+    later = sum(it.skipped["refused"] for it in clients) - refused
+    members.is_emptying = later > moved
+    if moved + later > wanted / 2:
+        # Looking for pinned pages takes a fork, and an agent does not fork all the time.
+        members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)
     if moved and made:
         store.retire(it.slab for it in dying)
         store.publish(made, digests)

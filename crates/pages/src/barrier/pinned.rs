@@ -62,30 +62,45 @@ impl Pins {
         self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// Returns which of the `held` pages from `start` on may be pinned. Must be called behind a
-    /// barrier.
+    /// Returns which of the `held` pages from `start` on may be pinned: `look_among` for one window.
+    #[must_use]
+    pub fn among(&mut self, start: usize, pages: usize, held: &Mask, dont_fork: bool) -> Mask {
+        let mut window = [Searched::new(start, pages, *held, dont_fork)];
+        self.look_among(&mut window);
+        window[0].pinned
+    }
+
+    /// Note in each of `windows` which of its `held` pages may be pinned. Must be called behind a
+    /// barrier that holds them all. One fork tells about all of them.
     ///
     /// A page without anonymous memory is never pinned: a slab's page cannot be written, and a page
     /// that is not there cannot be pinned. If it cannot be found out now, all others count as
     /// pinned.
-    #[must_use]
-    pub fn among(&mut self, start: usize, pages: usize, held: &Mask, dont_fork: bool) -> Mask {
-        self.bring_in(start, pages);
-        let written = match self.look(start, pages, is_anonymous) {
-            Ok(found) => found.and(held),
-            Err(_) => return *held,
-        };
-        if written.is_empty() {
-            return Mask::NONE;
+    pub fn look_among(&mut self, windows: &mut [Searched]) {
+        let mut written = false;
+        for it in &mut *windows {
+            self.bring_in(it.start, it.pages);
+            let anonymous = self.look(it.start, it.pages, is_anonymous);
+            it.pinned = anonymous.map_or(it.held, |found| found.and(&it.held));
+            written |= !it.pinned.is_empty();
         }
-        if self.next.is_some_and(|next| Instant::now() < next) {
-            return written;
+        if !written || self.next.is_some_and(|next| Instant::now() < next) {
+            return;
         }
         let began = Instant::now();
-        let exclusive = self.after_a_fork(start, pages, dont_fork);
+        // An error leaves all of them pinned.
+        let _ = self.after_a_fork(windows);
         let took = began.elapsed();
         self.next = Some(began + took + took * self.pause);
-        exclusive.map_or(written, |exclusive| written.and(&exclusive))
+    }
+
+    /// Returns whether some of the `held` pages could be pinned, and it is too early to find out.
+    #[must_use]
+    pub fn must_wait(&self, start: usize, pages: usize, held: &Mask) -> bool {
+        !self.rest().is_zero()
+            && self
+                .look(start, pages, is_anonymous)
+                .is_ok_and(|written| !written.and(held).is_empty())
     }
 
     /// Have pages that are in swap brought in: no page map entry tells what holds them. The page
@@ -120,28 +135,80 @@ impl Pins {
         Ok(found)
     }
 
-    /// The exclusive pages while a fork's child exists.
-    fn after_a_fork(&self, start: usize, pages: usize, dont_fork: bool) -> Result<Mask> {
-        let (at, len) = (start as *mut libc::c_void, pages * PAGE);
+    /// Find those that are still exclusive while a fork's child exists.
+    fn after_a_fork(&self, windows: &mut [Searched]) -> Result<()> {
         if pins::is_told_of_forks()? {
             let why = "a userfaultfd of this process is told of forks, so pagemerge does not fork";
             return Err(Error::Unsupported(why.into()));
         }
-        if dont_fork {
-            // SAFETY: advice about the caller's memory, taken back below; it changes no byte.
-            unsafe { rustix::mm::madvise(at, len, Advice::LinuxDoFork) }
-                .map_err(|errno| Error::os("madvise(MADV_DOFORK)", errno.raw_os_error()))?;
+        for it in windows.iter_mut().filter(|it| it.dont_fork) {
+            it.forked = it.advise(Advice::LinuxDoFork);
         }
-        let found = fork().and_then(|child| {
-            let found = self.look(start, pages, is_exclusive);
-            end(child);
-            found
-        });
-        if dont_fork {
-            // SAFETY: as above. It splits nothing that was not split just now.
-            let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxDontFork) };
+        let child = fork();
+        if child.is_ok() {
+            for it in windows.iter_mut().filter(|it| it.forked && !it.pinned.is_empty()) {
+                if let Ok(found) = self.look(it.start, it.pages, is_exclusive) {
+                    it.pinned = it.pinned.and(&found);
+                }
+            }
         }
-        found
+        let child = child.map(end);
+        for it in windows.iter().filter(|it| it.dont_fork && it.forked) {
+            // It splits nothing that was not split just now.
+            it.advise(Advice::LinuxDontFork);
+        }
+        child
+    }
+}
+
+/// A window that a barrier holds, and what is found out about it.
+#[derive(Debug)]
+pub struct Searched {
+    start: usize,
+    pages: usize,
+    held: Mask,
+    dont_fork: bool,
+    /// A child gets this memory.
+    forked: bool,
+    pinned: Mask,
+}
+
+impl Searched {
+    /// Describe the `held` pages of the window of `pages` pages at `start`. `dont_fork`: forks do
+    /// not copy this memory. All of them count as pinned until `look_among` has looked.
+    #[must_use]
+    pub const fn new(start: usize, pages: usize, held: Mask, dont_fork: bool) -> Self {
+        Self { start, pages, held, dont_fork, forked: !dont_fork, pinned: held }
+    }
+
+    /// The address of the first page.
+    #[must_use]
+    pub const fn start(&self) -> usize {
+        self.start
+    }
+
+    /// The number of its pages.
+    #[must_use]
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// The pages that a barrier holds.
+    #[must_use]
+    pub const fn held(&self) -> &Mask {
+        &self.held
+    }
+
+    /// The pages that may be pinned.
+    #[must_use]
+    pub const fn pinned(&self) -> &Mask {
+        &self.pinned
+    }
+
+    /// Returns whether the kernel took this advice.
+    fn advise(&self, advice: Advice) -> bool {
+        // SAFETY: advice about the caller's memory, which changes no byte.
+        unsafe { rustix::mm::madvise(self.start as *mut _, self.pages * PAGE, advice) }.is_ok()
     }
 }
 
