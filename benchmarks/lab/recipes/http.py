@@ -145,6 +145,10 @@ def _cluster(site: Site, port: int) -> list[str]:
     return ["node", "--expose-gc", script, _megabytes(site, 64, 4), str(port)]
 
 
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""With a thread for each processor in each process, the threads of OpenBLAS wait for each other, and
+the rates differ by half from round to round."""
+
 HTTP = (
     Http("model", _model, lambda site, port: _serve(site, port, "model", "model.onnx"), 6),
     Http(
@@ -160,13 +164,19 @@ HTTP = (
         lambda site, port: _gunicorn(site, port, "gunicorn", "app:app", "--preload"),
     ),
     Http("prefork", _django, _shop),
-    Http("python", _catalogue, lambda site, port: _serve(site, port, "python", "catalogue"), 4),
+    Http(
+        "python",
+        _catalogue,
+        lambda site, port: _serve(site, port, "python", "catalogue"),
+        4,
+        ONE_THREAD,
+    ),
     Http(
         "python, fixed addresses",
         _catalogue,
         lambda site, port: ["setarch", "-R", *_serve(site, port, "python", "catalogue")],
         4,
-        {"PYTHONHASHSEED": "0"},
+        {"PYTHONHASHSEED": "0", **ONE_THREAD},
     ),
     Http("java", _java, _jvm, 2),
     Http("node", _node, _cluster),
