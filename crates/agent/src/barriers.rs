@@ -9,8 +9,8 @@ use pagemerge_pages::{Error, Result};
 use std::time::Duration;
 
 /// After a fork that looked for pinned pages and took a time T, the next such fork comes no sooner
-/// than this many times T later: a fork copies page tables, and the program's next writes are
-/// faults.
+/// than this many times T later: a fork copies page tables, and the next write to each page is a
+/// fault, which costs the program about as much again.
 const REST: u32 = 8;
 
 /// The longest that a plan waits for the next such fork.

@@ -82,6 +82,10 @@ class Client:
     """Mappings that it may still get: by the last count, less those that it was told to make."""
     promised: int = 0
     """Mappings of ``room`` that are set aside for a current plan."""
+    leaving: int = 0
+    """Cycles for which it merges nothing new: first its agent has to leave slabs that are mostly
+    dead, and has asked the hub to wait. Otherwise a busy program could hold ever more dead slabs.
+    """
     recount: float = 0.0
     """When the hub counts its mappings again (time.monotonic)."""
     births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
@@ -133,6 +137,11 @@ class Client:
         """True if it has answered all questions, and the hub can read its memory."""
         stuck = self.stuck is not None and not self.stuck.done()
         return self.link.open and not stuck and not self.link.owes
+
+    @property
+    def may_merge(self) -> bool:
+        """True if it can take part in a plan now."""
+        return self.is_ready and self.has_barrier and self.leaving == 0
 
     @property
     def is_known(self) -> bool:

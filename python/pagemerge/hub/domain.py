@@ -55,10 +55,6 @@ class Members:
     """New slabs that current plans may use, though no client maps them yet."""
     stubborn: dict[int, int] = field(default_factory=dict)
     """Slab that the hub has tried to empty -> the cycle from which on it tries again."""
-    is_emptying: bool = False
-    """True if agents have asked the hub to wait with emptying slabs; that comes before merging
-    again what was merged before, because both take forks, and an agent does not fork all the time.
-    """
     pending: int = 0
     """Pages that have become worth merging, or whose plan failed, and that have no plan yet."""
     pending_again: int = 0

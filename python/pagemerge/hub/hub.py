@@ -194,11 +194,11 @@ class Hub:
         """Merge the pages that are known to be worth it, if enough of them are new; returns the
         number of pages merged."""
         members, looks = merger.members, self.settings.looks
-        clients = [it for it in members.clients if it.is_ready and it.has_barrier]
+        clients = [it for it in members.clients if it.may_merge]
         for client in clients:
             members.await_plan(client.missed)
             client.missed = 0
-        again = merger.again.is_left and not members.is_emptying
+        again = merger.again.is_left
         pending = members.pending or (again and members.pending_again)
         worth = members.is_worth_a_plan or (again and members.is_worth_another)
         if not pending or not (worth or self.budget.has_spare):

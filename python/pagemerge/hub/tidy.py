@@ -91,7 +91,8 @@ async def _compact(merger: Merger) -> None:
     ]
     counts = sharers((region.pages.slot for region in regions), store.next_slot)
     dying = compact.worth_emptying(movable, counts, merger.settings.dead_share, _core.SLAB_PAGES)
-    members.is_emptying = False
+    for client in clients:
+        client.leaving = max(client.leaving - 1, 0)
     if not dying:
         return
     members.try_to_empty(it.slab for it in dying)
@@ -107,8 +108,9 @@ async def _compact(merger: Merger) -> None:
             return
         made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
         members.adopt(slab)
-    wanted, moved, refused = 0, 0, sum(it.skipped["refused"] for it in clients)
+    wanted = moved = later = 0
     for client in clients:
+        left, refused = moved, client.skipped["refused"]
         for region in list(client.regions.values()):
             await breathe()
             index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
@@ -116,8 +118,10 @@ async def _compact(merger: Merger) -> None:
                 wanted += len(index)
                 address = (index * PAGE_SIZE + region.start).astype(np.uint64)
                 moved += await merger.carry_out(client, address, slot)
-    later = sum(it.skipped["refused"] for it in clients) - refused
-    members.is_emptying = later > moved
+        refused = client.skipped["refused"] - refused
+        if refused > moved - left:
+            client.leaving = SOON + 1
+        later += refused
     if moved + later > wanted / 2:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)

@@ -86,7 +86,7 @@ def test_a_store_that_cannot_be_tidied_stays_as_it_is(monkeypatch: pytest.Monkey
     region = Region.of(1 << 30, 8)
     region.pages.slot[0], region.pages.under[:] = 3, np.arange(8)
     client = SimpleNamespace(
-        has_barrier=True, is_known=True, given={7}, regions={1: region}, births={}
+        has_barrier=True, is_known=True, given={7}, regions={1: region}, births={}, leaving=0
     )
     members.clients.append(cast(Client, client))
     for error in (PagemergeError("memfd_create"), OSError(24, "memfd_create"), RuntimeError("no")):
