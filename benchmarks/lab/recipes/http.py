@@ -146,8 +146,8 @@ def _cluster(site: Site, port: int) -> list[str]:
 
 
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""With a thread for each processor in each process, the threads of OpenBLAS wait for each other, and
-the rates differ by half from round to round."""
+"""With a thread for each processor in each process, the threads of OpenBLAS wait for each other,
+and the rates differ by half from round to round."""
 
 HTTP = (
     Http("model", _model, lambda site, port: _serve(site, port, "model", "model.onnx"), 6),

@@ -13,7 +13,7 @@ use crate::extents::Extents;
 use crate::State;
 use pagemerge_pages::barrier::keep::Keep;
 use pagemerge_pages::PAGE;
-use rustix::fs::{Mode, OFlags};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -33,6 +33,12 @@ const ASK: usize = 1 << 16;
 const CALL: usize = 256;
 /// A process with less memory than this gets no agent.
 const LARGE: usize = 4 << 20;
+/// What a small program has in files, libc for example.
+const FILES: usize = 4 << 20;
+/// Bytes that the program has asked an allocator for, up to the last question to the kernel.
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
+/// Whoever allocates so many bytes is no small program.
+const HUGE: usize = 64 << 20;
 
 /// Whether to look at what is new at once, whatever that costs: tests wait for it.
 static EAGER: AtomicBool = AtomicBool::new(false);
@@ -78,6 +84,22 @@ pub(crate) fn pause(took: Duration) -> Duration {
     }
 }
 
+/// From now on, only what the program marks is mergeable. Returns what `go_on` takes.
+pub(crate) fn leave() -> usize {
+    WANTED.store(false, Ordering::Relaxed);
+    FROM.swap(0, Ordering::Relaxed)
+}
+
+/// Take `leave` back.
+pub(crate) fn go_on(from: usize) {
+    FROM.store(from, Ordering::Relaxed);
+}
+
+/// Returns whether this process only shares another's memory (vfork).
+pub(crate) fn is_anothers() -> bool {
+    is_on() && PROCESS.load(Ordering::Relaxed) != own_pid()
+}
+
 /// Returns whether unmarked memory is merged.
 #[must_use]
 pub fn is_on() -> bool {
@@ -102,22 +124,24 @@ fn takes_up(bytes: usize) -> bool {
         return false;
     }
     ALLOCATED.store(0, Ordering::Relaxed);
-    (eager || resident() >= LARGE) && WANTED.swap(false, Ordering::Relaxed)
+    TOTAL.fetch_add(allocated, Ordering::Relaxed);
+    (eager || is_large()) && WANTED.swap(false, Ordering::Relaxed)
 }
 
-/// The bytes of memory that this process has and that are no file's; 0 if that is not known.
-fn resident() -> usize {
-    let mut text = [0; 128];
-    let mut read = || {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(c"/proc/self/statm", flags, Mode::empty()).ok()?;
-        let len = rustix::io::read(&file, &mut text[..]).ok()?;
-        let words = std::str::from_utf8(&text[..len]).ok()?;
-        let mut pages = words.split(' ').skip(1).map_while(|word| word.parse::<usize>().ok());
-        let (all, files) = (pages.next()?, pages.next()?);
-        Some(all.saturating_sub(files) * PAGE)
+/// Returns whether this process has `LARGE` bytes of its own, as far as that can be known without a
+/// descriptor: a thread of the program may close it, or fork while it is open. Pages that the
+/// process has touched tell, or if they were huge, what it has allocated; what is resident rules
+/// out that most was given back at once.
+fn is_large() -> bool {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the struct; if it does not, it is zero.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
     };
-    read().unwrap_or(0)
+    let touched = usage.ru_minflt as usize * PAGE;
+    let much = touched >= LARGE || TOTAL.load(Ordering::Relaxed) >= HUGE;
+    much && usage.ru_maxrss as usize * 1024 >= LARGE + FILES
 }
 
 fn own_pid() -> i32 {

@@ -150,6 +150,9 @@ pub fn probe(choice: Choice) -> (u32, String) {
 pub fn start(config: Config) -> Result<()> {
     let process = std::process::id() as i32;
     watch_forks(None);
+    if is_confined() {
+        return Err(Error::Unsupported("this process has confined itself (seccomp(2))".into()));
+    }
     {
         let mut state = lock();
         if state.process != 0 {
@@ -200,6 +203,49 @@ pub fn stop() -> bool {
     (state.process, state.agent, state.ends, state.poked) = (0, 0, false, false);
     state.summary.hub = None;
     true
+}
+
+/// Whether the program has confined itself: no agent is started any more.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether the program has confined itself. Then it may make few calls, and we make none.
+#[must_use]
+pub fn is_confined() -> bool {
+    CONFINED.load(Ordering::Relaxed)
+}
+
+/// The program is about to forbid itself system calls, and the agent's would count as its own: give
+/// all merged memory back, and end the agent for good. Returns false if the memory cannot be given
+/// back now; then nothing changes. A process that shares another's memory (vfork) changes nothing.
+pub fn confine() -> bool {
+    let process = std::process::id() as i32;
+    if is_confined() {
+        return true;
+    }
+    if ![0, process].contains(&lock().process) || all::is_anothers() {
+        return true;
+    }
+    let from = all::leave();
+    CONFINED.store(true, Ordering::Relaxed);
+    let everything = 0..usize::MAX / PAGE * PAGE;
+    let given_back = program::restored(&[everything], libc::ENOMEM, true, || Ok(0)).is_ok();
+    if given_back {
+        stop();
+    } else {
+        CONFINED.store(false, Ordering::Relaxed);
+        all::go_on(from);
+    }
+    given_back
+}
+
+/// Returns whether the calling thread is the only one of the program.
+#[must_use]
+pub fn is_only_thread() -> bool {
+    let Ok(tasks) = rustix::fs::stat(c"/proc/self/task") else { return false };
+    let state = lock();
+    let agent = state.process == std::process::id() as i32 && state.thread.is_some();
+    let ours = usize::from(agent) + usize::from(state.keeper.is_some());
+    (tasks.st_nlink as usize).saturating_sub(2 + ours) == 1
 }
 
 /// Map `bytes` bytes of mergeable memory, filled with zeros.

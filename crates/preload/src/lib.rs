@@ -10,6 +10,8 @@
 //! (`guarded`), and print nothing, because a backtrace maps memory.
 
 mod calls;
+#[cfg(feature = "all")]
+mod direct;
 mod heap;
 mod note;
 
@@ -44,12 +46,15 @@ extern "C" fn start() {
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
         calls::identity::find();
+        note::begin();
         let _ = note::expect();
         if !has_hub() {
             return;
         }
         #[cfg(feature = "all")]
-        pagemerge_agent::all::merge_all(least(), std::env::var_os("PAGEMERGE_EAGER").is_some());
+        if !direct::is_there() {
+            pagemerge_agent::all::merge_all(least(), std::env::var_os("PAGEMERGE_EAGER").is_some());
+        }
         if has_own_malloc() {
             start_agent();
         }
@@ -100,8 +105,14 @@ fn least() -> usize {
     told.parse().unwrap_or(1 << 16)
 }
 
+/// After a fork, in parent and child.
+fn let_go() {
+    HEAP.let_go();
+    note::begin();
+}
+
 fn watch_forks() {
-    pagemerge_agent::watch_forks(Some((|| HEAP.hold(), || HEAP.let_go())));
+    pagemerge_agent::watch_forks(Some((|| HEAP.hold(), let_go)));
 }
 
 /// How this process was told to merge (`pagemerge run` sets these).

@@ -12,14 +12,14 @@
 //! in a signal handler, or with any lock held.
 
 use pagemerge_agent::{all, is_hubless, program, saved};
-use rustix::fs::{fstat, open, unlink, Mode, OFlags};
+use rustix::fs::{fstat, open, unlink, FileType, Mode, OFlags};
 use rustix::io::{pread, pwrite, read, write};
 use rustix::process::getpid;
 use std::ffi::CString;
 use std::fmt::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::OnceLock;
 
 /// Why nothing was merged: the first byte of the note. It is also the number of the note's line
@@ -41,6 +41,8 @@ const OTHERS: u8 = b'o';
 const MOST: usize = 4096;
 /// What a process adds as it ends: the bytes that were merged of it, and the bytes that this saved.
 const ADDED: usize = 16;
+/// A note of more bytes is none of ours: so many processes do not end in one program.
+const LARGEST: i64 = 16 << 20;
 
 pub struct Note {
     /// The process that `run` was.
@@ -94,7 +96,7 @@ fn set(fits: bool, why: impl FnOnce() -> u8) {
     if fits && !ours {
         SETTLED.store(true, Ordering::Relaxed);
     }
-    if let Ok(file) = open(&note.path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    if let Some(file) = opened(note, OFlags::RDWR) {
         let mut before = [0];
         if pread(&file, &mut before[..], 0).is_ok() && before[0] == OTHERS {
             return;
@@ -108,13 +110,43 @@ fn set(fits: bool, why: impl FnOnce() -> u8) {
     }
 }
 
+/// Report nothing of this process: it must make no calls that the program would not make.
+pub fn say_nothing() {
+    SETTLED.store(true, Ordering::Relaxed);
+    ENDED.store(true, Ordering::Relaxed);
+}
+
+/// Open the note: a file, and no other thing that somebody has put in its place.
+fn opened(note: &Note, flags: OFlags) -> Option<OwnedFd> {
+    let safe = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = open(&note.path, flags | safe, Mode::empty()).ok()?;
+    let about = fstat(&file).ok()?;
+    let is_file = FileType::from_raw_mode(about.st_mode) == FileType::RegularFile;
+    (is_file && about.st_size <= LARGEST).then_some(file)
+}
+
+/// This process; a fork that nobody has noticed leaves that of its parent.
+static THIS: AtomicI32 = AtomicI32::new(0);
+
+/// Record that this is a process of its own: at its start, and after a fork.
+pub fn begin() {
+    THIS.store(own_pid(), Ordering::Relaxed);
+}
+
+fn own_pid() -> i32 {
+    getpid().as_raw_nonzero().get()
+}
+
 fn is_ours(note: &Note) -> bool {
-    getpid().as_raw_nonzero().get() == note.process
+    own_pid() == note.process
 }
 
 /// Called when this process ends.
 pub fn finish() {
     let Some(Some(note)) = NOTE.get() else { return };
+    if THIS.load(Ordering::Relaxed) != own_pid() {
+        return; // it only shares our memory (vfork), and what was merged is ours
+    }
     if !is_ours(note) {
         add(note);
     } else if !ENDED.swap(true, Ordering::Relaxed) {
@@ -131,17 +163,14 @@ fn add(note: &Note) {
     let mut record = [0; ADDED];
     record[..8].copy_from_slice(&merged.to_ne_bytes());
     record[8..].copy_from_slice(&kept.to_ne_bytes());
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
-    if let Ok(file) = open(&note.path, flags, Mode::empty()) {
+    if let Some(file) = opened(note, OFlags::WRONLY | OFlags::APPEND) {
         let _ = write(&file, &record);
     }
 }
 
 /// Take the note, and write the line that fits.
 fn conclude(note: &Note) {
-    let Ok(file) = open(&note.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
-        return;
-    };
+    let Some(file) = opened(note, OFlags::RDONLY) else { return };
     let mut text = [0_u8; MOST];
     let Ok(len) = read(&file, &mut text[..]) else { return };
     // If two threads end the process, only one of them removes the note.

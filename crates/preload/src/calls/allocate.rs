@@ -7,6 +7,7 @@
 //! These functions are also where an agent can be started: outside of every allocator, so no lock
 //! of one is held.
 
+use super::aside;
 use super::next::Next;
 use crate::{has_hub, start_agent};
 use libc::{c_int, c_void, size_t};
@@ -63,11 +64,12 @@ fn ours() -> bool {
     }
 }
 
-/// We take the place of libc's allocator, and of no other. A program whose address space is limited
-/// keeps libc's, which reserves less ahead.
+/// We take the place of libc's allocator, and of no other. A program whose address space or data is
+/// limited keeps libc's, which reserves less ahead.
 #[cold]
 fn decide() -> bool {
-    let unlimited = getrlimit(Resource::As).current.is_none();
+    let limits = [Resource::As, Resource::Data];
+    let unlimited = limits.into_iter().all(|it| getrlimit(it).current.is_none());
     let ours = has_hub() && unlimited && crate::is_libcs(MALLOC.get());
     if ours {
         for (option, value) in [ARENA_RESERVE, PURGE_DELAY] {
@@ -165,6 +167,9 @@ fn set_errno(errno: c_int) {
 pub unsafe extern "C" fn malloc(size: size_t) -> *mut c_void {
     // SAFETY: the caller fulfils the requirements; the next function of that name has this type.
     unsafe {
+        if aside::is_served() {
+            return aside::take(size);
+        }
         if ours_for(size) {
             return told(if is_granted(size) {
                 mi::mi_malloc(size.max(ALIGNMENT))
@@ -185,6 +190,9 @@ pub unsafe extern "C" fn malloc(size: size_t) -> *mut c_void {
 pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
+        if aside::is_served() {
+            return aside::take(count.saturating_mul(size));
+        }
         if ours_for(count.saturating_mul(size)) {
             let size = count.checked_mul(size).filter(|&size| is_granted(size));
             return told(size.map_or(null_mut(), |size| mi::mi_zalloc(size.max(ALIGNMENT))));
@@ -202,6 +210,14 @@ pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
 pub unsafe extern "C" fn realloc(pointer: *mut c_void, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
+        if let Some(bytes) = aside::moved(pointer) {
+            let made = malloc(size);
+            if !made.is_null() {
+                made.cast::<u8>().copy_from(bytes.as_ptr(), size.min(bytes.len()));
+                aside::free(pointer);
+            }
+            return made;
+        }
         if ours_for(size) && (pointer.is_null() || is_known(pointer)) {
             if size == 0 && !pointer.is_null() {
                 free(pointer);
@@ -234,6 +250,9 @@ pub unsafe extern "C" fn free(pointer: *mut c_void) {
     }
     // SAFETY: as above.
     unsafe {
+        if aside::free(pointer) {
+            return;
+        }
         if ours() && is_known(pointer) {
             let errno = *libc::__errno_location();
             forget_far(pointer);
@@ -254,6 +273,9 @@ pub unsafe extern "C" fn free(pointer: *mut c_void) {
 pub unsafe extern "C" fn memalign(alignment: size_t, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
+        if aside::is_served() {
+            return if alignment <= 64 { aside::take(size) } else { null_mut() };
+        }
         if ours_for(size) {
             return match alignment.max(ALIGNMENT).checked_next_power_of_two() {
                 Some(alignment) if is_granted(size.saturating_add(alignment)) => {

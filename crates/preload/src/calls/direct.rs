@@ -44,6 +44,19 @@ pub unsafe extern "C-unwind" fn syscall(
             SYS_MSEAL => other::special(number, arguments, true),
             libc::SYS_mbind => other::special(number, arguments, false),
             libc::SYS_shmat => other::attach(a as c_int, b, mode),
+            libc::SYS_capset
+            | libc::SYS_setuid
+            | libc::SYS_setgid
+            | libc::SYS_setreuid
+            | libc::SYS_setregid
+            | libc::SYS_setresuid
+            | libc::SYS_setresgid
+            | libc::SYS_setgroups
+            | libc::SYS_setfsuid
+            | libc::SYS_setfsgid
+            | libc::SYS_landlock_restrict_self => identity::changed(number, arguments),
+            libc::SYS_seccomp if a <= 1 => identity::filtered(number, arguments),
+            libc::SYS_exit => identity::exit_thread(a),
             libc::SYS_unshare => identity::separate(a),
             libc::SYS_setns => identity::join(a, b),
             libc::SYS_prctl => other::process_control(arguments),

@@ -1,12 +1,17 @@
-//! Calls that change the credentials of all threads. libc ends the process if one thread may not do
-//! what the others do, and the agent's thread may lack what the program has given its own threads
-//! (capset(2), PR_SET_KEEPCAPS). So there is no agent's thread meanwhile. Nor is there one while the
-//! program makes a call that the kernel refuses to a process of several threads.
+//! Calls that change what the program may do. The agent's thread must never be able to do more than
+//! the program: whoever takes the program over could use that thread. So it ends before such a call,
+//! and a new one starts with what the calling thread has then. After a filter of system calls, none
+//! starts: the agent's calls would count as the program's own.
+//!
+//! libc ends the process if one thread may not change its user as the others do, and the kernel
+//! refuses some calls to a process of several threads: for these, too, there is no agent meanwhile.
 
+use super::aside::aside;
 use super::next::Next;
-use crate::{guarded, kernel, told_int};
-use libc::{c_char, c_int, gid_t, size_t, uid_t};
+use crate::{guarded, has_hub, kernel, told_int};
+use libc::{c_char, c_int, c_long, c_void, gid_t, size_t, uid_t};
 use pagemerge_agent::program::Answer;
+use pagemerge_agent::{is_confined, is_only_thread};
 use std::mem::transmute;
 
 /// Look all functions up, before the program can fork.
@@ -16,23 +21,88 @@ pub fn find() {
     }
 }
 
-/// Do `call` without an agent.
+/// Do `call` without an agent. It may come from a signal handler that has interrupted malloc, so
+/// ending and starting a thread of ours does not use the program's malloc.
 fn alone<T>(call: impl FnOnce() -> T) -> T {
-    let mut stopped = false;
-    let _ = guarded(|| {
-        stopped = pagemerge_agent::stop();
-        Ok(0)
+    if is_confined() {
+        return call();
+    }
+    let stopped = aside(|| {
+        let mut stopped = false;
+        let _ = guarded(|| {
+            stopped = pagemerge_agent::stop();
+            Ok(0)
+        });
+        stopped
     });
     let answer = call();
     if stopped {
-        crate::start_agent();
+        aside(crate::start_agent);
     }
     answer
 }
 
-/// What unshare(2) does for a process of one thread only.
-const LONELY: c_int =
-    libc::CLONE_NEWUSER | libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM;
+/// A call that changes the rights of the calling thread alone: that of the program, if it has one
+/// thread only. Of several, each may have others, and all of them can do what one can.
+///
+/// # Safety
+/// The same requirements as for the call.
+pub unsafe fn changed(number: c_long, arguments: [usize; 6]) -> Answer {
+    // SAFETY: the program's own call.
+    let raw = || unsafe { kernel(number, arguments) };
+    if !is_confined() && is_only_thread() {
+        alone(raw)
+    } else {
+        raw()
+    }
+}
+
+/// A call that filters the program's system calls.
+///
+/// # Safety
+/// The same requirements as for the call.
+pub unsafe fn filtered(number: c_long, arguments: [usize; 6]) -> Answer {
+    if has_hub() && !is_confined() {
+        aside(|| guarded(|| pagemerge_agent::confine().then_some(0).ok_or(libc::ENOMEM)))?;
+        crate::note::say_nothing();
+    }
+    // SAFETY: the program's own call.
+    unsafe { kernel(number, arguments) }
+}
+
+/// exit(2), which ends one thread. The process ends with its last thread, and with that thread's
+/// status, so our threads must not outlive it.
+///
+/// # Safety
+/// The same requirements as for the call.
+pub unsafe fn exit_thread(status: usize) -> Answer {
+    let end = || {
+        if is_only_thread() {
+            pagemerge_agent::stop();
+        } else {
+            pagemerge_agent::end_with_program();
+        }
+        Ok(0)
+    };
+    if !is_confined() {
+        let _ = aside(|| guarded(end));
+    }
+    // SAFETY: the program's own call.
+    unsafe { kernel(libc::SYS_exit, [status, 0, 0, 0, 0, 0]) }
+}
+
+/// capset(2).
+///
+/// # Safety
+/// The same requirements as for the system call.
+#[no_mangle]
+pub unsafe extern "C-unwind" fn capset(header: *mut c_void, data: *const c_void) -> c_int {
+    // SAFETY: the caller fulfils the requirements of the call.
+    told_int(unsafe { changed(libc::SYS_capset, [header as usize, data as usize, 0, 0, 0, 0]) })
+}
+
+/// What unshare(2) does to the calling thread, and to no other memory or rights.
+const HARMLESS: c_int = libc::CLONE_FILES | libc::CLONE_SYSVSEM;
 
 /// unshare(2).
 ///
@@ -41,7 +111,7 @@ const LONELY: c_int =
 pub unsafe fn separate(flags: usize) -> Answer {
     // SAFETY: the program's own call.
     let raw = || unsafe { kernel(libc::SYS_unshare, [flags, 0, 0, 0, 0, 0]) };
-    if flags as c_int & LONELY == 0 {
+    if flags as c_int & !HARMLESS == 0 {
         return raw();
     }
     alone(raw)

@@ -5,6 +5,7 @@
 mod advice;
 #[cfg(feature = "all")]
 pub mod allocate;
+pub mod aside;
 mod direct;
 pub mod identity;
 mod mapping;

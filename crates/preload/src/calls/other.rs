@@ -1,6 +1,7 @@
 //! Calls that change memory as a side effect: locks, seals, names, policies, userfaultfd.
 
 use super::advice::words;
+use super::identity;
 use crate::{guarded, has_hub, kernel, told, told_int};
 use libc::{c_int, c_long, c_uint, c_ulong, c_void, size_t};
 use pagemerge_agent::program::{self, Answer};
@@ -123,6 +124,17 @@ pub unsafe fn process_control(arguments: [usize; 6]) -> Answer {
             0 => Ok(usize::from(WANTS_ALL_MERGED.load(Ordering::Relaxed))),
             _ => Err(libc::EINVAL),
         },
+        libc::PR_SET_SECCOMP => {
+            // SAFETY: the caller fulfils the requirements of the call.
+            unsafe { identity::filtered(libc::SYS_prctl, arguments) }
+        }
+        libc::PR_SET_NO_NEW_PRIVS
+        | libc::PR_CAPBSET_DROP
+        | libc::PR_CAP_AMBIENT
+        | libc::PR_SET_SECUREBITS => {
+            // SAFETY: the caller fulfils the requirements of the call.
+            unsafe { identity::changed(libc::SYS_prctl, arguments) }
+        }
         // Merging would lose names, and memory of another name would not join its neighbours: so
         // where all memory is merged, we answer as a kernel without names does.
         PR_SET_VMA if all::is_on() => Err(libc::EINVAL),
