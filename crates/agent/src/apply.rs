@@ -6,6 +6,7 @@
 use crate::barriers::Barriers;
 use crate::ground::{Found, Ground};
 use crate::region::{Region, Table};
+use crate::slabs::{views, Slab};
 use crate::windows::{account, already_own, Applied, Part, Ready};
 use crate::{lock, Job};
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
@@ -14,19 +15,10 @@ use pagemerge_pages::barrier::protect::TOGETHER;
 use pagemerge_pages::barrier::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece};
 use pagemerge_pages::slab::View;
 use pagemerge_pages::wire::{Run, OWN};
-use pagemerge_pages::{Error, Result, PAGE};
-use rustix::fd::{AsFd, OwnedFd};
+use pagemerge_pages::PAGE;
+use rustix::fd::AsFd;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-
-/// A slab that this process may map.
-#[derive(Debug)]
-pub struct Slab {
-    /// The descriptor that every mapping of it uses: mappings coalesce only through the same one.
-    pub descriptor: OwnedFd,
-    /// Number of pages of the slab.
-    pub pages: u32,
-}
 
 /// Carry out `runs`: behind the process's barrier, or at birth for a job whose caller waits.
 pub fn apply(
@@ -316,31 +308,6 @@ fn stand_on_slabs(runs: &[Run]) -> bool {
     })
 }
 
-/// Map the slabs that a plan names, for as long as the plan is carried out.
-fn views(slabs: &HashMap<u64, Slab>, runs: &[Run]) -> Result<HashMap<u64, View>> {
-    let mut views = HashMap::new();
-    for run in runs {
-        let lawful = run.address % PAGE as u64 == 0 && run.address < 1 << 56;
-        if !lawful {
-            return Err(Error::Protocol(format!("a run at address {:#x}", run.address)));
-        }
-        if run.slab == 0 || run.slab == OWN {
-            continue;
-        }
-        let slab = slabs.get(&run.slab).ok_or_else(|| {
-            let why = "raise RLIMIT_NOFILE, if it is short of descriptors";
-            Error::Hub(format!("this process has not received slab {}: {why}", run.slab))
-        })?;
-        if run.slot.checked_add(run.pages).is_none_or(|end| end > slab.pages) {
-            return Err(Error::Protocol(format!("a run beyond the end of slab {}", run.slab)));
-        }
-        if let std::collections::hash_map::Entry::Vacant(entry) = views.entry(run.slab) {
-            entry.insert(pagemerge_pages::slab::open(&slab.descriptor)?);
-        }
-    }
-    Ok(views)
-}
-
 fn content<'a>(
     run: &Run,
     page: usize,
@@ -350,12 +317,12 @@ fn content<'a>(
     if run.slab == OWN {
         return Content::Own;
     }
-    let (Some(slab), Some(view)) = (slabs.get(&run.slab), views.get(&run.slab)) else {
+    let Some(slab) = slabs.get(&run.slab) else {
         return Content::Zero; // slab 0; `views` has checked all others
     };
     let slot = run.slot as usize + page;
     Content::Slots {
-        bytes: view.page(slot),
+        bytes: views.get(&run.slab).map(|view| view.page(slot)),
         slab: slab.descriptor.as_fd(),
         offset: (slot * PAGE) as u64,
     }

@@ -18,6 +18,7 @@ pub mod hull;
 mod own;
 pub mod program;
 mod region;
+mod slabs;
 mod spawn;
 mod thread;
 mod windows;

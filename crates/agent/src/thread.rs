@@ -4,8 +4,9 @@ mod births;
 mod connecting;
 
 use crate::adopt::Looks;
-use crate::apply::{apply, Slab};
+use crate::apply::apply;
 use crate::barriers::Barriers;
+use crate::slabs::Slab;
 use crate::{ending, lock, own, Config, HUBLESS, SAVED};
 use births::{Current, CHUNK};
 use connecting::{standing, Standing};

@@ -117,7 +117,7 @@ fn merger(arena: &Arena, barrier: &mut dyn Barrier, backing: Backing) -> u64 {
             let seen = unsafe { arena.words(first + page).read_volatile() };
             let fill = (0..FILLS).find(|&fill| word(fill) == seen).unwrap_or(0);
             let content = Content::Slots {
-                bytes: arena.view.page(fill as usize),
+                bytes: (fill % 2 == 0).then(|| arena.view.page(fill as usize)),
                 slab: arena.slab.as_fd(),
                 offset: fill * PAGE as u64,
             };

@@ -207,7 +207,7 @@ fn merger(
                     Content::Zero
                 } else {
                     Content::Slots {
-                        bytes: arena.view.page(fill as usize),
+                        bytes: (fill % 2 == 0).then(|| arena.view.page(fill as usize)),
                         slab: arena.slab.as_fd(),
                         offset: fill * PAGE as u64,
                     }

@@ -90,7 +90,6 @@ fn merged(barrier: &mut dyn Barrier, window: &Window<'_>) -> Outcome {
 #[test]
 fn equal_digests_of_different_pages_change_nothing() {
     with_each(|name, barrier| {
-        let base = memory();
         let slab = slab::build(PAGES, |bytes| {
             for (page, bytes) in bytes.chunks_exact_mut(PAGE).enumerate() {
                 bytes.fill(page as u8 + 1);
@@ -102,20 +101,23 @@ fn equal_digests_of_different_pages_change_nothing() {
         })
         .unwrap();
         let view = slab::open(&slab).unwrap();
-        let content = Content::Slots { bytes: view.page(0), slab: slab.as_fd(), offset: 0 };
-        let pieces = [Piece { first: 0, pages: PAGES, content }];
-        let outcome = merged(barrier, &window(base, &pieces));
-        assert_eq!(
-            (outcome.differed, outcome.merged.len()),
-            (PAGES as u32 / 2, PAGES / 2),
-            "{name}"
-        );
-        for page in 0..PAGES {
-            assert_eq!(outcome.merged.has(page), page % 2 == 1, "{name}");
-            // SAFETY: the test's own memory.
-            let bytes =
-                unsafe { std::slice::from_raw_parts((base + page * PAGE) as *const u8, PAGE) };
-            assert!(bytes.iter().all(|&byte| byte == page as u8 + 1), "{name}: page {page}");
+        for bytes in [Some(view.page(0)), None] {
+            let base = memory();
+            let content = Content::Slots { bytes, slab: slab.as_fd(), offset: 0 };
+            let pieces = [Piece { first: 0, pages: PAGES, content }];
+            let outcome = merged(barrier, &window(base, &pieces));
+            assert_eq!(
+                (outcome.differed, outcome.merged.len()),
+                (PAGES as u32 / 2, PAGES / 2),
+                "{name}"
+            );
+            for page in 0..PAGES {
+                assert_eq!(outcome.merged.has(page), page % 2 == 1, "{name}");
+                // SAFETY: the test's own memory.
+                let bytes =
+                    unsafe { std::slice::from_raw_parts((base + page * PAGE) as *const u8, PAGE) };
+                assert!(bytes.iter().all(|&byte| byte == page as u8 + 1), "{name}: page {page}");
+            }
         }
     });
 }
@@ -128,7 +130,7 @@ fn a_mapping_that_cannot_be_made_leaves_the_page() {
         let (pipe, _end) = std::io::pipe().unwrap();
         // SAFETY: the pipe is open until the end of the test. No pipe can be mapped.
         let slab = unsafe { BorrowedFd::borrow_raw(pipe.as_raw_fd()) };
-        let content = Content::Slots { bytes: bytes.as_ptr(), slab, offset: 0 };
+        let content = Content::Slots { bytes: Some(bytes.as_ptr()), slab, offset: 0 };
         let pieces = [Piece { first: 0, pages: PAGES, content }];
         let outcome = merged(barrier, &window(base, &pieces));
         assert_eq!((outcome.unmapped, outcome.merged.len()), (PAGES as u32, 0), "{name}");

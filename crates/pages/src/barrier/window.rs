@@ -18,6 +18,7 @@ use crate::room;
 use crate::soft::Soft;
 use crate::PAGE;
 use rustix::fd::BorrowedFd;
+use rustix::io::pread;
 use rustix::mm::{Advice, MapFlags};
 
 /// The number of pages at once where threads stand still, or none can write.
@@ -32,8 +33,10 @@ pub enum Content<'a> {
     Own,
     /// Consecutive slots of a slab.
     Slots {
-        /// The bytes of the first slot.
-        bytes: *const u8,
+        /// The bytes of the first slot in a view; None: each slot is read from the slab when its page
+        /// is compared. To read 4 KiB costs less than a fault in a view that is used a page here and
+        /// a page there: such a fault maps 16 pages, and all are unmapped with the view.
+        bytes: Option<*const u8>,
         /// The slab, by the descriptor that every mapping of it in this process uses: mappings
         /// coalesce only through the same open file description.
         slab: BorrowedFd<'a>,
@@ -267,19 +270,26 @@ pub unsafe fn merge(
 /// The held pages whose bytes are equal to those planned for them.
 fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
     const NOTHING: [u8; PAGE] = [0; PAGE];
-    let mut equal = Mask::NONE;
+    let (mut equal, mut copy) = (Mask::NONE, [0; PAGE]);
     for piece in window.pieces {
         for page in piece.first..piece.first + piece.pages {
             if !held.has(page) {
                 continue;
             }
+            let within = (page - piece.first) * PAGE;
             let slot = match piece.content {
                 Content::Own => {
                     equal.insert(page, 1);
                     continue;
                 }
                 Content::Zero => NOTHING.as_ptr(),
-                Content::Slots { bytes, .. } => bytes.wrapping_add((page - piece.first) * PAGE),
+                Content::Slots { bytes: Some(bytes), .. } => bytes.wrapping_add(within),
+                Content::Slots { bytes: None, slab, offset } => {
+                    if pread(slab, &mut copy, offset + within as u64) != Ok(PAGE) {
+                        continue;
+                    }
+                    copy.as_ptr()
+                }
             };
             if barrier.bytes(window, page).is_equal(slot) {
                 equal.insert(page, 1);
@@ -385,9 +395,18 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
                 // wrong bytes.
                 libc::abort();
             }
-            if let Content::Slots { bytes, .. } = piece.content {
-                let slot = bytes.wrapping_add((page - piece.first) * PAGE);
-                std::ptr::copy_nonoverlapping(slot, at.cast(), PAGE);
+            let within = (page - piece.first) * PAGE;
+            match piece.content {
+                Content::Slots { bytes: Some(bytes), .. } => {
+                    std::ptr::copy_nonoverlapping(bytes.wrapping_add(within), at.cast(), PAGE);
+                }
+                Content::Slots { bytes: None, slab, offset } => {
+                    let place = std::slice::from_raw_parts_mut(at.cast::<u8>(), PAGE);
+                    if pread(slab, place, offset + within as u64) != Ok(PAGE) {
+                        libc::abort(); // as above
+                    }
+                }
+                Content::Zero | Content::Own => {}
             }
         }
     }
