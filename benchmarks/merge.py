@@ -1,11 +1,13 @@
 """How long merging takes, and how much processor time: our user engine beside kernel KSM.
 
 Processes with memory of known contents, made ready before anybody may merge; then the time until
-all that can be saved is saved (to 0.1%). Three scenes:
+all that can be saved is saved (to 0.1%). Four scenes:
 
 - clones: every process has the same pages in the same order;
 - scattered: the same pages, in another random order in each, so that every page is a mapping of
   its own (vm.max_map_count is raised for this, where we may, and put back);
+- gaps: every second page is the same in every process, the others are unique, so that every page
+  that can be merged is a mapping of its own, too;
 - unique70: 70% of each process is unique.
 
 Three engines: the user engine (hub and agents, one core at most for the hub), ksmd flat out

@@ -37,7 +37,7 @@ class Scene:
     @property
     def savings(self) -> int:
         """Pages that merging can save."""
-        each = worker.shared_pages(self.pages) if self.name == "unique70" else self.pages
+        each = worker.shared_pages(self.pages, self.name)
         return (self.processes - 1) * each
 
 
@@ -115,7 +115,7 @@ def mappings_for(scene: Scene) -> Iterator[None]:
     """Let a process have the mappings that a scene needs, while it lasts."""
     before = MOST_MAPPINGS.read_text().strip()
     needed = 4 * scene.pages
-    if scene.name != "scattered" or needed <= int(before) or os.geteuid():
+    if scene.name not in ("scattered", "gaps") or needed <= int(before) or os.geteuid():
         yield
         return
     MOST_MAPPINGS.write_text(str(needed))

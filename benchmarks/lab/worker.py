@@ -119,6 +119,13 @@ def scattered(pages: int, index: int) -> U64:
     return np.random.default_rng(index).permutation(pages).astype(np.uint64)
 
 
+def gaps(pages: int, index: int) -> U64:
+    """Every second page is the same in every process, at the same place; the others are unique."""
+    numbers = np.arange(pages, dtype=np.uint64)
+    numbers[1::2] += np.uint64(index + 1) << np.uint64(32)
+    return numbers
+
+
 def unique70(pages: int, index: int) -> U64:
     """Of each 2 MiB, 30% are the same in every process, and the rest is unique."""
     numbers = np.arange(pages, dtype=np.uint64)
@@ -127,14 +134,15 @@ def unique70(pages: int, index: int) -> U64:
     return numbers
 
 
-def shared_pages(pages: int) -> int:
-    """How many of ``pages``, whole blocks, everybody has under ``unique70``."""
-    return pages // BLOCK * (BLOCK * 3 // 10)
+def shared_pages(pages: int, scene: str = "unique70") -> int:
+    """How many of ``pages``, whole blocks, everybody has."""
+    return {"unique70": pages // BLOCK * (BLOCK * 3 // 10), "gaps": pages // 2}.get(scene, pages)
 
 
 SCENES: dict[str, Callable[[int, int], U64]] = {
     "clones": clones,
     "scattered": scattered,
+    "gaps": gaps,
     "unique70": unique70,
 }
 
