@@ -21,6 +21,7 @@ from pagemerge.cli.scan import Scan, figures
 from pagemerge.cli.show.words import as_json
 from pagemerge.errors import PagemergeError, UsageError
 from pagemerge.linux.fault import told
+from pagemerge.linux.oom import as_others
 from pagemerge.linux.prctl import end_with_parent
 from pagemerge.service.api.child import tell
 
@@ -47,6 +48,7 @@ class _Parser(argparse.ArgumentParser):
 def main() -> None:
     """Scan as the request says."""
     request, service = json.load(sys.stdin), os.getppid()
+    as_others()  # it takes more memory than the service; as another user, it could not write this
     for name in NEEDED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

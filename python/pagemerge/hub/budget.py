@@ -48,6 +48,8 @@ class Budget:
     def __init__(self, share: float, idle_share: float) -> None:
         self._idle_share, self._spare = idle_share, MOST_SPARE
         self._share, self._owed = share, 0.0
+        self.hurries = False
+        """Memory is short: the loops may take a whole core, and what they take is not owed."""
         self._worked, self._seen = time.process_time(), time.monotonic()
 
     def set_shares(self, share: float, idle_share: float) -> None:
@@ -73,6 +75,9 @@ class Budget:
         spent, passed = worked - self._worked, now - self._seen
         self._worked, self._seen = worked, now
         self._spare = min(self._spare + self._idle_share * passed, MOST_SPARE)
+        if self.hurries:
+            self._owed = 0.0
+            return max(spent - passed, 0.0)
         if is_spare:
             self._spare -= spent
         # Time without work earns no credit for later.

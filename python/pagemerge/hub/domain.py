@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,11 @@ FEW, FEW_OF = 64, 256
 new plan: each plan goes through the whole domain, and pages that lie close to each other are merged
 behind one barrier."""
 
-LOOK_UP = 0.5
-"""Seconds of a rest after which a hub checks whether a client is left."""
+HURRY = 16
+"""How many times fewer pages are enough for a plan while memory is short."""
+
+LOOK_UP = 0.1
+"""Seconds of a rest after which a hub checks whether it goes on."""
 
 AGAIN = 64
 """Cycles until the hub tries again to empty slabs that some client did not leave."""
@@ -64,19 +67,20 @@ class Members:
     short: int = 0
     """Slots that a quota has refused: they are pending again when there is room."""
 
-    @property
-    def is_worth_a_plan(self) -> bool:
-        """True if enough pages are pending for a plan."""
-        return self.pending > self._few
+    is_short: bool = False
+    """A memory cgroup of a client is short of memory."""
 
-    @property
-    def is_worth_another(self) -> bool:
-        """True if enough pages wait to be merged again."""
-        return self.pending_again > self._few
+    def is_worth_a_plan(self, *, hurries: bool) -> bool:
+        """Return true if enough pages are pending for a plan. ``hurries``: memory is short."""
+        return self.pending > self._few(hurries)
 
-    @property
-    def _few(self) -> int:
-        return FEW + sum(it.claimed[1] for it in self.clients) // FEW_OF
+    def is_worth_another(self, *, hurries: bool) -> bool:
+        """Return true if enough pages wait to be merged again."""
+        return self.pending_again > self._few(hurries)
+
+    def _few(self, hurries: bool) -> int:
+        few = sum(it.claimed[1] for it in self.clients) // FEW_OF
+        return FEW + (few // HURRY if hurries else few)
 
     @property
     def is_over(self) -> bool:
@@ -150,11 +154,11 @@ class Members:
         """End the pause between two cycles. Can be used as a callback."""
         self.wake.set()
 
-    async def rest(self, seconds: float) -> None:
+    async def rest(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Rest for ``seconds``. The rest ends soon after the last client has gone, so that the hub
-        frees its memory soon."""
+        frees its memory soon, and when ``is_over`` says so."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0 and not is_over():
             await asyncio.sleep(min(left, LOOK_UP))
             if not self.clients:
                 break

@@ -27,6 +27,7 @@ from pagemerge.hub.quota import Quota
 from pagemerge.hub.readers import Readers
 from pagemerge.hub.reserve import Reserve
 from pagemerge.hub.settings import Settings
+from pagemerge.hub.shortage import Shortage
 from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
 from pagemerge.hub.turns import breathe
@@ -40,6 +41,9 @@ OnPlan = Callable[[Domain, tuple[Planned, ...]], None]
 
 GLANCE = 0.02
 """Seconds after which the hub checks whether the clients that it waits for are late."""
+
+HURRY = 0.5
+"""The most seconds between two cycles while memory is short."""
 
 
 class Hub:
@@ -56,6 +60,7 @@ class Hub:
         self.budget = Budget(settings.cpu_percent / 100, settings.idle_percent / 100)
         self._quota = Quota(self.domains, settings)
         self._reserve = Reserve()
+        self.shortage = Shortage(settings)
         self._most_mappings = most_mappings()
         self._full_scans = 0
         self._started = time.monotonic()
@@ -73,7 +78,7 @@ class Hub:
 
     def apply(self, settings: Settings) -> None:
         """Use other settings from now on. No client and no merged page is let go."""
-        self.settings = self._quota.settings = settings
+        self.settings = self._quota.settings = self.shortage.settings = settings
         self.budget.set_shares(settings.cpu_percent / 100, settings.idle_percent / 100)
         for merger in self._mergers.values():
             merger.settings = settings
@@ -97,6 +102,21 @@ class Hub:
             task.add_done_callback(self._loops.discard)
         return self._mergers[domain]
 
+    async def watch_memory(self) -> None:
+        """Note when memory is short, for ever: then merging hurries."""
+        await self.shortage.watch(self.domains.values, self._hurry)
+
+    def _hurry(self) -> None:
+        self.budget.hurries = self.shortage.everywhere
+        for members in self.domains.values():
+            members.rouse()
+
+    def _hurries(self, members: Members) -> bool:
+        return self.shortage.concerns(members)
+
+    def _looks(self, members: Members) -> int:
+        return 1 if self._hurries(members) else self.settings.looks
+
     async def _serve(self, merger: Merger) -> None:
         """Cycle until the domain is over; pauses grow while little changes."""
         members, pause = merger.members, 0.0
@@ -112,13 +132,15 @@ class Hub:
             worked = time.process_time() - before
             members.end_cycle()
             self._full_scans = max(self._full_scans, members.cycles)
+            hurries, longest = self._hurries(members), self.settings.longest_pause
+            longest = min(longest, HURRY) if hurries else longest
             # A cycle after the longest pause runs in any case; all other work must be worth it.
-            waits = found == 0 and pause >= self.settings.longest_pause
+            waits = found == 0 and pause >= longest
             rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
-            await members.rest(rest)
-            longest = self.settings.longest_pause
-            pause = pace.pause(pause, self._weight(found), longest)
-            pause = min(max(pause, pace.patience(worked, found)), longest)
+            await members.rest(rest, lambda: self.budget.hurries)
+            pause = pace.pause(pause, inf if found and hurries else self._weight(found), longest)
+            if not hurries:
+                pause = min(max(pause, pace.patience(worked, found)), longest)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
@@ -141,18 +163,19 @@ class Hub:
         is read once, not twice. With ``looks = 1``, merging at first sight, the hub looks first.
         """
         members = merger.members
-        at_first_sight = self.settings.looks == 1
-        merged = 0 if at_first_sight else await self._decide(merger)
+        hurries, looks = self._hurries(members), self._looks(members)
+        at_first_sight = looks == 1
+        merged = 0 if at_first_sight else await self._decide(merger, looks)
         before = members.pending
         fresh = await self._visit_all(merger)
         found = inf if fresh else members.pending - before
-        if self._weight(found) > pace.FEW:
+        if hurries or self._weight(found) > pace.FEW:
             for client in list(members.clients):
                 for region in list(client.regions.values()):
                     await breathe()
                     pace.recall(region.pages)
         if at_first_sight:
-            merged = await self._decide(merger)
+            merged = await self._decide(merger, looks)
         await tidy(merger, self.origins)
         await merger.savings.tell(members, merged)
         return max(found, merged)
@@ -190,17 +213,19 @@ class Hub:
                 client.turn.add_done_callback(members.rouse)
         return fresh
 
-    async def _decide(self, merger: Merger) -> int:
+    async def _decide(self, merger: Merger, looks: int) -> int:
         """Merge the pages that are known to be worth it, if enough of them are new; returns the
         number of pages merged."""
-        members, looks = merger.members, self.settings.looks
+        members = merger.members
+        hurries = self._hurries(members)
         clients = [it for it in members.clients if it.may_merge]
         for client in clients:
             members.await_plan(client.missed)
             client.missed = 0
-        again = merger.again.is_left
+        again = merger.again.is_left or hurries
         pending = members.pending or (again and members.pending_again)
-        worth = members.is_worth_a_plan or (again and members.is_worth_another)
+        worth = members.is_worth_a_plan(hurries=hurries)
+        worth |= again and members.is_worth_another(hurries=hurries)
         if not pending or not (worth or self.budget.has_spare):
             return 0
         if await self._reserve.lacks(list(self.domains.values()), self.settings.reserve_bytes):
@@ -222,7 +247,7 @@ class Hub:
 
     async def _visit(self, merger: Merger, client: Client) -> bool:
         """Look at one client. True if it has new regions."""
-        members, looks = merger.members, self.settings.looks
+        members, looks = merger.members, self._looks(merger.members)
         if not client.is_ready:
             return False
         try:

@@ -84,9 +84,10 @@ class Service:
         ends = {asyncio.create_task(stop.wait())} | ({idle} if idle else set())
         log.info("listening at %s", self.path)
         self._notifier.ready(self._summary())
-        beat = asyncio.create_task(self._beat())
+        always = [asyncio.create_task(it) for it in (self._beat(), self.hub.watch_memory())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        beat.cancel()
+        for task in always:
+            task.cancel()
         self._notifier.stopping()
         loop.remove_reader(server)
         if self._server is None:

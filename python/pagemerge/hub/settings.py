@@ -55,5 +55,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time that clients may spend on merging pages again that were merged before and written since,
     all clients of a domain together. Such a merge costs the program much more than the first one,
     and may not last either. 100: no limit."""
+    pressure_percent: Annotated[
+        float, msgspec.Meta(gt=0, le=100, extra={"unit": "percent of time"})
+    ] = 5
+    """Memory pressure (PSI, `some avg10`) from which on memory counts for more than processor time.
+    The hub then merges pages at first sight and pauses for half a second at the most. If the host
+    or the hub's own memory cgroup is short, it may also use a whole core."""
+    available_percent: Annotated[
+        float, msgspec.Meta(ge=0, le=100, extra={"unit": "percent of the memory"})
+    ] = 10
+    """Available memory, of the host or of the limit of a memory cgroup, below which memory counts
+    for more than processor time, as under memory pressure. The cgroups of the hub and of its
+    clients count."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600, extra={"unit": "seconds"})] = 2
     """Longest time between two cycles when nothing changes."""

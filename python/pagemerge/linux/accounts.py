@@ -114,7 +114,24 @@ def pressure_percent(*, proc: Path = PROC) -> float | None:
     It is the field avg10 of the line "some" in ``/proc/pressure/memory``
     (Documentation/accounting/psi.rst of Linux); ``None`` without PSI.
     """
-    for line in lines(contents(proc / "pressure" / "memory") or b""):
+    return _waiting(proc / "pressure" / "memory")
+
+
+def cgroup_pressure_percent(
+    pid: int | str, *, proc: Path = PROC, cgroups: Path = CGROUPS
+) -> float | None:
+    """Read the same of the memory cgroup of process ``pid``: ``memory.pressure`` (v2 only).
+
+    Raises ``NoSuchProcess`` or ``AccessDenied``.
+    """
+    for mount, path, version in memory_cgroups(cgroup.entries(pid, proc), cgroups):
+        if version == 2 and (found := _waiting(b"/".join((mount, path, b"memory.pressure")))):
+            return found
+    return None
+
+
+def _waiting(file: Path | bytes) -> float | None:
+    for line in lines(contents(file) or b""):
         if found := re.match(rb"some avg10=([0-9]{1,3}(\.[0-9]+)?) ", line):
             return float(found[1])
     return None

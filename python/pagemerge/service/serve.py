@@ -17,6 +17,7 @@ from pagemerge.hub.listening import inherited, only_one
 from pagemerge.hub.reach import socket_path
 from pagemerge.hub.service import Service
 from pagemerge.linux.notify import Notifier, notifier
+from pagemerge.linux.oom import last_to_end
 from pagemerge.service.options import Options
 from pagemerge.service.reload import Reload, told_to
 
@@ -29,6 +30,7 @@ def serve(options: Options, passed: int | None, *, supervised: bool = False) -> 
     """
     hub = Hub(with_cpu(options.settings.hub, options.cpu), options.print_plan)
     _return_memory()
+    last_to_end()
     # Each slab and each client takes a descriptor.
     raise_descriptors()
     path, server = listener(options, passed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pagemerge.hub.listening import listen, only_one
 from pagemerge.linux.ksm import locked
 from pagemerge.linux.notify import notifier, passed
+from pagemerge.linux.oom import last_to_end
 from pagemerge.service.govern import govern, governs, ksm_at, restore, rules, usable_ksm
 from pagemerge.service.options import Options
 from pagemerge.service.process import EngineProcess
@@ -28,6 +29,7 @@ def supervise(options: Options, engines: Collection[str], *, watched: bool) -> i
     Returns the exit status. Raises ``PagemergeError`` if an engine cannot run here, or runs
     already.
     """
+    last_to_end()  # all processes of the daemon inherit it
     states = notifier()
     path, server = listener(options, passed().get("hub"))
     does: list[str] = []

@@ -42,11 +42,14 @@ def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPat
 def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None:
     domain = Members(Domain(0))
     domain.pending = domains.FEW
-    assert not domain.is_worth_a_plan
+    assert not domain.is_worth_a_plan(hurries=False)
     domain.pending += 1
-    assert domain.is_worth_a_plan
+    assert domain.is_worth_a_plan(hurries=False)
     large = SimpleNamespace(claimed=(1, 1000 * domains.FEW_OF))
     domain.clients.append(cast(Client, large))
-    assert not domain.is_worth_a_plan
+    assert not domain.is_worth_a_plan(hurries=False)
+    domain.pending += 1000 // domains.HURRY
+    assert domain.is_worth_a_plan(hurries=True), "memory is short"
+    assert not domain.is_worth_a_plan(hurries=False)
     domain.pending += 1000
-    assert domain.is_worth_a_plan
+    assert domain.is_worth_a_plan(hurries=False)

@@ -1,6 +1,7 @@
 //! Finds a hub, or starts one, and greets it.
 
 use super::Agent;
+use crate::spawn::Claim;
 use crate::{lock, spawn, HUBLESS};
 use pagemerge_pages::wire::{self, bytes_of, kind, Connection, Hello};
 use pagemerge_pages::{Error, Result};
@@ -9,6 +10,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// Tries to connect, 10 ms apart; the others are 2 s apart.
+const FAST: u32 = 200;
+
+/// Whether to start a hub, after so many tries without one: at once, after 0.25, 0.5, 1 and 2 s,
+/// after 10, 20, 40, ... s more, and every 400 s. The hub may be killed while it starts, when memory
+/// is short.
+fn is_start(tries: u32) -> bool {
+    let (step, since) = if tries <= FAST { (25, tries) } else { (5, tries - FAST) };
+    since % step == 0 && ((since / step).count_ones() <= 1 || since % 200 == 0)
+}
 
 /// Let the hub read this process. Under Yama it may do so only with our permission; EINVAL: there
 /// is no Yama.
@@ -77,16 +89,15 @@ impl Agent<'_> {
                 }
             }
             Err(error) => {
-                if self.tries == 0 && !self.config.hub.is_empty() {
-                    let _ = spawn::detached(&self.config.hub);
+                if is_start(self.tries) && !self.config.hub.is_empty() {
+                    if let Claim::Ours(lock) = spawn::claim(&self.config.socket) {
+                        let _ = spawn::detached(&self.config.hub, lock.as_ref());
+                    }
                 }
-                self.tries += 1;
+                self.tries = self.tries.saturating_add(1);
                 // 10 ms at first, while a new hub starts; every 2 s in the long run.
-                let pause = Duration::from_millis(if self.tries < 200 { 10 } else { 2000 });
-                if self.tries % 400 == 0 {
-                    self.tries = 0; // the hub may have ended right after it started: try once more
-                }
-                if self.tries == 200 {
+                let pause = Duration::from_millis(if self.tries < FAST { 10 } else { 2000 });
+                if self.tries == FAST {
                     HUBLESS.store(true, Ordering::Relaxed);
                 }
                 self.next_try = Instant::now() + pause;
@@ -145,5 +156,18 @@ impl Agent<'_> {
         // all the time.
         let pause = if self.dismissed == 0 { 0 } else { 10 << self.dismissed.min(8) };
         self.next_try = Instant::now() + Duration::from_millis(pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_of_a_hub_come_soon_and_then_seldom() {
+        let fast: Vec<u32> = (0..=FAST).filter(|&it| is_start(it)).collect();
+        assert_eq!(fast, [0, 25, 50, 100, 200]);
+        let slow: Vec<u32> = (1..=600).filter(|&it| is_start(FAST + it)).collect();
+        assert_eq!(slow, [5, 10, 20, 40, 80, 160, 200, 320, 400, 600]);
     }
 }
