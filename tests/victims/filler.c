@@ -1,7 +1,7 @@
-/* Mergeable memory that is filled at a given speed: filler PAGES SEED BYTES_PER_SECOND.
+/* Mergeable memory that is filled at a given speed: filler PAGES SEED BYTES_PER_SECOND [PROMISED].
  *
  * Of 32 pages one is this program's own (SEED), 15 are zeros, and 16 are the same in every one.
- * It talks in JSON lines: "fill" fills the memory, "check" counts pages that are not as written.
+ * PROMISED pages are mapped, if that is more, and never touched. It talks in JSON lines: "fill" fills the memory, "check" counts pages that are not as written.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -66,14 +66,15 @@ static size_t check(const uint64_t *memory, size_t pages)
 int main(int count, char **words)
 {
 	char line[256];
-	size_t pages = count == 4 ? strtoul(words[1], NULL, 10) : 0;
-	uint64_t *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t pages = count >= 4 ? strtoul(words[1], NULL, 10) : 0;
+	size_t promised = count == 5 ? strtoul(words[4], NULL, 10) : pages;
+	uint64_t *memory = mmap(NULL, promised * PAGE, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (pages == 0 || memory == MAP_FAILED)
+	if (pages == 0 || promised < pages || memory == MAP_FAILED)
 		return 1;
-	madvise(memory, pages * PAGE, MADV_NOHUGEPAGE);
-	if (madvise(memory, pages * PAGE, MADV_MERGEABLE) != 0)
+	madvise(memory, promised * PAGE, MADV_NOHUGEPAGE);
+	if (madvise(memory, promised * PAGE, MADV_MERGEABLE) != 0)
 		return 1;
 	seed = strtoul(words[2], NULL, 10);
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -40,9 +40,9 @@ MOST_DESCRIPTORS = 128
 MOST_REGIONS = 1 << 17
 """The most regions of one user: each costs the hub about a kilobyte."""
 
-OVERCOMMITTED = 4
+OVERCOMMITTED = 16
 """How many times the host's memory the regions of one user may have: guests promise more memory
-than the host has, and the hub's records of a page take 17 bytes."""
+than the host has, and the hub's records of a page take up to 17 bytes."""
 
 DESCRIPTORS = 4
 """Descriptors of a client: its socket, and three to read its memory."""

@@ -47,3 +47,4 @@ def _adopt(client: Client, start: int, pages: int, first: int) -> None:
         at = (low - region.start) // PAGE_SIZE
         region.pages.slot[at : at + len(slots)] = slots
         region.pages.under[at : at + len(slots)] = slots
+        region.changed += len(slots)

@@ -354,6 +354,7 @@ class Client:
             done, now = index[merged[part]], slot[part][merged[part]]
             region.pages.slot[done] = np.where(now == OWN_SLOT, np.uint32(NO_SLOT), now)
             region.pages.under[done] = np.where(now < OWN_SLOT, now, np.uint32(NO_SLOT))
+            region.changed += len(done)
         return merged
 
     def locate(self, address: U64) -> Iterable[tuple[Region, slice, npt.NDArray[np.int64]]]:

@@ -25,6 +25,7 @@ from pagemerge.hub.model import Planned, Status
 from pagemerge.hub.origins import Origins
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.readers import Readers
+from pagemerge.hub.records import Records
 from pagemerge.hub.reserve import Reserve
 from pagemerge.hub.settings import Settings
 from pagemerge.hub.shortage import Shortage
@@ -60,6 +61,7 @@ class Hub:
         self.budget = Budget(settings.cpu_percent / 100, settings.idle_percent / 100)
         self._quota = Quota(self.domains, settings)
         self._reserve = Reserve()
+        self._records = Records(self.domains, settings)
         self.shortage = Shortage(settings)
         self._most_mappings = most_mappings()
         self._full_scans = 0
@@ -78,7 +80,8 @@ class Hub:
 
     def apply(self, settings: Settings) -> None:
         """Use other settings from now on. No client and no merged page is let go."""
-        self.settings = self._quota.settings = self.shortage.settings = settings
+        for part in (self, self._quota, self.shortage, self._records):
+            part.settings = settings
         self.budget.set_shares(settings.cpu_percent / 100, settings.idle_percent / 100)
         for merger in self._mergers.values():
             merger.settings = settings
@@ -177,6 +180,7 @@ class Hub:
         if at_first_sight:
             merged = await self._decide(merger, looks)
         await tidy(merger, self.origins)
+        await self._records.settle(members)
         await merger.savings.tell(members, merged)
         return max(found, merged)
 

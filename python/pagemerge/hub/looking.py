@@ -83,6 +83,7 @@ async def note(
         observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
         pace.settle(pages, part.first, observed.awake, observed.empty)
         client.separations += observed.separated
+        part.region.changed += observed.changed
         stable += observed.stable
         again += observed.again
         at += part.pages
@@ -121,7 +122,7 @@ async def candidates(clients: list[Client], looks: int, *, again: bool = True) -
 async def check_separated(client: Client) -> None:
     """Find which merged pages a client without a barrier has written, for statistics only."""
     for region in client.regions.values():
-        slot = region.pages.slot
+        slot = region.pages.slot[:]
         if not np.any(slot != NO_SLOT):
             continue
         end, merges = region.start + len(region) * PAGE_SIZE, client.merges
@@ -131,6 +132,6 @@ async def check_separated(client: Client) -> None:
         starts, counts = (np.frombuffer(part, np.uint64) for part in found)
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             first = (start - region.start) // PAGE_SIZE
-            part = slot[first : first + count]
-            client.separations += int(np.count_nonzero(part != NO_SLOT))
-            part[:] = NO_SLOT
+            written = first + np.flatnonzero(slot[first : first + count] != NO_SLOT)
+            client.separations += len(written)
+            region.pages.slot[written] = NO_SLOT

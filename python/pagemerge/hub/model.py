@@ -23,32 +23,7 @@ OWN_SLOT = 0xFFFF_FFFD
 """In a plan: a page that must leave the slab under it. Slot numbers are smaller than this."""
 
 PAGE_BYTES, BLOCK_BYTES = 17, 5
-"""Bytes of the hub's records of a page and of a block; see ``Pages``."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pages:
-    """The hub's records of a region: ``PAGE_BYTES`` a page and ``BLOCK_BYTES`` a block, changed in
-    place."""
-
-    digest: npt.NDArray[np.uint64]
-    """u64[n]: the digest last seen; ``ABSENT``, ``ZERO`` or XXH3-64."""
-    standing: npt.NDArray[np.uint8]
-    """u8[n]: looks in a row that saw this digest (low half), and how often in a row the page
-    changed in spite of that (high half); see ``decide.restless``."""
-    slot: npt.NDArray[np.uint32]
-    """u32[n]: what the page maps; a slot's number in its domain, ``ZERO_SLOT`` or ``NO_SLOT``."""
-    under: npt.NDArray[np.uint32]
-    """u32[n]: the slot whose mapping is under the page, though the page may have been written
-    since; as long as the mapping exists, its slab cannot be freed."""
-    quiet: npt.NDArray[np.uint8]
-    """u8[blocks]: looks in a row without a yield."""
-    wait: npt.NDArray[np.uint8]
-    """u8[blocks]: cycles for which the block is still passed over."""
-    untouched: npt.NDArray[np.bool_]
-    """bool[blocks]: no look has found anything there yet."""
-    looked: npt.NDArray[np.uint16]
-    """u16[blocks]: time of the last look, in seconds on the hub's clock, of which 16 bits count."""
+"""The most bytes of the hub's records of a page, and those of a block; see ``pages.Pages``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.errors import ProtocolError
-from pagemerge.hub.model import BLOCK, NO_SLOT, Pages
+from pagemerge.hub.model import BLOCK, PAGE_BYTES
+from pagemerge.hub.pages import Pages
+from pagemerge.hub.slots import GROUP, LARGE, Room, Slots
 from pagemerge.model import PAGE_SIZE
 
 
@@ -18,6 +20,12 @@ class Region:
 
     start: int
     pages: Pages
+    room: Room | None = None
+    """The memory of its records, if it is large."""
+    bytes: int = 0
+    """Memory that the records of its pages take, by the last ``settle``."""
+    changed: int = 0
+    """Records of pages that have changed since."""
     looked: bool = False
     """True if the hub has looked at it before."""
 
@@ -28,19 +36,36 @@ class Region:
     def of(cls, start: int, count: int) -> Region:
         """Return a region of which nothing is known yet."""
         blocks = -(-count // BLOCK)
+        room = Room(_size(count)) if count >= LARGE else None
         return cls(
             start,
             Pages(
-                digest=np.zeros(count, np.uint64),
-                standing=np.zeros(count, np.uint8),
-                slot=np.full(count, NO_SLOT, np.uint32),
-                under=np.full(count, NO_SLOT, np.uint32),
+                digest=room.array(count, np.uint64) if room else np.zeros(count, np.uint64),
+                standing=room.array(count, np.uint8) if room else np.zeros(count, np.uint8),
+                slot=Slots(count, room),
+                under=Slots(count, room),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
                 untouched=np.ones(blocks, np.bool_),
                 looked=np.zeros(blocks, np.uint16),
             ),
+            room,
+            0 if room else count * PAGE_BYTES,
         )
+
+    def settle(self) -> None:
+        """Free the memory of records that say nothing, or the same of many pages."""
+        self.changed = 0
+        if self.room is not None:
+            self.pages.slot.settle()
+            self.pages.under.settle()
+            self.bytes = self.room.free_zeros()
+
+
+def _size(count: int) -> int:
+    """Return the bytes of room for the records of ``count`` pages."""
+    groups = -(-count // GROUP)
+    return sum(-(-count * it // PAGE_SIZE) for it in (8, 1)) * PAGE_SIZE + 2 * groups * PAGE_SIZE
 
 
 def checked(rows: npt.NDArray[np.void]) -> int:

@@ -13,7 +13,7 @@ from pagemerge.hub.client import Client
 from pagemerge.hub.decide import counters
 from pagemerge.hub.decide.stability import before_merge
 from pagemerge.hub.domain import Members
-from pagemerge.hub.model import BLOCK_BYTES, PAGE_BYTES, ClientStatus, Status
+from pagemerge.hub.model import BLOCK_BYTES, ClientStatus, Status
 from pagemerge.linux.domain import Domain
 from pagemerge.model import PAGE_SIZE
 
@@ -82,6 +82,7 @@ class Count:
             yield from self._client(client)
 
     def _client(self, client: Client) -> Steps:
+        records = sum(region.bytes for region in client.regions.values())
         regions = [region.pages for region in client.regions.values()]
         tally = counters.Counts()
         for lot in counters.lots(regions):
@@ -90,7 +91,7 @@ class Count:
             yield
         self.total += tally
         blocks = sum(len(pages.quiet) for pages in regions)
-        self.metadata += tally.pages * PAGE_BYTES + blocks * BLOCK_BYTES
+        self.metadata += records + blocks * BLOCK_BYTES
         self.rows.append(_row(client, self._domain, len(regions), tally))
         yield
 

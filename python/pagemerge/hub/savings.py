@@ -35,9 +35,10 @@ class Savings:
         if not self._due or time.monotonic() - self._last < EVERY:
             return
         self._due, self._last = False, time.monotonic()
-        maps = [region.pages.slot for it in members.clients for region in it.regions.values()]
         await breathe()
-        sharers = counters.sharers(maps, members.store.next_slot)
+        regions = [region.pages for it in members.clients for region in it.regions.values()]
+        numbers = (pages.slot.numbers() for pages in regions)
+        sharers = counters.sharers(numbers, members.store.next_slot)
         kept = np.zeros(len(sharers), np.float32)
         np.divide(1.0, sharers, out=kept, where=sharers > 0)
         for client in list(members.clients):

@@ -41,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of what the store may fill that all processes of one user may fill. Where the hub's
     memory cgroup has no limit, it is a share of the host's memory. The user that the hub runs as
     has no limit."""
+    records_share: Share = 0.05
+    """Share of memory, of the host or of the limit of the hub's memory cgroup, that the hub's
+    records of pages may take. Beyond that, the hub forgets what it has seen of pages that are not
+    merged, first where merging has long found nothing; so less is merged."""
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Memory that must stay available even if every page that the hub has merged is written at
     once. Where it would not, the hub merges nothing more in the background. 0: no reserve."""

@@ -43,7 +43,9 @@ async def tidy(merger: Merger, origins: Origins) -> None:
 
 
 def _drop_unmapped(members: Members, origins: Origins) -> None:
-    under = [region.pages.under for it in members.clients for region in it.regions.values()]
+    under = [
+        region.pages.under.numbers() for it in members.clients for region in it.regions.values()
+    ]
     counts = sharers(under, members.store.next_slot)
     unknown = _given_to_silent(members)
     unused = []
@@ -76,7 +78,7 @@ async def _compact(merger: Merger) -> None:
     store, clients = members.store, [it for it in members.clients if it.has_barrier]
     regions = [region for it in clients for region in it.regions.values()]
     fixed = [
-        region.pages.under
+        region.pages.under.numbers()
         for it in members.clients
         if not it.has_barrier
         for region in it.regions.values()
@@ -89,7 +91,7 @@ async def _compact(merger: Merger) -> None:
         and members.may_empty(slab.id)
         and not held[slab.base : slab.base + slab.pages].any()
     ]
-    counts = sharers((region.pages.slot for region in regions), store.next_slot)
+    counts = sharers((region.pages.slot.numbers() for region in regions), store.next_slot)
     dying = compact.worth_emptying(movable, counts, merger.settings.dead_share, _core.SLAB_PAGES)
     for client in clients:
         client.leaving = max(client.leaving - 1, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Generator
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 
 from pagemerge.hub import viewers
 from pagemerge.hub.decide import counters
-from pagemerge.hub.model import BLOCK, BLOCK_BYTES, NO_SLOT, OWN_SLOT, PAGE_BYTES, ZERO_SLOT, Pages
+from pagemerge.hub.model import BLOCK, BLOCK_BYTES, NO_SLOT, OWN_SLOT, PAGE_BYTES, ZERO_SLOT
+from pagemerge.hub.pages import Pages
 from pagemerge.hub.regions import Region
 from pagemerge.model import ABSENT
 
@@ -72,9 +72,11 @@ def test_many_small_regions_take_hardly_longer_than_one_large_one() -> None:
 
 def test_what_is_remembered_of_a_page_and_of_a_block() -> None:
     for count in (1, BLOCK, 3 * BLOCK):
-        pages = Region.of(0, count).pages
-        size = sum(getattr(pages, field.name).nbytes for field in fields(pages))
-        assert size == count * PAGE_BYTES + len(pages.quiet) * BLOCK_BYTES
+        region = Region.of(0, count)
+        pages = region.pages
+        by_block = sum(it.nbytes for it in (pages.quiet, pages.wait, pages.untouched, pages.looked))
+        assert region.bytes == count * PAGE_BYTES
+        assert by_block == len(pages.quiet) * BLOCK_BYTES
 
 
 def test_what_many_ask_is_worked_out_once_and_charged() -> None:
@@ -123,6 +125,6 @@ def test_sharers_are_counted_whatever_the_regions_sizes(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(counters, "MOST_PAGES", pages)
         patched.setattr(counters, "MOST_REGIONS", regions)
-        found = counters.sharers([region(it).slot for it in rows], 8)
+        found = counters.sharers([region(it).slot[:] for it in rows], 8)
     told = [slot for it in rows for slot, _, _ in it]
     assert found.tolist() == [told.count(slot) for slot in range(8)]

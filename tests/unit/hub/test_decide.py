@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pagemerge.hub import budget
 from pagemerge.hub.decide import pace, plan, restless, stability
 from pagemerge.hub.decide.trust import may_join
-from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates, Pages
+from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates
+from pagemerge.hub.pages import Pages
 from pagemerge.hub.regions import Region
 from pagemerge.linux.domain import Domain
 from pagemerge.model import ABSENT, PAGE_SIZE, ZERO
@@ -70,7 +71,7 @@ class TestStability:
         pages.slot[:] = [5, ZERO_SLOT, 6]
         seen = stability.observe(pages, 0, u64(11, 12, ABSENT), 2, NOW)
         assert seen.separated == 2
-        assert pages.slot.tolist() == [NO_SLOT, NO_SLOT, 6]
+        assert pages.slot[:].tolist() == [NO_SLOT, NO_SLOT, 6]
 
     def test_a_page_that_went_away_must_prove_itself_again(self) -> None:
         pages = pages_of(1)

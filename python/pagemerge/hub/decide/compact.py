@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.hub.model import NO_SLOT, OWN_SLOT, Pages
+from pagemerge.hub.model import NO_SLOT, OWN_SLOT
+from pagemerge.hub.pages import Pages
 
 Counts = npt.NDArray[np.uint32]
 
@@ -69,9 +70,10 @@ def moves(
     pages i64[n], ascending, and the slots that they must map: u32[n], ``OWN_SLOT`` for pages that
     were written since.
     """
-    concerned = np.zeros(len(pages.under), np.bool_)
+    under = pages.under[:]
+    concerned = np.zeros(len(under), np.bool_)
     for slab in slabs:
-        concerned |= (pages.under >= slab.base) & (pages.under < slab.base + slab.pages)
+        concerned |= (under >= slab.base) & (under < slab.base + slab.pages)
     index = np.flatnonzero(concerned)
     slot = pages.slot[index]
     at = np.searchsorted(old, slot)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge._core import count
-from pagemerge.hub.model import LOOKS, NO_SLOT, OWN_SLOT, ZERO_SLOT, Pages
+from pagemerge.hub.model import LOOKS, NO_SLOT, OWN_SLOT, ZERO_SLOT
+from pagemerge.hub.pages import Pages
 from pagemerge.model import ABSENT
 
 VMA_BYTES = 287
@@ -87,7 +88,7 @@ def _parts(pages: Pages) -> Iterator[Lot]:
 
 def _together(some: Sequence[Pages]) -> Lot:
     """Join several small regions into one lot."""
-    slot = np.concatenate([pages.slot for pages in some])
+    slot = np.concatenate([pages.slot[:] for pages in some])
     before = np.empty_like(slot)
     before[1:] = slot[:-1]
     ends = np.cumsum([len(pages.slot) for pages in some])

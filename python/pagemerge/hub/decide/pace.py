@@ -11,7 +11,8 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.hub.model import BLOCK, Pages
+from pagemerge.hub.model import BLOCK
+from pagemerge.hub.pages import Pages
 
 MOST_AT_ONCE = 32
 """The most blocks of one look (64 MiB, about 8 ms of reading). Most looks find nothing to read:

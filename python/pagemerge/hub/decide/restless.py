@@ -21,7 +21,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.hub.model import BLOCK, LOOKS, Pages
+from pagemerge.hub.model import BLOCK, LOOKS
+from pagemerge.hub.pages import Pages
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge.hub.decide import restless
-from pagemerge.hub.model import BLOCK, LOOKS, NO_SLOT, Pages
+from pagemerge.hub.model import BLOCK, LOOKS, NO_SLOT
+from pagemerge.hub.pages import Pages
 from pagemerge.model import ABSENT
 
 
@@ -24,6 +25,8 @@ from pagemerge.model import ABSENT
 class Observed:
     """What a look found, in pages."""
 
+    changed: int
+    """Pages whose digest is another one."""
     separated: int
     """Pages that mapped a slot and were written since."""
     volatile: int
@@ -56,6 +59,7 @@ def observe(
     """
     part = slice(first, first + len(seen))
     digest, slot, standing = pages.digest[part], pages.slot[part], pages.standing[part]
+    changed = np.flatnonzero(seen != digest)
     enough = before_merge(required)
     present, known = seen != ABSENT, digest != ABSENT
     came, written = present & ~known, present & (slot != NO_SLOT)
@@ -67,9 +71,9 @@ def observe(
     restless.note_lasting(pages, first, merged, same & was_ready, now)
     restless.begin(pages, np.flatnonzero((came | other) & ~in_vain) + first)
     restless.begin_anew(pages, np.flatnonzero(in_vain) + first, most_vain)
-    standing[~present & (slot == NO_SLOT)] &= np.uint8(LOOKS << 4)
-    slot[written] = NO_SLOT
-    digest[:] = seen
+    standing[~present & (slot == NO_SLOT) & (standing > 0)] &= np.uint8(LOOKS << 4)
+    pages.slot[np.flatnonzero(written) + first] = NO_SLOT
+    digest[changed] = seen[changed]  # to write what is there would take memory
     waits = (present if required == 1 else same | came) & ~(same & was_ready)
     waiting = np.flatnonzero(waits) + first
     restless.count(pages, waiting[restless.is_due(pages, waiting, now)])
@@ -78,6 +82,7 @@ def observe(
     ready = present & is_ready & ~(was_ready & same)
     again = int(np.count_nonzero(ready & is_another(pages.under[part], standing)))
     return Observed(
+        changed=len(changed),
         separated=int(np.count_nonzero(written)),
         volatile=int(np.count_nonzero(other)),
         stable=int(np.count_nonzero(ready)) - again,
@@ -99,8 +104,12 @@ def candidates(pages: Pages, required: int, *, again: bool = True) -> npt.NDArra
     """
     enough = restless.needed(pages.standing, before_merge(required))
     stable = restless.counted(pages.standing) >= enough
-    stable &= (pages.slot == NO_SLOT) & (pages.digest != ABSENT)
-    return np.flatnonzero(stable if again else stable & ~is_another(pages.under, pages.standing))
+    index = np.flatnonzero(stable & (pages.digest != ABSENT))
+    chosen = pages.slot[index] == NO_SLOT
+    if not again:
+        chosen &= ~is_another(pages.under[index], pages.standing[index])
+    found: npt.NDArray[np.int64] = index[chosen]
+    return found
 
 
 def is_another(
