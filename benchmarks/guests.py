@@ -2,7 +2,10 @@
 
 Each guest touches all its memory: about 100 MB of files that all guests have, 16 MB of random
 bytes, the rest zeros, and then writes a little every 30 s. The next guest starts as soon as the
-cgroup has room for it. At the end every guest checks all its memory against checksums of its own.
+cgroup has room for it: for all that it will fill, beside what those that still boot will fill, and
+beside what all others take when they wake up. At the end every guest checks all its memory against
+checksums of its own, some at a time. A guest that is killed is counted, and the others go on; a
+hub that is killed is started again.
 
 The user engine runs the guests under ``pagemerge run``, its hub in the same cgroup, so that stable
 pages count against the limit as well. The kernel's runs at pages_to_scan=20000,
@@ -18,13 +21,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from lab import guest, hub
 from tests.support import cgroup, ksm
 from tests.support.ending import terminable
 
-from pagemerge.errors import PagemergeError
+from pagemerge.errors import HubError, PagemergeError
 from pagemerge.linux.accounts import available_bytes
 
 COMMON_BYTES = 100 << 20
@@ -34,12 +37,18 @@ GUEST_KERNEL_MIB = 64
 records of pages and for what it keeps free."""
 QEMU_BYTES = 128 << 20
 """What a guest takes beside its memory: QEMU and the code it translates to."""
+WAKING_BYTES = 4 << 20
+"""What a guest may take when it checks its memory, until that is merged again."""
+RECORDS_SHARE = 256
+"""The hub's records of a guest take at most one part in so many of the guest's memory."""
 ROOM_SECONDS = 900.0
 """Seconds without one more guest after which it is given up."""
 BOOTING = 600.0
 """Seconds that a guest may take to boot and fill its memory, beside all the others."""
 CHECKING = 1800.0
 """Seconds that checking all guests at the end may take."""
+SILENCE = 300.0
+"""Seconds that one guest may take to check its memory."""
 HUB_PERCENT = 20
 """Of a core, for the hub: booting guests need the processors more than it does."""
 KERNEL_KNOBS = {"pages_to_scan": 20_000, "sleep_millisecs": 20}
@@ -53,7 +62,16 @@ class Engine:
     prefix: Sequence[str]
     env: Mapping[str, str]
     cpu_seconds: Callable[[list[guest.Guest]], float]
-    saved_pages: Callable[[], int]
+    saved_pages: Callable[[], int | None]
+    """None if it does not answer."""
+    mind: Callable[[], bool] = lambda: True
+    """Starts it again if it has ended; false if that happened a moment ago."""
+    deaths: Sequence[str] = ()
+    """How it has ended before."""
+    records_bytes: Callable[[], int] = lambda: 0
+    """The memory of its records, a part of that."""
+    peak_bytes: Callable[[], int] = lambda: 0
+    """The most memory that it has had."""
 
 
 @dataclass(slots=True)
@@ -71,12 +89,19 @@ class Run:
     ready_at_seconds: tuple[float, ...] = ()
     used_bytes: int = 0
     """Charged to the cgroup at the end: guests, hub and stable pages."""
-    saved_pages: int = 0
+    saved_pages: int | None = None
+    merger_peak_bytes: int = 0
+    """The most memory of the hub's own."""
+    records_bytes: int = 0
+    """The hub's records of all pages, when the last guest was ready."""
     cpu_seconds: float = 0.0
     """Of hub and agents, or of ksmd, until the last guest was ready."""
     alive: int = 0
     right: int = 0
     """Guests whose memory was what it should be, at the end."""
+    lost: list[str] = field(default_factory=list)
+    """Guests that were killed, or failed: number, and how."""
+    hub_deaths: tuple[str, ...] = ()
     trouble: str = ""
 
 
@@ -88,12 +113,27 @@ def user_engine(group: cgroup.Cgroup) -> Iterator[Engine]:
         def cpu(guests: list[guest.Guest]) -> float:
             return own.cpu_seconds() + hub.agents_cpu_seconds([it.pid for it in guests])
 
-        def saved() -> int:
-            status = own.status()
-            return status.pages_sharing + status.zero_pages
+        def saved() -> int | None:
+            with contextlib.suppress(HubError):
+                status = own.status()
+                return status.pages_sharing + status.zero_pages
+            return None
+
+        def records() -> int:
+            with contextlib.suppress(HubError):
+                return own.status().metadata_bytes
+            return 0
+
+        def mind() -> bool:
+            own.peak_bytes()
+            own.cpu_seconds()
+            own.revive()
+            return own.answers()
 
         command = [sys.executable, "-m", "pagemerge", "run", "--engine", "user", "--"]
-        yield Engine("user", [*group.prefix(), *command], own.environment(), cpu, saved)
+        before = [*group.prefix(), *command]
+        env = own.environment()
+        yield Engine("user", before, env, cpu, saved, mind, own.deaths, records, own.peak_bytes)
 
 
 @contextlib.contextmanager
@@ -124,8 +164,9 @@ def carry(args: argparse.Namespace, name: str, booted: guest.Image) -> Run:
         guests: list[guest.Guest] = []
         began = time.monotonic()
         try:
-            while run.ready < args.count and not stuck(run, began, args.room):
-                while len(guests) < args.count and has_room(group, guests, args):
+            while run.ready + len(run.lost) < args.count and not stuck(run, began, args.room):
+                works = engine.mind()
+                while works and len(guests) < args.count and has_room(group, guests, args):
                     one = guest.Guest(booted, size, prefix=engine.prefix, env=engine.env)
                     guests.append(stack.enter_context(one))
                 if note_ready(run, guests, began):
@@ -133,37 +174,59 @@ def carry(args: argparse.Namespace, name: str, booted: guest.Image) -> Run:
                 time.sleep(0.1)
             run.cpu_seconds = round(engine.cpu_seconds(guests), 2)
             run.used_bytes, run.saved_pages = group.used_bytes(), engine.saved_pages()
-            check(run, guests)
+            run.records_bytes = engine.records_bytes()
+            check(run, guests, engine, args.checking)
         except PagemergeError as error:
             run.trouble = str(error)
-        run.alive = sum(it.process.poll() is None for it in guests)
+        run.merger_peak_bytes, run.hub_deaths = engine.peak_bytes(), tuple(engine.deaths)
+        run.alive = sum(not it.has_ended() for it in guests)
     return run
 
 
 def has_room(group: cgroup.Cgroup, guests: list[guest.Guest], args: argparse.Namespace) -> bool:
-    """May one more guest start: is there memory, beside what those that boot will yet take?"""
-    booting = [it for it in guests if not it.ready]
+    """May one more guest start: is there memory that nobody is going to take?
+
+    Guests that boot will fill theirs, before any of it is merged. Those that are ready take a
+    little when they wake up, and the hub needs records of the new one.
+    """
+    there = [it for it in guests if not it.has_ended()]
+    booting = [it for it in there if not it.ready]
     if len(booting) >= args.parallel:
         return False
-    need = args.memory + QEMU_BYTES
+    need = args.memory + QEMU_BYTES + args.memory // RECORDS_SHARE
     coming = sum(max(need - it.resident_bytes(), 0) for it in booting) + need
+    coming += len(there) * WAKING_BYTES
     room = min(group.limit_bytes - group.used_bytes(), available_bytes() or group.limit_bytes)
     return bool(coming <= room)
 
 
 def note_ready(run: Run, guests: list[guest.Guest], began: float) -> bool:
-    """See which guests have become ready."""
+    """See which guests have become ready, and which have ended."""
     seconds = round(time.monotonic() - began, 1)
-    for one in guests:
-        if not one.ready and one.is_ready():
-            run.ready_at_seconds += (seconds,)
-        elif not one.ready and time.monotonic() - one.began > BOOTING:
-            raise PagemergeError(f"guest {one.pid} is not ready after {BOOTING:g} s", pid=one.pid)
-        elif one.process.poll() is not None:
-            raise PagemergeError(f"guest {one.pid} has ended", pid=one.pid)
-    before, run.ready = run.ready, len(run.ready_at_seconds)
-    run.seconds = run.ready_at_seconds[-1] if run.ready else 0.0
+    for number, one in enumerate(guests, 1):
+        if one.lost:
+            continue
+        try:
+            if one.has_ended():
+                lose(run, number, one, hub.ending(one.process.returncode))
+            elif not one.ready and one.is_ready():
+                run.ready_at_seconds += (seconds,)
+            elif not one.ready and time.monotonic() - one.began > BOOTING:
+                lose(run, number, one, f"is not ready after {BOOTING:g} s")
+        except PagemergeError as error:
+            lose(run, number, one, str(error))
+    before = run.ready
+    run.ready = sum(it.ready and not it.lost for it in guests)
+    run.seconds = run.ready_at_seconds[-1] if run.ready_at_seconds else 0.0
     return run.ready > before
+
+
+def lose(run: Run, number: int, one: guest.Guest, how: str) -> None:
+    """Count a guest as lost, and end it: its memory is for the others."""
+    one.lost = True
+    run.lost.append(f"guest {number} (process {one.pid}) {how}")
+    print(run.lost[-1], flush=True)
+    one.process.kill()
 
 
 def stuck(run: Run, began: float, patience: float) -> bool:
@@ -171,22 +234,38 @@ def stuck(run: Run, began: float, patience: float) -> bool:
     return time.monotonic() - began - run.seconds > patience
 
 
-def check(run: Run, guests: list[guest.Guest]) -> None:
-    """Have all guests check their memory, all at once."""
+def check(run: Run, guests: list[guest.Guest], engine: Engine, at_once: int) -> None:
+    """Have the guests check their memory, ``at_once`` at a time."""
     deadline = time.monotonic() + CHECKING
-    for one in guests:
-        one.tell("check")
-    for one in guests:
-        one.hear("right", max(1.0, deadline - time.monotonic()))
-        run.right += 1
+    waiting = [(number, it) for number, it in enumerate(guests, 1) if it.ready and not it.lost]
+    asked: dict[int, tuple[guest.Guest, float]] = {}
+    while (waiting or asked) and time.monotonic() < deadline:
+        engine.mind()
+        try:
+            while waiting and len(asked) < at_once:
+                number, one = waiting.pop(0)
+                asked[number] = one, time.monotonic() + SILENCE
+                one.tell("check")
+            for number, (one, until) in list(asked.items()):
+                if one.is_heard("right"):
+                    run.right += 1
+                    del asked[number]
+                elif time.monotonic() > until:
+                    raise PagemergeError(f"has not checked its memory within {SILENCE:g} s")
+        except PagemergeError as error:
+            lose(run, number, one, str(error))
+            del asked[number]
+        time.sleep(0.1)
+    run.ready = sum(it.ready and not it.lost for it in guests)
 
 
 def tell(run: Run, group: cgroup.Cgroup, engine: Engine) -> None:
     """One line of the table."""
-    saved = engine.saved_pages() * 4096
+    saved = engine.saved_pages()
+    words = "the hub does not answer" if saved is None else f"{saved * 4096 / 1e9:6.2f} GB saved"
     print(
         f"{engine.name:<8}{run.ready:4} guests ready after {run.seconds:8.1f} s, "
-        f"{group.used_bytes() / 1e9:6.2f} GB in use, {saved / 1e9:6.2f} GB saved",
+        f"{group.used_bytes() / 1e9:6.2f} GB in use, {words}",
         flush=True,
     )
 
@@ -210,6 +289,7 @@ def main() -> int:
         default=len(os.sched_getaffinity(0)),
         help="guests that may boot at once",
     )
+    parser.add_argument("--checking", type=int, default=8, help="guests that check at once")
     parser.add_argument("--room", type=float, default=ROOM_SECONDS, help="seconds to wait for room")
     args = parser.parse_args()
     runs: list[Run] = []
@@ -223,7 +303,10 @@ def main() -> int:
             print(
                 f"{name}: {run.ready} of {run.count} guests ready after {run.seconds:.0f} s, "
                 f"{run.alive} alive, {run.right} right; {run.cpu_seconds:.1f} s of processor time; "
-                f"{run.used_bytes / 1e9:.2f} GB of {run.limit_bytes / 1e9:.2f} GB in use"
+                f"{run.used_bytes / 1e9:.2f} GB of {run.limit_bytes / 1e9:.2f} GB in use, "
+                f"{run.merger_peak_bytes / 1e6:.0f} MB at most by the hub itself "
+                f"(records {run.records_bytes / 1e6:.1f} MB); "
+                f"{len(run.lost)} guests lost, {len(run.hub_deaths)} hubs"
                 f"{chr(10) if run.trouble else ''}{run.trouble}",
                 flush=True,
             )

@@ -112,6 +112,8 @@ class Guest:
         argv += ["-append", line]
         self.began = time.monotonic()
         self.ready = False
+        self.lost = False
+        """The caller has given it up."""
         self.process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -148,8 +150,15 @@ class Guest:
         return self._next(word, 0.0)
 
     def resident_bytes(self) -> int:
-        """Memory that QEMU has touched, merged or not."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_SIZE
+        """Memory that QEMU has touched, merged or not; 0 once it has ended."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_SIZE
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+
+    def has_ended(self) -> bool:
+        """Has QEMU ended?"""
+        return self.process.poll() is not None
 
     def ask(self, word: str, answer: str = "right", patience: float = 60.0) -> None:
         """Have it do something (check, change, disk), and wait until it says ``answer``."""
