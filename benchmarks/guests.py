@@ -306,7 +306,7 @@ def main() -> int:
                 f"{run.used_bytes / 1e9:.2f} GB of {run.limit_bytes / 1e9:.2f} GB in use, "
                 f"{run.merger_peak_bytes / 1e6:.0f} MB at most by the hub itself "
                 f"(records {run.records_bytes / 1e6:.1f} MB); "
-                f"{len(run.lost)} guests lost, {len(run.hub_deaths)} hubs"
+                f"{len(run.lost)} guests and {len(run.hub_deaths)} hubs lost"
                 f"{chr(10) if run.trouble else ''}{run.trouble}",
                 flush=True,
             )

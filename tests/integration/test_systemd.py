@@ -117,6 +117,7 @@ def test_the_service_as_it_is_shipped(systemd: Systemd, before: Knobs) -> None:
         until(lambda: merged(systemd) >= 2 * SHARED - 64, "have ksmd merge", systemd)
         assert Ksm().knobs() != before
 
+        assert systemd.show("OOMPolicy") == "continue"
         main = systemd.show("MainPID")
         Path(f"/proc/{systemd.pid}/root/run/pagemerge.toml").write_text(
             (CONFIG + RULE).replace("looks = 1", "looks = 2")

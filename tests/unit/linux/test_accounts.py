@@ -60,6 +60,21 @@ def test_cpu_seconds_with_a_name_full_of_brackets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "file", "percent"),
+    [
+        ("0::/a\n", "a/memory.pressure", 12.5),
+        ("0::/a\n", "memory.pressure", None),
+        ("4:memory:/a\n", "memory/a/memory.pressure", None),
+    ],
+)
+def test_pressure_in_a_cgroup(tmp_path: Path, entry: str, file: str, percent: float | None) -> None:
+    write(tmp_path / "proc" / "7" / "cgroup", entry)
+    write(tmp_path / "cgroup" / file, "some avg10=12.50 avg60=0.50 avg300=0.10 total=7\n")
+    found = accounts.cgroup_pressure_percent(7, proc=tmp_path / "proc", cgroups=tmp_path / "cgroup")
+    assert found == percent
+
+
+@pytest.mark.parametrize(
     ("entry", "file"),
     [
         ("4:memory:/a/b\n0::/\n", "memory/a/b/memory.usage_in_bytes"),

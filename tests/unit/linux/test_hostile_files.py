@@ -19,7 +19,7 @@ from pagemerge.find.engine import merged_by_us
 from pagemerge.find.evidence import _merged_by_ksmd
 from pagemerge.ksmd.attach import merging_pages, users_merged
 from pagemerge.ksmd.mergeable import Mergeable
-from pagemerge.linux import accounts, cgroup, host, ksm, maps, process, smaps, values
+from pagemerge.linux import accounts, cgroup, host, ksm, maps, oom, process, smaps, values
 from pagemerge.linux.identity import Identities
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.qemu import guest_of
@@ -58,8 +58,12 @@ READERS: dict[str, Reader] = {
     "available": lambda root, sys: accounts.available_bytes(proc=root),
     "total": lambda root, sys: accounts.total_bytes(proc=root),
     "pressure": lambda root, sys: accounts.pressure_percent(proc=root),
+    "pressure of a cgroup": lambda root, sys: accounts.cgroup_pressure_percent(
+        PID, proc=root, cgroups=sys
+    ),
     "anonymous": lambda root, sys: accounts.anonymous_bytes(PID, proc=root),
     "usage": lambda root, sys: accounts.cgroup_bytes(PID, proc=root, cgroups=sys),
+    "adjustment": lambda root, sys: oom.last_to_end(proc=root),
     "limit": lambda root, sys: accounts.cgroup_limit_bytes(proc=root, cgroups=sys),
     "ksm run": lambda root, sys: accounts.ksm_run(ksm=sys),
     "ksm of a process": lambda root, sys: ksm.process_ksm(PID, root),
