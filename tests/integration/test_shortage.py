@@ -25,17 +25,10 @@ pytestmark = [
     pytest.mark.requires("root", "cgroup", "uffd", "cc"),
     pytest.mark.timeout(120),
 ]
-LIMIT = 400 << 20
-PROGRAMS, PAGES, SPEED = 8, 32768, 80_000_000
-"""Programs of 134 MB each, which fill their memory at 80 MB/s, two at a time: 1,074 MB in all."""
-SLOW = "[hub]\ncpu_percent = 5\n"
+PROGRAMS, PAGES = 6, 16384
+"""Programs of 67 MB each, two of which fill their memory at a time: 403 MB in all."""
+SLOW = "[hub]\ncpu_percent = 0.5\n"
 """As little processor time as it can do without while there is enough memory."""
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Cgroup]:
-    with limited(LIMIT) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +37,13 @@ def filler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def programs(cgroup: Cgroup, filler: Path, socket: Path, **env: str) -> Iterator[list[Child]]:
-    """Programs that have not filled their memory yet; clients of the hub at the socket.
-
-    Where no hub runs they start one, in their cgroup.
-    """
+def programs(
+    cgroup: Cgroup, filler: Path, socket: Path, speed: int, **env: str
+) -> Iterator[list[Child]]:
+    """Programs that have not filled their memory yet; clients of the hub at the socket. Where no
+    hub runs they start one, in their cgroup. Each will fill ``speed`` bytes in a second."""
     run = [*cgroup.prefix(), sys.executable, "-m", "pagemerge", "run", "--quiet", "--"]
-    words = [[*run, str(filler), str(PAGES), str(it + 1), str(SPEED)] for it in range(PROGRAMS)]
+    words = [[*run, str(filler), str(PAGES), str(it + 1), str(speed)] for it in range(PROGRAMS)]
     env = {**os.environ, "PAGEMERGE_SOCKET": str(socket), **env}
     with ExitStack() as stack:
         yield [stack.enter_context(Child(it, env=env)) for it in words]
@@ -59,13 +52,13 @@ def programs(cgroup: Cgroup, filler: Path, socket: Path, **env: str) -> Iterator
 def fill(programs: list[Child], meanwhile: Callable[[], object] = lambda: None) -> None:
     """Have them fill their memory, two at a time, and check it: all are alive and right.
 
-    ``meanwhile`` is called when half of them have filled theirs.
+    ``meanwhile`` is called while the last two fill theirs.
     """
     for number in range(0, len(programs), 2):
         some = programs[number : number + 2]
         for one in some:
             one.question("fill")
-        if number == len(programs) // 2:
+        if number == len(programs) - 2:
             meanwhile()
         assert [it.answer(PATIENCE) for it in some] == [{"wrong": 0}] * 2
     assert ask_all(programs, "check") == [{"wrong": 0}] * len(programs)
@@ -88,26 +81,26 @@ def starts_of(socket: Path) -> set[int]:
     return found
 
 
-def test_memory_is_merged_as_fast_as_it_is_filled(
-    hub_socket: Path, cgroup: Cgroup, filler: Path
-) -> None:
-    before = cgroup.prefix()
+def test_memory_is_merged_as_fast_as_it_is_filled(hub_socket: Path, filler: Path) -> None:
+    """On a busy host the hub has some seconds to get its turn: 40 MB are filled in a second."""
     with (
-        Hub(hub_socket, SLOW, before=before) as hub,
-        programs(cgroup, filler, hub_socket, **hub.env) as running,
+        limited(256 << 20) as cgroup,
+        Hub(hub_socket, SLOW, before=cgroup.prefix()) as hub,
+        programs(cgroup, filler, hub_socket, 20_000_000, **hub.env) as running,
     ):
         fill(running)
         hub.assert_alive()
         assert "memory is short" in hub.log()
-        own, most = PROGRAMS * PAGES * PAGE_SIZE // 32, LIMIT // 2
+        own, most = PROGRAMS * PAGES * PAGE_SIZE // 32, cgroup.limit_bytes // 4 * 3
         hub.until(lambda: own < cgroup.used_bytes() < most, "merge what is merged slowly")
 
 
-def test_a_hub_that_is_killed_comes_back_and_takes_over(
-    hub_socket: Path, cgroup: Cgroup, filler: Path
-) -> None:
+def test_a_hub_that_is_killed_comes_back_and_takes_over(hub_socket: Path, filler: Path) -> None:
     """The programs start it again: one process, though all of them miss the hub at once."""
-    with programs(cgroup, filler, hub_socket) as running:
+    with (
+        limited(384 << 20) as cgroup,
+        programs(cgroup, filler, hub_socket, 60_000_000) as running,
+    ):
         first = fetch_status(hub_socket).hub_pid
         seen, took = set[int](), 0.0
 
@@ -124,7 +117,11 @@ def test_a_hub_that_is_killed_comes_back_and_takes_over(
 
         fill(running, kill)
         assert len(seen - {first}) == 1
-        assert took < 10, "seconds without a hub"
-        saved = fetch_status(hub_socket)
-        assert saved.pages_sharing + saved.zero_pages > PROGRAMS * PAGES // 2
+        assert took < 20, "seconds without a hub"
+        # It adopts what was merged, and merges the rest.
+        common = PAGES // 2
+        deadline = time.monotonic() + PATIENCE
+        while fetch_status(hub_socket).pages_sharing < (PROGRAMS - 1) * common:
+            assert time.monotonic() < deadline, "the new hub does not merge"
+            time.sleep(0.1)
         print(f"{took:.2f} s without a hub")

@@ -172,7 +172,7 @@ class Hub:
         before = members.pending
         fresh = await self._visit_all(merger)
         found = inf if fresh else members.pending - before
-        if hurries or self._weight(found) > pace.FEW:
+        if (hurries and found) or self._weight(found) > pace.FEW:
             for client in list(members.clients):
                 for region in list(client.regions.values()):
                     await breathe()
