@@ -3,6 +3,7 @@
 pub mod barrier;
 pub mod digest;
 pub mod error;
+pub mod huge;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub mod inject;
 mod listing;

@@ -1,6 +1,7 @@
 //! Slabs: sealed memory files of stable pages. Once a slab is sealed, no process can change a byte.
 
 use crate::error::{Error, Result};
+use crate::huge;
 use crate::room;
 use crate::PAGE;
 use rustix::fd::{AsFd, OwnedFd};
@@ -93,7 +94,20 @@ const CHUNK: usize = 64;
 ///
 /// # Errors
 /// `Os` when memory or descriptors run out; the errors of `fill`. Then nothing remains.
-pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
+pub fn build(pages: usize, fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
+    Ok(build_huge(pages, 0, fill)?.0)
+}
+
+/// Do as `build` does, and make the first `blocks` blocks of the slab huge pages, where there is
+/// memory for that. Returns the slab, and one bit for each block: set if it is one huge page.
+///
+/// # Errors
+/// The errors of `build`.
+pub fn build_huge(
+    pages: usize,
+    mut blocks: usize,
+    mut fill: impl FnMut(&mut [u8]) -> Result<()>,
+) -> Result<(OwnedFd, u64)> {
     if pages == 0 || pages > MOST_PAGES {
         return Err(Error::Usage(format!("a slab has 1 to {MOST_PAGES} pages, not {pages}")));
     }
@@ -107,14 +121,42 @@ pub fn build(pages: usize, mut fill: impl FnMut(&mut [u8]) -> Result<()>) -> Res
     // Through a buffer that stays in the cache, never through a mapping: a fault for each page, and
     // the kernel zeroing what is overwritten at once, take longer than the copy.
     let mut buffer = vec![0_u8; pages.min(CHUNK) * PAGE];
+    let mut made = 0;
     for first in (0..pages).step_by(CHUNK) {
         let part = &mut buffer[..(pages - first).min(CHUNK) * PAGE];
         part.fill(0);
         fill(part)?;
         write_at(&fd, part, (first * PAGE) as u64)?;
+        let block = first / huge::PAGES;
+        if first % huge::PAGES == 0 && first + huge::PAGES <= pages && block < blocks {
+            if collapse(&fd, first) {
+                made |= 1 << block;
+            } else {
+                blocks = 0; // looking for free blocks of memory takes time
+            }
+        }
     }
     rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(os("F_ADD_SEALS"))?;
-    Ok(fd)
+    Ok((fd, made))
+}
+
+/// Make the block of a memory file that begins with page `first`, and of which a page has been
+/// written, one huge page: what is written next goes there. (The kernel makes no huge page of a
+/// block without a page, and to copy a block that is full would take twice the memory.) Returns
+/// whether it is one.
+fn collapse(fd: &OwnedFd, first: usize) -> bool {
+    let (len, flags) = (2 * huge::BYTES, MapFlags::NORESERVE);
+    let Ok(room) = room::map(len, ProtFlags::empty(), flags) else { return false };
+    let at = (room as usize).next_multiple_of(huge::BYTES);
+    let (flags, offset) = (MapFlags::PRIVATE | MapFlags::FIXED, (first * PAGE) as u64);
+    // SAFETY: it maps inside our own fresh mapping, and unmaps that.
+    unsafe {
+        let place = at as *mut libc::c_void;
+        let mapped = rustix::mm::mmap(place, huge::BYTES, ProtFlags::READ, flags, fd, offset);
+        let done = mapped.is_ok() && huge::collapse(at).is_ok();
+        room::unmap(room, len);
+        done
+    }
 }
 
 /// Write all of `bytes` at `offset`.

@@ -16,9 +16,10 @@ use pagemerge_pages::barrier::window::{
     merge, Backing, Barrier, Birth, Content, Keep, Outcome, Piece, Window,
 };
 use pagemerge_pages::slab::{self, View};
-use pagemerge_pages::{Error, PAGE};
+use pagemerge_pages::{huge, Error, PAGE};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-const PAGES: usize = 512;
+const PAGES: usize = huge::PAGES;
 const WRITERS: usize = 2;
 /// The number of contents that pages have: few, so that there is much to merge. The first is zero.
 const FILLS: u64 = 8;
@@ -56,18 +57,25 @@ struct Arena {
 }
 
 impl Arena {
+    /// The memory is one whole block, which can be a huge page.
     fn new() -> Self {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping.
+        let (none, access) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        let len = PAGES * PAGE;
+        // SAFETY: a fresh mapping, and advice about it; what lies around the block is given back.
         let base = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                PAGES * PAGE,
-                access,
-                MapFlags::PRIVATE,
-            )
-        }
-        .unwrap() as usize;
+            let made = rustix::mm::mmap_anonymous(none, 2 * len, access, MapFlags::PRIVATE);
+            let made = made.unwrap() as usize;
+            let base = made.next_multiple_of(len);
+            let parts = [(made, base - made), (base + len, made + len - base)];
+            for (at, len) in parts.into_iter().filter(|part| part.1 > 0) {
+                rustix::mm::munmap(at as *mut _, len).unwrap();
+            }
+            let _ = rustix::mm::madvise(base as *mut _, len, Advice::LinuxNoHugepage);
+            // Memory has pages before it is merged. If the first pages came while a part is
+            // watched, that part would stay a mapping of its own for ever (`anon_vma`).
+            (base as *mut u64).write_volatile(0);
+            base
+        };
         let slab = slab_of(FILLS, word);
         let view = slab::open(&slab).unwrap();
         Self {
@@ -95,7 +103,10 @@ impl Arena {
         let fixed = MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: the page belongs to its writer, which has given its contents up.
         unsafe {
-            rustix::mm::mmap_anonymous(self.words(page).cast(), PAGE, access, fixed).unwrap();
+            let at = self.words(page).cast();
+            rustix::mm::mmap_anonymous(at, PAGE, access, fixed).unwrap();
+            // Without the same advice as its neighbours it would stay a mapping of its own.
+            let _ = rustix::mm::madvise(at, PAGE, Advice::LinuxNoHugepage);
         }
         slabbed[page] = false;
     }
@@ -176,13 +187,24 @@ fn writer(arena: &Arena, number: usize, ways: Ways, buffered: &File, direct: Opt
     }
 }
 
+/// Lets the writers end, however the merger ends.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Nominate what a page seems to hold, and merge: the barrier and the comparison must do the rest.
 fn merger(
     arena: &Arena,
     mut barrier: Option<&mut dyn Barrier>,
     backings: &[Backing],
-) -> (u64, u64) {
-    let (mut merged, mut busy) = (0, 0);
+    huge: bool,
+) -> (u64, u64, u64) {
+    let (mut merged, mut busy, mut made, mut turns) = (0, 0, 0_u64, 0_u64);
+    let _stop = Stop(&arena.stop);
     let mut random = Random(4711);
     // Without a barrier the first loss is enough, however long a busy host takes to show it.
     let unguarded = barrier.is_none();
@@ -193,12 +215,20 @@ fn merger(
         }
         let first = random.next() as usize % (PAGES - 64);
         let mut slabbed = arena.slabbed.lock().unwrap();
+        turns += 1;
+        if huge && turns % 4 == 0 {
+            // EAGAIN: a page is in use by the kernel just now.
+            made += u64::from(huge::collapse_small(arena.base).is_ok());
+        }
         for &backing in backings {
             let mut pieces = Vec::new();
             for page in 0..64 {
                 // SAFETY: a racy read of a page, as a finder in another process does it.
                 let seen = unsafe { arena.words(first + page).add(1).read_volatile() };
-                let Some(fill) = (0..FILLS).find(|&fill| word(fill) == seen) else { continue };
+                // In a huge page, a page that was given back can come back. One that stands on a
+                // slab cannot be part of it again.
+                let fills = if huge { 1 } else { FILLS };
+                let Some(fill) = (0..fills).find(|&fill| word(fill) == seen) else { continue };
                 let on_slab = slabbed[first + page];
                 if on_slab != (backing == Backing::Slab) {
                     continue;
@@ -242,16 +272,16 @@ fn merger(
             busy += u64::from(outcome.busy);
         }
     }
-    (merged, busy)
+    (merged, busy, made)
 }
 
 fn race(
     barrier: Option<&mut dyn Barrier>,
     backings: &[Backing],
     ways: Ways,
-    direct: bool,
+    huge: bool,
 ) -> (u64, u64) {
-    let arena = Arena::new();
+    let (arena, direct) = (Arena::new(), ways == Ways::All);
     let path = std::env::temp_dir().join(format!("pagemerge-race-{}", std::process::id()));
     let mut file = File::create(&path).unwrap();
     file.write_all(arena.view.bytes()).unwrap();
@@ -261,15 +291,18 @@ fn race(
         .then(|| std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path))
         .and_then(Result::ok);
     std::fs::remove_file(&path).unwrap();
-    let (merged, busy) = std::thread::scope(|scope| {
+    let (merged, busy, made) = std::thread::scope(|scope| {
         for number in 0..WRITERS {
             let (arena, buffered, direct) = (&arena, &buffered, direct.as_ref());
             scope.spawn(move || writer(arena, number, ways, buffered, direct));
         }
-        let done = merger(&arena, barrier, backings);
-        arena.stop.store(true, Ordering::Relaxed);
-        done
+        merger(&arena, barrier, backings, huge)
     });
+    if huge {
+        eprintln!("{made} times one huge page");
+        let can = made > 0 || huge::collapse_small(arena.base) != Err(Errno::INVAL);
+        assert!(made > 3 || !can, "it was hardly ever one huge page");
+    }
     let (writes, lost) = (arena.writes.into_inner(), arena.lost.into_inner());
     eprintln!("{writes} writes, {merged} merged, {busy} busy, {lost} lost");
     // SAFETY: all threads that knew the arena have ended.
@@ -290,7 +323,7 @@ fn without_a_barrier_writes_are_lost() {
 fn moving_loses_nothing_not_even_direct_io() {
     let _one = one_at_a_time();
     let Some(mut mover) = need(Mover::new()) else { return };
-    let (lost, _) = race(Some(&mut mover), &[Backing::Anonymous], Ways::All, true);
+    let (lost, _) = race(Some(&mut mover), &[Backing::Anonymous], Ways::All, false);
     assert_eq!(lost, 0);
 }
 
@@ -299,7 +332,7 @@ fn write_protection_loses_nothing() {
     let _one = one_at_a_time();
     let Some(mut protector) = need(Protector::new(0)) else { return };
     let backings = [Backing::Anonymous, Backing::Slab];
-    let (lost, _) = race(Some(&mut protector), &backings, Ways::All, true);
+    let (lost, _) = race(Some(&mut protector), &backings, Ways::All, false);
     assert_eq!(lost, 0);
 }
 
@@ -307,6 +340,22 @@ fn write_protection_loses_nothing() {
 fn parking_loses_nothing() {
     let _one = one_at_a_time();
     let mut parker = Parker::new().unwrap();
-    let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::All, true);
+    let (lost, _) = race(Some(&mut parker), &[Backing::Anonymous, Backing::Slab], Ways::All, false);
     assert_eq!(lost, 0);
+}
+
+/// The kernel splits a huge page when a part of it moves, is protected, or is given back, and makes
+/// it anew while the writers write.
+#[test]
+fn nothing_is_lost_in_a_huge_page_that_comes_and_goes() {
+    let _one = one_at_a_time();
+    let backings = [Backing::Anonymous];
+    if let Some(mut mover) = need(Mover::new()) {
+        assert_eq!(race(Some(&mut mover), &backings, Ways::All, true).0, 0, "move");
+    }
+    if let Some(mut protector) = need(Protector::new(0)) {
+        assert_eq!(race(Some(&mut protector), &backings, Ways::All, true).0, 0, "write-protect");
+    }
+    let mut parker = Parker::new().unwrap();
+    assert_eq!(race(Some(&mut parker), &backings, Ways::All, true).0, 0, "park");
 }
