@@ -108,13 +108,13 @@ FOUND_OUT = (
     *("m32", "whole", "filecaps", "mounts", "namespaces", "zram", "chromium", "gdb", "core"),
     *("prometheus", "node_exporter", "socat", "systemd"),
     *("bash", "zsh", "fish", "man", "mandoc", "debian", "pythons"),
-    *("kubectl", "podman", "services"),
+    *("kubectl", "podman", "services", "hugepages"),
     *("pandas", "pyarrow", "safetensors", "scipy", "sklearn", "torch", "polars", "ml_dtypes"),
 )
 """What tests find out by themselves, and say by ``missing``: 32-bit programs, PR_SET_MEMORY_MERGE,
 capabilities of files, mounts and namespaces of one's own, a browser, Prometheus, systemd, shells,
 readers of man pages, Debian's tools and archive, other versions of Python, kubectl, podman,
-the programs of ``examples/``, libraries."""
+the programs of ``examples/``, huge pages, libraries."""
 REQUIRED = set(filter(None, os.environ.get("PAGEMERGE_REQUIRE", "").split(",")))
 
 

@@ -149,26 +149,28 @@ SLAB_PAGES: int
 WIRE_VERSION: int
 WIRE_MOST_BODY: int
 WIRE_OWN: int
+WIRE_WHOLE: int
 WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 
 def build_slab(
-    peers: list[Peer], whose: _Words, starts: _Words, pages: _Words, seed: int
-) -> tuple[int, int, bytes]:
+    peers: list[Peer], whose: _Words, starts: _Words, pages: _Words, seed: int, whole: int
+) -> tuple[int, int, bytes, int]:
     """Copy runs of pages of processes (u64[r] each) into a new sealed slab.
 
-    ``whose`` is the index in ``peers`` of each run's process. All peers are checked before and
+    ``whose`` is the index in ``peers`` of each run's process. The first ``whole`` blocks of 512
+    pages become huge pages, if the kernel has memory for that. All peers are checked before and
     after, as in ``Peer``, and no slab is made if one has changed.
 
-    Returns the slab's descriptor (which the caller closes), its id, and the digests
-    u64[sum(pages)] of the sealed bytes. Pages that could not be read are zero. Raises
-    ``OutOfMemory`` if memory runs out.
+    Returns the slab's descriptor (which the caller closes), its id, the digests u64[sum(pages)] of
+    the sealed bytes, and one bit for each block: set if it is one huge page. Pages that could not
+    be read are zero. Raises ``OutOfMemory`` if memory runs out.
     """
 
 def copy_slots(descriptors: _Words, slots: _Words, seed: int) -> tuple[int, int, bytes]:
     """Copy slots (u64[n], each from the slab with that descriptor, u64[n]) into a new sealed slab.
 
-    Returns as ``build_slab``.
+    Returns the slab's descriptor, id and digests as ``build_slab``.
     """
 
 def open_slab(descriptor: int, seed: int) -> tuple[int, bytes]:

@@ -13,8 +13,8 @@ from tests.differential.said import pages_of
 
 IGNORED_FLAGS = {
     "mg": "the agent answers MADV_MERGEABLE in the kernel's place, so ksmd does not merge it too",
-    "nh": "mergeable memory has no huge pages: single pages of them could not be freed",
-    "hg": "the same: MADV_HUGEPAGE on mergeable memory has no effect",
+    "nh": "the hub says which blocks of mergeable memory are huge pages, and the kernel makes none",
+    "hg": "the same: MADV_HUGEPAGE on mergeable memory is noted, and not passed on",
     "ac": "the kernel stops accounting for memory without write access that was never touched; "
     "memory that was merged and given back counts as never touched",
     "um": "a window is open just then: the agent's userfaultfd watches it for some microseconds",
@@ -99,7 +99,8 @@ UNLOCKED = ("DONTUNMAP", "lock")
 
 STATED = (
     Stated(
-        "whether memory can be a huge page depends on what is free; mergeable memory has none",
+        "whether memory can be a huge page depends on what is free, and in mergeable memory on the "
+        "hub",
         _advice("COLLAPSE"),
     ),
     Stated(

@@ -157,7 +157,7 @@ def flood_of_requests(scene: Scene) -> int:
         peer = scene.member(scene.chance.choice([b"", b"", b"apart"]))
         with contextlib.suppress(OSError):
             sequence, _ = until(peer, Kind.LIST)
-            peer.sendall(frame(Kind.REGIONS, sequence, struct.pack("=3Q", 1, scene.base, PAGES)))
+            peer.sendall(frame(Kind.REGIONS, sequence, struct.pack("=4Q", 1, scene.base, PAGES, 1)))
             for number in range(4):
                 ask = wire.INTERN.pack(scene.base, scene.base, PAGES, 1)
                 peer.sendall(frame(Kind.INTERN, 2 * number + 1, ask))
@@ -221,7 +221,9 @@ def claims(scene: Scene) -> int:
             [(1, 0, 1), (1, 1 << 20, 1)],
         ]
     )
-    body = b"".join(struct.pack("=3Q", *region) for region in regions)
+    body = b"".join(
+        struct.pack("=4Q", *region, scene.chance.choice([0, 1, 1, 2])) for region in regions
+    )
     peer, sent = scene.member(), 1
     with contextlib.suppress(OSError):
         for _ in "ab":
@@ -246,7 +248,7 @@ def silence(scene: Scene) -> int:
             sequence, _ = until(peer, Kind.LIST)
         if step > 3:
             scene.memory[: 64 * PAGE_SIZE] = b"the same in each page".ljust(PAGE_SIZE) * 64
-            region = struct.pack("=3Q", 1, scene.base, 64)
+            region = struct.pack("=4Q", 1, scene.base, 64, 0)
             for _ in "abc":
                 peer.sendall(frame(Kind.REGIONS, sequence, region))
                 sequence, _ = until(peer, Kind.LIST)

@@ -168,7 +168,8 @@ class Talk:
             rows = [(1, self.base, 7), (2, self.base + 7 * PAGE_SIZE, PAGES - 7)]
         if chance.random() < 0.05:
             rows.append((self._number(), self._number(), self._number()))
-        return b"".join(struct.pack("=QQQ", *row) for row in rows)
+        huge = 2 if chance.random() < 0.02 else chance.choice([0, 1])
+        return b"".join(struct.pack("=QQQQ", *row, huge) for row in rows)
 
     def _hello(self) -> bytes:
         chance = self.random

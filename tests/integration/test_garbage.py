@@ -128,7 +128,7 @@ def test_reports_that_do_not_fit_their_plans(hub: Hub, bystanders: Bystanders) -
                 while True:
                     kind, sequence, _ = stranger.frame()
                     if kind == wire.Kind.LIST:
-                        body = struct.pack("=QQQ", 1, base, 8)
+                        body = struct.pack("=QQQQ", 1, base, 8, 0)
                         stranger.send(wire.Kind.REGIONS, sequence, body)
                     elif kind == wire.Kind.MERGE:
                         break

@@ -23,7 +23,7 @@ class Stated:
     bare: str = "ok"
 
 
-_HUGE = "mergeable memory is never in huge pages, so what tests them has none to test"
+_HUGE = "mergeable memory starts with small pages, so what tests huge ones has none to test"
 
 _CHANCE = "it passed here; CPython's test fails by chance, and did so in the bare run"
 

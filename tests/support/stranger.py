@@ -66,10 +66,10 @@ class Stranger:
             if found == kind:
                 return sequence, body
 
-    def regions(self, *regions: tuple[int, int, int]) -> None:
-        """Answer the next question for regions: (id, start, pages) each."""
+    def regions(self, *regions: tuple[int, int, int], huge: int = 0) -> None:
+        """Answer the next question for regions: (id, start, pages) each; ``huge`` of all."""
         sequence, _ = self.until(wire.Kind.LIST)
-        body = b"".join(struct.pack("=QQQ", *region) for region in regions)
+        body = b"".join(struct.pack("=QQQQ", *region, huge) for region in regions)
         self.send(wire.Kind.REGIONS, sequence, body)
 
     def pass_over(self) -> None:

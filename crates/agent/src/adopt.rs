@@ -67,7 +67,7 @@ fn adopt(state: &mut Locked) {
         let open = found.iter().flat_map(|range| open_parts(&mappings, range));
         open.flat_map(|range| state.marks.plain(&range)).collect()
     };
-    let fit: Vec<_> = fit.into_iter().filter(|(range, _)| range.len() >= from).collect();
+    let fit: Vec<_> = fit.into_iter().filter(|(range, _, _)| range.len() >= from).collect();
     program::make_regions(state, &fit);
 }
 

@@ -10,6 +10,7 @@
 //! between a look without the lock and the call.
 
 use crate::extents::Extents;
+use crate::region::Wish;
 use crate::State;
 use pagemerge_pages::barrier::keep::Keep;
 use pagemerge_pages::PAGE;
@@ -186,14 +187,18 @@ pub(crate) struct Marks {
     special: Extents,
     /// What the program does not want merged.
     refused: Extents,
+    /// Where the program wants huge pages, and where it wants none. If one of these marks is lost,
+    /// the memory is merged as if the program had said nothing.
+    huge: Extents,
+    small: Extents,
 }
 
 impl Marks {
     /// The program has mapped `[start, end)` anew, or unmapped it.
     pub fn clear(&mut self, start: usize, end: usize) {
-        for marks in self.all() {
-            marks.remove(start, end);
-        }
+        let wishes = [&mut self.huge, &mut self.small];
+        wishes.into_iter().for_each(|marks| marks.remove(start, end));
+        self.all().into_iter().for_each(|marks| marks.remove(start, end));
     }
 
     /// The program has mapped `[start, end)` with MAP_NORESERVE.
@@ -210,6 +215,19 @@ impl Marks {
             libc::MADV_DODUMP => self.dont_dump.remove(start, end),
             libc::MADV_NORMAL => {}
             _ => self.special(start, end),
+        }
+    }
+
+    /// The program has said whether it wants huge pages.
+    pub fn wish(&mut self, start: usize, end: usize, wish: Wish) {
+        if is_on() {
+            self.huge.remove(start, end);
+            self.small.remove(start, end);
+            match wish {
+                Wish::None => {}
+                Wish::Huge => self.huge.insert(start, end),
+                Wish::Small => self.small.insert(start, end),
+            }
         }
     }
 
@@ -249,13 +267,14 @@ impl Marks {
         ]
     }
 
-    /// The parts of `range` that can be merged, as far as we know, and what each must keep.
-    pub fn plain(&self, range: &Range<usize>) -> Vec<(Range<usize>, Keep)> {
+    /// The parts of `range` that can be merged, as far as we know, what each must keep, and what
+    /// the program has said about huge pages there.
+    pub fn plain(&self, range: &Range<usize>) -> Vec<(Range<usize>, Keep, Wish)> {
         let mut parts = Vec::new();
         for part in self.special.without(range) {
             parts.extend(self.refused.without(&part));
         }
-        let kept = [&self.no_reserve, &self.dont_fork, &self.dont_dump];
+        let kept = [&self.no_reserve, &self.dont_fork, &self.dont_dump, &self.huge, &self.small];
         let mut edges: Vec<usize> = kept.iter().flat_map(|marks| marks.edges()).collect();
         edges.sort_unstable();
         let mut found = Vec::new();
@@ -270,7 +289,12 @@ impl Marks {
                         dont_dump: self.dont_dump.has(at),
                         ..Keep::default()
                     };
-                    found.push((at..end, keep));
+                    let wish = match (self.huge.has(at), self.small.has(at)) {
+                        (true, _) => Wish::Huge,
+                        (_, true) => Wish::Small,
+                        _ => Wish::None,
+                    };
+                    found.push((at..end, keep, wish));
                 }
                 at = end;
             }

@@ -4,17 +4,17 @@
 //! the bytes decide. A wrong plan can at worst waste time.
 
 use crate::barriers::Barriers;
-use crate::ground::{Found, Ground};
+use crate::ground::Ground;
 use crate::region::{Region, Table};
 use crate::slabs::{views, Slab};
 use crate::windows::{account, already_own, Applied, Part, Ready};
-use crate::{lock, Job};
+use crate::{lock, whole, Job};
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
 use pagemerge_pages::barrier::mask::WINDOW;
 use pagemerge_pages::barrier::protect::TOGETHER;
 use pagemerge_pages::barrier::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece};
 use pagemerge_pages::slab::View;
-use pagemerge_pages::wire::{Run, OWN};
+use pagemerge_pages::wire::{Run, OWN, WHOLE};
 use pagemerge_pages::PAGE;
 use rustix::fd::AsFd;
 use std::collections::HashMap;
@@ -29,6 +29,16 @@ pub fn apply(
 ) -> Applied {
     let total: usize = runs.iter().map(|run| run.pages as usize).sum();
     let mut applied = Applied { bits: vec![0; total.div_ceil(8)], ..Applied::default() };
+    if birth.is_none() && runs.first().is_some_and(|run| run.slab == WHOLE) {
+        for (index, done) in whole::make(runs).into_iter().enumerate() {
+            if done {
+                applied.set(index);
+            } else {
+                applied.report.refused += 1;
+            }
+        }
+        return applied;
+    }
     let on_slabs = stand_on_slabs(runs);
     let ready = views(slabs, runs)
         .and_then(|views| barriers.prepare(birth.is_some(), on_slabs).map(|()| views));
@@ -192,7 +202,7 @@ impl<'a> Work<'a> {
         let (pages, keep) = ((end - start) / PAGE, region.keep);
         let found = self.ground.look(start, end);
         if !found.fit {
-            correct(table, &found);
+            found.correct(table);
             return None;
         }
         Some(Ready { start, pages, backing, keep, pieces, parts })
@@ -261,22 +271,6 @@ impl<'a> Work<'a> {
             }
         }
         (pieces, unwanted)
-    }
-}
-
-/// The program has changed something by a call that we did not see: believe the kernel.
-fn correct(table: &mut Table, found: &Found) {
-    for part in &found.other {
-        table.forget(part.start, part.end);
-    }
-    for (parts, backing) in [(&found.anonymous, Backing::Anonymous), (&found.slabs, Backing::Slab)]
-    {
-        for part in parts {
-            for region in table.touching(part.start, part.end) {
-                let pages = region.pages_in(part.start, part.end);
-                region.set_backing(pages, backing);
-            }
-        }
     }
 }
 

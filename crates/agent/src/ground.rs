@@ -5,6 +5,8 @@
 //! not map over that. Memory with a NUMA policy of its own (mbind(2)) is left alone, too: on a
 //! slab's mapping the policy would apply to every process that shares the slab.
 
+use crate::region::Table;
+use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::mappings::{Kind, Mapping, Mappings};
 use pagemerge_pages::PAGE;
 use rustix::io::Errno;
@@ -28,6 +30,24 @@ pub struct Found {
     /// The parts where nothing, or something else, is mapped. Empty where the kernel cannot tell
     /// (before Linux 6.11).
     pub other: Vec<Range<usize>>,
+}
+
+impl Found {
+    /// The program has changed something by a call that we did not see: believe the kernel.
+    pub fn correct(&self, table: &mut Table) {
+        for part in &self.other {
+            table.forget(part.start, part.end);
+        }
+        let known = [(&self.anonymous, Backing::Anonymous), (&self.slabs, Backing::Slab)];
+        for (parts, backing) in known {
+            for part in parts {
+                for region in table.touching(part.start, part.end) {
+                    let pages = region.pages_in(part.start, part.end);
+                    region.set_backing(pages, backing);
+                }
+            }
+        }
+    }
 }
 
 impl Ground {

@@ -21,6 +21,7 @@ mod region;
 mod slabs;
 mod spawn;
 mod thread;
+mod whole;
 mod windows;
 pub use ending::end_with_program;
 
@@ -29,8 +30,8 @@ use extents::Extents;
 use gate::lock;
 pub use gate::{watch_forks, Quiet};
 use pagemerge_pages::barrier::window::Keep;
-use pagemerge_pages::{Error, Result, PAGE};
-use region::Table;
+use pagemerge_pages::{huge, Error, Result, PAGE};
+use region::{Table, Wish};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -249,6 +250,9 @@ pub fn is_only_thread() -> bool {
     (tasks.st_nlink as usize).saturating_sub(2 + ours) == 1
 }
 
+/// The bytes from which NumPy asks for huge pages for an array (numpy/_core/src/multiarray/alloc.c).
+const ARRAY: usize = 4 << 20;
+
 /// Map `bytes` bytes of mergeable memory, filled with zeros.
 ///
 /// # Errors
@@ -267,11 +271,12 @@ pub fn allocate(bytes: usize) -> Result<NonNull<u8>> {
                 libc::ENOMEM => Error::Memory { bytes },
                 other => Error::os("mmap", other),
             })?;
-    // Single pages of a huge page can be shared, but not freed. EINVAL: the kernel has no huge
-    // pages.
+    // As for all regions (`program::make_regions`). EINVAL: the kernel has no huge pages.
     // SAFETY: advice about our own fresh mapping.
     let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
-    state.table.insert(base as usize, len / PAGE, Keep::default());
+    let wish = if len >= ARRAY { Wish::Huge } else { Wish::None };
+    let huge = wish.is_granted(huge::given());
+    state.table.insert(base as usize, len / PAGE, Keep::default(), huge);
     if state.summary.hub.is_none() {
         poke(&mut state); // an agent without regions may be waiting for its first
     }

@@ -14,19 +14,21 @@ mod discard;
 mod remap;
 mod smaps;
 mod userfault;
+mod wish;
 
 pub use discard::discard;
 pub use remap::{remap, Remap};
 pub use smaps::is_shared;
 pub(crate) use smaps::suitable;
 pub use userfault::{reclaim, taken};
+pub use wish::wish;
 
 use crate::gate::{lock, watch_forks, Locked};
-use crate::region::Region;
+use crate::region::{Region, Wish};
 use crate::{all, errand, start, Config};
 use pagemerge_pages::barrier::keep::{Keep, LOCKS_FUTURE};
 use pagemerge_pages::barrier::window::Backing;
-use pagemerge_pages::{Result, PAGE};
+use pagemerge_pages::{huge, Result, PAGE};
 use rustix::mm::{Advice, ProtFlags};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -105,8 +107,9 @@ pub fn mark(from: usize, end: usize, config: impl FnOnce() -> Config) -> Result<
 }
 
 /// Make regions of memory that can be merged, and wake an agent without a hub.
-pub(crate) fn make_regions(state: &mut Locked, fit: &[(Range<usize>, Keep)]) {
-    for (range, keep) in fit {
+pub(crate) fn make_regions(state: &mut Locked, fit: &[(Range<usize>, Keep, Wish)]) {
+    for (range, keep, wish) in fit {
+        let huge = wish.is_granted(huge::given());
         let mut at = range.start;
         let old: Vec<Range<usize>> = state
             .table
@@ -119,15 +122,16 @@ pub(crate) fn make_regions(state: &mut Locked, fit: &[(Range<usize>, Keep)]) {
             .collect();
         for held in old.into_iter().rev() {
             if held.start > at {
-                state.table.insert(at, (held.start - at) / PAGE, *keep);
+                state.table.insert(at, (held.start - at) / PAGE, *keep, huge);
             }
             at = held.end;
         }
         if at < range.end {
-            state.table.insert(at, (range.end - at) / PAGE, *keep);
+            state.table.insert(at, (range.end - at) / PAGE, *keep, huge);
         }
         // Single pages of a huge page can be shared but not freed, and khugepaged would bring
-        // zeros back. EINVAL: there are no huge pages here.
+        // zeros back. Blocks that are huge already stay so, and the hub has the blocks made huge of
+        // which it merges little. EINVAL: there are no huge pages here.
         // SAFETY: advice about the caller's memory, which changes no byte.
         let _ = unsafe {
             let len = range.len();
@@ -383,7 +387,7 @@ fn track(state: &mut Locked, range: Range<usize>, keep: Keep) {
     for held in known.iter().rev().chain([&(range.end..range.end)]) {
         if held.start > at {
             let pages = (held.start - at) / PAGE;
-            state.table.insert(at, pages, keep);
+            state.table.insert(at, pages, keep, false);
             if let Some(region) = state.table.holding(at, held.start) {
                 region.set_backing(0..pages, Backing::Slab);
             }

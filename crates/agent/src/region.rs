@@ -1,9 +1,33 @@
 //! The mergeable regions of this process.
 
 use pagemerge_pages::barrier::window::{Backing, Keep};
+use pagemerge_pages::huge::Given;
 use pagemerge_pages::PAGE;
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+/// What a program has said about huge pages for some memory (madvise(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing.
+    #[default]
+    None,
+    /// MADV_HUGEPAGE.
+    Huge,
+    /// MADV_NOHUGEPAGE.
+    Small,
+}
+
+impl Wish {
+    /// Returns whether the kernel would give such memory huge pages.
+    pub fn is_granted(self, given: Given) -> bool {
+        match self {
+            Self::None => given == Given::Always,
+            Self::Huge => given != Given::Never,
+            Self::Small => false,
+        }
+    }
+}
 
 /// A mergeable range of this process.
 #[derive(Debug)]
@@ -16,6 +40,9 @@ pub struct Region {
     pub pages: usize,
     /// The protection and flags that every mapping there must have.
     pub keep: Keep,
+    /// Whether it would have huge pages without us. Then blocks in which little is merged get them
+    /// back, when the hub says so.
+    pub huge: bool,
     /// The pages whose mapping is a slab's, including those that were written since.
     slabbed: Bits,
     /// The pages that the program does not want merged.
@@ -91,11 +118,11 @@ pub struct Table {
 }
 
 impl Table {
-    /// Add a new region.
-    pub fn insert(&mut self, start: usize, pages: usize, keep: Keep) {
+    /// Add a new region; `huge` as in `Region`.
+    pub fn insert(&mut self, start: usize, pages: usize, keep: Keep, huge: bool) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
         let id = self.new_id();
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
+        self.regions.insert(start, Region { id, start, pages, keep, huge, slabbed, excluded });
     }
 
     fn new_id(&mut self) -> u64 {
@@ -155,10 +182,10 @@ impl Table {
         let pages = (at - region.start) / PAGE;
         let (slabbed, excluded) =
             (region.slabbed.split_off(pages), region.excluded.split_off(pages));
-        let (rest, keep) = (region.pages - pages, region.keep);
+        let (rest, keep, huge) = (region.pages - pages, region.keep, region.huge);
         region.pages = pages;
         let (id, start, pages) = (self.new_id(), at, rest);
-        self.regions.insert(start, Region { id, start, pages, keep, slabbed, excluded });
+        self.regions.insert(start, Region { id, start, pages, keep, huge, slabbed, excluded });
     }
 
     /// Split regions at both ends of `[start, end)`, and return those in between.
@@ -261,7 +288,7 @@ mod tests {
     fn table(regions: &[(usize, usize)]) -> Table {
         let mut table = Table::default();
         for &(start, pages) in regions {
-            table.insert(start, pages, Keep::default());
+            table.insert(start, pages, Keep::default(), false);
         }
         table
     }
@@ -305,6 +332,21 @@ mod tests {
         let runs = region.slabbed_runs(0x10000 + 62 * PAGE, 0x10000 + 68 * PAGE);
         let at = |page| 0x10000 + page * PAGE;
         assert_eq!(runs, [at(62)..at(65), at(66)..at(68)]);
+    }
+
+    #[test]
+    fn what_is_wished_counts_where_the_system_allows_it() {
+        let granted =
+            |given| [Wish::None, Wish::Huge, Wish::Small].map(|wish: Wish| wish.is_granted(given));
+        assert_eq!(granted(Given::Always), [true, true, false]);
+        assert_eq!(granted(Given::Asked), [false, true, false]);
+        assert_eq!(granted(Given::Never), [false; 3]);
+        let mut table = table(&[(0x10000, 4)]);
+        table.within(0x11000, 0x13000).for_each(|region| region.huge = true);
+        let huge: Vec<_> = table.iter().map(|it| (it.start, it.huge)).collect();
+        assert_eq!(huge, [(0x10000, false), (0x11000, true), (0x13000, false)]);
+        table.relocate(0x11000, 0x13000, 0x50000);
+        assert!(table.starting_at(0x50000).unwrap().huge);
     }
 
     #[test]

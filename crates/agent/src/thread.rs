@@ -226,6 +226,7 @@ impl Agent<'_> {
                 id: region.id,
                 start: region.start as u64,
                 pages: region.pages as u64,
+                huge: u64::from(region.huge),
             })
             .collect();
         self.told = self.told.max(regions.iter().map(|region| region.pages as usize).sum());

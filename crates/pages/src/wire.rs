@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 
 /// The version of the protocol, raised whenever a frame changes its meaning; both sides refuse
 /// another version.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The longest body, in bytes: a plan of 16 million runs is split long before that.
 pub const MOST_BODY: usize = 64 << 20;
@@ -65,6 +65,10 @@ pub mod kind {
 
 /// Instead of a slab's id: pages that have to leave the slab under them and keep their contents.
 pub const OWN: u64 = u64::MAX;
+
+/// Instead of a slab's id: whole blocks of 2 MiB, with the contents that they have, that have to
+/// become huge pages. A plan that names such blocks names nothing else.
+pub const WHOLE: u64 = u64::MAX - 1;
 
 /// Barriers by number, as `Hello` carries them.
 pub mod barrier {
@@ -118,6 +122,8 @@ plain! {
         start: u64,
         /// The number of its pages.
         pages: u64,
+        /// 1 if it would have huge pages without us, as far as it has room for them; else 0.
+        huge: u64,
     }
 }
 
@@ -141,7 +147,7 @@ plain! {
     Run {
         /// The address of the first page, in the client.
         address: u64,
-        /// The slab's id (its inode number), 0 for zero pages, or `OWN`.
+        /// The slab's id (its inode number), 0 for zero pages, `OWN`, or `WHOLE`.
         slab: u64,
         /// The first slot.
         slot: u32,

@@ -32,7 +32,8 @@ fn build_slab<'py>(
     starts: &Bound<'py, PyAny>,
     pages: &Bound<'py, PyAny>,
     seed: u64,
-) -> PyResult<(i32, u64, Bound<'py, PyBytes>)> {
+    whole: usize,
+) -> PyResult<(i32, u64, Bound<'py, PyBytes>, u64)> {
     let whose = buffer::<u64>(whose, "whose")?;
     let starts = buffer::<u64>(starts, "starts")?;
     let pages = buffer::<u64>(pages, "pages")?;
@@ -46,23 +47,26 @@ fn build_slab<'py>(
     if rows.iter().any(|row| row.0 >= peers.len()) {
         return Err(raise(py, &Error::Usage("a row names a peer that does not exist".into())));
     }
-    let built = py.detach(|| build_from(&peers, &rows, seed));
-    let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
-    Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
+    let built = py.detach(|| build_from(&peers, &rows, seed, whole));
+    let (descriptor, id, digests, huge) = built.map_err(|error| raise(py, &error))?;
+    Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests), huge))
 }
 
 /// Consecutive pages of one of several peers.
 type Row = (usize, Run);
 
+/// A sealed slab, its name, the digests of its pages, and which of its blocks are huge pages.
+type Built = (OwnedFd, u64, Vec<u8>, u64);
+
 /// Make a slab of pages of peers, if all of them have stayed what they were at their greetings
 /// until everything was copied. Otherwise no slab remains.
-fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64) -> Result<(OwnedFd, u64, Vec<u8>)> {
+fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64, whole: usize) -> Result<Built> {
     let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
     peers.iter().try_for_each(|peer| peer.check())?;
     let copy = |direct: bool| -> Result<_> {
         let targets: Vec<_> = peers.iter().map(|peer| peer.target(direct)).collect();
         let mut rows = VecDeque::from(rows.to_vec());
-        let built = build(total, seed, |bytes| {
+        let built = build(total, whole, seed, |bytes| {
             fill(&targets, &mut rows, bytes);
             Ok(())
         })?;
@@ -120,7 +124,7 @@ fn copy_slots<'py>(
     let rows: Vec<(i32, u64)> = rows.map(|(&fd, &slot)| (fd as i32, slot)).collect();
     let built = py.detach(|| -> Result<_> {
         let mut rest = rows.iter();
-        build(rows.len(), seed, |bytes| {
+        build(rows.len(), 0, seed, |bytes| {
             for (page, &(fd, slot)) in bytes.chunks_exact_mut(PAGE).zip(&mut rest) {
                 // SAFETY: the caller keeps the descriptors open during the call.
                 let from = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -132,7 +136,7 @@ fn copy_slots<'py>(
             Ok(())
         })
     });
-    let (descriptor, id, digests) = built.map_err(|error| raise(py, &error))?;
+    let (descriptor, id, digests, _) = built.map_err(|error| raise(py, &error))?;
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests)))
 }
 
@@ -150,20 +154,22 @@ fn open_slab<'py>(
     Ok((id, PyBytes::new(py, &digests)))
 }
 
-/// Build a sealed slab. Returns it, its name, and the digests of what was written into it, computed
-/// while it is in the cache: until a slab is sealed, no other process can have it open.
+/// Build a sealed slab, whose first `whole` blocks are to be huge pages. The digests are those of
+/// what was written into it, computed while it is in the cache: until a slab is sealed, no other
+/// process can have it open.
 fn build(
     pages: usize,
+    whole: usize,
     seed: u64,
     mut fill: impl FnMut(&mut [u8]) -> Result<()>,
-) -> Result<(OwnedFd, u64, Vec<u8>)> {
+) -> Result<Built> {
     let (digester, mut digests) = (Digester::new(seed), Vec::with_capacity(pages * 8));
-    let descriptor = slab::build(pages, |bytes| {
+    let (descriptor, huge) = slab::build_huge(pages, whole, |bytes| {
         fill(bytes)?;
         add_digests(&digester, bytes, &mut digests)
     })?;
     let id = slab::id(&descriptor)?;
-    Ok((descriptor, id, digests))
+    Ok((descriptor, id, digests, huge))
 }
 
 fn add_digests(digester: &Digester, bytes: &[u8], digests: &mut Vec<u8>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The numbers of the wire protocol, so that Python gets them from where they are defined.
 
-use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION};
+use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION, WHOLE};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -9,6 +9,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_VERSION", VERSION)?;
     module.add("WIRE_MOST_BODY", MOST_BODY)?;
     module.add("WIRE_OWN", OWN)?;
+    module.add("WIRE_WHOLE", WHOLE)?;
     let kinds = [
         ("HELLO", kind::HELLO),
         ("REGIONS", kind::REGIONS),

@@ -45,7 +45,8 @@ class Run:
     --all merges all private anonymous memory of the program and of the programs that it starts,
     whether they mark it or not: what they map, and what malloc gives them, for which an allocator
     that the hub can work with (mimalloc) takes the place of libc's. A program with an allocator of
-    its own keeps that. Memory for which the program asks for huge pages gets small ones.
+    its own keeps that. Memory for which the program asks for huge pages starts with small ones; the
+    hub makes blocks of 2 MiB huge of which it merges little.
 
     --engine kernel lets Linux (ksmd) merge all anonymous memory of any program, static ones too,
     with the memory of every other program on this host that is marked so: there is one trust

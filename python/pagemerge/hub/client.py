@@ -247,6 +247,7 @@ class Client:
             same = known is not None and known.start == row["start"] and len(known) == row["pages"]
             if known is None or not same:
                 known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
+            known.wish(bool(row["huge"]))
             regions[int(row["id"])] = known
         self.regions = regions
         return fresh

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.hub.client import Client
+from pagemerge.hub.decide.blocks import leading
 from pagemerge.hub.domain import Filling, Members
 from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.quota import Quota
@@ -42,12 +43,14 @@ class Filler:
         addresses: U64,
         digests: U64,
         *,
+        whole: int = 0,
         awaited: bool = False,
     ) -> tuple[U32, Bools]:
         """Provide slots for pages of clients, and fill those that the store lacks.
 
         ``whose``: the number in ``clients`` of each page's owner; ``digests``: the expected digests
-        of the pages, all different; at most as many as a slab has pages. Returns the slot of each
+        of the pages, all different; at most as many as a slab has pages; ``whole``: blocks at the
+        start that should be huge pages. Returns the slot of each
         page, or ``NO_SLOT``, and which pages changed before they were copied. ``awaited``: as for
         ``Patience.limit``, the time to wait for a slab.
         """
@@ -61,7 +64,7 @@ class Filler:
         fillings.append(filling)
         try:
             changed[new] = await self._fill(
-                clients, whose[new], addresses[new], digests[new], awaited
+                clients, whose[new], addresses[new], digests[new], whole, awaited
             )
         finally:
             fillings.remove(filling)
@@ -89,6 +92,7 @@ class Filler:
         whose: U64,
         addresses: U64,
         digests: U64,
+        whole: int,
         awaited: bool,
     ) -> Bools:
         """Fill new slots, in order; returns which pages changed before they were copied."""
@@ -99,7 +103,7 @@ class Filler:
             return changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
         seconds = members.patience.limit(awaited=awaited)
-        future = await self._build(clients, whose, addresses, seconds)
+        future = await self._build(clients, whose, addresses, whole, seconds)
         if not future.done():
             # A donor makes the hub wait: give up the slab and the thread.
             future.add_done_callback(_discard)
@@ -110,7 +114,7 @@ class Filler:
             await _find_stuck(clients, whose, addresses, members.store.seed, seconds)
             return changed
         try:
-            descriptor, slab, sealed = future.result()
+            descriptor, slab, sealed, huge = future.result()
         except (PagemergeError, OSError, MemoryError) as error:
             # A donor has left the domain, or no descriptors or no memory are left.
             _dismiss(clients, error)
@@ -119,7 +123,7 @@ class Filler:
             return changed
         try:
             self._check_members(clients, whose)
-            members.store.add(descriptor, slab, sealed, pids)
+            members.store.add(descriptor, slab, sealed, pids, huge=huge)
         except BaseException as error:
             os.close(descriptor)  # no client knows of it
             if not isinstance(error, PagemergeError):
@@ -132,8 +136,8 @@ class Filler:
         return changed
 
     async def _build(
-        self, clients: Sequence[Client], whose: U64, addresses: U64, seconds: float
-    ) -> Future[tuple[int, int, U64]]:
+        self, clients: Sequence[Client], whose: U64, addresses: U64, whole: int, seconds: float
+    ) -> Future[tuple[int, int, U64, int]]:
         cuts = np.flatnonzero((np.diff(addresses) != PAGE_SIZE) | (np.diff(whose) != 0)) + 1
         heads = np.concatenate(([0], cuts))
         counts = np.diff(np.append(heads, len(addresses))).astype(np.uint64)
@@ -142,7 +146,8 @@ class Filler:
         number = np.searchsorted(donors, whose[heads]).astype(np.uint64)
         if self._builder is None:
             self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-        build = partial(self._members.store.build, peers, number, addresses[heads], counts)
+        whole = leading(addresses, whose, whole)  # some pages may have been left out
+        build = partial(self._members.store.build, peers, number, addresses[heads], counts, whole)
         return await work_in(self._builder, build, seconds)
 
     def _check_members(self, clients: Sequence[Client], whose: U64) -> None:
@@ -162,7 +167,7 @@ def _dismiss(clients: Sequence[Client], error: BaseException) -> None:
                 client.link.close(str(error))
 
 
-def _discard(future: Future[tuple[int, int, U64]]) -> None:
+def _discard(future: Future[tuple[int, int, U64, int]]) -> None:
     """Close the descriptor of a slab that was given up, and is ready now."""
     if not future.cancelled() and future.exception() is None:
         os.close(future.result()[0])

@@ -32,6 +32,7 @@ from pagemerge.hub.shortage import Shortage
 from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
 from pagemerge.hub.turns import breathe
+from pagemerge.hub.whole import make_whole
 from pagemerge.linux.domain import Domain
 from pagemerge.linux.fault import told
 from pagemerge.linux.process import most_mappings
@@ -160,7 +161,8 @@ class Hub:
 
     async def cycle(self, merger: Merger) -> float:
         """Merge what the looks so far have found, and look at every client once. Returns the number
-        of pages that were merged, or have become worth it; infinite if there are new regions.
+        of pages that were merged, have become worth it, or became parts of huge pages; infinite if
+        there are new regions.
 
         In this order the compare of a merge is the last look that a page needs: an unchanged page
         is read once, not twice. With ``looks = 1``, merging at first sight, the hub looks first.
@@ -181,8 +183,9 @@ class Hub:
             merged = await self._decide(merger, looks)
         await tidy(merger, self.origins)
         await self._records.settle(members)
+        whole = 0 if self.runs_dry else await make_whole(merger)
         await merger.savings.tell(members, merged)
-        return max(found, merged)
+        return max(found, merged, whole)
 
     async def _visit_all(self, merger: Merger) -> bool:
         """Look at all clients; true if one of them has new regions, a reason to look again soon.

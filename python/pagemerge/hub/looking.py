@@ -80,6 +80,7 @@ async def note(
         if client.merges != seen.merges:
             break  # pages merged meanwhile, on request, would seem to be written
         digests, pages = seen.digests[at : at + part.pages], part.region.pages
+        part.region.stale = True
         observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
         pace.settle(pages, part.first, observed.awake, observed.empty)
         client.separations += observed.separated

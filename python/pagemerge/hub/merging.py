@@ -31,6 +31,11 @@ MOST_PLANNED = 8192
 client needs about 50 ms, and an answer that takes too long counts as no answer."""
 
 
+WHOLE_SHARE = 0.25
+"""Share of the time in which the clients of a domain may make blocks huge pages: threads wait that
+touch a block meanwhile."""
+
+
 class Merger:
     """Carries out merges in one domain, whether a plan, a request or tidying asks for them."""
 
@@ -42,6 +47,8 @@ class Merger:
         self.savings = Savings()
         self.again = Allowance(settings.again_percent / 100)
         """For merging pages that were merged before and written since."""
+        self.whole = Allowance(WHOLE_SHARE)
+        """For making blocks huge pages."""
         self._most_mappings = most_mappings
 
     @property
@@ -119,6 +126,7 @@ class Merger:
         again = is_refused and not client.note
         for region, part, index in client.locate(address):
             good = merged[part]
+            region.split(index[good])
             region.pages.digest[index[good]] = ABSENT
             restless.begin(region.pages, index[good])
             pace.reward(region.pages, index if again else index[good])

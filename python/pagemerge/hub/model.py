@@ -48,6 +48,9 @@ class Layout:
     """i64[m]: the candidates whose bytes fill the new slots, in order of the slots' numbers."""
     first_new: int
     """The number of the first new slot, for this plan only: what the store gives may differ."""
+    whole: int = 0
+    """How many of the donors, from the first on, make up whole blocks of 512 pages each, that
+    should be huge pages."""
 
     def new(self, slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Return which of these numbers are of new slots: bool[n]."""
@@ -63,7 +66,9 @@ class Layout:
         number = np.where(admitted, self.first_new + np.cumsum(admitted) - 1, NO_SLOT)
         slot, new = self.slot.copy(), self.new(self.slot)
         slot[new] = number.astype(np.uint32)[slot[new] - np.uint32(self.first_new)]
-        return Layout(slot, self.donors[admitted], self.first_new)
+        blocks = admitted[: self.whole].reshape(-1, BLOCK).all(axis=1)
+        whole = BLOCK * int(np.argmin(np.append(blocks, False)))
+        return Layout(slot, self.donors[admitted], self.first_new, whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from pagemerge.find.groups import duplicates
 from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import plan
-from pagemerge.hub.domain import Members
+from pagemerge.hub.decide.blocks import BLOCK_SIZE, extent, merged, spared
 from pagemerge.hub.merging import Merger
-from pagemerge.hub.model import NO_SLOT, ZERO_SLOT, Candidates, Layout, Planned
-from pagemerge.model import ZERO
+from pagemerge.hub.model import BLOCK, NO_SLOT, ZERO_SLOT, Candidates, Layout, Planned
+from pagemerge.hub.turns import breathe
+from pagemerge.model import PAGE_SIZE, ZERO
 
 I64 = npt.NDArray[np.int64]
 
@@ -98,7 +99,7 @@ class Plan:
 async def make(merger: Merger, clients: list[Client], found: Candidates) -> Plan:
     """Make the plan for the candidates ``found``, which number ``clients`` in this order."""
     members = merger.members
-    layout = _lay_out(members, found)
+    layout = await _lay_out(merger, clients, found)
     if len(layout.donors):
         for client in clients:
             merger.quota.forget(client)
@@ -111,13 +112,61 @@ async def make(merger: Merger, clients: list[Client], found: Candidates) -> Plan
     return Plan(found, layout, shares, stages)
 
 
-def _lay_out(members: Members, found: Candidates) -> Layout:
-    """Give each candidate a slot; the numbers of new slots are for this plan only."""
-    store = members.store
+async def _lay_out(merger: Merger, clients: list[Client], found: Candidates) -> Layout:
+    """Give each candidate a slot, except in blocks that stay huge pages; the numbers of new slots
+    are for this plan only."""
+    store = merger.members.store
     known = store.find(found.digest)
     unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
     groups = duplicates(found.digest[unknown])
-    return plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
+    dear, already = await _dear(merger, clients, found)
+    if not dear.any():
+        return plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
+    group = np.full(len(known), -1, np.int64)
+    group[unknown[groups.members]] = np.repeat(
+        np.arange(len(groups.starts) - 1), np.diff(groups.starts)
+    )
+    saves = (known != NO_SLOT) | (found.digest == ZERO)
+    block = (found.address // BLOCK_SIZE).astype(np.int64) + (found.client.astype(np.int64) << 40)
+    spare = spared(block, group, saves, dear, already, merger.settings.huge_price)
+    _count_spared(clients, found, spare & (saves | (group >= 0)))
+    unknown = unknown[~spare[unknown]]
+    groups = duplicates(found.digest[unknown])
+    members, known = unknown[groups.members], np.where(spare, np.uint32(NO_SLOT), known)
+    layout = plan.lay_out(found, known, members, groups.starts, store.next_slot, dear)
+    layout.slot[spare] = NO_SLOT
+    return layout
+
+
+async def _dear(
+    merger: Merger, clients: list[Client], found: Candidates
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint16]]:
+    """Return which candidates lie in blocks that would be huge pages, and how many pages of the
+    block of each of these are merged already: bool[n], u16[n]."""
+    dear, already = np.zeros(len(found.digest), np.bool_), np.zeros(len(found.digest), np.uint16)
+    if merger.settings.huge_price == 0:
+        return dear, already
+    for number, client in enumerate(clients):
+        client.forget("huge")
+        base, end = np.searchsorted(found.client, (number, number + 1))
+        mine = found.address[base:end]
+        for region in list(client.regions.values()):
+            first, count = extent(region.start, len(region))
+            if not region.huge or count == 0:
+                continue
+            await breathe()
+            start = region.start + first * PAGE_SIZE
+            here = slice(*(base + np.searchsorted(mine, (start, start + count * BLOCK_SIZE))))
+            dear[here] = True
+            counts = merged(region.pages.slot[first : first + count * BLOCK])
+            already[here] = counts[(found.address[here] - np.uint64(start)) // BLOCK_SIZE]
+    return dear, already
+
+
+def _count_spared(clients: list[Client], found: Candidates, spare: npt.NDArray[np.bool_]) -> None:
+    counts = np.bincount(found.client[spare], minlength=len(clients))
+    for client, count in zip(clients, counts.tolist(), strict=True):
+        client.leave_alone("huge", count)
 
 
 async def _share(

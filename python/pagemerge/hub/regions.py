@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge.errors import ProtocolError
+from pagemerge.hub.decide.blocks import UNKNOWN, extent
 from pagemerge.hub.model import BLOCK, PAGE_BYTES
 from pagemerge.hub.pages import Pages
 from pagemerge.hub.slots import GROUP, LARGE, Room, Slots
@@ -26,18 +27,25 @@ class Region:
     """Memory that the records of its pages take, by the last ``settle``."""
     changed: int = 0
     """Records of pages that have changed since."""
+    huge: bool = False
+    """True if the program would have huge pages there without us."""
     looked: bool = False
     """True if the hub has looked at it before."""
+    stale: bool = True
+    """True if a look or a merge may have changed which of its blocks can be huge pages."""
+    states: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """u8[whole blocks]: what the hub knows of them (``decide.blocks``); empty if ``huge`` is False.
+    """
 
     def __len__(self) -> int:
         return len(self.pages.digest)
 
     @classmethod
-    def of(cls, start: int, count: int) -> Region:
-        """Return a region of which nothing is known yet."""
+    def of(cls, start: int, count: int, *, huge: bool = False) -> Region:
+        """Return a region of which nothing is known yet; ``huge`` as the field."""
         blocks = -(-count // BLOCK)
         room = Room(_size(count)) if count >= LARGE else None
-        return cls(
+        made = cls(
             start,
             Pages(
                 digest=room.array(count, np.uint64) if room else np.zeros(count, np.uint64),
@@ -52,6 +60,23 @@ class Region:
             room,
             0 if room else count * PAGE_BYTES,
         )
+        made.wish(huge)
+        return made
+
+    def split(self, index: npt.NDArray[np.int64]) -> None:
+        """Note that these pages were merged, or left their slabs: their blocks are small now."""
+        self.stale = True
+        if self.huge:
+            first, blocks = extent(self.start, len(self))
+            block = np.unique((index[index >= first] - first) // BLOCK)
+            self.states[block[block < blocks]] = UNKNOWN
+
+    def wish(self, huge: bool) -> None:
+        """Note whether the program would have huge pages there."""
+        if huge != self.huge:
+            _, blocks = extent(self.start, len(self))
+            self.huge, self.stale = huge, True
+            self.states = np.zeros(blocks if huge else 0, np.uint8)
 
     def settle(self) -> None:
         """Free the memory of records that say nothing, or the same of many pages."""
@@ -79,6 +104,8 @@ def checked(rows: npt.NDArray[np.void]) -> int:
         raise ProtocolError("it claims regions where no memory can be")
     if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
         raise ProtocolError("it claims regions that overlap, or are empty")
+    if np.any(rows["huge"] > 1):
+        raise ProtocolError("it claims regions with a mark that nobody knows")
     if len(np.unique(rows["id"])) < len(rows):
         raise ProtocolError("it claims two regions with the same id")
     return int(sum(pages.tolist()))

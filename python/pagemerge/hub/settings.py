@@ -26,6 +26,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_run: Annotated[int, msgspec.Meta(ge=1, le=512, extra={"unit": "pages"})] = 1
     """Fewest consecutive pages that are worth a mapping. A higher value suits programs that fork
     often."""
+    huge_price: Annotated[int, msgspec.Meta(ge=0, le=512, extra={"unit": "pages"})] = 32
+    """Fewest pages of a block of 2 MiB that must be worth merging for the block to lose its huge
+    page. This is about memory that would have huge pages without pagemerge, because the program
+    asks for them or the system gives them to all memory. Blocks of which the hub merges less are
+    huge pages, and their duplicates stay. 0: no block is kept huge, and all duplicates are merged.
+    """
     cpu_percent: Percent = 50
     """Processor time that the hub may use over time. The hub serves requests of clients at once,
     and then merges less in the background."""

@@ -16,7 +16,7 @@ from pagemerge import _core
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import restless
 from pagemerge.hub.merging import Merger
-from pagemerge.hub.model import NO_SLOT
+from pagemerge.hub.model import BLOCK, NO_SLOT
 from pagemerge.hub.planning import Plan, Share
 
 AHEAD = 2
@@ -80,7 +80,10 @@ class Stages:
         address, digest = found.address[donors], found.digest[donors]
         whose = found.client[donors].astype(np.uint64)
         # The store already has contents that a merge at birth has added meanwhile.
-        made, changed = await self._merger.filler.provide(clients, whose, address, digest)
+        whole = min(max(self._plan.layout.whole - first, 0), _core.SLAB_PAGES) // BLOCK
+        made, changed = await self._merger.filler.provide(
+            clients, whose, address, digest, whole=whole
+        )
         self._made[new] = made
         anew = donors[changed]
         for number, client in enumerate(clients):

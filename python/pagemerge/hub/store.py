@@ -44,6 +44,8 @@ class Slab:
     """u32[r]: the first slot, counted from 0, of each run that one process has filled."""
     donors: U32
     """u32[r]: the process that filled each run, or that handed the slab back."""
+    huge: int
+    """One bit for each block of 512 slots: set if it is one huge page."""
 
     def filled(self) -> Counter[int]:
         """Return how many slots each process has filled."""
@@ -67,16 +69,23 @@ class Store:
         self._slots: U32 = np.empty(0, np.uint32)
 
     def add(
-        self, descriptor: int, slab: int, digests: U64, donors: U64 | U32, findable: bool = True
+        self,
+        descriptor: int,
+        slab: int,
+        digests: U64,
+        donors: U64 | U32,
+        *,
+        findable: bool = True,
+        huge: int = 0,
     ) -> Slab:
         """Add a sealed slab; from now on the store owns its descriptor.
 
         ``donors``: the process that each slot was filled from. ``find`` returns slots of the slab
-        only if it is ``findable``; ``publish`` makes it findable later.
+        only if it is ``findable``; ``publish`` makes it findable later. ``huge`` as in ``Slab``.
         """
         heads = np.flatnonzero(np.diff(donors, prepend=donors[:1] + 1)).astype(np.uint32)
         whose, base = donors[heads].astype(np.uint32), self._room(len(digests))
-        made = Slab(slab, descriptor, base, len(digests), heads, whose)
+        made = Slab(slab, descriptor, base, len(digests), heads, whose, huge)
         self.slabs[slab] = made
         self.held += made.filled()
         if findable:
@@ -97,17 +106,21 @@ class Store:
         )
 
     def build(
-        self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64
-    ) -> tuple[int, int, U64]:
-        """Copy runs of pages of clients into a new sealed slab: descriptor, id and digests.
+        self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64, whole: int = 0
+    ) -> tuple[int, int, U64, int]:
+        """Copy runs of pages of clients into a new sealed slab: descriptor, id, digests, and which
+        of its blocks are huge pages (as ``Slab.huge``).
 
-        ``whose``: the number of the peer that each run belongs to. This reads other processes,
+        ``whose``: the number of the peer that each run belongs to; ``whole``: blocks at the start
+        of the slab that should be huge pages. This reads other processes,
         which may make it wait: call it in a thread that a deadline can abandon. The slab is not in
         the store yet; ``add`` it. Digests come from the sealed bytes. Raises ``AccessDenied`` if
         one of the peers is not what it was when it became a client; then no slab has been made.
         """
-        descriptor, slab, digests = _core.build_slab(list(peers), whose, starts, pages, self.seed)
-        return descriptor, slab, np.frombuffer(digests, np.uint64)
+        descriptor, slab, digests, huge = _core.build_slab(
+            list(peers), whose, starts, pages, self.seed, whole
+        )
+        return descriptor, slab, np.frombuffer(digests, np.uint64), huge
 
     def find(self, digests: U64) -> U32:
         """Return the slot of each digest, or ``NO_SLOT``."""
@@ -137,7 +150,7 @@ class Store:
         return np.where(inside, ids[at], np.uint64(0)), place
 
     def copy(self, slots: U32) -> tuple[int, int, U64]:
-        """Copy slots of any slabs into a new slab: descriptor, id and digests, like ``build``."""
+        """Copy slots of any slabs into a new slab: descriptor, id and digests."""
         ids, places = self.locate(slots)
         descriptors = np.array([self.slabs[int(it)].descriptor for it in ids], np.uint64)
         descriptor, slab, digests = _core.copy_slots(

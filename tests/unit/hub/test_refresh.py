@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -59,7 +60,7 @@ def run(test: Callable[[Ends], Awaitable[None]], pid: int | None = None) -> None
 
 
 ROW = wire.REGION.itemsize
-REGION = (1).to_bytes(8, "little") + (1 << 30).to_bytes(8, "little") + (10).to_bytes(8, "little")
+REGION = struct.pack("=4Q", 1, 1 << 30, 10, 0)
 
 
 def test_who_answers_and_hangs_up_in_one_breath_claims_nothing() -> None:

@@ -45,7 +45,7 @@ def test_a_client_is_looked_at_in_several_places_at_once(pages: np.ndarray) -> N
 def build(store: Store, pages: np.ndarray) -> tuple[int, int, np.ndarray]:
     count = np.array([len(pages)], np.uint64)
     start = np.array([pages.ctypes.data], np.uint64)
-    return store.build([_core.Peer(os.getpid())], np.zeros(1, np.uint64), start, count)
+    return store.build([_core.Peer(os.getpid())], np.zeros(1, np.uint64), start, count)[:3]
 
 
 def add(store: Store, built: tuple[int, int, np.ndarray]) -> Slab:
@@ -125,7 +125,7 @@ def test_an_unreadable_page_stays_zero_in_the_slab() -> None:
     store = Store()
     nowhere = np.array([PAGE_SIZE], np.uint64)
     first, count = np.zeros(1, np.uint64), np.array([1], np.uint64)
-    descriptor, _, digests = store.build([_core.Peer(os.getpid())], first, nowhere, count)
+    descriptor, _, digests, _ = store.build([_core.Peer(os.getpid())], first, nowhere, count)
     assert digests.tolist() == [ZERO]
     os.close(descriptor)
 

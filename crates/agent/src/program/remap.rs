@@ -204,7 +204,7 @@ fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<
     state.table.relocate(old.start, old.start + kept, new.start);
     state.extents.remove(new.start, new.end);
     match left {
-        Some(keep) => state.table.insert(old.start, old.len() / PAGE, keep),
+        Some(keep) => state.table.insert(old.start, old.len() / PAGE, keep, false),
         None => state.extents.remove(old.start, old.end),
     }
     if known {
@@ -215,10 +215,10 @@ fn note(state: &mut Locked, old: &Range<usize>, new: Range<usize>, left: Option<
 
 /// Memory that is added behind mergeable memory is mergeable, too.
 fn grow(state: &mut Locked, from: usize, end: usize) {
-    let before = state.table.holding(from - PAGE, from).map(|region| region.keep);
-    if let (Some(keep), true) = (before, from < end) {
+    let before = state.table.holding(from - PAGE, from).map(|region| (region.keep, region.huge));
+    if let (Some((keep, huge)), true) = (before, from < end) {
         state.table.forget(from, end);
-        state.table.insert(from, (end - from) / PAGE, keep);
+        state.table.insert(from, (end - from) / PAGE, keep, huge);
         state.extents.insert(from, end);
     }
 }

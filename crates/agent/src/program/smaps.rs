@@ -4,6 +4,7 @@
 //! where memory is marked, after calls that failed, and in forked copies without a table. It may
 //! fail (no /proc after a chroot, no descriptor left); that does not mean that there is no memory.
 
+use crate::region::Wish;
 use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::slab;
 use rustix::fs::{Mode, OFlags};
@@ -129,9 +130,9 @@ pub fn memory(from: usize, end: usize) -> Option<Vec<Memory>> {
     Some(found)
 }
 
-/// The parts of `known` that merging can cope with, and what they must keep: they are anonymous,
-/// readable and writable, not locked, and fit.
-pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
+/// The parts of `known` that merging can cope with, what they must keep, and what the program has
+/// said about huge pages there: they are anonymous, readable and writable, not locked, and fit.
+pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep, Wish)> {
     let mut fit = Vec::new();
     let read = each(|line, flags| {
         let open = line.backing() == Some(Backing::Anonymous) && keep(line, flags).is_open();
@@ -142,7 +143,7 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
             .iter()
             .map(|it| it.start.max(line.range.start)..it.end.min(line.range.end))
             .filter(|part| !part.is_empty());
-        fit.extend(parts.map(|part| (part, keep(line, flags))));
+        fit.extend(parts.map(|part| (part, keep(line, flags), wish(flags))));
     });
     // If smaps cannot be read, no memory is known to be suitable.
     read.map_or_else(Vec::new, |()| fit)
@@ -151,6 +152,14 @@ pub fn suitable(known: &[Range<usize>]) -> Vec<(Range<usize>, Keep)> {
 fn kind(line: &Line, flags: &[&[u8]]) -> Vec<u8> {
     let telling = flags.iter().filter(|flag| !VAGUE.contains(flag));
     telling.fold(line.access.to_vec(), |kind, flag| [&kind, *flag].concat())
+}
+
+fn wish(flags: &[&[u8]]) -> Wish {
+    match (flags.contains(&&b"hg"[..]), flags.contains(&&b"nh"[..])) {
+        (true, _) => Wish::Huge,
+        (_, true) => Wish::Small,
+        _ => Wish::None,
+    }
 }
 
 fn keep(line: &Line, flags: &[&[u8]]) -> Keep {

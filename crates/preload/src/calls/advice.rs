@@ -15,13 +15,12 @@ const MOST_RANGES: usize = 1024;
 
 /// Advice that means the same on merged memory. It leaves nothing on a mapping that would be lost
 /// when the mapping is merged later.
-const ALIKE: [c_int; 8] = [
+const ALIKE: [c_int; 7] = [
     libc::MADV_WILLNEED,
     libc::MADV_COLD,
     libc::MADV_PAGEOUT,
     libc::MADV_POPULATE_READ,
     libc::MADV_POPULATE_WRITE,
-    libc::MADV_NOHUGEPAGE,
     libc::MADV_KEEPONFORK,
     MADV_GUARD_REMOVE,
 ];
@@ -58,10 +57,13 @@ pub unsafe fn advise(start: usize, len: usize, advice: c_int) -> Answer {
             // SAFETY: parts of the program's own call.
             guarded(|| program::discard(start, end, |at, len| unsafe { ask(at, len, advice) }))
         }
-        // Single pages of huge pages could be shared, but not freed. So we ask the kernel for the
-        // opposite, to which it gives the same answer.
-        // SAFETY: it changes no byte.
-        libc::MADV_HUGEPAGE => unsafe { ask(start, len, libc::MADV_NOHUGEPAGE) },
+        // Single pages of huge pages could be shared, but not freed, so the hub decides where there
+        // are huge pages. We ask the kernel for the opposite, to which it gives the same answer.
+        libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE => guarded(|| {
+            // SAFETY: it changes no byte.
+            let raw = || unsafe { ask(start, len, libc::MADV_NOHUGEPAGE) };
+            program::wish(start, end, advice == libc::MADV_HUGEPAGE, raw)
+        }),
         libc::MADV_DONTFORK
         | libc::MADV_DOFORK
         | libc::MADV_DONTDUMP
@@ -122,6 +124,13 @@ pub unsafe fn advise_process(
         if KEPT.contains(&advice) {
             return program::noted(&ours, raw);
         }
+        if advice == libc::MADV_NOHUGEPAGE {
+            let answer = raw();
+            if answer.is_ok() {
+                ours.iter().for_each(|it| _ = program::wish(it.start, it.end, false, || Ok(0)));
+            }
+            return answer;
+        }
         // The call may be about another process: then merged memory of ours is restored in vain.
         // But the kernel takes advice of these kinds for the caller's own memory only.
         let answer = program::restored(&ours, libc::EAGAIN, false, raw);
@@ -137,7 +146,10 @@ pub unsafe fn advise_process(
                     let _ = mark(range.start, range.end); // the answer reports holes
                 }
                 libc::MADV_UNMERGEABLE => _ = program::unmark(range.start, range.end, || Ok(0)),
-                libc::MADV_HUGEPAGE => _ = undo(libc::MADV_NOHUGEPAGE),
+                libc::MADV_HUGEPAGE => {
+                    let raw = || undo(libc::MADV_NOHUGEPAGE);
+                    _ = program::wish(range.start, range.end, true, raw);
+                }
                 _ => {}
             }
         }

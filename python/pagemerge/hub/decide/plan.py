@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pagemerge.hub.decide import blocks
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT, ZERO_SLOT, Candidates, Layout, Runs
 from pagemerge.model import PAGE_SIZE, ZERO
 
@@ -29,12 +30,15 @@ def lay_out(
     members: I64,
     starts: I64,
     next_slot: int,
+    dear: npt.NDArray[np.bool_] | None = None,
 ) -> Layout:
     """Give each candidate a slot.
 
     ``known`` u32[n]: the slot whose digest the store has, or ``NO_SLOT``; ``members`` and
     ``starts``: groups of equal digests among the candidates (indices into ``found``, ascending
     inside a group). Only groups without a known slot get new slots, from ``next_slot`` on.
+    ``dear`` bool[n]: the candidate lies in a block that would be a huge page. Of those, blocks that
+    need 512 new slots get the first ones, so that they can be huge pages of a slab.
     """
     slot = known.copy()
     slot[found.digest == ZERO] = ZERO_SLOT
@@ -42,12 +46,15 @@ def lay_out(
     sizes = np.diff(starts)
     unknown = slot[first] == NO_SLOT
     first, sizes = first[unknown], sizes[unknown]
-    order = np.argsort(first)
+    order, whole = np.argsort(first), 0
+    if dear is not None:
+        chosen = blocks.whole(found, first[order], dear)
+        order, whole = np.append(order[chosen], order[~chosen]), int(np.count_nonzero(chosen))
     rank = np.empty(len(first), np.uint32)
     rank[order] = np.arange(len(first), dtype=np.uint32)
     chosen = members[np.repeat(unknown, np.diff(starts))]
     slot[chosen] = np.repeat(rank, sizes) + np.uint32(next_slot)
-    return Layout(slot=slot, donors=first[order], first_new=next_slot)
+    return Layout(slot=slot, donors=first[order], first_new=next_slot, whole=whole)
 
 
 def runs(address: U64, slot: npt.NDArray[np.uint32], slab: U64) -> Runs:
