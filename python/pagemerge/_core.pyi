@@ -42,6 +42,12 @@ def present_runs(pid: int, start: int, end: int, anonymous: bool = True) -> tupl
     kernels without PAGEMAP_SCAN (Linux 6.7).
     """
 
+def huge_runs(pid: int, start: int, end: int) -> tuple[bytes, bytes]:
+    """Find runs of anonymous pages that are parts of huge pages, as ``present_runs`` does.
+
+    Raises ``Unsupported`` on kernels without PAGEMAP_SCAN (Linux 6.7).
+    """
+
 def pagemap(pid: int, starts: _Words, pages: _Words, out: _Words) -> None:
     """Read the raw pagemap entries of runs (u64[r], u64[r]) into ``out`` (u64[sum(pages)]).
 

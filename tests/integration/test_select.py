@@ -17,11 +17,12 @@ from pagemerge.errors import PagemergeError
 from pagemerge.find import evidence, process
 from pagemerge.find.evidence import Evidence
 from pagemerge.find.process import Process
+from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.selecting import select
 from pagemerge.linux.maps import mappings
 from pagemerge.model import PAGE_SIZE
-from tests.conftest import Spawn
+from tests.conftest import Spawn, missing
 from tests.support import ksm
 
 WHOLE = 600, 400, 2000
@@ -53,6 +54,22 @@ def marked(selection: Selection, address: int, pages: int) -> list[tuple[int, in
         for start, end in zip(selection.start.tolist(), selection.end.tolist(), strict=True)
         if address <= start < address + pages * PAGE_SIZE
     ]
+
+
+@pytest.mark.requires("root")
+def test_huge_pages_with_few_duplicates_are_not_marked(victim: Spawn) -> None:
+    """ksmd would split them. Of three blocks, 31 pages, 32, and all of them are in common."""
+    programs = [victim("blocks") for _ in "ab"]
+    common = [HUGE_PRICE - 1, HUGE_PRICE, 512]
+    bases = [it.ask("fill", common=common, zeros=[0] * 3, advice="huge")["base"] for it in programs]
+    if any(it.ask("huge")["anonymous"] < 3 for it in programs):
+        missing("hugepages", "the kernel gave out no transparent huge pages")
+    processes = found(*(it.pid for it in programs))
+    for price, wanted in ((HUGE_PRICE, common[1:]), (0, common)):
+        for one, base in zip(select(processes, huge_price=price), bases, strict=True):
+            ranges = marked(one, base, 3 * 512)
+            assert sum(end - start for start, end in ranges) == sum(wanted), price
+            assert (ranges[0][0] == 0) == (price == 0)
 
 
 def test_stretches_are_told_to_the_page(victim: Spawn) -> None:

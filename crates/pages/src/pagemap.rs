@@ -27,6 +27,8 @@ pub enum Kind {
     Anonymous,
     /// Also pages of files and shared memory.
     Any,
+    /// Private anonymous memory that one entry of a page table maps as a huge page.
+    Huge,
 }
 
 /// Bits of a pagemap entry; the low 55 are the page frame number, for `CAP_SYS_ADMIN` only.
@@ -81,6 +83,7 @@ const IS_FILE: u64 = 1 << 2;
 const IS_PRESENT: u64 = 1 << 3;
 const IS_SWAPPED: u64 = 1 << 4;
 const IS_PFNZERO: u64 = 1 << 5;
+const IS_HUGE: u64 = 1 << 6;
 
 /// An open `/proc/PID/pagemap`.
 ///
@@ -122,7 +125,8 @@ impl Pagemap {
     ///
     /// # Errors
     /// [`Error::Usage`] unless both are page aligned and ordered; [`Error::Os`] with the kernel's
-    /// error; [`Error::Unsupported`] for more than 1 TiB on kernels without `PAGEMAP_SCAN`.
+    /// error; [`Error::Unsupported`] for more than 1 TiB, and for [`Kind::Huge`], on kernels without
+    /// `PAGEMAP_SCAN`.
     pub fn present_runs(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
         check(start, end)?;
         match self.scan(start, end, kind, 0) {
@@ -194,9 +198,10 @@ impl Pagemap {
     /// Find runs by the ioctl; at most `limit` pages, unless it is 0.
     fn scan(&self, start: u64, end: u64, kind: Kind, limit: u64) -> Result<Vec<Run>> {
         let unwanted = match kind {
-            Kind::Anonymous => IS_FILE | IS_SWAPPED | IS_PFNZERO,
+            Kind::Anonymous | Kind::Huge => IS_FILE | IS_SWAPPED | IS_PFNZERO,
             Kind::Any => IS_SWAPPED | IS_PFNZERO,
         };
+        let wanted = if kind == Kind::Huge { IS_PRESENT | IS_HUGE } else { IS_PRESENT };
         let mut found = [Region::default(); 512];
         let mut runs = Vec::new();
         let mut from = start;
@@ -209,7 +214,7 @@ impl Pagemap {
                 vec_len: found.len() as u64,
                 max_pages: limit,
                 category_inverted: unwanted,
-                category_mask: unwanted | IS_PRESENT,
+                category_mask: unwanted | wanted,
                 // The returned categories also decide where regions are cut, so return only one
                 // that never varies.
                 return_mask: IS_PRESENT,
@@ -241,6 +246,10 @@ impl Pagemap {
     /// it is the frame that one of our own untouched pages has; without it such pages count as
     /// present and are later read as zero pages.
     fn walk(&self, start: u64, end: u64, kind: Kind) -> Result<Vec<Run>> {
+        if kind == Kind::Huge {
+            let why = "which pages are huge is told by PAGEMAP_SCAN only (Linux 6.7)";
+            return Err(Error::Unsupported(why.into()));
+        }
         if end - start > FALLBACK_LIMIT {
             return Err(Error::Unsupported(format!(
                 "process {}: {start:#x}-{end:#x} is too long to walk on a kernel without \
@@ -251,7 +260,7 @@ impl Pagemap {
         let zero_frame = zero_frame();
         let wanted = |entry: u64| {
             let refused = match kind {
-                Kind::Anonymous => entry::FILE | entry::SWAPPED,
+                Kind::Anonymous | Kind::Huge => entry::FILE | entry::SWAPPED,
                 Kind::Any => entry::SWAPPED,
             };
             let frame = entry & entry::FRAME;

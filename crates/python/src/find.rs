@@ -19,6 +19,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CHUNK", remote::CHUNK)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(present_runs, module)?)?;
+    module.add_function(wrap_pyfunction!(huge_runs, module)?)?;
     module.add_function(wrap_pyfunction!(pagemap, module)?)?;
     module.add_function(wrap_pyfunction!(read_digests, module)?)?;
     module.add_function(wrap_pyfunction!(read_only, module)?)?;
@@ -51,7 +52,26 @@ fn present_runs<'py>(
     end: u64,
     anonymous: bool,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let kind = if anonymous { Kind::Anonymous } else { Kind::Any };
+    found(py, pid, start, end, if anonymous { Kind::Anonymous } else { Kind::Any })
+}
+
+#[pyfunction]
+fn huge_runs<'py>(
+    py: Python<'py>,
+    pid: i32,
+    start: u64,
+    end: u64,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    found(py, pid, start, end, Kind::Huge)
+}
+
+fn found<'py>(
+    py: Python<'py>,
+    pid: i32,
+    start: u64,
+    end: u64,
+    kind: Kind,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
     let runs = detached(py, || Pagemap::open(pid)?.present_runs(start, end, kind))?;
     let starts: Vec<u8> = runs.iter().flat_map(|run| run.start.to_ne_bytes()).collect();
     let pages: Vec<u8> = runs.iter().flat_map(|run| run.pages.to_ne_bytes()).collect();

@@ -28,7 +28,8 @@ class Attach:
     of different users together, unless --across-users allows it.
 
     With --select, pagemerge first finds out which ranges hold duplicates, and marks only those: if
-    two thirds of the memory are unique, ksmd then scans the other third only. Memory that the
+    two thirds of the memory are unique, ksmd then scans the other third only. A huge page (2 MiB)
+    with fewer than 32 duplicates is not marked, because ksmd would split it. Memory that the
     process maps later is not marked in that case. --dry-run shows what would be done.
 
     attach does not change ksmd's settings. `pagemerge detach` undoes it. Needs root.

@@ -22,8 +22,10 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from pagemerge._core import ABSENT
+from pagemerge.errors import PagemergeError
 from pagemerge.find import tally
 from pagemerge.find.look import Progress, look
+from pagemerge.find.pages import HUGE_BYTES, huge_blocks
 from pagemerge.find.process import Process
 from pagemerge.find.sources import ProcessSource, locate_for_ksmd, located
 from pagemerge.linux.process import PROC
@@ -69,6 +71,7 @@ def gather(
     threads: int = 0,
     *,
     zero_pages: bool = True,
+    huge_price: int = 0,
     progress: Progress = lambda _done, _total: None,
 ) -> tuple[Evidence, ...]:
     """Look once at all pages of ``processes`` that ksmd could merge; one answer for each.
@@ -76,7 +79,8 @@ def gather(
     Pages of zeros are duplicates like others: ksmd merges them with each other or, with
     use_zero_pages, maps the kernel's own page. Without ``zero_pages`` they count as unique, because
     memory also looks like that before it is used. Pages that share one frame since a fork are not
-    duplicates: ksmd cannot free anything there.
+    duplicates: ksmd cannot free anything there. ``huge_price``: a huge page (2 MiB) with fewer
+    duplicates than this has none, because ksmd would split it.
 
     A process that exits or denies access has an ``error``; nothing is raised for it.
     """
@@ -89,12 +93,45 @@ def gather(
             # These frames are shared because the pages are duplicates. They must stay marked.
             frames[here] = ABSENT
     gain = tally.gains(found.digests, frames, zero_pages)
+    if huge_price:
+        for source, here in zip(sources, parts, strict=True):
+            _spare(source, gain[here], huge_price)
     return tuple(_evidence(source, gain[here]) for source, here in zip(sources, parts, strict=True))
 
 
 def _merged_by_ksmd(pid: int, proc: Path = PROC) -> bool:
     """Does the process have pages that ksmd has merged? Always false before Linux 5.19."""
     return (number_in(proc / str(pid) / "ksm_merging_pages") or 0) > 0
+
+
+def _spare(source: ProcessSource, gain: NDArray[np.float32], price: int) -> None:
+    """Set ``gain`` (f32[pages of the source]) to 0 for pages of huge pages with too few duplicates.
+    A process that cannot be looked at any more keeps its gains."""
+    ranges = [(mapping.start, mapping.end) for mapping in source.mappings]
+    try:
+        huge = huge_blocks(source.process.pid, ranges)
+    except PagemergeError:
+        return
+    if source.error or len(huge) == 0:
+        return
+    pages = source.pages.astype(np.int64)
+    within = np.arange(len(gain)) - np.repeat(np.cumsum(pages) - pages, pages)
+    block = np.repeat(source.starts, pages) + within.astype(np.uint64) * np.uint64(PAGE_SIZE)
+    spare_huge(gain, block // np.uint64(HUGE_BYTES), huge, price)
+
+
+def spare_huge(
+    gain: NDArray[np.float32],
+    block: npt.NDArray[np.uint64],
+    huge: npt.NDArray[np.uint64],
+    price: int,
+) -> None:
+    """Set ``gain`` (f32[n]) to 0 for the pages of blocks that are in ``huge`` (u64[m], ascending)
+    and have fewer than ``price`` pages with a gain. ``block`` (u64[n]): the block of each page."""
+    at = np.minimum(np.searchsorted(huge, block), len(huge) - 1)
+    inside = huge[at] == block
+    counts = np.bincount(at[inside & (gain > 0)], minlength=len(huge))
+    gain[inside & (counts[at] < price)] = 0
 
 
 def _evidence(source: ProcessSource, gain: NDArray[np.float32]) -> Evidence:

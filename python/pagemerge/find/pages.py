@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagemerge import _core
-from pagemerge.errors import about_process
+from pagemerge.errors import Unsupported, about_process
 from pagemerge.find import tally
 from pagemerge.find.groups import steps
 from pagemerge.linux.aside import readers
@@ -26,6 +26,9 @@ MOST = ROOM // 16
 AT_ONCE = ROOM // PAGE_SIZE
 """Pages whose bytes are copied at once."""
 
+HUGE_BYTES = 2 << 20
+"""Bytes of a huge page."""
+
 Runs = tuple[UInt64s, UInt64s]
 """Addresses and pages, u64[r] each."""
 
@@ -39,6 +42,27 @@ def present_runs(pid: int, start: int, end: int, *, anonymous: bool) -> Runs:
     """
     starts, pages = _core.present_runs(pid, start, end, anonymous)
     return np.frombuffer(starts, np.uint64), np.frombuffer(pages, np.uint64)
+
+
+def huge_blocks(pid: int, ranges: list[tuple[int, int]]) -> UInt64s:
+    """Find the huge pages of process ``pid``, which are of 2 MiB, in ranges of addresses (start,
+    end): u64[n], the number of each, which is its address in blocks of 2 MiB. None are found before
+    Linux 6.7. Raises ``PagemergeError`` if the process cannot be read, or keeps us waiting."""
+    return np.array(readers.call(pid, _huge_blocks, pid, ranges), np.uint64)
+
+
+def _huge_blocks(pid: int, ranges: list[tuple[int, int]]) -> list[int]:
+    found: list[int] = []
+    with suppress(Unsupported):
+        for start, end in ranges:
+            first, pages = _core.huge_runs(pid, start, end)
+            runs = zip(
+                np.frombuffer(first, np.uint64), np.frombuffer(pages, np.uint64), strict=True
+            )
+            for at, count in runs:
+                block = int(at) // HUGE_BYTES
+                found += range(block, block + int(count) * PAGE_SIZE // HUGE_BYTES)
+    return found
 
 
 def digests(

@@ -17,6 +17,7 @@ from pagemerge.find import eligible
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
 from pagemerge.ksmd.attach import attach, detach, listed, users_merged
+from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.model import Selection
 from pagemerge.ksmd.ruling import Key, Opting
@@ -83,6 +84,8 @@ class Enrolment:
         self._marks = marks or Kernel()
         self._selected: dict[Key, _Selected] = {}
         self._looks_after = 0.0
+        self.huge_price = HUGE_PRICE
+        """As for ``select``."""
 
     def follow(self, rules: Sequence[Rule], across_users: bool) -> None:
         """Use other rules from the next refresh on."""
@@ -129,6 +132,7 @@ class Enrolment:
         found = select(
             [_process(one.who) for one in due],
             [Process(pid, "", 0) for pid in others],
+            huge_price=self.huge_price,
         )
         spent = readers.spent_seconds() - began
         self._looks_after = time.monotonic() + spent / LOOKS

@@ -24,6 +24,7 @@ from pagemerge.find.survey import survey
 from pagemerge.ksmd.borrowing import Loan
 from pagemerge.ksmd.decide.course import Course
 from pagemerge.ksmd.decide.govern import govern
+from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.enrolment import Enrolment, Kernel
 from pagemerge.ksmd.mergeable import Mergeable, asked
@@ -104,9 +105,11 @@ class Governor:
         self._topics: set[str] = set()
         self._meddled = False
 
-    def follow(self, rules: Sequence[Rule], across_users: bool) -> None:
+    def follow(
+        self, rules: Sequence[Rule], across_users: bool, huge_price: int = HUGE_PRICE
+    ) -> None:
         """Opt processes in and out by these rules from now on. Processes that stay in keep their
-        merged pages."""
+        merged pages. ``huge_price``: as for ``selecting.select``, where a rule selects."""
         if self.enrolment:
             self.enrolment.follow(rules, across_users)
         elif rules:
@@ -116,6 +119,8 @@ class Governor:
                 marks=Kernel(across_users),
                 dry_run=self.dry_run,
             )
+        if self.enrolment:
+            self.enrolment.huge_price = huge_price
 
     def tell(self, listener: Listener) -> None:
         """Have ``listener`` called with the reason and the knobs of each decision that is logged as

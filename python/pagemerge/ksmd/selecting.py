@@ -20,6 +20,7 @@ def select(
     share: float = decide.SHARE,
     zero_pages: bool = True,
     whole: bool = False,
+    huge_price: int = decide.HUGE_PRICE,
     threads: int = 0,
     progress: Progress = lambda _done, _total: None,
 ) -> list[Selection]:
@@ -28,6 +29,7 @@ def select(
     ``beside``: processes whose memory is marked already, so that pages equal to theirs count as
     duplicates. ``share``: least part of a range that is duplicates, 0 to 1. ``zero_pages``: whether
     zero pages count. ``whole``: split no mapping, see ``decide.ranges.choose``.
+    ``huge_price``: fewest duplicates of a huge page (2 MiB) that are worth splitting it; 0: all.
 
     This only reads; a process that cannot be looked at has an ``error``. Raises ``UsageError`` if
     ``share`` is not between 0 and 1.
@@ -35,7 +37,11 @@ def select(
     if not 0 <= share <= 1:
         raise UsageError(f"{share:g} is no share of a range: give a number between 0 and 1")
     found = evidence.gather(
-        [*processes, *beside], threads, zero_pages=zero_pages, progress=progress
+        [*processes, *beside],
+        threads,
+        zero_pages=zero_pages,
+        huge_price=huge_price,
+        progress=progress,
     )
     limit = most_mappings()
     return [

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import MATCHERS, Opt, Rule
 from pagemerge.ksmd.model import Goals
 
@@ -45,6 +46,11 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10
     """Available memory below which memory counts for more than processor time, as under memory
     pressure."""
+
+    huge_price: Annotated[int, msgspec.Meta(ge=0, le=512, extra={"unit": "pages"})] = HUGE_PRICE
+    """Fewest duplicates of a huge page of 2 MiB that are worth splitting it, in rules with
+    ``select = true``. Where there are fewer, nothing of the huge page is marked. 0: all duplicates
+    are marked."""
 
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Memory that must stay available even if every page that ksmd has merged is written at once.

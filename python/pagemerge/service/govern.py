@@ -41,12 +41,12 @@ def govern(
         governor = Governor(
             kernel.goals(), ksm, dry_run=options.dry_run, trace=trace, notifier=states
         )
-        governor.follow(options.settings.rules, kernel.across_users)
+        governor.follow(options.settings.rules, kernel.across_users, kernel.huge_price)
 
         def apply(new: Configuration) -> None:
             kernel = with_cpu(new.kernel, options.cpu)
             governor.goals = kernel.goals()
-            governor.follow(new.rules, kernel.across_users)
+            governor.follow(new.rules, kernel.across_users, kernel.huge_price)
 
         for ending in endings():
             signal.signal(ending, lambda _ending, _frame: governor.end())
