@@ -180,6 +180,8 @@ def summary(rounds: list[list[Result]]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for state in STATES:
         rows = [it for one in rounds for it in one if it.state == state]
+        if not rows:
+            continue
         before = [it for one in rounds for it in one if it.state == "huge"]
         pairs = list(zip(rows, before, strict=True))
         speeds = [it.speed for it in rows]
@@ -244,8 +246,8 @@ def drawn(run: dict[str, Any]) -> str:
     often = "One round" if run["rounds"] == 1 else f"Median of {run['rounds']} rounds"
     note = f"{often}, two processes, scene {run['scene']}, {kernel}."
     parts.append(text(40, HEIGHT - 14, 16, note, "note"))
-    kept = states["kept"]
-    title = f"{heading}: speed {kept['speed']:.2f} with blocks kept huge"
+    told = (f"speed {it['speed']:.2f} {WORDS[state]}" for state, it in states.items())
+    title = f"{heading}: {', '.join(told)}"
     inside = "\n  ".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
@@ -265,7 +267,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         flags = ["-O2", "-shared", "-fPIC"]
         subprocess.run(["cc", *flags, "-o", str(library), str(LAB / "reads.c")], check=True)
         for number in range(args.rounds):
-            order = STATES[number % 4 :] + STATES[: number % 4]
+            states = ["huge", *(it for it in STATES[1:] if it in args.states)]
+            order = states[number % len(states) :] + states[: number % len(states)]
             rounds.append([measure(state, library, args) for state in order])
             print(f"round {number + 1} of {args.rounds} is over", file=sys.stderr, flush=True)
     return {
@@ -286,6 +289,9 @@ def main() -> int:
     parser.add_argument("--gib", type=int, default=1, choices=(1, 2, 4, 8, 16), help="of both")
     parser.add_argument("--rounds", type=int, default=3, help="how often (default 3)")
     parser.add_argument("--scene", default="blocks", choices=("blocks", "pages"))
+    parser.add_argument(
+        "--states", nargs="+", choices=STATES[1:], default=STATES[1:], help="beside `huge`"
+    )
     parser.add_argument("--reads", type=int, default=2_000_000, help="of a process at a time")
     parser.add_argument("--price", type=int, default=Settings().huge_price, help="huge_price")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="where JSON and picture go")
