@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pagemerge.hub.model import BLOCK, NO_SLOT, OWN_SLOT, Candidates, Pages
+from pagemerge.hub.model import BLOCK, NO_SLOT, OWN_SLOT, Candidates
+from pagemerge.hub.pages import Pages
 from pagemerge.model import ABSENT, PAGE_SIZE
 
 Bools = npt.NDArray[np.bool_]
