@@ -21,6 +21,9 @@ from pagemerge.settings import file
 from pagemerge.settings.check import Checked, check
 from pagemerge.settings.parse import Problem
 
+GENTLE = 10.0
+"""``latency_percent`` under ``--gentle``, if the file has none."""
+
 AnySettings = TypeVar("AnySettings", Settings, KernelSettings)
 
 
@@ -36,6 +39,13 @@ def with_cpu(settings: AnySettings, percent: float | None) -> AnySettings:
     except msgspec.ValidationError:
         told = f"--cpu {percent:g}: give a percentage of one core, above 0 and up to 100"
         raise UsageError(told) from None
+
+
+def with_gentle(settings: AnySettings, gentle: bool) -> AnySettings:
+    """Give ``settings`` a latency budget if ``gentle`` is true and they have none."""
+    if not gentle or settings.latency_percent:
+        return settings
+    return msgspec.structs.replace(settings, latency_percent=GENTLE)
 
 
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

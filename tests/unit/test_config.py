@@ -92,5 +92,5 @@ def test_goals_of_the_governor_are_as_the_file_says(tmp_path: Path) -> None:
         "pressure_percent = 50\navailable_percent = 1\nreserve_bytes = 7\n"
         "merge_across_nodes = false\n"
     )
-    assert load_kernel(path).goals() == Goals(5, 2, 1000, 50, 1, 7, 0)
+    assert load_kernel(path).goals() == Goals(5, 2, 1000, 50, 1, 7, 0, 0)
     assert with_cpu(load_kernel(path), 7).cpu_percent == 7

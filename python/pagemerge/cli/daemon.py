@@ -71,6 +71,12 @@ class Daemon:
             help="share of one core to use over time; overrides the file (default: cpu_percent)",
         )
         parser.add_argument(
+            "--gentle",
+            action="store_true",
+            help="let other programs wait at most 10%% of the time while merging; the file decides "
+            "if it has latency_percent",
+        )
+        parser.add_argument(
             "--until-idle", action="store_true", help="end when the last client has left; hub only"
         )
         parser.add_argument(
@@ -141,6 +147,7 @@ class Daemon:
             config=args.config,
             socket=args.socket,
             cpu=args.cpu,
+            gentle=args.gentle,
             until_idle=args.until_idle,
             trace=args.trace,
             verbose=args.verbose,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pagemerge.errors import AccessDenied, PagemergeError
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide.blocks import leading
 from pagemerge.hub.domain import Filling, Members
+from pagemerge.hub.gentle import Gentle
 from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.turns import work_in
@@ -32,8 +34,8 @@ class Filler:
     """Copies pages of the clients of a domain into slabs, in a thread that the hub gives up when a
     client makes it wait."""
 
-    def __init__(self, members: Members, quota: Quota) -> None:
-        self._members, self._quota = members, quota
+    def __init__(self, members: Members, quota: Quota, gentle: Gentle) -> None:
+        self._members, self._quota, self._gentle = members, quota, gentle
         self._builder: ThreadPoolExecutor | None = None
 
     async def provide(
@@ -103,7 +105,8 @@ class Filler:
             return changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
         seconds = members.patience.limit(awaited=awaited)
-        future = await self._build(clients, whose, addresses, whole, seconds)
+        async with contextlib.nullcontext() if awaited else self._gentle.slice():
+            future = await self._build(clients, whose, addresses, whole, seconds)
         if not future.done():
             # A donor makes the hub wait: give up the slab and the thread.
             future.add_done_callback(_discard)

@@ -87,6 +87,7 @@ class Hub:
         for merger in self._mergers.values():
             merger.settings = settings
             merger.again.share = settings.again_percent / 100
+            merger.gentle.share = settings.latency_percent / 100
             merger.members.find_room()
             merger.members.wake.set()
 
@@ -264,8 +265,8 @@ class Hub:
             if not client.has_barrier:
                 await check_separated(client)
                 return False
-            async for asked in due(client):
-                async with self.readers.of(members.domain.uid):
+            async for asked in due(client, merger.gentle.most_blocks):
+                async with merger.gentle.slice(), self.readers.of(members.domain.uid):
                     seen = await look(client, asked, members.store.seed)
                 first, again = await note(client, seen, looks, self.clock, merger.most_vain)
                 members.await_plan(first)

@@ -16,10 +16,6 @@ from pagemerge.hub.regions import Region
 from pagemerge.hub.turns import breathe
 from pagemerge.model import PAGE_SIZE
 
-MOST_AT_ONCE = pace.MOST_AT_ONCE * BLOCK
-"""Pages of the parts that are read at once. For many small parts, checking that the process is
-still the same, and handing the work to a thread, would take longer than reading."""
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -42,16 +38,16 @@ class Seen:
     """Pages that the client had merged when the look began."""
 
 
-async def due(client: Client) -> AsyncIterator[list[Part]]:
-    """Yield the parts to look at in this cycle, in lots of about ``MOST_AT_ONCE`` pages."""
+async def due(client: Client, most: int = pace.MOST_AT_ONCE) -> AsyncIterator[list[Part]]:
+    """Yield the parts to look at in this cycle, in lots of at most about ``most`` blocks."""
     lot: list[Part] = []
     pages = 0
     # New regions first, because there is most to find in them.
     for region in sorted(client.regions.values(), key=lambda it: it.looked):
         await breathe()
         region.looked = True
-        for first, count in pace.due(region.pages):
-            if lot and pages + count > MOST_AT_ONCE:
+        for first, count in pace.due(region.pages, most):
+            if lot and pages + count > most * BLOCK:
                 yield lot
                 lot, pages = [], 0
             lot.append(Part(region, first, count))

@@ -13,9 +13,10 @@ from pagemerge.hub import wire
 from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.budget import Allowance
 from pagemerge.hub.client import Client
-from pagemerge.hub.decide import pace, plan, restless, stability
+from pagemerge.hub.decide import gentle, pace, plan, restless, stability
 from pagemerge.hub.domain import Members
 from pagemerge.hub.filler import Filler
+from pagemerge.hub.gentle import Gentle
 from pagemerge.hub.model import OWN_SLOT, Runs
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.savings import Savings
@@ -43,7 +44,8 @@ class Merger:
         self, members: Members, quota: Quota, settings: Settings, most_mappings: int
     ) -> None:
         self.members, self.quota, self.settings = members, quota, settings
-        self.filler = Filler(members, quota)
+        self.gentle = Gentle(settings.latency_percent / 100)
+        self.filler = Filler(members, quota, self.gentle)
         self.savings = Savings()
         self.again = Allowance(settings.again_percent / 100)
         """For merging pages that were merged before and written since."""
@@ -63,21 +65,36 @@ class Merger:
         try:
             least = self.settings.least_run
             address, slot, runs = await self.prepare(client, address, slot, least)
-            for some, pages in plan.parts(runs["pages"], MOST_PLANNED):
-                late = partial(self._note_late, client, address[pages], slot[pages])
-                again, began = _again(client, address[pages], slot[pages]), time.monotonic()
-                try:
-                    body = await client.ask(
-                        wire.Kind.MERGE, runs[some].tobytes(), self.members.patience.seconds, late
-                    )
-                finally:
-                    if again:
-                        self.again.spend((time.monotonic() - began) * again)
+            most = MOST_PLANNED
+            if self.gentle.share:
+                most = self.gentle.pages
+                runs = gentle.split(runs, most)
+            for some, pages in plan.parts(runs["pages"], most):
+                async with self.gentle.slice(elsewhere=True):
+                    body = await self._ask(client, runs[some], address[pages], slot[pages])
                 merged += self.note(client, body, address[pages], slot[pages])
         except Exception as error:
             self.members.await_plan(len(address))
             pass_over(client, error)
         return merged
+
+    async def _ask(
+        self, client: Client, runs: npt.NDArray[np.void], address: U64, slot: U32
+    ) -> bytes:
+        """Have a client carry out some runs, and return its report. Raises the errors of
+        ``Client.ask``."""
+        late = partial(self._note_late, client, address, slot)
+        again, began = _again(client, address, slot), time.monotonic()
+        try:
+            body = await client.ask(
+                wire.Kind.MERGE, runs.tobytes(), self.members.patience.seconds, late
+            )
+        finally:
+            took = time.monotonic() - began
+            if again:
+                self.again.spend(took * again)
+        self.gentle.note_answer(len(address), took)
+        return body
 
     async def prepare(
         self, client: Client, address: U64, slot: U32, least: int, *, awaited: bool = False

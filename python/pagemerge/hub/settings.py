@@ -77,5 +77,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Available memory, of the host or of the limit of a memory cgroup, below which memory counts
     for more than processor time, as under memory pressure. The cgroups of the hub and of its
     clients count."""
+    latency_percent: Annotated[
+        float, msgspec.Meta(ge=0, le=100, extra={"unit": "percent of time"})
+    ] = 0
+    """Part of the time in which other programs may wait for a processor while the hub merges in the
+    background (PSI, ``/proc/pressure/cpu``). The hub then works in slices of about a millisecond,
+    one at a time, and rests between them as long as needed. 0: no budget."""
     longest_pause: Annotated[float, msgspec.Meta(gt=0, le=3600, extra={"unit": "seconds"})] = 2
     """Longest time between two cycles when nothing changes."""

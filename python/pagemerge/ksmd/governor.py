@@ -37,6 +37,7 @@ from pagemerge.linux.aside import readers
 from pagemerge.linux.knobs import STOP, Knobs
 from pagemerge.linux.ksm import Ksm
 from pagemerge.linux.notify import Notifier
+from pagemerge.linux.scheduling import stalled_seconds
 from pagemerge.model import PAGE_SIZE
 
 log = logging.getLogger("pagemerge.governor")
@@ -215,7 +216,8 @@ class Governor:
         if decision.reason == self._told:
             return
         self._told = decision.reason
-        if changes:
+        news = set(changes) - {"sleep_millisecs"}  # a latency budget changes it all the time
+        if news:
             self._topics.clear()
         new = decision.topic and decision.topic not in self._topics
         self._topics.add(decision.topic)
@@ -223,12 +225,12 @@ class Governor:
         if written and self.dry_run:
             written = f"would write {written}"
         log.log(
-            logging.INFO if changes or new else logging.DEBUG,
+            logging.INFO if news or new else logging.DEBUG,
             "%s%s",
             decision.reason,
             f": {written}" if written else "",
         )
-        if changes or new:
+        if news or new:
             self._listener(decision.reason, {} if self.dry_run else changes)
 
     def _write(self, changes: dict[str, int | str]) -> None:
@@ -289,6 +291,7 @@ class Governor:
             promised_bytes=promised,
             merged_bytes=None if sharing is None else (sharing + zeros) * PAGE_SIZE,
             look_seconds=looked,
+            stalled_seconds=stalled_seconds() if self.goals.latency_percent else None,
         )
 
     def _note_meddling(self, found: Knobs) -> None:

@@ -64,6 +64,9 @@ class Goals:
     reserve_bytes: int = 0
     """Memory that must stay available even if every merged page is written at once: nothing more is
     merged where it would not. 0: none."""
+    latency_percent: float = 0.0
+    """Percent of the time in which others may wait for a processor while ksmd runs; 0: no
+    budget."""
     merge_across_nodes: int | None = None
     """Value to set before the first page is merged, because the kernel refuses it later; None:
     leave it."""
@@ -100,6 +103,8 @@ class Snapshot:
     the governor did not look or the kernel does not tell."""
     look_seconds: float = 0.0
     """Processor seconds that this look took."""
+    stalled_seconds: float | None = None
+    """PSI: seconds so far in which some thread waited for a processor."""
 
 
 @dataclass(frozen=True, slots=True)

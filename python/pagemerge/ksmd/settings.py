@@ -56,6 +56,13 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Memory that must stay available even if every page that ksmd has merged is written at once.
     Where it would not, the governor merges nothing more. 0: no reserve."""
 
+    latency_percent: Annotated[
+        float, msgspec.Meta(ge=0, le=100, extra={"unit": "percent of time"})
+    ] = 0
+    """Part of the time in which other programs may wait for a processor while ksmd runs (PSI,
+    ``/proc/pressure/cpu``). ksmd then scans 256 pages at a time, and the governor makes its pauses
+    as long as needed; it always runs for this part of the time. 0: no budget."""
+
     merge_across_nodes: bool | None = None
     """True if ksmd may merge pages of different NUMA nodes, false if it may not. The governor
     writes this while nothing is merged. If it is not set, the governor leaves it as it is."""
@@ -69,6 +76,7 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.pressure_percent,
             self.available_percent,
             self.reserve_bytes,
+            self.latency_percent,
             None if self.merge_across_nodes is None else int(self.merge_across_nodes),
         )
 

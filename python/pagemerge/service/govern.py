@@ -9,14 +9,16 @@ import socket
 from pathlib import Path
 from typing import BinaryIO
 
-from pagemerge.config import Configuration, with_cpu
+from pagemerge.config import Configuration, with_cpu, with_gentle
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.figures import number
 from pagemerge.ksmd.borrowing import alone, borrowed, note_below, put_back
 from pagemerge.ksmd.governor import Governor, endings
+from pagemerge.ksmd.settings import KernelSettings
 from pagemerge.linux.container import ksm_below
 from pagemerge.linux.ksm import Ksm, locked
 from pagemerge.linux.notify import notifier
+from pagemerge.linux.scheduling import give_way
 from pagemerge.service.options import Options
 from pagemerge.service.orders import obey
 from pagemerge.service.reload import Reload, told_to
@@ -33,7 +35,8 @@ def govern(
     are told, and orders come from (``orders``).
     """
     ksm = usable_ksm(options.host_root)
-    kernel = with_cpu(options.settings.kernel, options.cpu)
+    kernel = _settings(options, options.settings)
+    give_way(kernel.latency_percent > 0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(ksm))
         trace = stack.enter_context(_opened(options.trace)) if options.trace else None
@@ -44,7 +47,8 @@ def govern(
         governor.follow(options.settings.rules, kernel.across_users, kernel.huge_price)
 
         def apply(new: Configuration) -> None:
-            kernel = with_cpu(new.kernel, options.cpu)
+            kernel = _settings(options, new)
+            give_way(kernel.latency_percent > 0)
             governor.goals = kernel.goals()
             governor.follow(new.rules, kernel.across_users, kernel.huge_price)
 
@@ -106,3 +110,8 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("wb", 0)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", path=str(path)) from error
+
+
+def _settings(options: Options, configuration: Configuration) -> KernelSettings:
+    """Return the settings of the governor, as options change them."""
+    return with_cpu(with_gentle(configuration.kernel, options.gentle), options.cpu)

@@ -26,6 +26,8 @@ class Options:
     """Where the hub listens; None: at the default place."""
     cpu: float | None = None
     """Overrides ``cpu_percent``; percent of one core."""
+    gentle: bool = False
+    """Gives engines a latency budget that have none."""
     until_idle: bool = False
     trace: Path | None = None
     verbose: bool = False

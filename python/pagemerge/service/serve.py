@@ -10,14 +10,16 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from pagemerge.config import with_cpu
+from pagemerge.config import Configuration, with_cpu, with_gentle
 from pagemerge.errors import HubError, UsageError
 from pagemerge.hub.hub import Hub
 from pagemerge.hub.listening import inherited, only_one
 from pagemerge.hub.reach import socket_path
 from pagemerge.hub.service import Service
+from pagemerge.hub.settings import Settings
 from pagemerge.linux.notify import Notifier, notifier
 from pagemerge.linux.oom import last_to_end
+from pagemerge.linux.scheduling import give_way
 from pagemerge.service.options import Options
 from pagemerge.service.reload import Reload, told_to
 
@@ -28,7 +30,8 @@ def serve(options: Options, passed: int | None, *, supervised: bool = False) -> 
     ``passed``: the descriptor of its socket, if another process has opened it. ``supervised``: the
     daemon that forked this process holds the lock of the socket, and logs for both.
     """
-    hub = Hub(with_cpu(options.settings.hub, options.cpu), options.print_plan)
+    hub = Hub(_settings(options, options.settings), options.print_plan)
+    give_way(hub.settings.latency_percent > 0)
     _return_memory()
     last_to_end()
     # Each slab and each client takes a descriptor.
@@ -58,13 +61,23 @@ def _on_hangup(
 ) -> Callable[[], None] | None:
     if not options.config:
         return None
+
+    def apply(new: Configuration) -> None:
+        hub.apply(_settings(options, new))
+        give_way(hub.settings.latency_percent > 0)
+
     reload = Reload(
         options.config,
         options.settings,
-        lambda new: hub.apply(with_cpu(new.hub, options.cpu)),
+        apply,
         quiet=supervised,
     )
     return told_to(states, reload)
+
+
+def _settings(options: Options, configuration: Configuration) -> Settings:
+    """Return the settings of the hub, as options change them."""
+    return with_cpu(with_gentle(configuration.hub, options.gentle), options.cpu)
 
 
 def raise_descriptors() -> None:

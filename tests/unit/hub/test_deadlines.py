@@ -20,6 +20,7 @@ from pagemerge.hub import client as clients
 from pagemerge.hub.client import Client
 from pagemerge.hub.domain import Members
 from pagemerge.hub.filler import Filler
+from pagemerge.hub.gentle import Gentle
 from pagemerge.hub.patience import Patience
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.settings import Settings
@@ -105,7 +106,7 @@ def test_a_donor_that_makes_the_hub_wait_is_known_by_name(
 
     async def run() -> None:
         members = Members(Domain(0))
-        filler = Filler(members, Quota({members.domain: members}, Settings()))
+        filler = Filler(members, Quota({members.domain: members}, Settings()), Gentle(0))
         members.clients = [client_of(os.getpid()), client_of(other.pid)]
         never: Any = SimpleNamespace(digest_stretches=lambda *_: forever.wait(), close=lambda: None)
         members.clients[1].peer = never

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagemerge.ksmd.decide.course import AGAIN, BATCH, CALM, LONGEST, Course, is_short, saved_bytes
+from pagemerge.ksmd.decide.course import (
+    AGAIN,
+    BATCH,
+    CALM,
+    GENTLE_BATCH,
+    LONGEST,
+    Course,
+    is_short,
+    saved_bytes,
+)
 from pagemerge.ksmd.decide.govern import govern
 from pagemerge.ksmd.governor import Step, changed
 from pagemerge.ksmd.model import Decision, Goals, Snapshot
@@ -263,6 +273,45 @@ def test_a_budget_holds() -> None:
     batch = BATCH * host.course.page_seconds
     assert host.now.knobs.sleep_millisecs == pytest.approx(9000 * batch, rel=0.1)
     assert "pace of its budget" in host.decision.reason
+
+
+GENTLE = Goals(latency_percent=20)
+
+
+def test_ksmd_waits_while_others_wait() -> None:
+    """Pauses grow while others wait more than they may, and end when they do not."""
+    host = Host(GENTLE)
+    host.now = replace(host.now, stalled_seconds=0.0)
+    host.work(100_000 * MB)
+    assert host.now.knobs.pages_to_scan == GENTLE_BATCH
+    assert host.now.knobs.sleep_millisecs == 0
+    pauses = []
+    for _ in range(10):
+        host.turn(spent_seconds=0.0, stalled_seconds=(host.now.stalled_seconds or 0) + 0.2)
+        pauses.append(host.now.knobs.sleep_millisecs or 0)
+    # It runs for its part of the time, however long others wait.
+    assert pauses[-1] == math.ceil(1000 * GENTLE_BATCH * host.course.page_seconds * 4)
+    assert pauses == sorted(pauses)
+    for _ in range(10):
+        host.turn(spent_seconds=0.0, stalled_seconds=(host.now.stalled_seconds or 0) + 0.01)
+    assert host.now.knobs.sleep_millisecs == 0
+
+
+def test_ksmd_waits_where_the_kernel_tells_no_pressure() -> None:
+    host = Host(GENTLE)
+    host.work(100_000 * MB)
+    for _ in range(10):
+        host.turn(spent_seconds=0.0)
+    assert (host.now.knobs.sleep_millisecs or 0) > 0
+
+
+def test_without_a_latency_budget_nobody_is_waited_for() -> None:
+    host = Host()
+    host.now = replace(host.now, stalled_seconds=0.0)
+    host.work(100_000 * MB)
+    for _ in range(10):
+        host.turn(spent_seconds=0.0, stalled_seconds=(host.now.stalled_seconds or 0) + 0.25)
+    assert (host.now.knobs.pages_to_scan, host.now.knobs.sleep_millisecs) == (BATCH, 0)
 
 
 @pytest.mark.parametrize("short", [{"pressure": 20.0}, {"available_bytes": 1 * MB}])

@@ -16,7 +16,8 @@ from pagemerge.hub.pages import Pages
 
 MOST_AT_ONCE = 32
 """The most blocks of one look (64 MiB, about 8 ms of reading). Most looks find nothing to read:
-then the system call dominates."""
+then the system call dominates. For many small parts, checking that the process is still the same,
+and handing the work to a thread, would take longer than reading."""
 
 FEW = 16
 """Pages that a cycle has to find to be worth it."""
@@ -42,11 +43,11 @@ MOST_EMPTY = 3
 within eight cycles. Asking in each cycle would be most of the work of an idle hub."""
 
 
-def due(pages: Pages) -> list[tuple[int, int]]:
+def due(pages: Pages, most: int = MOST_AT_ONCE) -> list[tuple[int, int]]:
     """Return the runs of blocks to look at in this cycle, as (first page, pages), and count down
     the wait of the others.
 
-    Runs are cut at ``MOST_AT_ONCE`` blocks, so that each look is short. If one block is due, the
+    Runs are cut at ``most`` blocks, so that each look is short. If one block is due, the
     look includes its neighbours that have waited half of their time. Otherwise blocks that were due
     at different times would need a look for each block, for ever.
     """
@@ -62,9 +63,9 @@ def due(pages: Pages) -> list[tuple[int, int]]:
     cuts = np.flatnonzero(np.diff(ready) != 1) + 1
     runs = []
     for run in np.split(ready, cuts):
-        for at in range(0, len(run), MOST_AT_ONCE):
+        for at in range(0, len(run), most):
             first = int(run[at]) * BLOCK
-            behind = int(run[min(at + MOST_AT_ONCE, len(run)) - 1]) + 1
+            behind = int(run[min(at + most, len(run)) - 1]) + 1
             last = min(behind * BLOCK, len(pages.digest))
             runs.append((first, last - first))
     return runs

@@ -11,6 +11,12 @@ from pagemerge.model import PAGE_SIZE
 BATCH = 4096
 """Pages that ksmd scans at a time (pages_to_scan): about 10 ms, in which it reacts to nothing."""
 
+GENTLE_BATCH = 256
+"""The same under a latency budget: less than a millisecond."""
+
+LONGEST_PAUSE = 1.0
+"""The most seconds between two batches under a latency budget."""
+
 TICK = 0.25
 """Seconds between two looks at the counters while ksmd runs or memory grows."""
 
@@ -70,7 +76,11 @@ class Course:
     """Seconds from the end of work until the finder looks again at memory that is left."""
     again: float = -1.0
     """Time of that look; negative if nothing is left that would pay."""
+    stalled: float | None = None
+    """``stalled_seconds`` of the last snapshot."""
     # While it works:
+    pause: float = 0.0
+    """Seconds between two batches, for the latency budget."""
     checking: bool = False
     """True if ksmd stands still, and the next look tells whether it is done."""
     poor: str = ""
@@ -119,7 +129,27 @@ def account(course: Course, now: Snapshot, goals: Goals) -> Course:
         last_resident=now.resident_bytes,
         resident=min(course.resident, now.resident_bytes),
         look_after=max(course.look_after, now.seconds + now.look_seconds / share(now, goals)),
+        stalled=now.stalled_seconds,
+        pause=_pause(course, now, goals, passed),
     )
+
+
+def _pause(course: Course, now: Snapshot, goals: Goals, passed: float) -> float:
+    """Return the seconds between two batches: twice as long if others waited more than the latency
+    budget allows since the last snapshot, half as long if not. ksmd always runs for the budget's
+    part of the time: others also wait for each other.
+    """
+    if not goals.latency_percent or not course.working or passed <= 0:
+        return course.pause if goals.latency_percent else 0.0
+    allowed = goals.latency_percent / 100
+    if course.stalled is None or now.stalled_seconds is None:
+        waited = 1.0  # nobody can tell
+    else:
+        waited = (now.stalled_seconds - course.stalled) / passed
+    if waited <= allowed:
+        return course.pause / 2 if course.pause > 0.001 else 0.0
+    longest = GENTLE_BATCH * course.page_seconds * (1 / allowed - 1)
+    return min(max(2 * course.pause, 0.001), longest, LONGEST_PAUSE)
 
 
 def news(course: Course, now: Snapshot) -> str:

@@ -13,12 +13,14 @@ that a recorded trace can be played back.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from pagemerge.ksmd.decide.course import (
     AGAIN,
     BATCH,
     DONE,
+    GENTLE_BATCH,
     LONGEST,
     NOTABLE,
     SAMPLE,
@@ -262,14 +264,16 @@ def _run(
     smart_scan passes over memory that was seen before and has changed, for up to eight scans: so it
     is off for such memory, and on if only new memory counts.
     """
-    sleep = 0
+    pages = GENTLE_BATCH if goals.latency_percent else BATCH
+    sleep = math.ceil(1000 * course.pause)
     if course.tokens <= 0:
-        batch = BATCH * course.page_seconds
-        sleep = min(round(1000 * batch * (1 / share(now, goals) - 1)) + 1, 60_000)
+        batch = pages * course.page_seconds
+        pace = round(1000 * batch * (1 / share(now, goals) - 1)) + 1
+        sleep = min(max(sleep, pace), 60_000)
         reason += ", at the pace of its budget"
     wanted = Knobs(
         run=1,
-        pages_to_scan=BATCH,
+        pages_to_scan=pages,
         sleep_millisecs=sleep,
         use_zero_pages=1,
         smart_scan=None if smart is None else int(smart),

@@ -1,0 +1,55 @@
+"""Giving way to others, and what the kernel says about waiting for a processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pagemerge.linux.scheduling import stalled_seconds
+
+PROGRAM = """
+import os, threading
+from pagemerge.linux.scheduling import give_way
+
+def policies():
+    return sorted(os.sched_getscheduler(int(it)) for it in os.listdir("/proc/self/task"))
+
+go = threading.Event()
+threading.Thread(target=go.wait, daemon=True).start()
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+done = give_way()
+print(done, *policies())
+done = give_way(False)
+print(done, *policies())
+"""
+
+
+def test_all_threads_give_way_and_do_so_no_more() -> None:
+    argv = [sys.executable, "-c", PROGRAM]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    batch, other = os.SCHED_BATCH, os.SCHED_OTHER
+    assert told == [f"True {batch} {batch}", f"True {other} {other}"]
+
+
+def test_time_that_others_waited(tmp_path: Path) -> None:
+    pressure = tmp_path / "pressure"
+    pressure.mkdir()
+    (pressure / "cpu").write_bytes(
+        b"some avg10=87.08 avg60=76.38 avg300=62.10 total=7060251666\n"
+        b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+    )
+    assert stalled_seconds(proc=tmp_path) == pytest.approx(7060.251666)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"some total=-1\n", b"some total=1e9\n", b"some avg10=0 total=" + b"9" * 40]
+)
+def test_no_figure_where_the_kernel_tells_none(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "pressure" / "cpu").write_bytes(text)
+    assert stalled_seconds(proc=tmp_path) is None
+    assert stalled_seconds(proc=tmp_path / "nothing") is None
