@@ -18,12 +18,14 @@ pub mod hull;
 mod own;
 pub mod program;
 mod region;
+mod retreat;
 mod slabs;
 mod spawn;
 mod thread;
 mod whole;
 mod windows;
 pub use ending::end_with_program;
+pub use retreat::{confine, is_confined, is_only_thread, stop};
 
 pub use barriers::Choice;
 use extents::Extents;
@@ -179,75 +181,6 @@ pub fn start(config: Config) -> Result<()> {
             Err(error)
         }
     }
-}
-
-/// End this process's agent, and wait until its thread has gone. What is merged stays so. Returns
-/// whether there was one.
-///
-/// libc has every thread of a process change its credentials, and ends the process if one of them
-/// may not: the agent's thread lacks what the program has given its own threads alone (capset(2),
-/// PR_SET_KEEPCAPS).
-pub fn stop() -> bool {
-    let thread = {
-        let mut state = lock();
-        // A process that shares our memory (vfork) has its own credentials, and our agent stays.
-        if state.process != std::process::id() as i32 {
-            return false;
-        }
-        let Some(thread) = state.thread.take() else { return false };
-        state.ends = true;
-        poke(&mut state);
-        thread
-    };
-    thread.join();
-    ending::stop_keeping();
-    let mut state = lock();
-    (state.process, state.agent, state.ends, state.poked) = (0, 0, false, false);
-    state.summary.hub = None;
-    true
-}
-
-/// Whether the program has confined itself: no agent is started any more.
-static CONFINED: AtomicBool = AtomicBool::new(false);
-
-/// Returns whether the program has confined itself. Then it may make few calls, and we make none.
-#[must_use]
-pub fn is_confined() -> bool {
-    CONFINED.load(Ordering::Relaxed)
-}
-
-/// The program is about to forbid itself system calls, and the agent's would count as its own: give
-/// all merged memory back, and end the agent for good. Returns false if the memory cannot be given
-/// back now; then nothing changes. A process that shares another's memory (vfork) changes nothing.
-pub fn confine() -> bool {
-    let process = std::process::id() as i32;
-    if is_confined() {
-        return true;
-    }
-    if ![0, process].contains(&lock().process) || all::is_anothers() {
-        return true;
-    }
-    let from = all::leave();
-    CONFINED.store(true, Ordering::Relaxed);
-    let everything = 0..usize::MAX / PAGE * PAGE;
-    let given_back = program::restored(&[everything], libc::ENOMEM, true, || Ok(0)).is_ok();
-    if given_back {
-        stop();
-    } else {
-        CONFINED.store(false, Ordering::Relaxed);
-        all::go_on(from);
-    }
-    given_back
-}
-
-/// Returns whether the calling thread is the only one of the program.
-#[must_use]
-pub fn is_only_thread() -> bool {
-    let Ok(tasks) = rustix::fs::stat(c"/proc/self/task") else { return false };
-    let state = lock();
-    let agent = state.process == std::process::id() as i32 && state.thread.is_some();
-    let ours = usize::from(agent) + usize::from(state.keeper.is_some());
-    (tasks.st_nlink as usize).saturating_sub(2 + ours) == 1
 }
 
 /// The bytes from which NumPy asks for huge pages for an array (numpy/_core/src/multiarray/alloc.c).

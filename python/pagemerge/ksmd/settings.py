@@ -60,8 +60,8 @@ class KernelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float, msgspec.Meta(ge=0, le=100, extra={"unit": "percent of time"})
     ] = 0
     """Part of the time in which other programs may wait for a processor while ksmd runs (PSI,
-    ``/proc/pressure/cpu``). ksmd then scans 256 pages at a time, and the governor makes its pauses
-    as long as needed; it always runs for this part of the time. 0: no budget."""
+    ``/proc/pressure/cpu``). The governor then has ksmd scan 256 pages at a time, with pauses as
+    long as needed; ksmd always runs for this part of the time. 0: no budget."""
 
     merge_across_nodes: bool | None = None
     """True if ksmd may merge pages of different NUMA nodes, false if it may not. The governor
