@@ -145,6 +145,11 @@ class Members:
         kept = {it: when for it, when in self.stubborn.items() if it in self.store.slabs}
         self.stubborn = kept | dict.fromkeys(slabs, self.cycles + again)
 
+    @property
+    def came(self) -> int:
+        """Pages that looks have found for the first time, of the clients that are here."""
+        return sum(it.came for it in self.clients)
+
     def end_cycle(self) -> None:
         """Count a cycle that is over."""
         self.cycles += 1

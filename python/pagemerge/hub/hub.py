@@ -127,14 +127,14 @@ class Hub:
         members, pause = merger.members, 0.0
         while not members.is_over or pause == 0.0:
             members.wake = asyncio.Event()
-            before = time.process_time()
+            before, came = time.process_time(), members.came
             try:
                 found = await self.cycle(merger)
             except Exception as error:
                 # An error of one client would have ended there: this is a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
                 found = 0
-            worked = time.process_time() - before
+            worked, came = time.process_time() - before, max(members.came - came, 0)
             members.end_cycle()
             self._full_scans = max(self._full_scans, members.cycles)
             hurries, longest = self._hurries(members), self.settings.longest_pause
@@ -145,7 +145,7 @@ class Hub:
             await members.rest(rest, lambda: self.budget.hurries)
             pause = pace.pause(pause, inf if found and hurries else self._weight(found), longest)
             if not hurries:
-                pause = min(max(pause, pace.patience(worked, found)), longest)
+                pause = min(max(pause, pace.patience(worked, found, came)), longest)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))

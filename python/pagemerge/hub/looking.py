@@ -80,6 +80,7 @@ async def note(
         observed = stability.observe(pages, part.first, digests, looks, clock, most_vain)
         pace.settle(pages, part.first, observed.awake, observed.empty)
         client.separations += observed.separated
+        client.came += observed.came
         part.region.changed += observed.changed
         stable += observed.stable
         again += observed.again

@@ -250,10 +250,12 @@ def became(seen: stability.Observed) -> int:
 
 class TestPace:
     def test_what_costs_more_than_it_finds_waits(self) -> None:
-        assert pace.patience(0.001, 100) == 0.0
-        assert pace.patience(0.1, 100) == pytest.approx((0.1 - 100 * pace.WORTH) / pace.LOW)
-        assert pace.patience(0.1, 100_000) == 0.0
-        assert 0.0 < pace.patience(0.1, inf) < pace.patience(0.1, 0)
+        assert pace.patience(0.001, 100, 0) == 0.0
+        assert pace.patience(0.1, 100, 0) == pytest.approx((0.1 - 100 * pace.WORTH) / pace.LOW)
+        assert pace.patience(0.1, 100_000, 0) == 0.0
+        assert 0.0 < pace.patience(0.1, inf, 0) < pace.patience(0.1, 0, 0)
+        assert pace.patience(0.1, 0, 1000) < pace.patience(0.1, 0, 0)
+        assert pace.patience(0.1, 0, 100_000) == 0.0, "a first look is worth what it costs"
 
     def test_quiet_blocks_are_looked_at_less_and_less(self) -> None:
         pages = pages_of(BLOCK)

@@ -29,6 +29,9 @@ equal to others."""
 NEW = 0.02
 """Processor seconds that looking at new regions is worth, in a cycle."""
 
+FIRST = 1.5e-6
+"""Processor seconds that the first look at a page is worth: it takes about as long."""
+
 LOW = 0.02
 """Share of a core for looks that cost more than they find is worth."""
 
@@ -128,13 +131,15 @@ def rest(worked: float, took: float, share: float) -> float:
     return max(worked / share - took, 0.0)
 
 
-def patience(worked: float, found: float) -> float:
+def patience(worked: float, found: float, came: int) -> float:
     """Return the fewest seconds until the next cycle after one that cost more than it found.
 
     ``worked``: processor seconds of the cycle; ``found``: as for ``pause``. A page is worth
-    ``WORTH`` seconds, and new regions (infinite) as much as ``NEW``.
+    ``WORTH`` seconds, and new regions (infinite) as much as ``NEW``. ``came``: pages that were
+    looked at for the first time; that is worth what it costs (``FIRST``), because most pages that
+    are merged are merged soon after.
     """
-    worth = WORTH * found if found < inf else NEW
+    worth = came * FIRST + (WORTH * found if found < inf else NEW)
     return 0.0 if worked <= worth else (worked - worth) / LOW
 
 

@@ -35,6 +35,8 @@ class Observed:
     """Pages that became candidates with this look, for a first attempt."""
     again: int
     """Pages that became candidates with this look, for another attempt."""
+    came: int
+    """Pages that are present now and were not before."""
     awake: npt.NDArray[np.bool_]
     """bool[blocks touched]: blocks with pages that are present now and were not before."""
     empty: npt.NDArray[np.bool_]
@@ -87,6 +89,7 @@ def observe(
         volatile=int(np.count_nonzero(other)),
         stable=int(np.count_nonzero(ready)) - again,
         again=again,
+        came=int(np.count_nonzero(came)),
         awake=_by_block(came),
         empty=~_by_block(present),
     )
