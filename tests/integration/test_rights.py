@@ -40,8 +40,11 @@ def test_the_agent_has_no_more_rights_than_the_program(program: Path, hub: Hub, 
     assert len(set(told)) == 1, told
 
 
-@pytest.mark.parametrize(("way", "status"), [("filter", 0), ("exit", 3), ("handler", 0)])
+@pytest.mark.parametrize(
+    ("way", "status"), [("filter", 0), ("ask", 0), ("exit", 3), ("handler", 0)]
+)
 def test_ends_as_without_us(program: Path, hub: Hub, way: str, status: int) -> None:
-    """A filter that kills for calls of ours; exit(2) of the only thread; setgid(2) in malloc."""
+    """A filter that kills for calls of ours, and only asking for one; exit(2) of the only thread;
+    setgid(2) in a signal handler that interrupts malloc."""
     done = run(program, hub, way)
     assert done.returncode == status, (done.stdout, done.stderr)

@@ -124,6 +124,11 @@ int main(int argc, char **argv) {
         killing(forbidden, 5);
         failed |= mlock(memory, SIZE) != 0 && errno != ENOMEM && errno != EPERM;
         free(malloc(8 << 20));
+    } else if (!strcmp(way, "ask")) { // as libseccomp does, to learn what the kernel can do
+        failed |= syscall(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 1, 0) != -1;
+        failed |= syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, 0) != -1;
+        failed |= prctl(PR_SET_SECCOMP, 2, 0) != -1;
+        failed |= threads() < 2;
     } else if (!strcmp(way, "exit")) {
         syscall(SYS_exit, 3);
     } else if (!strcmp(way, "handler")) {

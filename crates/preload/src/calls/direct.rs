@@ -55,7 +55,9 @@ pub unsafe extern "C-unwind" fn syscall(
             | libc::SYS_setfsuid
             | libc::SYS_setfsgid
             | libc::SYS_landlock_restrict_self => identity::changed(number, arguments),
-            libc::SYS_seccomp if a <= 1 => identity::filtered(number, arguments),
+            libc::SYS_seccomp if identity::is_filter(a, b, c) => {
+                identity::filtered(number, arguments)
+            }
             libc::SYS_exit => identity::exit_thread(a),
             libc::SYS_unshare => identity::separate(a),
             libc::SYS_setns => identity::join(a, b),

@@ -57,6 +57,16 @@ pub unsafe fn changed(number: c_long, arguments: [usize; 6]) -> Answer {
     }
 }
 
+/// Returns whether a call of seccomp(2) would filter the program's system calls. Others ask what the
+/// kernel can do: libseccomp does so in each program that it is in, by calls that must fail.
+pub const fn is_filter(operation: usize, flags: usize, arguments: usize) -> bool {
+    match operation as libc::c_uint {
+        libc::SECCOMP_SET_MODE_STRICT => flags == 0 && arguments == 0,
+        libc::SECCOMP_SET_MODE_FILTER => arguments != 0,
+        _ => false,
+    }
+}
+
 /// A call that filters the program's system calls.
 ///
 /// # Safety
