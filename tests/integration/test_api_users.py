@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pagemerge.errors import NoSuchProcess
 from pagemerge.linux import process as linux
 from tests.conftest import Spawn
 from tests.support.api import AS_USER, Api, recorded
@@ -180,6 +181,16 @@ def test_long_scans_of_users_keep_no_scan_of_root_waiting(api: Api) -> None:
         assert reply["parameters"]["result"]["totals"]["pages"] > 0
 
 
+def children(parent: int) -> list[int]:
+    """Its children, among processes that come and go."""
+    found = []
+    for pid in linux.pids():
+        with suppress(NoSuchProcess):
+            if linux.stat(pid).parent == parent:
+                found.append(pid)
+    return found
+
+
 def test_a_scan_of_a_user_ends_in_time(api: Api) -> None:
     reply = api.ask_as(NOBODY, "Scan", all=True, watch_seconds=900.0)
     assert reply["error"] == "org.pagemerge.WrongUsage"
@@ -188,7 +199,7 @@ def test_a_scan_of_a_user_ends_in_time(api: Api) -> None:
         Api(api.path.with_name("soon"), moment=recorded(), limits={"LONGEST_SCAN": 2.0}) as soon,
         scanning(soon, NOBODY, 1.9) as caller,
     ):
-        (scanner,) = (pid for pid in linux.pids() if linux.stat(pid).parent == soon.process.pid)
+        (scanner,) = children(soon.process.pid)
         os.kill(scanner, signal.SIGSTOP)  # as that user can do
         assert caller.stdout
         said = b""
