@@ -9,10 +9,11 @@ use crate::region::{Region, Table};
 use crate::slabs::{views, Slab};
 use crate::windows::{account, already_own, Applied, Part, Ready};
 use crate::{lock, whole, Job};
+use pagemerge_pages::barrier::birth::Birth;
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
 use pagemerge_pages::barrier::mask::WINDOW;
 use pagemerge_pages::barrier::protect::TOGETHER;
-use pagemerge_pages::barrier::window::{self, Backing, Barrier, Birth, Content, Outcome, Piece};
+use pagemerge_pages::barrier::window::{self, Backing, Barrier, Content, Outcome, Piece};
 use pagemerge_pages::slab::View;
 use pagemerge_pages::wire::{Run, OWN, WHOLE};
 use pagemerge_pages::PAGE;
@@ -137,21 +138,18 @@ impl<'a> Work<'a> {
     fn windows_together(&mut self, windows: &[Vec<Part>]) {
         self.barriers.rest(Backing::Slab, false);
         let mut state = lock();
-        let ready: Vec<_> = windows
+        let mut ready: Vec<_> = windows
             .iter()
             .filter_map(|parts| self.ready(&mut state.table, parts, Backing::Slab))
             .collect();
         let Some(protector) = self.barriers.protector() else { return };
         // What would have to wait counts as refused, which the hub takes as no fault of the pages.
-        let ready: Vec<_> = ready
-            .into_iter()
-            .filter(|it| !protector.must_wait(&it.window(), &it.planned()))
-            .collect();
-        let held: Vec<_> = ready.iter().map(|it| (it.window(), it.planned())).collect();
+        ready.retain(|it| !protector.must_wait(&it.window()));
+        let held: Vec<_> = ready.iter().map(Ready::window).collect();
         let mut outcomes = vec![None; ready.len()];
         protector.hold(&held);
         let mut merged = Ok(());
-        for ((window, _), outcome) in held.iter().zip(&mut outcomes) {
+        for (window, outcome) in held.iter().zip(&mut outcomes) {
             // Once more: a fork takes a while.
             let end = window.start + window.pages * PAGE;
             if merged.is_ok() && self.ground.is_fit(window.start, end) {

@@ -2,7 +2,6 @@
 
 use crate::region::Region;
 use pagemerge_pages::barrier::keep::Keep;
-use pagemerge_pages::barrier::mask::Mask;
 use pagemerge_pages::barrier::window::{Backing, Outcome, Piece, Window};
 use pagemerge_pages::wire::{Merged, Run, OWN};
 use pagemerge_pages::PAGE;
@@ -58,12 +57,6 @@ impl Ready<'_, '_> {
     pub fn window(&self) -> Window<'_> {
         let Self { start, pages, backing, keep, .. } = *self;
         Window { start, pages, backing, keep, pieces: &self.pieces }
-    }
-
-    pub fn planned(&self) -> Mask {
-        let mut planned = Mask::NONE;
-        self.pieces.iter().for_each(|piece| planned.insert(piece.first, piece.pages));
-        planned
     }
 }
 

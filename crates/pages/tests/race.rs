@@ -9,11 +9,12 @@
 mod common;
 
 use common::{need, one_at_a_time, slab_of, Random};
+use pagemerge_pages::barrier::birth::Birth;
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
 use pagemerge_pages::barrier::window::{
-    merge, Backing, Barrier, Birth, Content, Keep, Outcome, Piece, Window,
+    merge, Backing, Barrier, Content, Keep, Outcome, Piece, Window,
 };
 use pagemerge_pages::slab::{self, View};
 use pagemerge_pages::{huge, Error, PAGE};

@@ -2,6 +2,7 @@
 //! replaced.
 
 pub mod alone;
+pub mod birth;
 pub mod exclusive;
 pub(crate) mod forks;
 pub(crate) mod holder;

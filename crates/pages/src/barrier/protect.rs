@@ -55,19 +55,19 @@ impl Protector {
 
     /// Returns whether it is too early for `hold` to look for pinned pages in this window.
     #[must_use]
-    pub fn must_wait(&self, window: &Window<'_>, planned: &Mask) -> bool {
-        self.pins.must_wait(window.start, window.pages, planned)
+    pub fn must_wait(&self, window: &Window<'_>) -> bool {
+        self.pins.must_wait(window.start, window.pages, &window.planned())
     }
 
     /// Hold windows together, and look for pinned pages in all of them at once: that takes a fork,
     /// whatever their number. Each is let go by its merge, or by `release`. What cannot be held now
-    /// is left out: its merge says why. `windows`: the pages of each that are planned; at most
-    /// `TOGETHER`.
-    pub fn hold(&mut self, windows: &[(Window<'_>, Mask)]) {
-        for (window, planned) in windows.iter().take(TOGETHER - self.together.len()) {
-            if self.protect(window, planned).is_ok() {
+    /// is left out: its merge says why. At most `TOGETHER` windows.
+    pub fn hold(&mut self, windows: &[Window<'_>]) {
+        for window in windows.iter().take(TOGETHER - self.together.len()) {
+            let planned = window.planned();
+            if self.protect(window, &planned).is_ok() {
                 let dont_fork = window.keep.dont_fork;
-                let held = Searched::new(window.start, window.pages, *planned, dont_fork);
+                let held = Searched::new(window.start, window.pages, planned, dont_fork);
                 self.together.push(held); // no more than there is room for
             }
         }

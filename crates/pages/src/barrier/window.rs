@@ -45,6 +45,23 @@ pub enum Content<'a> {
     },
 }
 
+impl Content<'_> {
+    /// Returns where the bytes of a page are, `within` bytes behind those of the first: of a slot
+    /// without a view, they are read into `copy`. None if they cannot be read, or are the page's own.
+    fn page(&self, within: usize, copy: &mut [u8; PAGE]) -> Option<*const u8> {
+        static NOTHING: [u8; PAGE] = [0; PAGE];
+        match *self {
+            Self::Zero => Some(NOTHING.as_ptr()),
+            Self::Own => None,
+            Self::Slots { bytes: Some(bytes), .. } => Some(bytes.wrapping_add(within)),
+            Self::Slots { slab, offset, .. } => {
+                let read = pread(slab, &mut copy[..], offset + within as u64);
+                (read == Ok(PAGE)).then_some(copy.as_ptr())
+            }
+        }
+    }
+}
+
 /// A run of pages of a window and what they should become.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece<'a> {
@@ -78,6 +95,16 @@ pub struct Window<'a> {
     pub keep: Keep,
     /// The planned pieces; in order, without overlap, inside the window.
     pub pieces: &'a [Piece<'a>],
+}
+
+impl Window<'_> {
+    /// The pages of all pieces.
+    #[must_use]
+    pub fn planned(&self) -> Mask {
+        let mut planned = Mask::NONE;
+        self.pieces.iter().for_each(|piece| planned.insert(piece.first, piece.pages));
+        planned
+    }
 }
 
 /// What a barrier holds after it was raised.
@@ -182,46 +209,6 @@ pub trait Barrier {
     fn lower(&mut self, window: &Window<'_>, held: &Mask, swapped: &Swapped) -> Result<()>;
 }
 
-/// The barrier of memory that no other thread can write yet: by construction, or by the caller's
-/// word.
-#[derive(Debug)]
-pub struct Birth {
-    /// Where the contents of the window's first page are read: the window itself for merging in
-    /// place, the source for a copy.
-    source: usize,
-    soft: Soft,
-}
-
-impl Birth {
-    /// Make the barrier of a window whose contents are read at `source`.
-    #[must_use]
-    pub fn at(source: usize) -> Self {
-        Self { source, soft: Soft::open() }
-    }
-}
-
-impl Barrier for Birth {
-    fn most_pages(&self) -> usize {
-        FEW
-    }
-
-    fn raise(&mut self, _: &Window<'_>, planned: &Mask) -> Result<Held> {
-        Ok(Held { pages: *planned, ..Held::default() })
-    }
-
-    fn pinned(&mut self, _: &Window<'_>, _: &Mask) -> Mask {
-        Mask::NONE
-    }
-
-    fn bytes(&self, _: &Window<'_>, page: usize) -> Bytes<'_> {
-        Bytes::Theirs(&self.soft, self.source.wrapping_add(page * PAGE))
-    }
-
-    fn lower(&mut self, _: &Window<'_>, _: &Mask, _: &Swapped) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// Merge one window.
 ///
 /// # Errors
@@ -236,11 +223,7 @@ pub unsafe fn merge(
     window: &Window<'_>,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let mut planned = Mask::NONE;
-    for piece in window.pieces {
-        planned.insert(piece.first, piece.pages);
-    }
-    let held = barrier.raise(window, &planned)?;
+    let held = barrier.raise(window, &window.planned())?;
     // Before bytes are compared: a pin that ends in between would have written them afterwards.
     let pinned = barrier.pinned(window, &held.pages);
     let safe = held.pages.minus(&pinned);
@@ -269,29 +252,18 @@ pub unsafe fn merge(
 
 /// The held pages whose bytes are equal to those planned for them.
 fn compare(barrier: &dyn Barrier, window: &Window<'_>, held: &Mask) -> Mask {
-    const NOTHING: [u8; PAGE] = [0; PAGE];
     let (mut equal, mut copy) = (Mask::NONE, [0; PAGE]);
     for piece in window.pieces {
         for page in piece.first..piece.first + piece.pages {
             if !held.has(page) {
                 continue;
             }
-            let within = (page - piece.first) * PAGE;
-            let slot = match piece.content {
-                Content::Own => {
-                    equal.insert(page, 1);
-                    continue;
-                }
-                Content::Zero => NOTHING.as_ptr(),
-                Content::Slots { bytes: Some(bytes), .. } => bytes.wrapping_add(within),
-                Content::Slots { bytes: None, slab, offset } => {
-                    if pread(slab, &mut copy, offset + within as u64) != Ok(PAGE) {
-                        continue;
-                    }
-                    copy.as_ptr()
-                }
-            };
-            if barrier.bytes(window, page).is_equal(slot) {
+            let is_equal = matches!(piece.content, Content::Own)
+                || piece
+                    .content
+                    .page((page - piece.first) * PAGE, &mut copy)
+                    .is_some_and(|planned| barrier.bytes(window, page).is_equal(planned));
+            if is_equal {
                 equal.insert(page, 1);
             }
         }
@@ -395,18 +367,12 @@ unsafe fn restore(window: &Window<'_>, piece: &Piece<'_>, first: usize, pages: u
                 // wrong bytes.
                 libc::abort();
             }
-            let within = (page - piece.first) * PAGE;
-            match piece.content {
-                Content::Slots { bytes: Some(bytes), .. } => {
-                    std::ptr::copy_nonoverlapping(bytes.wrapping_add(within), at.cast(), PAGE);
+            if matches!(piece.content, Content::Slots { .. }) {
+                let mut copy = [0; PAGE];
+                match piece.content.page((page - piece.first) * PAGE, &mut copy) {
+                    Some(slot) => std::ptr::copy_nonoverlapping(slot, at.cast(), PAGE),
+                    None => libc::abort(), // as above
                 }
-                Content::Slots { bytes: None, slab, offset } => {
-                    let place = std::slice::from_raw_parts_mut(at.cast::<u8>(), PAGE);
-                    if pread(slab, place, offset + within as u64) != Ok(PAGE) {
-                        libc::abort(); // as above
-                    }
-                }
-                Content::Zero | Content::Own => {}
             }
         }
     }
