@@ -17,6 +17,9 @@ pub fn wish(from: usize, end: usize, huge: bool, raw: impl FnOnce() -> Answer) -
     // ENOMEM: the mapped parts have got the advice nevertheless (madvise(2)).
     if matches!(answer, Ok(_) | Err(libc::ENOMEM)) {
         state.marks.wish(from, end, wish);
+        if state.table.touching(from, end).next().is_none() {
+            return answer; // what the kernel gives out need not be looked up
+        }
         let granted = wish.is_granted(huge::given());
         // A region is split only for what is new: to the hub, the parts are other regions.
         if state.table.touching(from, end).any(|region| region.huge != granted) {
