@@ -11,7 +11,7 @@
 
 mod calls;
 #[cfg(feature = "all")]
-mod direct;
+mod go;
 mod heap;
 mod note;
 
@@ -46,13 +46,13 @@ extern "C" fn start() {
         std::panic::set_hook(Box::new(|_| {}));
         watch_forks();
         calls::identity::find();
-        note::begin();
+        let _ = note::begin();
         let _ = note::expect();
         if !has_hub() {
             return;
         }
         #[cfg(feature = "all")]
-        if !direct::is_there() {
+        if !go::is_there() {
             pagemerge_agent::all::merge_all(least(), std::env::var_os("PAGEMERGE_EAGER").is_some());
         }
         if has_own_malloc() {
@@ -108,7 +108,9 @@ fn least() -> usize {
 /// After a fork, in parent and child.
 fn let_go() {
     HEAP.let_go();
-    note::begin();
+    if note::begin() {
+        calls::aside::forget();
+    }
 }
 
 fn watch_forks() {

@@ -128,9 +128,11 @@ fn opened(note: &Note, flags: OFlags) -> Option<OwnedFd> {
 /// This process; a fork that nobody has noticed leaves that of its parent.
 static THIS: AtomicI32 = AtomicI32::new(0);
 
-/// Record that this is a process of its own: at its start, and after a fork.
-pub fn begin() {
-    THIS.store(own_pid(), Ordering::Relaxed);
+/// Record that this is a process of its own: at its start, and after a fork. Returns whether it is
+/// another process than before.
+pub fn begin() -> bool {
+    let own = own_pid();
+    THIS.swap(own, Ordering::Relaxed) != own
 }
 
 fn own_pid() -> i32 {

@@ -210,10 +210,10 @@ pub unsafe extern "C" fn calloc(count: size_t, size: size_t) -> *mut c_void {
 pub unsafe extern "C" fn realloc(pointer: *mut c_void, size: size_t) -> *mut c_void {
     // SAFETY: as above.
     unsafe {
-        if let Some(bytes) = aside::moved(pointer) {
+        if aside::is_slot(pointer) {
             let made = malloc(size);
             if !made.is_null() {
-                made.cast::<u8>().copy_from(bytes.as_ptr(), size.min(bytes.len()));
+                made.copy_from_nonoverlapping(pointer, size.min(aside::SIZE));
                 aside::free(pointer);
             }
             return made;

@@ -25,8 +25,13 @@ pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Serve nobody: in a forked copy, the thread that was served is not there.
+pub fn forget() {
+    OWNER.store(0, Ordering::Relaxed);
+}
+
 #[cfg(feature = "all")]
-pub use slots::{free, is_served, moved, take};
+pub use slots::{free, is_served, is_slot, take, SIZE};
 
 #[cfg(feature = "all")]
 mod slots {
@@ -36,7 +41,8 @@ mod slots {
     use std::ptr::null_mut;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    const SIZE: usize = 2048;
+    /// The size of a slot in bytes.
+    pub const SIZE: usize = 2048;
     const COUNT: usize = 16;
 
     #[repr(align(64))]
@@ -55,10 +61,11 @@ mod slots {
 
     /// Returns a block of zeros, or null.
     pub fn take(size: usize) -> *mut c_void {
-        let free = |taken: &AtomicBool| !taken.swap(true, Ordering::Acquire);
-        let Some(slot) = TAKEN.iter().position(free).filter(|_| size <= SIZE) else {
+        if size > SIZE {
             return null_mut();
-        };
+        }
+        let free = |taken: &AtomicBool| !taken.swap(true, Ordering::Acquire);
+        let Some(slot) = TAKEN.iter().position(free) else { return null_mut() };
         // SAFETY: the slot is ours now.
         unsafe {
             let at = SLOTS.0.get().cast::<[u8; SIZE]>().add(slot);
@@ -67,23 +74,43 @@ mod slots {
         }
     }
 
-    /// Returns what is at a block, if it is a slot: realloc moves it into another allocator's block.
+    /// Returns whether a block is a slot, which realloc moves into another allocator's block.
     #[inline]
-    pub fn moved(block: *mut c_void) -> Option<[u8; SIZE]> {
-        let offset = (block as usize).wrapping_sub(SLOTS.0.get() as usize);
-        // SAFETY: the whole slot that the block begins.
-        (offset < SIZE * COUNT).then(|| unsafe { block.cast::<[u8; SIZE]>().read() })
+    pub fn is_slot(block: *mut c_void) -> bool {
+        (block as usize).wrapping_sub(SLOTS.0.get() as usize) < SIZE * COUNT
     }
 
     /// Returns whether this call of free has been dealt with: the block is a slot, or it is
     /// another's and the calling thread is served from here.
     #[inline]
     pub fn free(block: *mut c_void) -> bool {
-        let offset = (block as usize).wrapping_sub(SLOTS.0.get() as usize);
-        if offset < SIZE * COUNT {
+        if is_slot(block) {
+            let offset = block as usize - SLOTS.0.get() as usize;
             TAKEN[offset / SIZE].store(false, Ordering::Release);
             return true;
         }
         is_served()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn slots_come_back_and_large_blocks_take_none() {
+            for _ in 0..2 * COUNT {
+                assert!(take(SIZE + 1).is_null());
+            }
+            let slots: Vec<_> = (0..COUNT).map(|_| take(SIZE)).collect();
+            assert!(slots.iter().all(|slot| !slot.is_null() && is_slot(*slot)));
+            assert!(take(1).is_null());
+            assert!(slots.into_iter().all(free));
+            let again = take(1);
+            assert!(free(again) && !again.is_null());
+            assert!(
+                !free(std::ptr::from_ref(&TAKEN).cast_mut().cast()),
+                "another's, and nobody is served"
+            );
+        }
     }
 }

@@ -74,7 +74,9 @@ pub const fn is_filter(operation: usize, flags: usize, arguments: usize) -> bool
 pub unsafe fn filtered(number: c_long, arguments: [usize; 6]) -> Answer {
     if has_hub() && !is_confined() {
         aside(|| guarded(|| pagemerge_agent::confine().then_some(0).ok_or(libc::ENOMEM)))?;
-        crate::note::say_nothing();
+        if is_confined() {
+            crate::note::say_nothing();
+        } // else this process shares the memory of another (vfork), whose note it is
     }
     // SAFETY: the program's own call.
     unsafe { kernel(number, arguments) }
