@@ -346,12 +346,9 @@ class Client:
 
     def note_merged(self, body: bytes, address: U64, slot: U32) -> npt.NDArray[np.bool_]:
         """Note a ``MERGED`` frame: count the pages left alone; returns which pages are merged."""
-        for reason, count in zip(wire.LEFT_ALONE, wire.unpack(body, wire.MERGED), strict=True):
+        left, merged = wire.report(body, len(address))
+        for reason, count in zip(wire.LEFT_ALONE, left, strict=True):
             self.leave_alone(reason, count)
-        bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
-        if len(bits) != -(-len(address) // 8):
-            raise ProtocolError("a report does not fit its plan")
-        merged = np.unpackbits(bits, count=len(address), bitorder="little").astype(np.bool_)
         self.merges += int(np.count_nonzero(merged))
         for region, part, index in self.locate(address):
             done, now = index[merged[part]], slot[part][merged[part]]

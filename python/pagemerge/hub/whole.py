@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
-from pagemerge.errors import ProtocolError
 from pagemerge.hub import wire
 from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.client import Client
@@ -102,9 +101,6 @@ async def _ask(
     rows = wire.runs(start, slab, np.zeros(len(some), np.uint32), np.full(len(some), BLOCK))
     seconds = merger.members.patience.seconds
     body = await client.ask(wire.Kind.MERGE, rows.tobytes(), seconds)
-    wire.unpack(body, wire.MERGED)
-    bits = np.frombuffer(body, np.uint8, offset=wire.MERGED.size)
-    if len(bits) != len(some) * BLOCK // 8:
-        raise ProtocolError("a report does not fit its plan")
-    done: npt.NDArray[np.bool_] = np.all(bits.reshape(len(some), -1) == 0xFF, axis=1)
+    _, pages = wire.report(body, len(some) * BLOCK)
+    done: npt.NDArray[np.bool_] = np.all(pages.reshape(len(some), BLOCK), axis=1)
     return done

@@ -79,3 +79,14 @@ def unpack(body: bytes, form: struct.Struct) -> tuple[int, ...]:
     if len(body) < form.size:
         raise ProtocolError(f"a body of {len(body)} bytes is too short")
     return form.unpack_from(body)
+
+
+def report(body: bytes, pages: int) -> tuple[tuple[int, ...], npt.NDArray[np.bool_]]:
+    """Return what a ``MERGED`` frame about a plan of ``pages`` pages says: the pages that were left
+    alone, by reason, and which pages are what was planned: bool[pages]. Raises ``ProtocolError`` if
+    the frame does not fit the plan."""
+    left = unpack(body, MERGED)
+    bits = np.frombuffer(body, np.uint8, offset=MERGED.size)
+    if len(bits) != -(-pages // 8):
+        raise ProtocolError("a report does not fit its plan")
+    return left, np.unpackbits(bits, count=pages, bitorder="little").astype(np.bool_)
