@@ -48,6 +48,12 @@ def with_gentle(settings: AnySettings, gentle: bool) -> AnySettings:
     return msgspec.structs.replace(settings, latency_percent=GENTLE)
 
 
+def overridden(settings: AnySettings, *, cpu: float | None, gentle: bool) -> AnySettings:
+    """Return the settings of an engine as ``--cpu`` and ``--gentle`` change them. Raises the errors
+    of ``with_cpu``."""
+    return with_cpu(with_gentle(settings, gentle), cpu)
+
+
 class Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings that a file may contain."""
 

@@ -9,12 +9,11 @@ import socket
 from pathlib import Path
 from typing import BinaryIO
 
-from pagemerge.config import Configuration, with_cpu, with_gentle
+from pagemerge.config import Configuration, overridden
 from pagemerge.errors import PagemergeError, Unsupported, UsageError
 from pagemerge.figures import number
 from pagemerge.ksmd.borrowing import alone, borrowed, note_below, put_back
 from pagemerge.ksmd.governor import Governor, endings
-from pagemerge.ksmd.settings import KernelSettings
 from pagemerge.linux.container import ksm_below
 from pagemerge.linux.ksm import Ksm, locked
 from pagemerge.linux.notify import notifier
@@ -35,7 +34,7 @@ def govern(
     are told, and orders come from (``orders``).
     """
     ksm = usable_ksm(options.host_root)
-    kernel = _settings(options, options.settings)
+    kernel = overridden(options.settings.kernel, cpu=options.cpu, gentle=options.gentle)
     give_way(kernel.latency_percent > 0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(ksm))
@@ -47,7 +46,7 @@ def govern(
         governor.follow(options.settings.rules, kernel.across_users, kernel.huge_price)
 
         def apply(new: Configuration) -> None:
-            kernel = _settings(options, new)
+            kernel = overridden(new.kernel, cpu=options.cpu, gentle=options.gentle)
             give_way(kernel.latency_percent > 0)
             governor.goals = kernel.goals()
             governor.follow(new.rules, kernel.across_users, kernel.huge_price)
@@ -110,8 +109,3 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("wb", 0)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", path=str(path)) from error
-
-
-def _settings(options: Options, configuration: Configuration) -> KernelSettings:
-    """Return the settings of the governor, as options change them."""
-    return with_cpu(with_gentle(configuration.kernel, options.gentle), options.cpu)

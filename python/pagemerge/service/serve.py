@@ -10,13 +10,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from pagemerge.config import Configuration, with_cpu, with_gentle
+from pagemerge.config import Configuration, overridden
 from pagemerge.errors import HubError, UsageError
 from pagemerge.hub.hub import Hub
 from pagemerge.hub.listening import inherited, only_one
 from pagemerge.hub.reach import socket_path
 from pagemerge.hub.service import Service
-from pagemerge.hub.settings import Settings
 from pagemerge.linux.notify import Notifier, notifier
 from pagemerge.linux.oom import last_to_end
 from pagemerge.linux.scheduling import give_way
@@ -30,7 +29,8 @@ def serve(options: Options, passed: int | None, *, supervised: bool = False) -> 
     ``passed``: the descriptor of its socket, if another process has opened it. ``supervised``: the
     daemon that forked this process holds the lock of the socket, and logs for both.
     """
-    hub = Hub(_settings(options, options.settings), options.print_plan)
+    settings = overridden(options.settings.hub, cpu=options.cpu, gentle=options.gentle)
+    hub = Hub(settings, options.print_plan)
     give_way(hub.settings.latency_percent > 0)
     _return_memory()
     last_to_end()
@@ -63,21 +63,10 @@ def _on_hangup(
         return None
 
     def apply(new: Configuration) -> None:
-        hub.apply(_settings(options, new))
+        hub.apply(overridden(new.hub, cpu=options.cpu, gentle=options.gentle))
         give_way(hub.settings.latency_percent > 0)
 
-    reload = Reload(
-        options.config,
-        options.settings,
-        apply,
-        quiet=supervised,
-    )
-    return told_to(states, reload)
-
-
-def _settings(options: Options, configuration: Configuration) -> Settings:
-    """Return the settings of the hub, as options change them."""
-    return with_cpu(with_gentle(configuration.hub, options.gentle), options.cpu)
+    return told_to(states, Reload(options.config, options.settings, apply, quiet=supervised))
 
 
 def raise_descriptors() -> None:
