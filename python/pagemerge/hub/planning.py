@@ -120,19 +120,21 @@ async def _lay_out(merger: Merger, clients: list[Client], found: Candidates) -> 
     unknown = np.flatnonzero((known == NO_SLOT) & (found.digest > ZERO))
     groups = duplicates(found.digest[unknown])
     dear, already = await _dear(merger, clients, found)
-    if not dear.any():
-        return plan.lay_out(found, known, unknown[groups.members], groups.starts, store.next_slot)
-    group = np.full(len(known), -1, np.int64)
-    group[unknown[groups.members]] = np.repeat(
-        np.arange(len(groups.starts) - 1), np.diff(groups.starts)
-    )
-    saves = (known != NO_SLOT) | (found.digest == ZERO)
-    block = (found.address // BLOCK_SIZE).astype(np.int64) + (found.client.astype(np.int64) << 40)
-    spare = spared(block, group, saves, dear, already, merger.settings.huge_price)
-    _count_spared(clients, found, spare & (saves | (group >= 0)))
-    unknown = unknown[~spare[unknown]]
-    groups = duplicates(found.digest[unknown])
-    members, known = unknown[groups.members], np.where(spare, np.uint32(NO_SLOT), known)
+    spare = np.zeros(len(dear), np.bool_)
+    if dear.any():
+        group = np.full(len(known), -1, np.int64)
+        group[unknown[groups.members]] = np.repeat(
+            np.arange(len(groups.starts) - 1), np.diff(groups.starts)
+        )
+        saves = (known != NO_SLOT) | (found.digest == ZERO)
+        block = (found.address // BLOCK_SIZE).astype(np.int64)
+        block += found.client.astype(np.int64) << 40
+        spare = spared(block, group, saves, dear, already, merger.settings.huge_price)
+        _count_spared(clients, found, spare & (saves | (group >= 0)))
+    if spare.any():  # what is left may have no equal any more
+        unknown = unknown[~spare[unknown]]
+        groups = duplicates(found.digest[unknown])
+    members = unknown[groups.members]
     layout = plan.lay_out(found, known, members, groups.starts, store.next_slot, dear)
     layout.slot[spare] = NO_SLOT
     return layout
