@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pagemerge.hub.client import Client
 from pagemerge.hub.patience import Patience
+from pagemerge.hub.regions import Region
 from pagemerge.hub.store import Store
 from pagemerge.linux.domain import Domain
 
@@ -146,8 +147,13 @@ class Members:
         self.stubborn = kept | dict.fromkeys(slabs, self.cycles + again)
 
     @property
+    def regions(self) -> list[Region]:
+        """The regions of all clients."""
+        return [region for it in self.clients for region in it.regions.values()]
+
+    @property
     def came(self) -> int:
-        """Pages that looks have found for the first time, of the clients that are here."""
+        """Pages that looks have found where none was before, of the clients that are here."""
         return sum(it.came for it in self.clients)
 
     def end_cycle(self) -> None:

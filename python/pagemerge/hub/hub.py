@@ -176,10 +176,9 @@ class Hub:
         fresh = await self._visit_all(merger)
         found = inf if fresh else members.pending - before
         if (hurries and found) or self._weight(found) > pace.FEW:
-            for client in list(members.clients):
-                for region in list(client.regions.values()):
-                    await breathe()
-                    pace.recall(region.pages)
+            for region in members.regions:
+                await breathe()
+                pace.recall(region.pages)
         if at_first_sight:
             merged = await self._decide(merger, looks)
         await tidy(merger, self.origins)

@@ -49,7 +49,7 @@ class Records:
         now = time.monotonic()
         is_due = now >= self._due
         settled = 0
-        for region in _regions(members):
+        for region in members.regions:
             if region.changed >= MANY or (is_due and region.changed):
                 await breathe()
                 region.settle()
@@ -61,7 +61,7 @@ class Records:
 
     def _excess(self, share: float) -> float:
         """Return the bytes that records take beyond a share of the bound."""
-        records = sum(it.bytes for members in self._domains.values() for it in _regions(members))
+        records = sum(it.bytes for members in self._domains.values() for it in members.regions)
         bound = (cgroup_limit_bytes() or _HOST) * self.settings.records_share
         return records - bound * share
 
@@ -74,7 +74,7 @@ class Records:
                 "seen is forgotten again, so less is merged"
             )
         for least in (QUIET, 0):
-            for region in _regions(members):
+            for region in members.regions:
                 if self._excess(ENOUGH) <= 0:
                     return
                 await breathe()
@@ -88,7 +88,3 @@ def forget(region: Region, least: int) -> None:
     gone = np.flatnonzero(quiet & (pages.digest != ABSENT))
     pages.digest[gone], pages.standing[gone] = ABSENT, 0
     region.settle()
-
-
-def _regions(members: Members) -> list[Region]:
-    return [region for it in members.clients for region in it.regions.values()]

@@ -36,8 +36,7 @@ class Savings:
             return
         self._due, self._last = False, time.monotonic()
         await breathe()
-        regions = [region.pages for it in members.clients for region in it.regions.values()]
-        numbers = (pages.slot.numbers() for pages in regions)
+        numbers = (region.pages.slot.numbers() for region in members.regions)
         sharers = counters.sharers(numbers, members.store.next_slot)
         kept = np.zeros(len(sharers), np.float32)
         np.divide(1.0, sharers, out=kept, where=sharers > 0)

@@ -43,9 +43,7 @@ async def tidy(merger: Merger, origins: Origins) -> None:
 
 
 def _drop_unmapped(members: Members, origins: Origins) -> None:
-    under = [
-        region.pages.under.numbers() for it in members.clients for region in it.regions.values()
-    ]
+    under = (region.pages.under.numbers() for region in members.regions)
     counts = sharers(under, members.store.next_slot)
     unknown = _given_to_silent(members)
     unused = []
@@ -112,18 +110,18 @@ async def _compact(merger: Merger) -> None:
         members.adopt(slab)
     wanted = moved = later = 0
     for client in clients:
-        left, refused = moved, client.skipped["refused"]
+        left, refused = 0, client.skipped["refused"]
         for region in list(client.regions.values()):
             await breathe()
             index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
             if len(index):
                 wanted += len(index)
                 address = (index * PAGE_SIZE + region.start).astype(np.uint64)
-                moved += await merger.carry_out(client, address, slot)
+                left += await merger.carry_out(client, address, slot)
         refused = client.skipped["refused"] - refused
-        if refused > moved - left:
+        if refused > left:
             client.leaving = SOON + 1
-        later += refused
+        moved, later = moved + left, later + refused
     if moved + later > wanted / 2:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)
