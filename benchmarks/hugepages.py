@@ -38,10 +38,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
-from lab import hub
-from picture import STYLE, text
+from lab import hub, svg
+from lab.demo_picture import STYLE
+from lab.svg import text
 from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
@@ -248,13 +248,7 @@ def drawn(run: dict[str, Any]) -> str:
     parts.append(text(40, HEIGHT - 14, 16, note, "note"))
     told = (f"speed {it['speed']:.2f} {WORDS[state]}" for state, it in states.items())
     title = f"{heading}: {', '.join(told)}"
-    inside = "\n  ".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img">\n  <title>{escape(title)}</title>\n  <style>{STYLE}  '
-        f'</style>\n  <rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="8"/>\n'
-        f"  {inside}\n</svg>\n"
-    )
+    return svg.picture(WIDTH, HEIGHT, STYLE, title, parts)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from xml.sax.saxutils import escape
+
+from . import svg
+from .svg import text
 
 WIDTH, LEFT, RIGHT = 860, 190, 60
-ROW, HEAD = 26, 34
+ROW, HEAD, SIZE = 26, 34, 14
 MOST = 10.0
 """The largest ratio that is drawn; a longer interval ends there."""
 GOALS = {"redis": 1.10, "http": 1.10, "inside": 1.25}
@@ -19,7 +21,7 @@ STYLE = """
   .ground { fill: #ffffff; } .text { fill: #1c2430; } .note { fill: #5b6675; }
   .bar { fill: #3f6fb5; } .within { fill: #2c8a57; } .span { stroke: #1c2430; }
   .line { stroke: #9aa5b4; } .goal { stroke: #2c8a57; stroke-dasharray: 4 3; }
-  text { font: 14px system-ui, sans-serif; }
+  text { font-family: system-ui, sans-serif; }
   @media (prefers-color-scheme: dark) {
     .ground { fill: #161b22; } .text { fill: #e6edf3; } .note { fill: #9aa5b4; }
     .bar { fill: #6ea0e8; } .within { fill: #56c98a; } .span { stroke: #e6edf3; }
@@ -32,13 +34,13 @@ def drawn(told: dict[str, Any]) -> str:
     parts, top = [], 64
     heading = "99th percentile of the time of a request, over that without merging"
     memory = f"{told['bytes'] / 1e9:.1f} GB in {told['processes']} processes"
-    parts.append(_text(20, 30, heading, bold=True))
-    parts.append(_text(20, 50, f"{memory}, {told['cores']} cores. Dashed: the goal.", "note"))
+    parts.append(text(20, 30, SIZE, heading, bold=True))
+    parts.append(text(20, 50, SIZE, f"{memory}, {told['cores']} cores. Dashed: the goal.", "note"))
     for service in dict.fromkeys(it["service"] for it in told["compared"]):
         rows = [it for it in told["compared"] if it["service"] == service]
         rows = [it for it in rows if it["engine"] != "nobody" and it["p99_us_ratio"]]
         top += HEAD
-        parts.append(_text(20, top - 8, NAMES[service], bold=True))
+        parts.append(text(20, top - 8, SIZE, NAMES[service], bold=True))
         first = top
         for it in rows:
             parts += _row(top, it, GOALS[service])
@@ -47,13 +49,7 @@ def drawn(told: dict[str, Any]) -> str:
             at = _place(ratio)
             parts.append(f'<line class="{kind}" x1="{at}" x2="{at}" y1="{first}" y2="{top}"/>')
     height = top + 24
-    inside = "\n  ".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" role="img">\n  <title>{escape(heading)}</title>\n  <style>{STYLE}'
-        f'</style>\n  <rect class="ground" width="{WIDTH}" height="{height}" rx="8"/>\n'
-        f"  {inside}\n</svg>\n"
-    )
+    return svg.picture(WIDTH, height, STYLE, heading, parts)
 
 
 def _row(top: int, it: dict[str, Any], goal: float) -> list[str]:
@@ -62,14 +58,14 @@ def _row(top: int, it: dict[str, Any], goal: float) -> list[str]:
     kind = "within" if ratio <= goal else "bar"
     start, width = _place(0), _place(ratio) - _place(0)
     parts = [
-        _text(LEFT - 10, top + 17, it["engine"], anchor="end"),
+        text(LEFT - 10, top + 17, SIZE, it["engine"], anchor="end"),
         f'<rect class="{kind}" x="{start}" y="{top + 5}" width="{width:.1f}" height="16" rx="3"/>',
     ]
     if span:
         low, high = map(_place, span)
         parts.append(f'<line class="span" x1="{low}" x2="{high}" y1="{top + 13}" y2="{top + 13}"/>')
     parts.append(
-        _text(max(_place(ratio), _place(span[1] if span else 0)) + 8, top + 17, f"{ratio:.2f}")
+        text(max(_place(ratio), _place(span[1] if span else 0)) + 8, top + 17, SIZE, f"{ratio:.2f}")
     )
     return parts
 
@@ -78,12 +74,3 @@ def _place(ratio: float) -> float:
     """Where a ratio lies, in the width."""
     most = WIDTH - LEFT - RIGHT
     return round(LEFT + min(ratio, MOST) / MOST * most, 1)
-
-
-def _text(
-    x: float, y: float, words: str, ink: str = "text", *, bold: bool = False, anchor: str = "start"
-) -> str:
-    weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text class="{ink}" x="{x}" y="{y}"{weight} text-anchor="{anchor}">{escape(words)}</text>'
-    )

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
-from benchmarks import picture
+from benchmarks.lab import demo_picture as picture
 
 from pagemerge import cli
 
