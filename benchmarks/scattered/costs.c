@@ -44,42 +44,41 @@ static Done over_anonymous_downwards(void) {
     return (Done){memory, order, cpu_ns() - began};
 }
 
+/* Batch by batch: what `prepare` does with the place of a batch, and then page by page. */
+static Done over_prepared(void (*prepare)(char *at, size_t first)) {
+    char *memory = own_memory(PAGES, order);
+    double began = cpu_ns();
+    for (size_t b = 0; b < PAGES; b += BATCH) {
+        char *at = memory + b * PAGE;
+        prepare(at, b);
+        for (size_t i = 0; i < BATCH; i++) put(at + i * PAGE, order[b + i], 1);
+    }
+    return (Done){memory, order, cpu_ns() - began};
+}
+
+static void reserve(char *at, size_t first) {
+    (void)first;
+    map(BATCH * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0, at);
+}
+
+static void map_slab(char *at, size_t first) {
+    put(at, order[first] < PAGES - BATCH ? order[first] : 0, BATCH);
+}
+
+static void make_hole(char *at, size_t first) {
+    (void)first;
+    munmap(at, BATCH * PAGE);
+}
+
 /* The pages of a batch are first replaced by one mapping without access, which has no reverse map:
  * what is mapped over it splits a mapping that is cheaper to split. */
-static Done over_reserved(void) {
-    char *memory = own_memory(PAGES, order);
-    double began = cpu_ns();
-    for (size_t b = 0; b < PAGES; b += BATCH) {
-        char *at = memory + b * PAGE;
-        map(BATCH * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0, at);
-        for (size_t i = 0; i < BATCH; i++) put(at + i * PAGE, order[b + i], 1);
-    }
-    return (Done){memory, order, cpu_ns() - began};
-}
+static Done over_reserved(void) { return over_prepared(reserve); }
 
 /* The batch is mapped from the slab as a whole first, beginning at the slot of its first page. */
-static Done over_slab(void) {
-    char *memory = own_memory(PAGES, order);
-    double began = cpu_ns();
-    for (size_t b = 0; b < PAGES; b += BATCH) {
-        char *at = memory + b * PAGE;
-        put(at, order[b] < PAGES - BATCH ? order[b] : 0, BATCH);
-        for (size_t i = 0; i < BATCH; i++) put(at + i * PAGE, order[b + i], 1);
-    }
-    return (Done){memory, order, cpu_ns() - began};
-}
+static Done over_slab(void) { return over_prepared(map_slab); }
 
 /* Into a hole: the least that a mapping can cost. (Another thread could take the hole meanwhile.) */
-static Done into_hole(void) {
-    char *memory = own_memory(PAGES, order);
-    double began = cpu_ns();
-    for (size_t b = 0; b < PAGES; b += BATCH) {
-        char *at = memory + b * PAGE;
-        munmap(at, BATCH * PAGE);
-        for (size_t i = 0; i < BATCH; i++) put(at + i * PAGE, order[b + i], 1);
-    }
-    return (Done){memory, order, cpu_ns() - began};
-}
+static Done into_hole(void) { return over_prepared(make_hole); }
 
 /* remap_file_pages(2): for MAP_SHARED only, so writes would reach the slab. Here to count mappings. */
 static Done remap(void) {
