@@ -138,7 +138,7 @@ def test_domains_end_with_their_last_client(hub: Hub) -> None:
         with Stranger(hub.socket) as stranger:
             stranger.hello(domain=b"domain-%d" % number)
     hub.until(lambda: not hub.status().clients, "see them leave")
-    assert resident(hub.pid) < before + (6 << 20)
+    assert resident(hub.pid) < before + (5 << 20)
 
 
 def resident(pid: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,19 +49,22 @@ COMMANDS: dict[str, tuple[list[str], int | None]] = {
     "sample": (["scan", "--all", "--sample"], 0),
     "name": (["scan", "python-turning"], 1),
     "attach": (["attach", "{pid}"], 1),
+    "detach": (["detach", "--dry-run", "{pid}"], 1),
     "doctor": (["doctor"], 0),
     "status": (["status"], None),
 }
 """Words, and the exit status if it is known."""
 # Each case waits for seconds, and what the commands do differs by the files that they read first.
-CASES = [*(("lock", it) for it in COMMANDS), ("exec", "scan")]
+CASES = [
+    *(("lock", it) for it in ("scan", "sample", "name", "doctor", "status")),
+    *(("exec", it) for it in ("scan", "status")),
+]
+OF_ONE = [("lock", "attach"), ("lock", "detach"), ("exec", "attach")]
+"""These look at their own process only, so they can wait together."""
 
 
-@pytest.mark.parametrize(("how", "name"), CASES)
-def test_a_process_whose_files_in_proc_keep_everybody_waiting(
-    program: Path, how: str, name: str
-) -> None:
-    """By the lock of its memory, which most files need, or inside an exec that never ends."""
+def is_not_kept_waiting(program: Path, how: str, name: str) -> None:
+    """Run a command beside the process: it ends, and says why it left the process alone."""
     words, status = COMMANDS[name]
     done = beside(program, how, *PAGEMERGE, *words)
     assert done.returncode != 124, done.stderr
@@ -68,6 +72,20 @@ def test_a_process_whose_files_in_proc_keep_everybody_waiting(
         assert done.returncode == status, done.stderr
     if words[0] not in ("doctor", "status"):
         assert "may use a file system that does not answer" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("how", "name"), CASES)
+def test_a_process_whose_files_in_proc_keep_everybody_waiting(
+    program: Path, how: str, name: str
+) -> None:
+    """By the lock of its memory, which most files need, or inside an exec that never ends."""
+    is_not_kept_waiting(program, how, name)
+
+
+def test_a_process_whose_files_keep_waiting_who_looks_at_it_alone(program: Path) -> None:
+    with ThreadPoolExecutor(len(OF_ONE)) as threads:
+        for done in [threads.submit(is_not_kept_waiting, program, *it) for it in OF_ONE]:
+            done.result()
 
 
 LOOKS = """

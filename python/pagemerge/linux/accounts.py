@@ -125,8 +125,8 @@ def cgroup_pressure_percent(
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
     for mount, path, version in memory_cgroups(cgroup.entries(pid, proc), cgroups):
-        if version == 2 and (found := _waiting(b"/".join((mount, path, b"memory.pressure")))):
-            return found
+        if version == 2:
+            return _waiting(b"/".join((mount, path, b"memory.pressure")))
     return None
 
 
