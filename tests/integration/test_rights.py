@@ -14,6 +14,9 @@ from tests.conftest import missing
 from tests.support.building import compile_victim
 from tests.support.hubs import Hub
 
+WAYS = {"filter": 0, "filter without descriptors": 0, "ask": 0, "exit": 3, "handler": 0}
+"""Way to give up rights -> exit status."""
+
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,9 +43,7 @@ def test_the_agent_has_no_more_rights_than_the_program(program: Path, hub: Hub, 
     assert len(set(told)) == 1, told
 
 
-@pytest.mark.parametrize(
-    ("way", "status"), [("filter", 0), ("ask", 0), ("exit", 3), ("handler", 0)]
-)
+@pytest.mark.parametrize(("way", "status"), WAYS.items())
 def test_ends_as_without_us(program: Path, hub: Hub, way: str, status: int) -> None:
     """A filter that kills for calls of ours, and only asking for one; exit(2) of the only thread;
     setgid(2) in a signal handler that interrupts malloc."""

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -32,6 +33,17 @@ static int threads(void) {
         count++;
     closedir(tasks);
     return count - 2; // . and ..
+}
+
+// Whether some memory maps a slab.
+static int is_merged(void) {
+    char line[400];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && !found && fgets(line, sizeof line, maps))
+        found = strstr(line, "pagemerge-slab") != NULL;
+    fclose(maps);
+    return found;
 }
 
 // A line for each thread: what it may do, and where it is.
@@ -104,11 +116,10 @@ int main(int argc, char **argv) {
     char *memory = malloc(SIZE);
     for (size_t at = 0; at < SIZE; at++)
         memory[at] = at >> 16;
-    for (int turn = 0; threads() < 2 && turn < 200; turn++)
+    for (int turn = 0; !is_merged() && turn < 400; turn++)
         free(malloc(1 << 20)), usleep(50000);
-    if (threads() < 2)
+    if (threads() < 2 || !is_merged())
         return 7;
-    sleep(1); // it is merged meanwhile
     int failed = 0;
     if (!strcmp(way, "drop")) {
         struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -119,7 +130,10 @@ int main(int argc, char **argv) {
     } else if (!strcmp(way, "unshare")) {
         failed |= unshare(CLONE_NEWNS) != 0;
         tell();
-    } else if (!strcmp(way, "filter")) {
+    } else if (!strncmp(way, "filter", 6)) {
+        struct rlimit none = {0, 0};
+        if (!strcmp(way, "filter without descriptors"))
+            failed |= setrlimit(RLIMIT_NOFILE, &none) != 0;
         const int forbidden[] = {SYS_openat, SYS_clone, SYS_clone3, SYS_userfaultfd, SYS_poll};
         killing(forbidden, 5);
         failed |= mlock(memory, SIZE) != 0 && errno != ENOMEM && errno != EPERM;

@@ -85,15 +85,10 @@ pub(crate) fn pause(took: Duration) -> Duration {
     }
 }
 
-/// From now on, only what the program marks is mergeable. Returns what `go_on` takes.
-pub(crate) fn leave() -> usize {
+/// From now on, only what the program marks is mergeable.
+pub(crate) fn leave() {
     WANTED.store(false, Ordering::Relaxed);
-    FROM.swap(0, Ordering::Relaxed)
-}
-
-/// Take `leave` back.
-pub(crate) fn go_on(from: usize) {
-    FROM.store(from, Ordering::Relaxed);
+    FROM.store(0, Ordering::Relaxed);
 }
 
 /// Returns whether this process only shares another's memory (vfork).

@@ -25,7 +25,7 @@ pub use wish::wish;
 
 use crate::gate::{lock, watch_forks, Locked};
 use crate::region::{Region, Wish};
-use crate::{all, errand, start, Config};
+use crate::{all, errand, is_confined, start, Config};
 use pagemerge_pages::barrier::keep::{Keep, LOCKS_FUTURE};
 use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::{huge, Result, PAGE};
@@ -295,6 +295,9 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     let Some(runs) = slabbed(state, from, end) else { return false };
     if runs.is_empty() {
         return true;
+    }
+    if is_confined() {
+        return false; // the errand's calls could end the program
     }
     let reader = state.summary.hub.unwrap_or(0);
     let restored = errand::restore(runs, state.agent, reader).unwrap_or_default();

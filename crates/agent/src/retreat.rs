@@ -41,27 +41,19 @@ pub fn is_confined() -> bool {
 }
 
 /// The program is about to forbid itself system calls, and the agent's would count as its own: give
-/// all merged memory back, and end the agent for good. Returns false if the memory cannot be given
-/// back now; then nothing changes. A process that shares another's memory (vfork) changes nothing.
-pub fn confine() -> bool {
+/// all merged memory back, and end the agent for good. What cannot be given back, for want of
+/// descriptors for example, stays merged, and right. A process that shares another's memory (vfork)
+/// changes nothing.
+pub fn confine() {
     let process = std::process::id() as i32;
-    if is_confined() {
-        return true;
+    if is_confined() || ![0, process].contains(&lock().process) || all::is_anothers() {
+        return;
     }
-    if ![0, process].contains(&lock().process) || all::is_anothers() {
-        return true;
-    }
-    let from = all::leave();
-    CONFINED.store(true, Ordering::Relaxed);
+    all::leave();
     let everything = 0..usize::MAX / PAGE * PAGE;
-    let given_back = program::restored(&[everything], libc::ENOMEM, true, || Ok(0)).is_ok();
-    if given_back {
-        stop();
-    } else {
-        CONFINED.store(false, Ordering::Relaxed);
-        all::go_on(from);
-    }
-    given_back
+    let _ = program::restored(&[everything], libc::ENOMEM, true, || Ok(0));
+    CONFINED.store(true, Ordering::Relaxed);
+    stop();
 }
 
 /// Returns whether the calling thread is the only one of the program.

@@ -73,7 +73,12 @@ pub const fn is_filter(operation: usize, flags: usize, arguments: usize) -> bool
 /// The same requirements as for the call.
 pub unsafe fn filtered(number: c_long, arguments: [usize; 6]) -> Answer {
     if has_hub() && !is_confined() {
-        aside(|| guarded(|| pagemerge_agent::confine().then_some(0).ok_or(libc::ENOMEM)))?;
+        aside(|| {
+            guarded(|| {
+                pagemerge_agent::confine();
+                Ok(0)
+            })
+        })?;
         if is_confined() {
             crate::note::say_nothing();
         } // else this process shares the memory of another (vfork), whose note it is
@@ -113,8 +118,11 @@ pub unsafe extern "C-unwind" fn capset(header: *mut c_void, data: *const c_void)
     told_int(unsafe { changed(libc::SYS_capset, [header as usize, data as usize, 0, 0, 0, 0]) })
 }
 
-/// What unshare(2) does to the calling thread, and to no other memory or rights.
-const HARMLESS: c_int = libc::CLONE_FILES | libc::CLONE_SYSVSEM;
+/// What unshare(2) does to the calling thread's descriptors, or to its children only: no thread of
+/// ours keeps what the program gives up. (In a process that has new namespaces of PIDs or time for
+/// its children, no thread could be started after it.)
+const HARMLESS: c_int =
+    libc::CLONE_FILES | libc::CLONE_SYSVSEM | libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
 
 /// unshare(2).
 ///
