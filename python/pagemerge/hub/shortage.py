@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from pagemerge.errors import PagemergeError
 from pagemerge.hub.domain import Members
@@ -23,6 +24,7 @@ from pagemerge.linux import accounts, cgroup
 from pagemerge.linux.room import Room, room
 
 log = logging.getLogger("pagemerge.hub")
+T = TypeVar("T")
 
 AHEAD = 2.0
 """Seconds: memory is short, too, if it would be full by then, filled as fast as at the moment."""
@@ -73,8 +75,9 @@ class Shortage:
 
     def _look_everywhere(self, on_change: Callable[[], None]) -> float:
         """Return the seconds after which memory can be short."""
-        now, found = time.monotonic(), _room_of(os.getpid())
-        waiting = (accounts.pressure_percent(), _pressure_of(os.getpid()))
+        now, found = time.monotonic(), _told(room, os.getpid())
+        own = _told(accounts.cgroup_pressure_percent, os.getpid())
+        waiting = (accounts.pressure_percent(), own)
         short = any(it is not None and it >= self._percent for it in waiting)
         soon = LATEST
         if found is not None:
@@ -99,15 +102,16 @@ class Shortage:
     async def _look_at(self, members: Members) -> float:
         """Note whether a cgroup of a client is short; each cgroup is asked once. Returns the
         processor seconds that this took."""
-        own, seen = _cgroup_of(os.getpid()), set[bytes]()
+        own, seen = _told(_cgroup_of, os.getpid()), set[bytes]()
         short, spent = False, 0.0
         for client in list(members.clients):
             await breathe()
             began = time.thread_time()
-            group = _cgroup_of(client.pid)
+            group = _told(_cgroup_of, client.pid)
             if group is not None and group != own and group not in seen:
                 seen.add(group)
-                found, waiting = _room_of(client.pid), _pressure_of(client.pid)
+                found = _told(room, client.pid)
+                waiting = _told(accounts.cgroup_pressure_percent, client.pid)
                 short |= found is not None and found.limit is not None and self._is_short(found)
                 short |= waiting is not None and waiting >= self._percent
             spent += time.thread_time() - began
@@ -129,25 +133,16 @@ def _everything(found: Room) -> int:
     return accounts.total_bytes() if found.limit is None else found.limit.limit_bytes
 
 
-def _cgroup_of(pid: int) -> bytes | None:
-    """Return what names the memory cgroup of a process; None if it has ended."""
+def _cgroup_of(pid: int) -> bytes:
+    """Return what names the memory cgroup of a process. Raises ``NoSuchProcess`` or
+    ``AccessDenied``."""
+    found = accounts.memory_cgroups(cgroup.entries(pid), accounts.CGROUPS)
+    return b"\0".join(path for _, path, _ in found)
+
+
+def _told(ask: Callable[[int], T], pid: int) -> T | None:
+    """Ask about a process; None if it has ended, or the kernel does not tell."""
     try:
-        return b"\0".join(
-            path for _, path, _ in accounts.memory_cgroups(cgroup.entries(pid), accounts.CGROUPS)
-        )
-    except PagemergeError:
-        return None
-
-
-def _room_of(pid: int) -> Room | None:
-    try:
-        return room(pid)
-    except PagemergeError:  # it has ended, or the kernel does not tell
-        return None
-
-
-def _pressure_of(pid: int) -> float | None:
-    try:
-        return accounts.cgroup_pressure_percent(pid)
+        return ask(pid)
     except PagemergeError:
         return None
