@@ -144,3 +144,30 @@ def test_a_plan_beyond_all_pages_costs_an_agent_nothing(hub_socket: Path, victim
         peak = Path(f"/proc/{member.pid}/status").read_text().split("VmHWM:")[1].split()[0]
         assert int(peak) < 200 << 10
         assert member.ask("check") == {"wrong": 0}
+
+
+def test_a_plan_that_names_pages_twice_loses_no_write(hub_socket: Path, victim: Spawn) -> None:
+    """Windows that are held at the same time share pages then: whatever is let go for one of
+    them must not be taken as held for the next."""
+    server, member, base = lied_to(hub_socket, victim)
+    with server:
+        member.ask("write", first=0, pages=PAGES, seed=0)
+        member.ask("scribble")
+        slab, chance = slab_of_member(0), random.Random(5)
+        with Stranger(server.accept()[0]) as agent:
+            agent.send(wire.Kind.WELCOME, 0, wire.HELLO.pack(wire.VERSION, 0))
+            agent.send(wire.Kind.SLAB, 0, b"", [slab])
+            known, merged = os.fstat(slab).st_ino, 0
+            for _ in range(400):
+                firsts = [chance.randrange(PAGES - 8) for _ in range(20)]
+                runs = [
+                    (base + first * PAGE_SIZE, known, first, 8) for first in firsts for _ in "ab"
+                ]
+                plan = b"".join(struct.pack("=QQII", *run) for run in runs)
+                agent.send(wire.Kind.MERGE, 2, plan)
+                agent.until(wire.Kind.MERGED)
+                merged = max(merged, member.ask("summary")["slabbed_pages"])
+        os.close(slab)
+        assert merged > 0 or lacks_uffd(), "no plan was good enough to be carried out"
+        assert member.ask("written")["turns"] > 0
+        assert member.ask("check") == {"wrong": 0}

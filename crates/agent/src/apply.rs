@@ -143,8 +143,15 @@ impl<'a> Work<'a> {
             .filter_map(|parts| self.ready(&mut state.table, parts, Backing::Slab))
             .collect();
         let Some(protector) = self.barriers.protector() else { return };
-        // What would have to wait counts as refused, which the hub takes as no fault of the pages.
-        ready.retain(|it| !protector.must_wait(&it.window()));
+        // What is left out here counts as refused, which the hub takes as no fault of the pages:
+        // what would have to wait, and, whatever the hub plans, a window that does not lie behind
+        // the one before it. One that is let go would let go the other's pages with its own.
+        let mut behind = 0;
+        ready.retain(|it| {
+            let taken = it.start >= behind && !protector.must_wait(&it.window());
+            behind = if taken { it.end() } else { behind };
+            taken
+        });
         let held: Vec<_> = ready.iter().map(Ready::window).collect();
         let mut outcomes = vec![None; ready.len()];
         protector.hold(&held);

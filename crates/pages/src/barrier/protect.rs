@@ -61,7 +61,8 @@ impl Protector {
 
     /// Hold windows together, and look for pinned pages in all of them at once: that takes a fork,
     /// whatever their number. Each is let go by its merge, or by `release`. What cannot be held now
-    /// is left out: its merge says why. At most `TOGETHER` windows.
+    /// is left out: its merge says why. At most `TOGETHER` windows, no page in two of them: the
+    /// first that is let go would let the others' pages go.
     pub fn hold(&mut self, windows: &[Window<'_>]) {
         for window in windows.iter().take(TOGETHER - self.together.len()) {
             let planned = window.planned();
