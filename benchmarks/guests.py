@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from lab import guest, hub
+from lab import guest, hub, parts
 from tests.support import cgroup, ksm
 from tests.support.ending import terminable
 
@@ -88,7 +88,9 @@ class Run:
     """Until the last guest was ready."""
     ready_at_seconds: tuple[float, ...] = ()
     used_bytes: int = 0
-    """Charged to the cgroup at the end: guests, hub and stable pages."""
+    """Charged to the cgroup when the last guest was ready: guests, hub and stable pages."""
+    parts_bytes: dict[str, int] = field(default_factory=dict)
+    """What that consists of."""
     saved_pages: int | None = None
     merger_peak_bytes: int = 0
     """The most memory of the hub's own."""
@@ -175,6 +177,8 @@ def carry(args: argparse.Namespace, name: str, booted: guest.Image) -> Run:
             run.cpu_seconds = round(engine.cpu_seconds(guests), 2)
             run.used_bytes, run.saved_pages = group.used_bytes(), engine.saved_pages()
             run.records_bytes = engine.records_bytes()
+            there = [it.pid for it in guests if not it.has_ended()]
+            run.parts_bytes = parts.of_group(group, there, args.memory)
             check(run, guests, engine, args.checking)
         except PagemergeError as error:
             run.trouble = str(error)
@@ -270,6 +274,13 @@ def tell(run: Run, group: cgroup.Cgroup, engine: Engine) -> None:
     )
 
 
+def tell_parts(run: Run) -> None:
+    """What the memory consists of, in all and for each guest."""
+    for name, size in run.parts_bytes.items():
+        each = size / max(run.ready, 1)
+        print(f"{run.engine:<8}{size / 1e9:8.2f} GB{each / 1e6:8.1f} MB a guest: {name}")
+
+
 def size_of(text: str) -> int:
     """Bytes in words such as 64M and 16G."""
     units = {"M": 1 << 20, "G": 1 << 30}
@@ -300,6 +311,7 @@ def main() -> int:
                 print(f"kernel KSM is left out: {reason}", file=sys.stderr)
                 continue
             runs.append(run := carry(args, name, booted))
+            tell_parts(run)
             print(
                 f"{name}: {run.ready} of {run.count} guests ready after {run.seconds:.0f} s, "
                 f"{run.alive} alive, {run.right} right; {run.cpu_seconds:.1f} s of processor time; "

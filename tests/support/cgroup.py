@@ -6,11 +6,25 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pagemerge.errors import Unsupported
 
 ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """The memory of a cgroup by kind, in bytes."""
+
+    anonymous: int
+    shared: int
+    """tmpfs and memfds: slabs of the store, too."""
+    files: int
+    """Of disks: the kernel can drop them at any time."""
+    kernel: int
+    """Page tables, mappings and whatever else the kernel keeps for it."""
 
 
 class Cgroup:
@@ -42,9 +56,15 @@ class Cgroup:
 
         So: anonymous and shared memory, and what the kernel keeps for it (page tables, mappings).
         """
+        found = self.charged()
+        return found.anonymous + found.shared + found.kernel
+
+    def charged(self) -> Charged:
+        """What all that memory is."""
         stat, used = self._stat(), self.used_bytes()
         files = stat[b"cache" if self._anonymous == b"rss" else b"file"] - stat[b"shmem"]
-        return used - files
+        kernel = max(used - stat[self._anonymous] - stat[b"shmem"] - files, 0)
+        return Charged(stat[self._anonymous], stat[b"shmem"], files, kernel)
 
     def _stat(self) -> dict[bytes, int]:
         lines = (line.split() for line in (self.path / "memory.stat").read_bytes().splitlines())
