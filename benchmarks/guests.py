@@ -132,7 +132,8 @@ def user_engine(group: cgroup.Cgroup) -> Iterator[Engine]:
             own.revive()
             return own.answers()
 
-        command = [sys.executable, "-m", "pagemerge", "run", "--engine", "user", "--"]
+        # All of QEMU's own memory as well: each has read the same kernel for its guest, say.
+        command = [sys.executable, "-m", "pagemerge", "run", "--engine", "user", "--all", "--"]
         before = [*group.prefix(), *command]
         env = own.environment()
         yield Engine("user", before, env, cpu, saved, mind, own.deaths, records, own.peak_bytes)
@@ -300,12 +301,13 @@ def main() -> int:
         default=len(os.sched_getaffinity(0)),
         help="guests that may boot at once",
     )
+    parser.add_argument("--code", type=int, default=64, help="MiB for code that QEMU translates")
     parser.add_argument("--checking", type=int, default=8, help="guests that check at once")
     parser.add_argument("--room", type=float, default=ROOM_SECONDS, help="seconds to wait for room")
     args = parser.parse_args()
     runs: list[Run] = []
     with terminable(), guest.image(COMMON_BYTES) as booted:
-        booted = guest.with_best_accel(booted)
+        booted = guest.with_best_accel(booted, args.code)
         for name in ENGINES if args.engine == "both" else [args.engine]:
             if name == "kernel" and (reason := ksm.lacks()):
                 print(f"kernel KSM is left out: {reason}", file=sys.stderr)

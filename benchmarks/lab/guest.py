@@ -32,8 +32,8 @@ QEMU = "qemu-system-x86_64"
 BOOTED = 180.0
 """Seconds that a guest may take to boot and to fill its memory, on a busy host, emulated."""
 EMULATED = ("-accel", "tcg,tb-size=64")
-
-KERNEL_LINE = "console=ttyS0 quiet panic=-1 lpj=4000000 tsc=reliable"
+KERNEL_LINE = "console=ttyS0 quiet panic=-1 lpj=4000000 tsc=reliable init_on_free=1"
+"""A guest that clears memory when it frees it has zeros there, which can be merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +249,10 @@ def _md5_of_zeros(mib: int) -> str:
     return digest.hexdigest()
 
 
-def with_best_accel(booted: Image) -> Image:
-    """The same with KVM if a guest boots with it within a few seconds, else emulated."""
+def with_best_accel(booted: Image, code_mib: int = 64) -> Image:
+    """The same with KVM if a guest boots with it within a few seconds, else emulated, with up to
+    ``code_mib`` MiB of translated code: QEMU forgets it all when there is no more room."""
+    booted = replace(booted, accel=("-accel", f"tcg,tb-size={code_mib}"))
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return booted
     tried = replace(booted, accel=("-accel", "kvm"))
