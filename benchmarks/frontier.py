@@ -9,8 +9,9 @@ Eight processes fill their memory. Half of it is the same in all, and the other 
 
 Settings: ksmd at its defaults (100 pages, 20 ms), with 1,000 or 5,000 pages every 20 ms, flat out
 (100,000 pages, no sleep), with the kernel's scan-time advisor, and driven by ksmtuned; our
-governor; and our hub, at its defaults and with other limits (``cpu_percent``). The engine runs
-before the programs start. From the moment on at which all memory is filled, four times a second:
+governor; and our hub, at its defaults, with other limits (``cpu_percent``), and thrifty: without
+huge pages, with pauses of up to 10 s, and so with a limit of 1%. The engine runs before the
+programs start. From the moment on at which all memory is filled, four times a second:
 
 - saved: the memory of the programs less what their memory cgroup takes: anonymous and shared
   memory, page tables, and the hub with its store; not what the kernel keeps for ksmd, 64 bytes for
@@ -19,9 +20,10 @@ before the programs start. From the moment on at which all memory is filled, fou
   ksmtuned's own counts as nothing.
 
 ``GB s`` are gigabytes saved, times the seconds for which they stay saved. Each setting is compared
-with ksmd at its defaults, at the end, and the best of ours that had cost no more also at several
-moments before: ksmd saves nothing before its second scan, so that ratios are infinite until then,
-and fall while it catches up. All processes check their memory in the end.
+with ksmd at its defaults at the end, and each of ours at equal processor time: from the moment on
+at which it has cost no more than ksmd. ksmd at its defaults saves nothing before its second scan,
+so that ratios are infinite until then; they fall while it catches up. All processes check their
+memory in the end.
 
 A table for people, a line of JSON, and with ``--into`` the JSON and a picture.
 """
@@ -40,8 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import changing
-from lab.equal_cost import BASE, GOALS, Point, Sum, beside, best, over_time, until
+from lab.equal_cost import BASE, GOALS, Point, beside, equal, over_time, until
 from lab.frontier_picture import drawn
+from lab.frontier_table import show
 from lab.mergers import MERGERS, Merger
 from lab.others import Others
 from lab.scene import FILLING, fill
@@ -60,8 +63,6 @@ OURS = ("governor", "hub")
 """What the names of our settings begin with."""
 FEW = 0.2
 """Processors that other programs may keep busy while ``--quiet`` waits no more."""
-LATE = 1.0
-"""Seconds that a change may be late before figures are not to be compared."""
 PAGE_TABLES = 1 / 512
 """What page tables add to memory."""
 ROOM = 1.5
@@ -199,76 +200,23 @@ def compared(told: dict[str, Any]) -> dict[str, Any]:
         if BASE not in curves:
             continue
         sums = {name: until(curve, told["seconds"]) for name, curve in curves.items()}
-        possible = savable * told["seconds"]
-        ours = {name: it for name, it in sums.items() if name.startswith(OURS)}
-        name = best(ours, sums[BASE].cpu_seconds)
-        at_best = beside(ours[name], sums[BASE], possible) if name else {}
+        goal, possible = GOALS[workload], savable * told["seconds"]
+        ours = [it for it in sums if it.startswith(OURS)]
+        equals = {it: equal(curves[it], curves[BASE], goal, savable) for it in ours}
         found[workload] = {
-            "goal": GOALS[workload],
+            "goal": goal,
             "possible_gb_seconds": round(possible / 1e9, 3),
             "settings": {it: beside(one, sums[BASE], possible) for it, one in sums.items()},
-            "best": name,
-            "reached": name is not None and is_reached(at_best, ours[name], GOALS[workload]),
-            "over_time": over_time(curves, BASE, list(ours), savable, told["seconds"]),
+            "equal_cost": equals,
+            "over_time": over_time(curves, BASE, ours, savable, told["seconds"]),
         }
     return found
-
-
-def is_reached(ratios: dict[str, float | None], own: Sum, goal: float) -> bool:
-    """True if a run has saved ``goal`` times as much, or something where ksmd has saved nothing."""
-    times = ratios["times_saved"]
-    return own.byte_seconds > 0 if times is None else times >= goal
 
 
 def savable_bytes(told: dict[str, Any]) -> int:
     """What merging can save: all copies but one of what all processes have."""
     each = int(changing.SHARED * (told["bytes"] // told["processes"]))
     return int(told["processes"] - 1) * each
-
-
-def show(told: dict[str, Any]) -> None:
-    """The tables."""
-    for workload, it in told["compared"].items():
-        possible, goal = it["possible_gb_seconds"], it["goal"]
-        print(f"{workload}: {possible:.1f} GB s could be saved in {told['seconds']:g} s")
-        print(
-            f"  {'':<15}{'saved':>12}{'processor':>12}{'a second of it':>16}{'at the end':>12}"
-            f"{'saved / ' + BASE:>14}{'processor / ' + BASE:>18}"
-        )
-        for row in told["results"]:
-            if row["workload"] != workload:
-                continue
-            saved, cpu = row["saved_byte_seconds"] / 1e9, row["cpu_seconds"]
-            each = f"{saved / cpu:.1f} GB s" if cpu else "-"
-            ratio = it["settings"][row["setting"]]
-            print(
-                f"  {row['setting']:<15}{saved:7.2f} GB s{cpu:10.2f} s{each:>16}"
-                f"{row['saved_bytes'] / 1e6:9,.0f} MB{_times(ratio['times_saved']):>14}"
-                f"{_times(ratio['times_cpu']):>18}"
-            )
-        verdict = "reached" if it["reached"] else "NOT reached"
-        print(f"  at the processor time of {BASE}: {it['best'] or 'none of ours'}")
-        print(f"  the goal, {goal:g} times what {BASE} saves, is {verdict}; over time:")
-        for row in it["over_time"]:
-            own = row.get("best", {}).get("saved_gb_seconds")
-            ours = f"{row['setting']}: {own:.2f} GB s" if own is not None else "none is as cheap"
-            ratio_of_it = _times(row["times_saved"]) if own is not None else ""
-            print(
-                f"    {row['seconds']:6.1f} s  {BASE}: {row['base']['saved_gb_seconds']:6.2f} GB s "
-                f"for {row['base']['cpu_seconds']:.2f} s;  {ours}  {ratio_of_it}"
-            )
-    for row in told["results"]:
-        where = f"{row['workload']}, {row['setting']}"
-        for note in row["notes"]:
-            print(f"{where}: {note}")
-        if row["wrong_pages"] or row["checked"] < told["processes"]:
-            print(f"{where}: {row['wrong_pages']} WRONG PAGES, {row['checked']} processes checked")
-        if row["late_seconds"] > LATE:
-            print(f"{where}: a change was {row['late_seconds']:.1f} s late: the host is busy")
-
-
-def _times(ratio: float | None) -> str:
-    return "infinite" if ratio is None else f"{ratio:.2f}"
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

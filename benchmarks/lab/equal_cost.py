@@ -66,6 +66,31 @@ def best(sums: dict[str, Sum], most: float) -> str | None:
     return max(cheap, key=lambda name: cheap[name].byte_seconds, default=None)
 
 
+def equal(
+    own: Sequence[Point], base: Sequence[Point], goal: float, savable: int
+) -> dict[str, float | None]:
+    """Where a run has cost no more than ``base``, and how often it had saved what ``base`` had.
+
+    ``from_seconds``: from then on it never costs more again; None: it costs more at the end.
+    ``times_saved``: how often the savings of ``base``, at that moment; None: ``base`` had saved
+    nothing. ``until_seconds``: the last moment after it with ``goal`` times as much; None: there
+    is none. ``savable``: bytes that could be saved.
+    """
+    told: dict[str, float | None] = dict.fromkeys(("from_seconds", "times_saved", "until_seconds"))
+    moments = [it.seconds for it in base if it.seconds > 0]
+    pairs = [(until(own, end), until(base, end)) for end in moments]
+    dear = [at for at, (one, two) in enumerate(pairs) if one.cpu_seconds > two.cpu_seconds]
+    first = dear[-1] + 1 if dear else 0
+    for end, (one, two) in zip(moments[first:], pairs[first:], strict=True):
+        times = beside(one, two, savable * end)["times_saved"]
+        if told["from_seconds"] is None:
+            told |= {"from_seconds": end, "times_saved": times}
+        saves = one.byte_seconds > NOTHING * savable * end
+        if saves and (times is None or times >= goal):
+            told["until_seconds"] = end
+    return told
+
+
 def over_time(
     curves: dict[str, Sequence[Point]], base: str, own: Sequence[str], savable: int, seconds: float
 ) -> list[dict[str, Any]]:

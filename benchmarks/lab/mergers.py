@@ -86,6 +86,9 @@ def by_ksmd(policy: Policy) -> Start:
     return start
 
 
+THRIFTY = {"huge_price": 0, "longest_pause": 10}
+"""Settings of a hub that makes no huge pages, and looks less often while little changes."""
+
 MERGERS: dict[str, Start] = {
     "nobody": nobody,
     BASE: by_ksmd(settings(**DEFAULTS)),
@@ -99,4 +102,6 @@ MERGERS: dict[str, Start] = {
     "hub 20%": by_hub(cpu_percent=20),
     "hub 5%": by_hub(cpu_percent=5),
     "hub 2%": by_hub(cpu_percent=2),
+    "hub thrifty": by_hub(**THRIFTY),
+    "hub thrifty 1%": by_hub(**THRIFTY, cpu_percent=1),
 }

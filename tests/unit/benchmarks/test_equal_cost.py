@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.lab.equal_cost import Point, Sum, beside, best, over_time, until
+from benchmarks.lab.equal_cost import Point, Sum, beside, best, equal, over_time, until
 
 LATE = [Point(0, 0, 0.0), Point(10, 0, 0.5), Point(20, 100, 1.0)]
 """Saves nothing in its first half, then more and more."""
@@ -37,3 +37,20 @@ def test_at_each_moment_the_best_that_is_cheap_enough_until_then_is_compared() -
     assert [it["seconds"] for it in rows] == [2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 17.5, 20.0]
     assert [it["setting"] for it in rows] == [None] * 5 + ["own"] * 3
     assert rows[-1]["times_saved"] == pytest.approx(1900 / 500)
+
+
+def test_costs_are_equal_from_the_last_moment_on_at_which_it_has_cost_more() -> None:
+    fine = [Point(at, 100 * max(at - 10, 0) // 10, at / 20) for at in range(21)]
+    told = equal(EARLY, fine, 5.0, 100)
+    assert told["from_seconds"] == 15
+    assert told["times_saved"] == pytest.approx(1400 / 125)
+    assert told["until_seconds"] == 18, "1700 are 5 times 320, and 1800 are not 5 times 405"
+
+
+def test_what_costs_more_to_the_end_is_not_compared() -> None:
+    assert equal([Point(0, 0, 2.0), Point(20, 100, 2.0)], LATE, 5.0, 100)["from_seconds"] is None
+
+
+def test_saving_nothing_is_no_goal_reached_even_beside_nothing() -> None:
+    told = equal([Point(0, 0, 0.0), Point(20, 0, 0.1)], LATE[:2], 5.0, 100)
+    assert told == {"from_seconds": 10, "times_saved": None, "until_seconds": None}
