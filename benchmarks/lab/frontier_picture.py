@@ -127,7 +127,14 @@ class _Panel:
             yield (
                 f'<line class="lead" x1="{x:.1f}" y1="{y:.1f}" x2="{end:.1f}" y2="{base - 5:.1f}"/>'
             )
-        yield text(left, round(base), SIZE, words)
+        right = left < x
+        yield text(
+            x - 12 if right else left,
+            round(base),
+            SIZE,
+            words,
+            anchor="end" if right else "start",
+        )
 
     def _is_free(self, box: tuple[float, float, float, float]) -> bool:
         left, top, right, bottom = box
