@@ -13,7 +13,7 @@ EARLY = [Point(0, 0, 0.4), Point(2, 100, 0.6), Point(20, 100, 0.8)]
 def test_savings_and_processor_time_between_two_points_lie_on_a_line() -> None:
     assert until(LATE, 20) == Sum(500.0, 1.0)
     assert until(LATE, 10) == Sum(0.0, 0.5)
-    assert until(LATE, 15) == Sum(pytest.approx(125.0), pytest.approx(0.75))
+    assert until(LATE, 15) == Sum(125.0, 0.75)
 
 
 def test_what_was_spent_while_memory_was_filled_counts_from_the_start() -> None:
