@@ -32,7 +32,7 @@ STYLE = """
     .line { stroke: #30363d; } .goal { stroke: #9aa5b4; } .lead { stroke: #5b6675; }
   }
 """
-KINDS = {"hub": "the hub", "governor": "the governor of ksmd", "ksmd": "ksmd without it"}
+KINDS = {"hub": "the hub", "governor": "the governor of ksmd", "ksmd": "ksmd without the governor"}
 
 
 def drawn(told: dict[str, Any]) -> str:
@@ -46,12 +46,14 @@ def drawn(told: dict[str, Any]) -> str:
         text(20, 30, SIZE + 2, heading, bold=True),
         text(20, 52, SIZE, memory, "note"),
     ]
-    place = 20.0
+    rows = [it for it in told["results"] if it["setting"] != "nobody"]
+    place, kinds = 20.0, {kind_of(it["setting"]) for it in rows}
     for kind, words in KINDS.items():
-        parts.append(f'<circle class="{kind}" cx="{place + 6}" cy="70" r="6"/>')
-        parts.append(text(place + 18, 75, SIZE, words))
-        place += 46 + WIDE * len(words)
-    present = {it["workload"] for it in told["results"] if it["setting"] != "nobody"}
+        if kind in kinds:
+            parts.append(f'<circle class="{kind}" cx="{place + 6}" cy="70" r="6"/>')
+            parts.append(text(place + 18, 75, SIZE, words))
+            place += 46 + WIDE * len(words)
+    present = {it["workload"] for it in rows}
     names = [it for it in NAMES if it in present]
     top = HEAD
     for name in names:
