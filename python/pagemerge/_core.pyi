@@ -223,6 +223,17 @@ def inject_separate(
     longest stop. Raises as ``inject_prctl``; pages that were separated before stay separated.
     """
 
+# scheduling: crates/python/src/scheduling.rs
+
+def lengthen_slice(thread: int, lengthened: bool) -> bool:
+    """Lengthen the slice of a thread (0: the calling one) of any process by an eighth, or set it to
+    the kernel's default again. Threads that wake up take the processor from it at once then (Linux
+    6.12; older kernels ignore it).
+
+    Returns false for a thread of another policy than SCHED_OTHER and SCHED_BATCH. Raises
+    ``PagemergeError`` where the kernel refuses (sched_setattr(2)).
+    """
+
 # the agent: crates/python/src/agent.rs
 
 @final

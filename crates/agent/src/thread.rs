@@ -62,6 +62,7 @@ fn run(config: &Config) {
             return;
         }
     };
+    own::give_way();
     let barriers = Barriers::choose(config.barrier);
     {
         let mut state = lock();

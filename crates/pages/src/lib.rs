@@ -13,6 +13,7 @@ pub mod pagemap;
 pub mod raw;
 pub mod read;
 pub mod room;
+pub mod scheduling;
 pub mod slab;
 pub mod soft;
 pub mod sort;

@@ -8,6 +8,7 @@ mod find;
 mod inject;
 mod numpy;
 mod peer;
+mod scheduling;
 mod store;
 mod wire;
 
@@ -22,5 +23,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     wire::register(module)?;
     agent::register(module)?;
     inject::register(module)?;
+    scheduling::register(module)?;
     numpy::register(module)
 }

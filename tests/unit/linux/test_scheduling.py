@@ -9,30 +9,45 @@ from pathlib import Path
 
 import pytest
 
-from pagemerge.linux.scheduling import stalled_seconds
+from pagemerge.linux.scheduling import NICER, stalled_seconds
+
+ROOT = Path(__file__).parents[3]
 
 PROGRAM = """
 import os, threading
+from pagemerge import _core
 from pagemerge.linux.scheduling import give_way
+from tests.support.scheduling import slice_of
 
-def policies():
-    return sorted(os.sched_getscheduler(int(it)) for it in os.listdir("/proc/self/task"))
+def told(done):
+    threads = [int(it) for it in os.listdir("/proc/self/task")]
+    nice = [os.getpriority(os.PRIO_PROCESS, it) for it in threads]
+    slices = [slice_of(it) for it in threads]
+    print(done, *(os.sched_getscheduler(it) for it in threads), *nice, *slices)
 
 go = threading.Event()
 threading.Thread(target=go.wait, daemon=True).start()
 os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-done = give_way()
-print(done, *policies())
-done = give_way(False)
-print(done, *policies())
+told(None)
+told(give_way())
+told(give_way())
+told(give_way(False))
 """
 
 
 def test_all_threads_give_way_and_do_so_no_more() -> None:
     argv = [sys.executable, "-c", PROGRAM]
-    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
-    batch, other = os.SCHED_BATCH, os.SCHED_OTHER
-    assert told == [f"True {batch} {batch}", f"True {other} {other}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    first, gives, again, last = (it.split() for it in done.stdout.splitlines())
+    niceness, before = int(first[3]), int(first[5])  # the slice: 0 before Linux 6.12
+    nicer, longer = min(niceness + NICER, 19), before + before // 8
+    assert gives == ["True", *(str(it) for it in (os.SCHED_BATCH, nicer, longer) for _ in "ab")]
+    assert again == gives
+    if os.geteuid() == 0:  # else niceness stays
+        assert last == [
+            "True",
+            *(str(it) for it in (os.SCHED_OTHER, niceness, before) for _ in "ab"),
+        ]
 
 
 def test_time_that_others_waited(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pagemerge._core import WIRE_OWN
 from pagemerge.model import PAGE_SIZE
 
-TARGET = 0.001
-"""Seconds that a client may take for one request. Its agent then holds a processor for so long."""
+TARGET = 0.00025
+"""Seconds that a client may take for one request. Its agent then holds a processor for so long: a
+thread that has just used more than its share takes it from nobody when it wakes up."""
 
 FEWEST, MOST = 64, 8192
 """Pages of a request: a batch of the barrier, and as many as without a budget."""
