@@ -160,13 +160,19 @@ WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 
 def build_slab(
-    peers: list[Peer], whose: _Words, starts: _Words, pages: _Words, seed: int, whole: int
+    peers: list[Peer],
+    whose: _Words,
+    starts: _Words,
+    pages: _Words,
+    seed: int,
+    whole: tuple[int, float],
 ) -> tuple[int, int, bytes, int]:
     """Copy runs of pages of processes (u64[r] each) into a new sealed slab.
 
-    ``whose`` is the index in ``peers`` of each run's process. The first ``whole`` blocks of 512
-    pages become huge pages, if the kernel has memory for that. All peers are checked before and
-    after, as in ``Peer``, and no slab is made if one has changed.
+    ``whose`` is the index in ``peers`` of each run's process. ``whole``: so many blocks of 512
+    pages, the first ones, become huge pages, if the kernel has memory for that, and none after one
+    that took longer than so many seconds. All peers are checked before and after, as in ``Peer``,
+    and no slab is made if one has changed.
 
     Returns the slab's descriptor (which the caller closes), its id, the digests u64[sum(pages)] of
     the sealed bytes, and one bit for each block: set if it is one huge page. Pages that could not

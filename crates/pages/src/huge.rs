@@ -116,6 +116,7 @@ mod tests {
     use crate::mappings::Mappings;
     use crate::slab;
     use rustix::mm::{MapFlags, ProtFlags};
+    use std::time::Duration;
 
     #[test]
     fn the_setting_of_the_size_comes_first() {
@@ -191,6 +192,12 @@ mod tests {
     }
 
     #[test]
+    fn no_more_blocks_are_made_huge_after_one_that_took_too_long() {
+        let (_, made) = slab::build_huge(3 * PAGES, 3, Duration::ZERO, |_| Ok(())).unwrap();
+        assert!(made <= 0b1, "{made:b}");
+    }
+
+    #[test]
     fn a_slab_of_huge_blocks_is_mapped_by_them_until_a_page_is_written() {
         let numbered = |first: &mut u64, bytes: &mut [u8]| {
             for page in bytes.chunks_exact_mut(PAGE) {
@@ -199,7 +206,7 @@ mod tests {
             }
         };
         let mut next = 0;
-        let (fd, made) = slab::build_huge(3 * PAGES, 2, |bytes| {
+        let (fd, made) = slab::build_huge(3 * PAGES, 2, Duration::MAX, |bytes| {
             numbered(&mut next, bytes);
             Ok(())
         })

@@ -9,6 +9,7 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 /// The name that /proc/PID/maps shows for a slab: `/memfd:pagemerge-slab (deleted)`.
 pub const NAME: &str = "pagemerge-slab";
@@ -95,17 +96,20 @@ const CHUNK: usize = 64;
 /// # Errors
 /// `Os` when memory or descriptors run out; the errors of `fill`. Then nothing remains.
 pub fn build(pages: usize, fill: impl FnMut(&mut [u8]) -> Result<()>) -> Result<OwnedFd> {
-    Ok(build_huge(pages, 0, fill)?.0)
+    Ok(build_huge(pages, 0, Duration::MAX, fill)?.0)
 }
 
 /// Do as `build` does, and make the first `blocks` blocks of the slab huge pages, where there is
-/// memory for that. Returns the slab, and one bit for each block: set if it is one huge page.
+/// memory for that. Returns the slab, and one bit for each block: set if it is one huge page. After
+/// one that took more than `longest`, no more are made: meanwhile the kernel let nobody else have
+/// this processor, unless it is a kernel that can be interrupted.
 ///
 /// # Errors
 /// The errors of `build`.
 pub fn build_huge(
     pages: usize,
     mut blocks: usize,
+    longest: Duration,
     mut fill: impl FnMut(&mut [u8]) -> Result<()>,
 ) -> Result<(OwnedFd, u64)> {
     if pages == 0 || pages > MOST_PAGES {
@@ -129,10 +133,11 @@ pub fn build_huge(
         write_at(&fd, part, (first * PAGE) as u64)?;
         let block = first / huge::PAGES;
         if first % huge::PAGES == 0 && first + huge::PAGES <= pages && block < blocks {
-            if collapse(&fd, first) {
-                made |= 1 << block;
-            } else {
-                blocks = 0; // looking for free blocks of memory takes time
+            let began = Instant::now();
+            let done = collapse(&fd, first);
+            made |= u64::from(done) << block;
+            if !done || began.elapsed() > longest {
+                blocks = 0; // looking for free blocks of memory takes time, too
             }
         }
     }

@@ -10,6 +10,7 @@ use pyo3::types::PyBytes;
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::errors::raise;
 use crate::find::{buffer, shared};
@@ -32,7 +33,7 @@ fn build_slab<'py>(
     starts: &Bound<'py, PyAny>,
     pages: &Bound<'py, PyAny>,
     seed: u64,
-    whole: usize,
+    whole: (usize, f64),
 ) -> PyResult<(i32, u64, Bound<'py, PyBytes>, u64)> {
     let whose = buffer::<u64>(whose, "whose")?;
     let starts = buffer::<u64>(starts, "starts")?;
@@ -47,9 +48,20 @@ fn build_slab<'py>(
     if rows.iter().any(|row| row.0 >= peers.len()) {
         return Err(raise(py, &Error::Usage("a row names a peer that does not exist".into())));
     }
+    let (blocks, longest) = whole;
+    let longest = Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX);
+    let whole = Whole { blocks, longest };
     let built = py.detach(|| build_from(&peers, &rows, seed, whole));
     let (descriptor, id, digests, huge) = built.map_err(|error| raise(py, &error))?;
     Ok((descriptor.into_raw_fd(), id, PyBytes::new(py, &digests), huge))
+}
+
+/// The blocks at the start of a slab that are to be huge pages, and the longest that the kernel may
+/// take for one: after that, the others stay small.
+#[derive(Clone, Copy)]
+struct Whole {
+    blocks: usize,
+    longest: Duration,
 }
 
 /// Consecutive pages of one of several peers.
@@ -60,7 +72,7 @@ type Built = (OwnedFd, u64, Vec<u8>, u64);
 
 /// Make a slab of pages of peers, if all of them have stayed what they were at their greetings
 /// until everything was copied. Otherwise no slab remains.
-fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64, whole: usize) -> Result<Built> {
+fn build_from(peers: &[Arc<Inner>], rows: &[Row], seed: u64, whole: Whole) -> Result<Built> {
     let total: usize = rows.iter().map(|(_, run)| run.pages as usize).sum();
     peers.iter().try_for_each(|peer| peer.check())?;
     let copy = |direct: bool| -> Result<_> {
@@ -124,7 +136,7 @@ fn copy_slots<'py>(
     let rows: Vec<(i32, u64)> = rows.map(|(&fd, &slot)| (fd as i32, slot)).collect();
     let built = py.detach(|| -> Result<_> {
         let mut rest = rows.iter();
-        build(rows.len(), 0, seed, |bytes| {
+        build(rows.len(), Whole { blocks: 0, longest: Duration::MAX }, seed, |bytes| {
             for (page, &(fd, slot)) in bytes.chunks_exact_mut(PAGE).zip(&mut rest) {
                 // SAFETY: the caller keeps the descriptors open during the call.
                 let from = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -154,17 +166,17 @@ fn open_slab<'py>(
     Ok((id, PyBytes::new(py, &digests)))
 }
 
-/// Build a sealed slab, whose first `whole` blocks are to be huge pages. The digests are those of
+/// Build a sealed slab, of which the blocks `whole` are to be huge pages. The digests are those of
 /// what was written into it, computed while it is in the cache: until a slab is sealed, no other
 /// process can have it open.
 fn build(
     pages: usize,
-    whole: usize,
+    whole: Whole,
     seed: u64,
     mut fill: impl FnMut(&mut [u8]) -> Result<()>,
 ) -> Result<Built> {
     let (digester, mut digests) = (Digester::new(seed), Vec::with_capacity(pages * 8));
-    let (descriptor, huge) = slab::build_huge(pages, whole, |bytes| {
+    let (descriptor, huge) = slab::build_huge(pages, whole.blocks, whole.longest, |bytes| {
         fill(bytes)?;
         add_digests(&digester, bytes, &mut digests)
     })?;

@@ -105,6 +105,8 @@ class Filler:
             return changed
         pids, whose, addresses, digests = (it[fit] for it in (pids, whose, addresses, digests))
         seconds = members.patience.limit(awaited=awaited)
+        # Some pages may have been left out.
+        whole = self._gentle.blocks(leading(addresses, whose, whole))
         async with contextlib.nullcontext() if awaited else self._gentle.slice():
             future = await self._build(clients, whose, addresses, whole, seconds)
         if not future.done():
@@ -124,6 +126,7 @@ class Filler:
             members.await_plan(len(pids))
             log.warning("passing over a slab: %s", told(error))
             return changed
+        self._gentle.note_blocks(whole, huge.bit_count())
         try:
             self._check_members(clients, whose)
             members.store.add(descriptor, slab, sealed, pids, huge=huge)
@@ -149,8 +152,8 @@ class Filler:
         number = np.searchsorted(donors, whose[heads]).astype(np.uint64)
         if self._builder is None:
             self._builder = ThreadPoolExecutor(1, thread_name_prefix="builder")
-        whole = leading(addresses, whose, whole)  # some pages may have been left out
-        build = partial(self._members.store.build, peers, number, addresses[heads], counts, whole)
+        starts, longest = addresses[heads], self._gentle.longest_block
+        build = partial(self._members.store.build, peers, number, starts, counts, whole, longest)
         return await work_in(self._builder, build, seconds)
 
     def _check_members(self, clients: Sequence[Client], whose: U64) -> None:

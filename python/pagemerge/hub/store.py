@@ -11,6 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -106,19 +107,26 @@ class Store:
         )
 
     def build(
-        self, peers: Sequence[_core.Peer], whose: U64, starts: U64, pages: U64, whole: int = 0
+        self,
+        peers: Sequence[_core.Peer],
+        whose: U64,
+        starts: U64,
+        pages: U64,
+        whole: int = 0,
+        longest: float = inf,
     ) -> tuple[int, int, U64, int]:
         """Copy runs of pages of clients into a new sealed slab: descriptor, id, digests, and which
         of its blocks are huge pages (as ``Slab.huge``).
 
         ``whose``: the number of the peer that each run belongs to; ``whole``: blocks at the start
-        of the slab that should be huge pages. This reads other processes,
-        which may make it wait: call it in a thread that a deadline can abandon. The slab is not in
-        the store yet; ``add`` it. Digests come from the sealed bytes. Raises ``AccessDenied`` if
-        one of the peers is not what it was when it became a client; then no slab has been made.
+        of the slab that should be huge pages, and none after one that took the kernel more than
+        ``longest`` seconds. This reads other processes, which may make it wait: call it in a thread
+        that a deadline can abandon. The slab is not in the store yet; ``add`` it. Digests come from
+        the sealed bytes. Raises ``AccessDenied`` if one of the peers is not what it was when it
+        became a client; then no slab has been made.
         """
         descriptor, slab, digests, huge = _core.build_slab(
-            list(peers), whose, starts, pages, self.seed, whole
+            list(peers), whose, starts, pages, self.seed, (whole, longest)
         )
         return descriptor, slab, np.frombuffer(digests, np.uint64), huge
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 
 import numpy as np
 import pytest
@@ -110,3 +111,19 @@ def test_without_a_budget_all_run_at_once() -> None:
 
     asyncio.run(both())
     assert inside == 2
+
+
+def test_huge_pages_that_take_the_kernel_too_long_are_not_made_for_a_while() -> None:
+    budget = Gentle(0.1)
+    assert budget.longest_block == turns.LONGEST_BLOCK
+    assert budget.blocks(8) == 8
+    budget.note_blocks(8, 8)
+    assert budget.blocks(8) == 8
+    budget.note_blocks(8, 1)
+    assert [budget.blocks(8) for _ in range(turns.SMALL + 1)] == [0] * turns.SMALL + [8]
+
+
+def test_without_a_budget_all_blocks_may_be_huge_pages() -> None:
+    budget = Gentle(0.0)
+    budget.note_blocks(8, 1)
+    assert (budget.longest_block, budget.blocks(8)) == (inf, 8)
