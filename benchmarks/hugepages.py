@@ -3,22 +3,25 @@
 Two processes (``lab/reader.py``) have half of the memory each, marked as QEMU does it for a guest:
 mergeable, and huge pages are wanted. 30% of the pages are the same in both, the rest is unique. In
 the scene ``blocks`` the common pages fill blocks of 2 MiB, and 4 pages of each other block are
-common, too; in the scene ``pages`` they are 30% of each block. Four states, one after the other, in
+common, too; in the scene ``pages`` they are 30% of each block. The states, one after the other, in
 another order in each round:
 
 - ``huge``: not merged, huge pages;
 - ``small``: not merged, small pages: what huge pages are worth on this machine;
-- ``split``: merged with ``huge_price = 0``: every block is small;
-- ``kept``: merged with the hub's default price.
+- ``split``: merged by a hub with ``huge_price = 0``: every block is small;
+- ``kept``: merged by a hub with its default price;
+- ``ksmd``: all of it is marked, and merged by ksmd flat out;
+- ``selected``: only what ``pagemerge attach --select`` marks, merged by ksmd flat out.
 
 Told are the nanoseconds of processor time that a read takes, where each read depends on the one
 before, and the speed as a share of that of a control: a third process that is never merged, has
 huge pages and as much memory as one of the others, and reads in turn with them, so that a busy host
 delays them all alike. Told are also misses of the TLB where the processor counts them, bytes in
 huge pages, and what merging saves: anonymous memory of the two processes in ``huge``, less
-anonymous memory and the hub's store in this state, by the kernel's accounts. All bytes are checked
-in the end. A table for people, then one line of JSON. ``--into FOLDER`` also
-writes ``hugepages.json`` and ``hugepages.svg`` there; ``--from FILE`` draws an earlier run again.
+anonymous memory (a page that both map counts once) and the hub's store in this state, by the
+kernel's accounts. ksmd stands still while they read. All bytes are checked in the end. A table for
+people, then one line of JSON. ``--into FOLDER`` also writes ``hugepages.json`` and
+``hugepages.svg`` there; ``--from FILE`` draws an earlier run again.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from typing import Any
 from lab import hub, svg
 from lab.demo_picture import STYLE
 from lab.svg import text
+from tests.support import ksm
 from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
@@ -51,15 +55,20 @@ from pagemerge.linux.smaps import sums
 from pagemerge.model import PAGE_SIZE
 
 LAB = Path(__file__).parent / "lab"
-STATES = ("huge", "small", "split", "kept")
-MERGED = ("split", "kept")
+STATES = ("huge", "small", "split", "kept", "ksmd", "selected")
+BY_HUB = ("split", "kept")
+BY_KSMD = ("ksmd", "selected")
 WORDS = {
     "huge": "not merged, huge pages",
     "small": "not merged, small pages",
-    "split": "merged, every block small",
-    "kept": "merged, blocks kept huge",
+    "split": "hub, every block small",
+    "kept": "hub, blocks kept huge",
+    "ksmd": "ksmd, everything marked",
+    "selected": "ksmd, attach --select",
 }
-FIELDS = (b"Anonymous", b"AnonHugePages", b"ShmemPmdMapped")
+FIELDS = (b"Pss_Anon", b"AnonHugePages", b"ShmemPmdMapped")
+SCANS = 4
+"""Full scans after which ksmd has merged what it ever will: two find, smart_scan skips some."""
 
 SETTLING = 300.0
 """Seconds that merging may take until nothing changes any more."""
@@ -107,7 +116,7 @@ def readers(library: Path, own: hub.Hub | None, count: int) -> Iterator[list[Chi
 
 
 def accounts(both: list[Child]) -> tuple[int, int]:
-    """Anonymous bytes of the processes, and bytes in huge pages."""
+    """Anonymous bytes of the processes, their share of merged pages, and bytes in huge pages."""
     found = [sums(one.pid, FIELDS, file="smaps_rollup")[0] for one in both]
     anonymous = sum(it[FIELDS[0]] for it in found)
     return anonymous, sum(it[FIELDS[1]] + it[FIELDS[2]] for it in found)
@@ -128,6 +137,25 @@ def settle(own: hub.Hub, both: list[Child]) -> float:
     return round(changed - began, 1)
 
 
+def by_ksmd(kernel: ksm.Ksm, state: str, both: list[Child]) -> float:
+    """Have ksmd merge what is marked, or what ``attach`` selects; returns the seconds it took."""
+    began = time.monotonic()
+    if state == "selected":
+        argv = [sys.executable, "-m", "pagemerge", "attach", "--select", "--json"]
+        argv += [str(one.pid) for one in both]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PagemergeError(f"attach --select failed: {done.stderr or done.stdout}")
+    first = kernel.full_scans
+    kernel.start(**ksm.FLAT_OUT)
+    while kernel.full_scans < first + SCANS:
+        if time.monotonic() - began > SETTLING:
+            raise PagemergeError(f"ksmd still merges after {SETTLING:g} s")
+        time.sleep(0.02)
+    kernel.write("run", ksm.STOP)
+    return round(time.monotonic() - began, 1)
+
+
 def compare(
     both: list[Child], control: Child, reads: int, *, chained: bool
 ) -> tuple[float, float, float]:
@@ -144,20 +172,22 @@ def compare(
 
 
 def measure(state: str, library: Path, args: argparse.Namespace) -> Result:
-    """Make a state and measure it."""
+    """Make a state and measure it. Raises ``Unsupported`` where ksmd is not to be had for one."""
     pages = args.gib * (1 << 30) // 2 // PAGE_SIZE
     with contextlib.ExitStack() as stack:
+        kernel = stack.enter_context(ksm.borrowed()) if state in BY_KSMD else None
         own = None
-        if state in MERGED:
+        if state in BY_HUB:
             price = 0 if state == "split" else args.price
             own = stack.enter_context(hub.running(huge_price=price))
         both = stack.enter_context(readers(library, own, 2))
         [control] = stack.enter_context(readers(library, None, 1))
         for index, one in enumerate([*both, control]):
-            huge = state != "small" or one is control
-            fill = {"scene": args.scene, "index": index, "pages": pages, "huge": huge}
+            fill = {"scene": args.scene, "index": index, "pages": pages}
+            fill["huge"] = state != "small" or one is control
+            fill["marked"] = state in (*BY_HUB, "ksmd") and one is not control
             one.ask("fill", patience=FILLING, **fill)
-        settled = settle(own, both) if own else 0.0
+        settled = settle(own, both) if own else by_ksmd(kernel, state, both) if kernel else 0.0
         ask_all(both, "check")  # a merged page that was never read has no entry in a page table
         taken, misses, speed = compare(both, control, args.reads, chained=True)
         anonymous, huge_bytes = accounts(both)
@@ -195,7 +225,7 @@ def summary(rounds: list[list[Result]]) -> dict[str, dict[str, Any]]:
             if rows[0].misses is None
             else statistics.median(it.misses or 0 for it in rows),
             "huge_bytes": statistics.median(it.huge_bytes for it in rows),
-            "saved_bytes": statistics.median(saved) if state in MERGED else 0,
+            "saved_bytes": statistics.median(saved) if state in BY_HUB + BY_KSMD else 0,
             "settled_seconds": statistics.median(it.settled_seconds for it in rows),
             "wrong": sum(it.wrong for it in rows),
         }
@@ -217,7 +247,7 @@ def table(run: dict[str, Any]) -> list[str]:
     return rows
 
 
-WIDTH, HEIGHT, LEFT, BAR = 880, 400, 300, 34
+WIDTH, LEFT, BAR, ROW = 880, 300, 34, 66
 
 
 def drawn(run: dict[str, Any]) -> str:
@@ -228,7 +258,7 @@ def drawn(run: dict[str, Any]) -> str:
     means = "Speed, as a share of that with huge pages and without merging; and memory saved"
     parts = [text(40, 50, 26, heading, bold=True), text(40, 80, 17, means, "note")]
     for row, (state, it) in enumerate(states.items()):
-        top, length = 112 + row * 66, WIDTH - LEFT - 150
+        top, length = 112 + row * ROW, WIDTH - LEFT - 150
         wide, saved = it["speed"] * length, it["saved_bytes"] / most * length
         speed, bytes_saved = f"{it['speed']:.2f}", f"{it['saved_bytes'] / 1e6:,.0f} MB saved"
         parts += [
@@ -245,10 +275,11 @@ def drawn(run: dict[str, Any]) -> str:
     kernel = ".".join(run["kernel"].split("-")[0].split(".")[:2])
     often = "One round" if run["rounds"] == 1 else f"Median of {run['rounds']} rounds"
     note = f"{often}, two processes, scene {run['scene']}, {kernel}."
-    parts.append(text(40, HEIGHT - 14, 16, note, "note"))
+    height = 136 + len(states) * ROW
+    parts.append(text(40, height - 14, 16, note, "note"))
     told = (f"speed {it['speed']:.2f} {WORDS[state]}" for state, it in states.items())
     title = f"{heading}: {', '.join(told)}"
-    return svg.picture(WIDTH, HEIGHT, STYLE, title, parts)
+    return svg.picture(WIDTH, height, STYLE, title, parts)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -256,12 +287,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not shutil.which("cc"):
         raise Unsupported("there is no C compiler (cc)")
     rounds: list[list[Result]] = []
+    chosen = list(args.states)
+    if (lack := ksm.lacks()) and set(chosen) & set(BY_KSMD):
+        print(f"what ksmd merges is left out: {lack}", file=sys.stderr)
+        chosen = [it for it in chosen if it not in BY_KSMD]
     with terminable(), tempfile.TemporaryDirectory(prefix="pagemerge-reads-") as folder:
         library = Path(folder) / "reads.so"
         flags = ["-O2", "-shared", "-fPIC"]
         subprocess.run(["cc", *flags, "-o", str(library), str(LAB / "reads.c")], check=True)
         for number in range(args.rounds):
-            states = ["huge", *(it for it in STATES[1:] if it in args.states)]
+            states = ["huge", *(it for it in STATES[1:] if it in chosen)]
             order = states[number % len(states) :] + states[: number % len(states)]
             rounds.append([measure(state, library, args) for state in order])
             print(f"round {number + 1} of {args.rounds} is over", file=sys.stderr, flush=True)

@@ -17,7 +17,8 @@ the figure over that of ``nobody`` in the same round: geometric mean, and its 95
 Student's t over the rounds. If at least two rounds were quiet (other programs kept less than 0.2
 processors busy), the others are left out of the ratio.
 
-A table for people, a line of JSON, and with ``--into`` the JSON and a picture of the ratios.
+A table for people, a line of JSON, and with ``--into`` the JSON and a picture of the ratios
+(``neighbours.json`` and ``.svg``, ``neighbours-closed.json`` and ``.svg`` with ``--closed``).
 """
 
 from __future__ import annotations
@@ -213,20 +214,21 @@ def interval(logs: list[float]) -> list[float]:
     return [round(exp(it), 3) for it in (middle, middle - half, middle + half)]
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(told: dict[str, Any]) -> None:
     """The table."""
+    figure, title = ("rate", "rate") if told["closed"] else ("p99_us", "p99")
     print(
         f"{'service':<9}{'engine':<18}{'p50':>9}{'p99':>10}{'p99.9':>10}{'rate':>9}"
-        f"{'merged in':>11}{'quiet':>8}   p99 / nobody"
+        f"{'merged in':>11}{'quiet':>8}   {title} / nobody"
     )
-    for it in rows:
-        ratio = it["p99_us_ratio"]
+    for it in told["compared"]:
+        ratio = it[figure + "_ratio"]
         span = f" ({ratio[1]:.2f} to {ratio[2]:.2f})" if len(ratio) == 3 else ""
-        told = f"{ratio[0]:.2f}{span}" if ratio else ""
+        ratios = f"{ratio[0]:.2f}{span}" if ratio else ""
         print(
             f"{it['service']:<9}{it['engine']:<18}{it['p50_us']:6.0f} us{it['p99_us']:7.0f} us"
             f"{it['p999_us']:7.0f} us{it['rate']:7.0f}/s{it['merging_seconds']:9.1f} s"
-            f"{it['quiet_rounds']:4}/{it['rounds']:<3}   {told}"
+            f"{it['quiet_rounds']:4}/{it['rounds']:<3}   {ratios}"
         )
 
 
@@ -298,11 +300,12 @@ def main() -> int:
             "compared": compared(rows),
             "rounds": [asdict(it) for it in rows],
         }
-    show(told["compared"])
+    show(told)
     print(json.dumps(told))
     if args.into:
-        (args.into / "neighbours.json").write_text(json.dumps(told, indent=1) + "\n")
-        (args.into / "neighbours.svg").write_text(drawn(told))
+        name = "neighbours-closed" if told["closed"] else "neighbours"
+        (args.into / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+        (args.into / f"{name}.svg").write_text(drawn(told))
     return 1 if any(it["wrong_pages"] for it in told["rounds"]) else 0
 
 

@@ -1,4 +1,4 @@
-"""Draws what ``neighbours.py`` has measured: the p99 of each engine over that of nobody."""
+"""Draws what ``neighbours.py`` has measured: p99, or the rate of answers, over that of nobody."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .svg import text
 
 WIDTH, LEFT, RIGHT = 860, 190, 60
 ROW, HEAD, SIZE = 26, 34, 14
-MOST = 10.0
-"""The largest ratio that is drawn; a longer interval ends there."""
+MOST, MOST_CLOSED = 10.0, 1.5
+"""The largest ratio that is drawn, of p99 and of the rate; a longer interval ends there."""
 GOALS = {"redis": 1.10, "http": 1.10, "inside": 1.25}
 NAMES = {
     "redis": "redis-server beside the merging",
@@ -31,46 +31,51 @@ STYLE = """
 
 def drawn(told: dict[str, Any]) -> str:
     """The picture of a run, as SVG: a bar for each engine, and the interval of its ratio."""
-    parts, top = [], 64
+    closed = told["closed"]
+    what, most = ("rate_ratio", MOST_CLOSED) if closed else ("p99_us_ratio", MOST)
     heading = "99th percentile of the time of a request, over that without merging"
+    if closed:
+        heading = "Requests a second that are answered, over those without merging"
+    parts, top = [], 64
     memory = f"{told['bytes'] / 1e9:.1f} GB in {told['processes']} processes"
+    note = f"{memory}, {told['cores']} cores." + ("" if closed else " Dashed: the goal.")
     parts.append(text(20, 30, SIZE, heading, bold=True))
-    parts.append(text(20, 50, SIZE, f"{memory}, {told['cores']} cores. Dashed: the goal.", "note"))
+    parts.append(text(20, 50, SIZE, note, "note"))
     for service in dict.fromkeys(it["service"] for it in told["compared"]):
         rows = [it for it in told["compared"] if it["service"] == service]
-        rows = [it for it in rows if it["engine"] != "nobody" and it["p99_us_ratio"]]
+        rows = [it for it in rows if it["engine"] != "nobody" and it[what]]
         top += HEAD
         parts.append(text(20, top - 8, SIZE, NAMES[service], bold=True))
         first = top
         for it in rows:
-            parts += _row(top, it, GOALS[service])
+            parts += _row(top, it["engine"], it[what], most, None if closed else GOALS[service])
             top += ROW
-        for kind, ratio in (("line", 1.0), ("goal", GOALS[service])):
-            at = _place(ratio)
+        for kind, ratio in (
+            (("line", 1.0),) if closed else (("line", 1.0), ("goal", GOALS[service]))
+        ):
+            at = _place(ratio, most)
             parts.append(f'<line class="{kind}" x1="{at}" x2="{at}" y1="{first}" y2="{top}"/>')
     height = top + 24
     return svg.picture(WIDTH, height, STYLE, heading, parts)
 
 
-def _row(top: int, it: dict[str, Any], goal: float) -> list[str]:
-    """The bar of an engine, its interval and its figure."""
-    ratio, *span = it["p99_us_ratio"]
-    kind = "within" if ratio <= goal else "bar"
-    start, width = _place(0), _place(ratio) - _place(0)
+def _row(top: int, engine: str, found: list[float], most: float, goal: float | None) -> list[str]:
+    """The bar of an engine, its interval and its figure; ``found``: the ratio and its interval."""
+    ratio, *span = found
+    kind = "within" if goal and ratio <= goal else "bar"
+    start, width = _place(0, most), _place(ratio, most) - _place(0, most)
     parts = [
-        text(LEFT - 10, top + 17, SIZE, it["engine"], anchor="end"),
+        text(LEFT - 10, top + 17, SIZE, engine, anchor="end"),
         f'<rect class="{kind}" x="{start}" y="{top + 5}" width="{width:.1f}" height="16" rx="3"/>',
     ]
     if span:
-        low, high = map(_place, span)
+        low, high = (_place(it, most) for it in span)
         parts.append(f'<line class="span" x1="{low}" x2="{high}" y1="{top + 13}" y2="{top + 13}"/>')
-    parts.append(
-        text(max(_place(ratio), _place(span[1] if span else 0)) + 8, top + 17, SIZE, f"{ratio:.2f}")
-    )
+    behind = max(_place(it, most) for it in (ratio, *span[1:]))
+    parts.append(text(behind + 8, top + 17, SIZE, f"{ratio:.2f}"))
     return parts
 
 
-def _place(ratio: float) -> float:
+def _place(ratio: float, most: float) -> float:
     """Where a ratio lies, in the width."""
-    most = WIDTH - LEFT - RIGHT
-    return round(LEFT + min(ratio, MOST) / MOST * most, 1)
+    return round(LEFT + min(ratio, most) / most * (WIDTH - LEFT - RIGHT), 1)

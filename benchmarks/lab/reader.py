@@ -1,7 +1,7 @@
 """A process that reads its memory at random: ``python reader.py PARENT LIBRARY``.
 
-It answers JSON lines. ``LIBRARY`` is ``reads.c``, compiled. The memory is mapped and marked as QEMU
-does it for a guest: MADV_MERGEABLE, then MADV_HUGEPAGE.
+It answers JSON lines. ``LIBRARY`` is ``reads.c``, compiled. The memory is mapped and, if that is
+wanted, marked as QEMU does it for a guest: MADV_MERGEABLE, then MADV_HUGEPAGE.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ class Reader:
     def __init__(self, library: str) -> None:
         self.reads = ctypes.CDLL(library).reads
 
-    def fill(self, scene: str, index: int, pages: int, *, huge: bool) -> Answer:
-        """Map ``pages`` pages and fill them; ``huge``: ask for huge pages, or else decline them."""
+    def fill(self, scene: str, index: int, pages: int, *, huge: bool, marked: bool) -> Answer:
+        """Map ``pages`` pages and fill them; ``huge``: ask for huge pages, or else decline them;
+        ``marked``: as mergeable."""
         self.numbers = SCENES[scene](pages, index)
         self.mapping = mmap.mmap(-1, pages * PAGE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.mapping.madvise(mmap.MADV_MERGEABLE)
+        if marked:
+            self.mapping.madvise(mmap.MADV_MERGEABLE)
         self.mapping.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
         self.memory = np.frombuffer(memoryview(self.mapping), np.uint64).reshape(-1, WORDS)
         for part in parts(pages):
