@@ -43,6 +43,26 @@ class TestStability:
         assert (third.stable, third.volatile) == (1, 0)
         assert stability.candidates(pages, 2).tolist() == [0, 1, 2]
 
+    def test_a_block_with_nothing_to_note_is_noted_as_beside_another(self) -> None:
+        """Such blocks are noted without a look at each page."""
+        alone, beside = pages_of(3 * BLOCK), pages_of(3 * BLOCK)
+        for pages in (alone, beside):
+            pages.slot[0] = 5  # merged, without a history
+        nothing, some = np.zeros(2 * BLOCK, np.uint64), np.full(BLOCK, 9, np.uint64)
+        quick = stability.observe(alone, 0, nothing, 2, NOW)
+        stability.observe(alone, 2 * BLOCK, some, 2, NOW)
+        full = stability.observe(beside, 0, np.append(nothing, some), 2, NOW)
+        assert (quick.awake.tolist(), quick.empty.tolist()) == ([False] * 2, [True] * 2)
+        assert (full.awake.tolist(), full.empty.tolist()) == (
+            [False, False, True],
+            [True, True, False],
+        )
+        assert (quick.changed, quick.separated, quick.came) == (0, 0, 0)
+        for name in ("digest", "standing", "slot", "looked"):
+            assert (getattr(alone, name)[:] == getattr(beside, name)[:]).all(), name
+        written = stability.observe(alone, 0, np.append(u64(7), nothing[1:]), 2, NOW + 1)
+        assert (written.separated, written.came, alone.slot[:1].tolist()) == (1, 1, [NO_SLOT])
+
     def test_more_looks_are_required_where_that_is_asked(self) -> None:
         pages = pages_of(2)
         for digests in ((7, 8), (7, 9), (7, 9), (7, 9)):

@@ -60,7 +60,14 @@ def observe(
     clock.
     """
     part = slice(first, first + len(seen))
-    digest, slot, standing = pages.digest[part], pages.slot[part], pages.standing[part]
+    blocks = slice(first // BLOCK, -(-(first + len(seen)) // BLOCK))
+    digest, standing = pages.digest[part], pages.standing[part]
+    if not (seen.any() or digest.any() or standing.any()):
+        # Never touched, given back, or merged without a history: most of a settled client.
+        pages.looked[blocks] = now & 0xFFFF
+        none = np.zeros(blocks.stop - blocks.start, np.bool_)
+        return Observed(0, 0, 0, 0, 0, 0, awake=none, empty=~none)
+    slot = pages.slot[part]
     changed = np.flatnonzero(seen != digest)
     enough = before_merge(required)
     present, known = seen != ABSENT, digest != ABSENT
@@ -79,7 +86,7 @@ def observe(
     waits = (present if required == 1 else same | came) & ~(same & was_ready)
     waiting = np.flatnonzero(waits) + first
     restless.count(pages, waiting[restless.is_due(pages, waiting, now)])
-    pages.looked[first // BLOCK : -(-(first + len(seen)) // BLOCK)] = now & 0xFFFF
+    pages.looked[blocks] = now & 0xFFFF
     is_ready = restless.counted(standing) >= restless.needed(standing, enough)
     ready = present & is_ready & ~(was_ready & same)
     again = int(np.count_nonzero(ready & is_another(pages.under[part], standing)))
