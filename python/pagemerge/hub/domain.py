@@ -156,6 +156,11 @@ class Members:
         """Pages that looks have found where none was before, of the clients that are here."""
         return sum(it.came for it in self.clients)
 
+    @property
+    def merges(self) -> int:
+        """Pages that were merged, of the clients that are here; a page counts each time."""
+        return sum(it.merges for it in self.clients)
+
     def end_cycle(self) -> None:
         """Count a cycle that is over."""
         self.cycles += 1

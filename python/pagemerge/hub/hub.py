@@ -127,7 +127,7 @@ class Hub:
         members, pause = merger.members, 0.0
         while not members.is_over or pause == 0.0:
             members.wake = asyncio.Event()
-            before, came = time.process_time(), members.came
+            before, came, merges = time.process_time(), members.came, members.merges
             try:
                 found = await self.cycle(merger)
             except Exception as error:
@@ -135,6 +135,7 @@ class Hub:
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
                 found = 0
             worked, came = time.process_time() - before, max(members.came - came, 0)
+            merged = max(members.merges - merges, 0)
             members.end_cycle()
             self._full_scans = max(self._full_scans, members.cycles)
             hurries, longest = self._hurries(members), self.settings.longest_pause
@@ -145,7 +146,7 @@ class Hub:
             await members.rest(rest, lambda: self.budget.hurries)
             pause = pace.pause(pause, inf if found and hurries else self._weight(found), longest)
             if not hurries:
-                pause = min(max(pause, pace.patience(worked, found, came)), longest)
+                pause = min(max(pause, pace.patience(worked, found, came, merged)), longest)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
             woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))

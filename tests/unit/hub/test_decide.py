@@ -270,12 +270,13 @@ def became(seen: stability.Observed) -> int:
 
 class TestPace:
     def test_what_costs_more_than_it_finds_waits(self) -> None:
-        assert pace.patience(0.001, 100, 0) == 0.0
-        assert pace.patience(0.1, 100, 0) == pytest.approx((0.1 - 100 * pace.WORTH) / pace.LOW)
-        assert pace.patience(0.1, 100_000, 0) == 0.0
-        assert 0.0 < pace.patience(0.1, inf, 0) < pace.patience(0.1, 0, 0)
-        assert pace.patience(0.1, 0, 1000) < pace.patience(0.1, 0, 0)
-        assert pace.patience(0.1, 0, 100_000) == 0.0, "a first look is worth what it costs"
+        assert pace.patience(0.001, 100, 0, 0) == 0.0
+        assert pace.patience(0.1, 100, 0, 0) == pytest.approx((0.1 - 100 * pace.WORTH) / pace.LOW)
+        assert pace.patience(0.1, 100_000, 0, 0) == 0.0
+        assert 0.0 < pace.patience(0.1, inf, 0, 0) < pace.patience(0.1, 0, 0, 0)
+        assert pace.patience(0.1, 0, 1000, 0) < pace.patience(0.1, 0, 0, 0)
+        assert pace.patience(0.1, 0, 100_000, 0) == 0.0, "a first look is worth what it costs"
+        assert pace.patience(0.3, inf, 150_000, 75_000) == 0.0, "new regions hide no merged pages"
 
     def test_quiet_blocks_are_looked_at_less_and_less(self) -> None:
         pages = pages_of(BLOCK)

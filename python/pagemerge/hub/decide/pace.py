@@ -131,15 +131,15 @@ def rest(worked: float, took: float, share: float) -> float:
     return max(worked / share - took, 0.0)
 
 
-def patience(worked: float, found: float, came: int) -> float:
+def patience(worked: float, found: float, came: int, merged: int) -> float:
     """Return the fewest seconds until the next cycle after one that cost more than it found.
 
     ``worked``: processor seconds of the cycle; ``found``: as for ``pause``. A page is worth
-    ``WORTH`` seconds, and new regions (infinite) as much as ``NEW``. ``came``: pages that were
-    looked at for the first time; that is worth what it costs (``FIRST``), because most pages that
-    are merged are merged soon after.
+    ``WORTH`` seconds, and new regions (infinite) as much as ``NEW`` and the pages that were
+    ``merged`` in the same cycle. ``came``: pages that were looked at for the first time; that is
+    worth what it costs (``FIRST``), because most pages that are merged are merged soon after.
     """
-    worth = came * FIRST + (WORTH * found if found < inf else NEW)
+    worth = came * FIRST + (WORTH * found if found < inf else NEW + WORTH * merged)
     return 0.0 if worked <= worth else (worked - worth) / LOW
 
 
