@@ -27,6 +27,11 @@ behind one barrier."""
 HURRY = 16
 """How many times fewer pages are enough for a plan while memory is short."""
 
+FEW_SPARE = 4096
+"""``pending`` pages are too few even for time to spare unless there is more than one for each
+``FEW_SPARE`` pages of the domain: a plan takes about 12 ns for each page of the domain, and a
+merged page is worth 50 us (``pace.WORTH``)."""
+
 LOOK_UP = 0.1
 """Seconds of a rest after which a hub checks whether it goes on."""
 
@@ -79,8 +84,17 @@ class Members:
         """Return true if enough pages wait to be merged again."""
         return self.pending_again > self._few(hurries)
 
+    @property
+    def least(self) -> int:
+        """Pages that are too few for a plan, even where the hub has time to spare."""
+        return self._pages // FEW_SPARE
+
+    @property
+    def _pages(self) -> int:
+        return sum(it.claimed[1] for it in self.clients)
+
     def _few(self, hurries: bool) -> int:
-        few = sum(it.claimed[1] for it in self.clients) // FEW_OF
+        few = self._pages // FEW_OF
         return FEW + (few // HURRY if hurries else few)
 
     @property

@@ -142,9 +142,11 @@ class Hub:
             longest = min(longest, HURRY) if hurries else longest
             # A cycle after the longest pause runs in any case; all other work must be worth it.
             waits = found == 0 and pause >= longest
-            rest = self.budget.rest(is_spare=found <= pace.FEW and not waits)
+            is_spare = found <= max(pace.FEW, members.least) and not waits
+            rest = self.budget.rest(is_spare)
             await members.rest(rest, lambda: self.budget.hurries)
-            pause = pace.pause(pause, inf if found and hurries else self._weight(found), longest)
+            weight = inf if found and hurries else self._weight(members, found)
+            pause = pace.pause(pause, weight, longest)
             if not hurries:
                 pause = min(max(pause, pace.patience(worked, found, came, merged)), longest)
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
@@ -157,9 +159,9 @@ class Hub:
         self.domains.pop(members.domain, None)
         self._mergers.pop(members.domain, None)
 
-    def _weight(self, found: float) -> float:
-        """Return the pages found, or infinity if some were found and the hub has spare time."""
-        return inf if found and self.budget.has_spare else found
+    def _weight(self, members: Members, found: float) -> float:
+        """Return the pages found, or infinity if they are worth spare time, and there is some."""
+        return inf if found > members.least and self.budget.has_spare else found
 
     async def cycle(self, merger: Merger) -> float:
         """Merge what the looks so far have found, and look at every client once. Returns the number
@@ -176,7 +178,7 @@ class Hub:
         before = members.pending
         fresh = await self._visit_all(merger)
         found = inf if fresh else members.pending - before
-        if (hurries and found) or self._weight(found) > pace.FEW:
+        if (hurries and found) or self._weight(members, found) > max(pace.FEW, members.least):
             for region in members.regions:
                 await breathe()
                 pace.recall(region.pages)
@@ -231,10 +233,10 @@ class Hub:
             members.await_plan(client.missed)
             client.missed = 0
         again = merger.again.is_left or hurries
-        pending = members.pending or (again and members.pending_again)
+        pending = members.pending + (members.pending_again if again else 0)
         worth = members.is_worth_a_plan(hurries=hurries)
         worth |= again and members.is_worth_another(hurries=hurries)
-        if not pending or not (worth or self.budget.has_spare):
+        if not worth and not (pending > members.least and self.budget.has_spare):
             return 0
         if await self._reserve.lacks(list(self.domains.values()), self.settings.reserve_bytes):
             reserve.leave_alone(clients, await candidates(clients, looks, again=again))

@@ -53,3 +53,11 @@ def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None
     assert not domain.is_worth_a_plan(hurries=False)
     domain.pending += 1000
     assert domain.is_worth_a_plan(hurries=False)
+
+
+def test_even_spare_time_needs_more_pages_in_a_larger_domain() -> None:
+    domain = Members(Domain(0))
+    assert domain.least == 0, "one page is enough"
+    large = SimpleNamespace(claimed=(1, 10 * domains.FEW_SPARE), merges=7)
+    domain.clients += [cast(Client, large)] * 2
+    assert (domain.least, domain.merges) == (20, 14)
