@@ -36,7 +36,7 @@ def heap() -> bytes:
         (TEXT, classify.TEXT),
         (TEXT[:700], classify.TEXT),
         (heap(), classify.POINTERS),
-        (os.urandom(PAGE_SIZE), classify.UNKNOWN),
+        pytest.param(os.urandom(PAGE_SIZE), classify.UNKNOWN, id="random"),
         (np.arange(512, dtype=np.float64).tobytes(), classify.UNKNOWN),
         (np.arange(1024, dtype=np.uint32).tobytes(), classify.UNKNOWN),
         (b"few", classify.UNKNOWN),
