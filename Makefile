@@ -2,8 +2,8 @@
 # checkout. Each step leaves a stamp in .venv, so the second run does only what changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint types rust unit integration python properties soak race kills fuzz \
-	fuzz-images differential selftests bench package packages wheel deb manual docs clean
+.PHONY: help demo test build lint types rust python properties soak race kills fuzz fuzz-images differential \
+	selftests bench package packages wheel deb manual docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # pip and maturin change the same .venv; cargo and mypy use the cores by themselves
 
@@ -32,7 +32,7 @@ demo: build ## merge real duplicate memory of a few processes, and show what it 
 	@$(BIN)/pagemerge demo $(ARGS)
 	@echo "To run pagemerge yourself: '. .venv/bin/activate', or call .venv/bin/pagemerge" >&2
 
-test: lint types rust unit integration ## all checks: format, lint, types, Rust tests, Python tests
+test: lint types rust python ## all checks: format, lint, types, Rust tests, Python tests
 
 build: $(VENV)/.built ## the package with its Rust core, in .venv
 
@@ -55,15 +55,7 @@ types: build $(VENV)/.test ## mypy --strict, and the stub of the core against th
 rust: $(VENV)/.test ## the tests of the Rust crates
 	cargo test --workspace --exclude pagemerge-python --quiet
 
-# Unit tests share nothing, so that each core runs some. The others use the one ksmd there is, real
-# time, and cgroups: one after another.
-unit: build $(VENV)/.test ## the Python tests of single modules
-	$(BIN)/python -m pytest --numprocesses auto tests/unit $(ARGS)
-
-integration: build $(VENV)/.test ## the Python tests with real processes, guests and services
-	$(BIN)/python -m pytest tests/integration $(ARGS)
-
-python: build $(VENV)/.test ## some Python tests: ARGS="-k status"
+python: build $(VENV)/.test ## the Python tests
 	$(BIN)/python -m pytest $(ARGS)
 
 properties: build $(VENV)/.test ## the tests of properties with new examples, ten times as many: ARGS="-k views"
