@@ -37,6 +37,7 @@ def test_a_gentle_hub_merges_all_and_gives_way(hub_socket: Path, victim: Spawn) 
         assert policies(hub.pid) == {os.SCHED_BATCH}
         assert os.getpriority(os.PRIO_PROCESS, hub.pid) > os.getpriority(os.PRIO_PROCESS, 0)
         for member in members:
+            assert os.SCHED_IDLE not in policies(member.pid), "it may hold the lock of its memory"
             agent = agent_of(member.pid)
             usual = os.sched_getscheduler(member.pid), os.getpriority(os.PRIO_PROCESS, member.pid)
             found = os.sched_getscheduler(agent), os.getpriority(os.PRIO_PROCESS, agent)
