@@ -301,7 +301,9 @@ def main() -> int:
         default=len(os.sched_getaffinity(0)),
         help="guests that may boot at once",
     )
-    parser.add_argument("--code", type=int, default=64, help="MiB for code that QEMU translates")
+    parser.add_argument(
+        "--code", type=int, default=guest.CODE_MIB, help="MiB for code that QEMU translates"
+    )
     parser.add_argument("--checking", type=int, default=8, help="guests that check at once")
     parser.add_argument("--room", type=float, default=ROOM_SECONDS, help="seconds to wait for room")
     args = parser.parse_args()

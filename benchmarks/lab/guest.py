@@ -31,9 +31,15 @@ from . import initramfs
 QEMU = "qemu-system-x86_64"
 BOOTED = 180.0
 """Seconds that a guest may take to boot and to fill its memory, on a busy host, emulated."""
-EMULATED = ("-accel", "tcg,tb-size=64")
+CODE_MIB = 64
+"""Of translated code, at most: QEMU forgets it all when there is no more room."""
 KERNEL_LINE = "console=ttyS0 quiet panic=-1 lpj=4000000 tsc=reliable init_on_free=1"
 """A guest that clears memory when it frees it has zeros there, which can be merged."""
+
+
+def emulated(code_mib: int) -> Sequence[str]:
+    """QEMU's options for a guest without KVM."""
+    return "-accel", f"tcg,tb-size={code_mib}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Image:
     kernel: Path
     initramfs: Path
     common_bytes: int
-    accel: Sequence[str] = EMULATED
+    accel: Sequence[str] = emulated(CODE_MIB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +255,10 @@ def _md5_of_zeros(mib: int) -> str:
     return digest.hexdigest()
 
 
-def with_best_accel(booted: Image, code_mib: int = 64) -> Image:
-    """The same with KVM if a guest boots with it within a few seconds, else emulated, with up to
-    ``code_mib`` MiB of translated code: QEMU forgets it all when there is no more room."""
-    booted = replace(booted, accel=("-accel", f"tcg,tb-size={code_mib}"))
+def with_best_accel(booted: Image, code_mib: int) -> Image:
+    """The same with KVM if a guest boots with it within a few seconds, else emulated, with at most
+    ``code_mib`` MiB of translated code."""
+    booted = replace(booted, accel=emulated(code_mib))
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return booted
     tried = replace(booted, accel=("-accel", "kvm"))
