@@ -13,8 +13,9 @@ from statistics import mean
 from tests.support.cgroup import Cgroup
 
 from pagemerge.errors import NoSuchProcess
-from pagemerge.linux.maps import Mapping, parse, read_lines
-from pagemerge.linux.process import PROC, read
+from pagemerge.linux.maps import Mapping
+from pagemerge.linux.process import read
+from pagemerge.linux.smaps import pieces
 from pagemerge.linux.values import number, pairs
 
 SAMPLE = 8
@@ -49,31 +50,17 @@ def of_group(group: Cgroup, pids: Sequence[int], memory_bytes: int) -> dict[str,
 def of_guest(pid: int, memory_bytes: int) -> Counter[str]:
     """The bytes that one guest has for itself, by part; none if it has ended."""
     try:
-        anonymous = _anonymous(pid)
+        found = pieces(pid)
         tables = number(pairs(read(pid, "status")).get(b"VmPTE"), b"kB") or 0
     except NoSuchProcess:
         return Counter()
-    start, end = _longest([it for it, _ in anonymous], memory_bytes)
-    found = Counter({TABLES: tables * 1024})
-    for mapping, size in anonymous:
-        if start <= mapping.start < end:
-            found[KINDS[0]] += size
-        else:
-            found[KINDS[1] if "x" in mapping.flags else KINDS[2]] += size
-    return found
-
-
-def _anonymous(pid: int) -> list[tuple[Mapping, int]]:
-    """Each mapping of process ``pid`` with the bytes of anonymous memory in it."""
-    found: list[tuple[Mapping, int]] = []
-    for line in read_lines(pid, "smaps", PROC):
-        if not line[:1].isupper():
-            if mapping := parse(line):
-                found.append((mapping, 0))
-        elif line.startswith(b"Anonymous:") and found:
-            kilobytes = number(line.partition(b":")[2], b"kB") or 0
-            found[-1] = (found[-1][0], kilobytes * 1024)
-    return found
+    start, end = _longest([it.mapping for it in found], memory_bytes)
+    parts = Counter({TABLES: tables * 1024})
+    for it in found:
+        is_code = "x" in it.mapping.flags
+        kind = 0 if start <= it.mapping.start < end else 1 if is_code else 2
+        parts[KINDS[kind]] += it.anonymous_bytes
+    return parts
 
 
 def _longest(mappings: Sequence[Mapping], most: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from pagemerge.linux.process import PROC, read
 from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number, pairs
 
-_HUGE, _MERGED, _FLAGS = b"AnonHugePages:", b"KSM:", b"VmFlags:"
+_OWN, _HUGE, _MERGED, _FLAGS = b"Anonymous:", b"AnonHugePages:", b"KSM:", b"VmFlags:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Piece:
     """ksmd may merge it (``mg``): MADV_MERGEABLE or PR_SET_MEMORY_MERGE."""
     locked: bool
     """mlock(2) or mlockall(2) (``lo``)."""
+    anonymous_bytes: int
+    """Memory of no file, or written since it was mapped from one; not what is swapped out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +57,18 @@ def pieces(pid: int, proc: Path = PROC) -> list[Piece]:
     """
     found: list[Piece] = []
     mapping: Mapping | None = None
-    huge = merged = 0
+    own = huge = merged = 0
     flags: list[bytes] = []
 
     def finish() -> None:
         if mapping is not None and mapping.end <= 1 << 63:  # not [vsyscall], as in ``maps``
-            found.append(Piece(mapping, huge, merged, b"mg" in flags, b"lo" in flags))
+            found.append(Piece(mapping, huge, merged, b"mg" in flags, b"lo" in flags, own))
 
     for line in read_lines(pid, "smaps", proc):
         if line[:1].isupper():  # a field; a mapping starts with its address
-            if line.startswith(_HUGE):
+            if line.startswith(_OWN):
+                own = _size(line)
+            elif line.startswith(_HUGE):
                 huge = _size(line)
             elif line.startswith(_MERGED):
                 merged = _size(line)
@@ -72,7 +76,7 @@ def pieces(pid: int, proc: Path = PROC) -> list[Piece]:
                 flags = line.split()
             continue
         finish()
-        mapping, huge, merged, flags = parse(line), 0, 0, []
+        mapping, own, huge, merged, flags = parse(line), 0, 0, 0, []
         if mapping is None:
             raise malformed(pid, proc / str(pid) / "smaps")
     finish()

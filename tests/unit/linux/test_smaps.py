@@ -15,6 +15,7 @@ from pagemerge.linux.smaps import Held, Piece, held, pieces
 SMAPS = b"""\
 1000-5000 rw-p 00000000 00:00 0
 Size:                 16 kB
+Anonymous:            12 kB
 AnonHugePages:         8 kB
 KSM:                   4 kB
 Locked:                0 kB
@@ -40,6 +41,7 @@ def test_fields_belong_to_their_mapping(tmp_path: Path) -> None:
     assert [it.mapping.start for it in found] == [0x1000, 0x5000, 0x7000]
     rest = [(it.huge_bytes, it.merged_bytes, it.mergeable, it.locked) for it in found]
     assert rest == [(8192, 4096, True, False), (0, 0, False, True), (0, 0, False, False)]
+    assert [it.anonymous_bytes for it in found] == [12288, 0, 0]
     assert found[1].mapping.path == "/x AnonHugePages: 99 kB"
 
 
