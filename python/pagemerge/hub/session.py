@@ -236,22 +236,28 @@ class Session:
             # The domain that had the slab first keeps it: no page is ever mapped in two domains.
             log.info("process %d hands back a slab of another domain", client.pid)
             return False
-        new = slab not in members.store.slabs
-        if new:
+        store, taken = members.store, False
+        known = store.slabs.get(slab)
+        if known is None:
             if pages <= _core.SLAB_PAGES and not merger.quota.may_hand_back(members, client, pages):
                 return False  # its pages stay merged as they are; no new client shares them
-            slab, sealed = await client.read(_core.open_slab, descriptor, members.store.seed)
+        elif not os.path.samestat(found, os.fstat(known.descriptor)):
+            raise ProtocolError("not a slab: a file with the number of one")
+        if known is None or store.is_retired(slab):
+            slab, sealed = await client.read(_core.open_slab, descriptor, store.seed)
             digests = np.frombuffer(sealed, np.uint64)
             if origins.is_foreign(members.domain, slab):
                 return False  # another domain has taken it meanwhile
-            new = slab not in members.store.slabs
-            if new:
-                donors = np.full(len(digests), client.pid, np.uint64)
-                members.store.add(descriptor, slab, digests, donors)
+            known = store.slabs.get(slab)
+            if known is None:
+                store.add(descriptor, slab, digests, np.full(len(digests), client.pid, np.uint64))
+                taken = True
+            else:
+                store.reinstate(known, digests)
         members.adopt(slab)
         client.given.add(slab)
         client.adopting = True
-        return new
+        return taken
 
     def _may_receive(self, count: int) -> bool:
         self.account.unfinished += count

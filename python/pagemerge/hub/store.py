@@ -66,6 +66,8 @@ class Store:
         self.slabs: dict[int, Slab] = {}
         self.held: Counter[int] = Counter()
         """Process -> number of slots that were filled from it."""
+        self._retired: set[int] = set()
+        """Slabs of which the index lacks slots that no client mapped."""
         self._digests: U64 = np.empty(0, np.uint64)
         self._slots: U32 = np.empty(0, np.uint32)
 
@@ -176,17 +178,29 @@ class Store:
             whose[mine] = slab.donors[run]
         return whose
 
-    def retire(self, slabs: Iterable[int]) -> None:
-        """Have ``find`` return no slot of these slabs any more; ``locate`` still finds them."""
-        keep = np.ones(len(self._slots), np.bool_)
-        for slab in (self.slabs[it] for it in slabs):
-            keep &= (self._slots < slab.base) | (self._slots >= slab.base + slab.pages)
-        self._digests, self._slots = self._digests[keep], self._slots[keep]
+    def retire(self, slots: U32) -> None:
+        """Have ``find`` return none of these slots any more; ``locate`` still finds them."""
+        ids, _ = self.locate(slots)
+        self._retired.update(np.unique(ids).tolist())
+        self._leave_out(np.isin(self._slots, slots))
+
+    def is_retired(self, slab: int) -> bool:
+        """Return true if ``find`` does not return all contents of a slab."""
+        return slab in self._retired
+
+    def reinstate(self, slab: Slab, digests: U64) -> None:
+        """Have ``find`` return the slots of a retired slab again, which have these digests."""
+        self.publish(slab, digests)
+        self._retired.discard(slab.id)
 
     def drop(self, slabs: Iterable[int]) -> None:
         """Forget slabs that no client shares; the kernel frees them with their last mapping."""
         known = [it for it in slabs if it in self.slabs]
-        self.retire(known)
+        gone = np.zeros(len(self._slots), np.bool_)
+        for slab in (self.slabs[it] for it in known):
+            gone |= (self._slots >= slab.base) & (self._slots < slab.base + slab.pages)
+        self._leave_out(gone)
+        self._retired.difference_update(known)
         for slab in map(self.slabs.pop, known):
             os.close(slab.descriptor)
             self.held -= slab.filled()
@@ -206,6 +220,10 @@ class Store:
         """Memory that the index holds."""
         runs = sum(slab.heads.nbytes + slab.donors.nbytes for slab in self.slabs.values())
         return self._digests.nbytes + self._slots.nbytes + runs
+
+    def _leave_out(self, gone: npt.NDArray[np.bool_]) -> None:
+        """Remove entries of the index."""
+        self._digests, self._slots = self._digests[~gone], self._slots[~gone]
 
     def _in_order(self) -> list[Slab]:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)

@@ -126,7 +126,13 @@ async def _compact(merger: Merger) -> None:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)
     if moved and made:
-        store.retire(it.slab for it in dying)
+        # Meanwhile clients may have handed back a slab, or have merged pages with slots that were
+        # dead. What they map stays in the index, or the next one would get a copy of its own.
+        unknown = _given_to_silent(members) | members.born
+        if any(client.births for client in members.clients):
+            unknown |= store.slabs.keys()
+        counts = sharers((it.pages.slot.numbers() for it in members.regions), store.next_slot)
+        store.retire(compact.useless(dying, counts, old, unknown))
         store.publish(made, digests)
     # Otherwise no client could move pages (because it pins memory, for example): nothing changes,
     # and the next cycle drops the copy, which no client knows.

@@ -93,10 +93,15 @@ def test_live_slots_move_to_a_new_slab(pages: np.ndarray) -> None:
     os.close(digests[0])
     copied = store.copy(np.array([0, 2], np.uint32))
     assert os.pread(copied[0], 9999, 0) == pages[[0, 2]].tobytes()
-    store.retire([old.id])
+    store.retire(np.array([0, 1, 2], np.uint32))
     assert store.find(digests[2]).tolist() == [NO_SLOT] * 3
     new = store.add(*copied, MINE[:2])
     assert store.find(digests[2]).tolist() == [new.base, NO_SLOT, new.base + 1]
+    # A client hands the old slab back: what the index lacked of it is found again.
+    assert (store.is_retired(old.id), store.is_retired(new.id)) == (True, False)
+    store.reinstate(old, digests[2])
+    assert store.find(digests[2]).tolist() == [new.base, old.base + 1, new.base + 1]
+    assert not store.is_retired(old.id)
     assert store.locate(np.array([1], np.uint32))[0].tolist() == [old.id]
     store.drop([old.id, new.id])
 

@@ -7,7 +7,7 @@ new one, and clients remove the mapping of the old slab under pages that were wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,25 @@ def live_slots(slabs: Sequence[Extent], sharers: Counts) -> npt.NDArray[np.uint3
     """Return the slots of these slabs that some page maps, ascending: u32[n]."""
     parts = [np.flatnonzero(sharers[it.base : it.base + it.pages]) + it.base for it in slabs]
     return np.sort(np.concatenate(parts or [np.empty(0, np.int64)])).astype(np.uint32)
+
+
+def useless(
+    slabs: Sequence[Extent],
+    sharers: Counts,
+    old: npt.NDArray[np.uint32],
+    unknown: Container[int],
+) -> npt.NDArray[np.uint32]:
+    """Return the slots of these slabs that no page should map from now on, ascending: u32[n].
+
+    These are the ``old`` ones, which have been copied, and those without sharers. Only the old ones
+    count of slabs in ``unknown``, which clients may map though the hub does not know it yet.
+    """
+    parts = [old]
+    for slab in slabs:
+        if slab.slab not in unknown:
+            dead = np.flatnonzero(sharers[slab.base : slab.base + slab.pages] == 0) + slab.base
+            parts.append(dead.astype(np.uint32))
+    return np.unique(np.concatenate(parts))
 
 
 def moves(
