@@ -56,9 +56,9 @@ from pagemerge.find.survey import summed_up, survey
 from pagemerge.ksmd.attach import attach
 from pagemerge.ksmd.merged import sharing_pages
 from pagemerge.linux import process as linux
+from pagemerge.linux.accounts import resident
 from pagemerge.linux.knobs import UNMERGE
 from pagemerge.linux.ksm import process_ksm
-from pagemerge.linux.smaps import sums
 from pagemerge.linux.values import number, pairs
 from pagemerge.model import PAGE_SIZE
 
@@ -133,7 +133,7 @@ class State:
 
 def state(kernel: ksm.Ksm, pids: list[int], group: Cgroup | None) -> State:
     """Read all accounts of the processes, and of KSM."""
-    anonymous = sum(sums(pid, (b"Pss_Anon",), file="smaps_rollup")[0].total() for pid in pids)
+    anonymous = sum(resident(pid).anonymous_pss_bytes for pid in pids)
     available = number(pairs(Path("/proc/meminfo").read_bytes())[b"MemAvailable"], b"kB") or 0
     records = sum(process_ksm(pid).rmap_items or 0 for pid in pids)
     now = kernel.counters()

@@ -117,7 +117,7 @@ def readers(library: Path, own: hub.Hub | None, count: int) -> Iterator[list[Chi
 
 def accounts(both: list[Child]) -> tuple[int, int]:
     """Anonymous bytes of the processes, their share of merged pages, and bytes in huge pages."""
-    found = [sums(one.pid, FIELDS, file="smaps_rollup")[0] for one in both]
+    found = [sums(one.pid, FIELDS) for one in both]
     anonymous = sum(it[FIELDS[0]] for it in found)
     return anonymous, sum(it[FIELDS[1]] + it[FIELDS[2]] for it in found)
 

@@ -64,7 +64,7 @@ def drawn(run: dict[str, Any]) -> str:
 
     kernel = ".".join(run["kernel"].split("-")[0].split(".")[:2])
     notes = (
-        f"Measured by the kernel ({kernel}). PSS of the {workers} processes: "
+        f"Measured by the kernel ({kernel}). Anonymous memory of {workers} processes: "
         f"{size(told['before']['pss_bytes'])} before, {size(pss)} after.",
         f"The store, which holds the one copy: {size(told['before']['store_bytes'])} before, "
         f"{size(store)} after.",

@@ -7,20 +7,26 @@ import os
 import pytest
 
 from pagemerge.errors import AccessDenied, NoSuchProcess
-from pagemerge.linux import accounts
+from pagemerge.linux import accounts, smaps
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
 
 
-def test_footprint_of_a_real_process(victim: Spawn) -> None:
-    pid = victim("mapper", "2000", "500").pid
-    found = accounts.footprint(pid)
-    assert found.slabs == accounts.Resident(500 * PAGE_SIZE, 500 * PAGE_SIZE)
-    assert found.own_pss_bytes >= 2000 * PAGE_SIZE
-    whole = accounts.resident(pid)
-    assert found.total.rss_bytes == whole.rss_bytes
-    # The kernel rounds PSS down once in smaps_rollup, and once a mapping in smaps.
-    assert whole.pss_bytes == pytest.approx(found.total.pss_bytes, rel=0.05)
+def test_anonymous_memory_of_a_real_process(victim: Spawn) -> None:
+    """Slabs do not count, nor how many processes map the same libraries."""
+    first = victim("mapper", "2000", "500")
+    alone = accounts.resident(first.pid)
+    own = sum(piece.anonymous_bytes for piece in smaps.pieces(first.pid))
+    assert alone.anonymous_pss_bytes == pytest.approx(own, rel=0.01)  # a few pages of a fork
+    assert alone.anonymous_pss_bytes >= 2000 * PAGE_SIZE
+    assert alone.pss_bytes >= alone.anonymous_pss_bytes + 500 * PAGE_SIZE
+    others = [victim("mapper", "1", "1") for _ in range(4)]
+    beside = accounts.resident(first.pid)
+    for other in others:
+        other.close()
+    after = accounts.resident(first.pid)
+    assert beside.pss_bytes + 20 * PAGE_SIZE < after.pss_bytes
+    assert beside.anonymous_pss_bytes == after.anonymous_pss_bytes
 
 
 def test_cpu_seconds_of_a_real_process(victim: Spawn) -> None:
@@ -41,10 +47,10 @@ def test_a_process_that_has_gone(victim: Spawn) -> None:
     worker = victim("mapper", "1", "1")
     worker.close()
     with pytest.raises(NoSuchProcess, match=f"there is no process {worker.pid}"):
-        accounts.footprint(worker.pid)
+        accounts.resident(worker.pid)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every process")
 def test_someone_elses_process() -> None:
     with pytest.raises(AccessDenied, match="process 1 belongs to another user"):
-        accounts.footprint(1)
+        accounts.resident(1)

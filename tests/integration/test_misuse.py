@@ -298,15 +298,15 @@ def test_no_such_process_and_someone_elses() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     with pytest.raises(NoSuchProcess, match=str(gone.pid)):
-        accounts.footprint(gone.pid)
+        accounts.resident(gone.pid)
     if os.geteuid():
         with pytest.raises(AccessDenied):
-            accounts.footprint(1)
+            accounts.resident(1)
         return
     code = (
         "import os; from pagemerge.linux import accounts; import traceback, linecache\n"
         f"os.setgroups([]); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})\n"
-        "accounts.footprint(1)"
+        "accounts.resident(1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "AccessDenied" in done.stderr

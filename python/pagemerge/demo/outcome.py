@@ -17,7 +17,8 @@ class Accounts:
     """Memory as the kernel accounts it at one moment, in bytes."""
 
     pss_bytes: int
-    """PSS of all workers, without their mappings of slabs."""
+    """PSS of the workers' anonymous memory: without slabs, and without files, because other
+    processes map the same libraries."""
     store_bytes: int
     """Size of the slabs, each counted once."""
     available_bytes: int | None

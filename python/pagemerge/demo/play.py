@@ -13,7 +13,7 @@ from pagemerge.demo import content, expect
 from pagemerge.demo.outcome import GOOD_ENOUGH, Accounts, Outcome
 from pagemerge.demo.stage import Stage
 from pagemerge.hub.model import ClientStatus, Status
-from pagemerge.linux.accounts import available_bytes, cgroup_bytes, footprint
+from pagemerge.linux.accounts import available_bytes, cgroup_bytes, resident
 from pagemerge.model import PAGE_SIZE
 
 PRIVATE_BYTES = 16_000_000
@@ -143,7 +143,7 @@ def expectation(stage: Stage, areas: list[list[tuple[int, int]]]) -> int:
 
 def accounts(stage: Stage, store_bytes: int) -> Accounts:
     """Read the kernel's accounts."""
-    pss = sum(footprint(worker.pid).own_pss_bytes for worker in stage.workers)
+    pss = sum(resident(worker.pid).anonymous_pss_bytes for worker in stage.workers)
     return Accounts(pss, store_bytes, available_bytes(), cgroup_bytes(os.getpid()))
 
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.linux import cgroup
 from pagemerge.linux import process as linux
@@ -30,10 +29,7 @@ from pagemerge.model import PAGE_SIZE
 CGROUPS = Path("/sys/fs/cgroup")
 KSM = Path("/sys/kernel/mm/ksm")
 
-_SUMS = (b"Rss", b"Pss")
-
-SLAB_NAME = f"/memfd:{_core.SLAB_NAME} (deleted)".encode()
-"""How the kernel names a mapping of one of our slabs (memfd_create(2): they are never linked)."""
+_SUMS = (b"Rss", b"Pss", b"Pss_Anon", b"Anonymous")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +40,18 @@ class Resident:
     """Pages it maps, each counted in full."""
     pss_bytes: int
     """The same, each page divided by the number of processes that map it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """Memory that a process has resident, with its mappings of slabs counted separately."""
-
-    total: Resident
-    slabs: Resident
-    """The part that maps stable pages."""
-
-    @property
-    def own_pss_bytes(self) -> int:
-        """PSS without the slabs: sum it over processes, and add the size of the store once."""
-        return self.total.pss_bytes - self.slabs.pss_bytes
+    anonymous_pss_bytes: int
+    """The part of ``pss_bytes`` that is of no file: not libraries, and not slabs. Unlike PSS it
+    does not change when another process that maps the same files ends. Before Linux 5.4 each page
+    is counted in full."""
 
 
 def resident(pid: int, *, proc: Path = PROC) -> Resident:
-    """Read RSS and PSS of process ``pid``, summed by the kernel (``smaps_rollup``).
+    """Read the resident memory of process ``pid``, summed by the kernel (``smaps_rollup``).
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    return _resident(sums(pid, _SUMS, proc=proc, file="smaps_rollup")[0])
-
-
-def footprint(pid: int, *, proc: Path = PROC) -> Footprint:
-    """Read RSS and PSS of process ``pid``, summed by mapping (``smaps``).
-
-    Raises ``NoSuchProcess`` or ``AccessDenied``.
-    """
-    total, slabs = sums(pid, _SUMS, SLAB_NAME, proc)
-    return Footprint(_resident(total), _resident(slabs))
+    return _resident(sums(pid, _SUMS, proc))
 
 
 def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
@@ -219,4 +196,5 @@ def memory_cgroups(
 
 
 def _resident(sums: Counter[bytes]) -> Resident:
-    return Resident(sums[b"Rss"], sums[b"Pss"])
+    anonymous = sums[b"Pss_Anon" if b"Pss_Anon" in sums else b"Anonymous"]
+    return Resident(sums[b"Rss"], sums[b"Pss"], anonymous)

@@ -77,7 +77,7 @@ def ksm_zero_pages(pid: int, *, proc: Path = PROC) -> int:
 def _rollup(pid: int, proc: Path) -> Counter[bytes]:
     """Read ``smaps_rollup``; empty if there is none (before Linux 4.14)."""
     with contextlib.suppress(PagemergeError):
-        return sums(pid, (_SHARED, _HUGE), proc=proc, file="smaps_rollup")[0]
+        return sums(pid, (_SHARED, _HUGE), proc)
     return Counter()
 
 

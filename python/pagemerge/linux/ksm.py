@@ -290,7 +290,7 @@ def ksm_bytes(pid: int, proc: Path = PROC) -> int | None:
     under its mm lock: call this once, never poll. None before Linux 6.7. Raises ``NoSuchProcess``
     or ``AccessDenied``.
     """
-    return sums(pid, (b"KSM",), proc=proc, file="smaps_rollup")[0].get(b"KSM")
+    return sums(pid, (b"KSM",), proc).get(b"KSM")
 
 
 def cow_ksm(proc: Path = PROC) -> int | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from pagemerge.errors import malformed
 from pagemerge.linux.maps import Mapping, parse, read_lines
 from pagemerge.linux.process import PROC, read
-from pagemerge.linux.text import decoded
 from pagemerge.linux.values import number, pairs
 
 _OWN, _HUGE, _MERGED, _FLAGS = b"Anonymous:", b"AnonHugePages:", b"KSM:", b"VmFlags:"
@@ -88,29 +87,17 @@ def marked(pid: int, proc: Path = PROC) -> set[int]:
     return {piece.mapping.start for piece in pieces(pid, proc) if piece.mergeable}
 
 
-def sums(
-    pid: int,
-    names: tuple[bytes, ...],
-    only: bytes | None = None,
-    proc: Path = PROC,
-    *,
-    file: str = "smaps",
-) -> tuple[Counter[bytes], Counter[bytes]]:
-    """Sum the lines ``names`` of ``smaps``, in bytes: over all mappings, and over those with the
-    path ``only``. A name without a line is in neither result. ``file`` is ``smaps`` or
-    ``smaps_rollup``, in which the kernel has summed up all mappings. Raises as ``pieces``."""
-    total, part = Counter[bytes](), Counter[bytes]()
-    path, wanted = None if only is None else decoded(only), False
-    for line in read_lines(pid, file, proc):
-        if line[:1].isupper():
-            name, _, value = line.partition(b":")
-            if name in names and (kilobytes := number(value, b"kB")) is not None:
-                total[name] += kilobytes * 1024
-                part[name] += kilobytes * 1024 if wanted else 0
-        elif path is not None:
-            mapping = parse(line)
-            wanted = mapping is not None and mapping.path == path
-    return total, part
+def sums(pid: int, names: tuple[bytes, ...], proc: Path = PROC) -> Counter[bytes]:
+    """Read the lines ``names`` of ``smaps_rollup``, in bytes: the kernel's sums over all mappings.
+
+    A name without a line is not in the result. Raises as ``pieces``.
+    """
+    found = Counter[bytes]()
+    for line in read_lines(pid, "smaps_rollup", proc):
+        name, _, value = line.partition(b":")
+        if name in names and (kilobytes := number(value, b"kB")) is not None:
+            found[name] += kilobytes * 1024
+    return found
 
 
 def held(pid: int, proc: Path = PROC) -> Held:

@@ -10,22 +10,12 @@ from pagemerge.errors import NoSuchProcess
 from pagemerge.linux import accounts
 from pagemerge.model import PAGE_SIZE
 
-SMAPS = """\
-7f0000000000-7f0000010000 rw-p 00000000 00:00 0
-Size:                 64 kB
-Rss:                  64 kB
-Pss:                  40 kB
+ROLLUP = """\
+5648a5bf8000-7ffd73cfa000 ---p 00000000 00:00 0                          [rollup]
+Rss:                 100 kB
+Pss:                  52 kB
 Pss_Dirty:            40 kB
-VmFlags: rd wr mr mw me ac
-7f0000010000-7f0000020000 rw-p 00000000 00:01 7      /memfd:pagemerge-slab (deleted)
-Size:                 64 kB
-Rss:                  32 kB
-Pss:                   8 kB
-VmFlags: rd wr mr mw me ac
-7f0000020000-7f0000030000 rw-p 00000000 00:01 8      /memfd:other (deleted)
-Size:                 64 kB
-Rss:                   4 kB
-Pss:                   4 kB
+{}Anonymous:            44 kB
 """
 
 
@@ -34,17 +24,17 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_footprint_keeps_slabs_apart(tmp_path: Path) -> None:
-    write(tmp_path / "7" / "smaps", SMAPS)
-    found = accounts.footprint(7, proc=tmp_path)
-    assert found.total == accounts.Resident(rss_bytes=100 * 1024, pss_bytes=52 * 1024)
-    assert found.slabs == accounts.Resident(rss_bytes=32 * 1024, pss_bytes=8 * 1024)
-    assert found.own_pss_bytes == 44 * 1024
+@pytest.mark.parametrize(("line", "kilobytes"), [("Pss_Anon: 40 kB\n", 40), ("", 44)])
+def test_resident_memory(tmp_path: Path, line: str, kilobytes: int) -> None:
+    write(tmp_path / "7" / "smaps_rollup", ROLLUP.format(line))
+    found = accounts.resident(7, proc=tmp_path)
+    assert found == accounts.Resident(
+        rss_bytes=100 * 1024, pss_bytes=52 * 1024, anonymous_pss_bytes=kilobytes * 1024
+    )
 
 
 def test_a_process_that_is_not_there_is_named(tmp_path: Path) -> None:
     for read in (
-        accounts.footprint,
         accounts.resident,
         accounts.cpu_seconds,
         accounts.cgroup_bytes,

@@ -51,7 +51,7 @@ READERS: dict[str, Reader] = {
     "cgroup": lambda root, sys: cgroup.unit_of(cgroup.cgroup_of(cgroup.entries(PID, root))),
     "maps": lambda root, sys: maps.mappings(PID, root),
     "mounts": lambda root, sys: maps.devices(PID, root),
-    "smaps": lambda root, sys: accounts.footprint(PID, proc=root),
+    "smaps": lambda root, sys: smaps.pieces(PID, root),
     "smaps_rollup": lambda root, sys: accounts.resident(PID, proc=root),
     "ksm in smaps_rollup": lambda root, sys: ksm.ksm_bytes(PID, root),
     "cpu": lambda root, sys: accounts.cpu_seconds(PID, proc=root),
@@ -124,9 +124,9 @@ def test_mappings_are_those_that_are_there(root: Path, who: Meant) -> None:
     assert [it.path.encode("utf-8", "surrogateescape") for it in found] == [
         path.lstrip(b" ") for _, _, path in who.mappings
     ]
-    every, slabs = smaps.sums(PID, (b"Rss", b"KSM"), b"/x", folder)
-    assert every[b"Rss"] == every[b"KSM"] == 4096 * len(who.mappings)
-    assert slabs[b"Rss"] == 4096 * sum(path.lstrip(b" ") == b"/x" for _, _, path in who.mappings)
+    pieces = smaps.pieces(PID, folder)
+    assert [it.mapping for it in pieces] == found
+    assert [it.merged_bytes for it in pieces] == [4096] * len(found)
 
 
 def foreign(parts: list[bytes]) -> str:

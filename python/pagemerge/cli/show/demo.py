@@ -78,7 +78,7 @@ def table(outcome: Outcome) -> Table:
         drawn.add_column(heading, justify="right")
     before, after = outcome.before, outcome.after
     drawn.add_row(
-        "PSS of the workers, and the store",
+        "memory of the workers, and the store",
         size(before.total_bytes),
         size(after.total_bytes),
         size(outcome.saved_bytes),
