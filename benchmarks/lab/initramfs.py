@@ -6,11 +6,12 @@ in ``INIT``: it fills its memory, and then obeys words on its serial line.
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import random
 import shutil
 import stat
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -25,8 +26,10 @@ MODULES = (
 )
 """For a guest's disk, in the order in which they are loaded; what is built in is not missed."""
 
+DIGEST = Path(__file__).with_name("digest.c")
+
 INIT = r"""#!/bin/busybox sh
-# OWN, ZERO (MiB), ZERO_MD5 and EVERY (s) come from the kernel's command line.
+# OWN, ZERO (MiB), ZEROS (their digest) and EVERY (s) come from the kernel's command line.
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc none /proc
@@ -35,11 +38,10 @@ mount -t tmpfs -o size=100%,mode=700 none /data
 for module in /modules/*; do insmod "$module" 2>/dev/null; done
 
 say() { echo "guest: $*"; }
-sum() { md5sum "$@"; }  # a pipe would take an emulated guest three times as long
 
 dd if=/dev/urandom of=/data/own bs=1M count="$OWN" 2>/dev/null || say failed: no room for own
 dd if=/dev/zero of=/data/zero bs=1M count="$ZERO" 2>/dev/null || say failed: no room for zeros
-own=$(sum /data/own) common=$(cat /common.md5) zero="$ZERO_MD5  /data/zero"
+own=$(digest /data/own) common=$(cat /common.digests) zero="$ZEROS  /data/zero"
 
 # A small write now and then. Beside the commands: read -t can lose what it has half read.
 writes=0
@@ -50,9 +52,9 @@ done &
 say ready
 
 check() {
-    [ "$(sum /data/own)" = "$own" ] || { say wrong: own; return; }
-    [ "$(sum /common/*)" = "$common" ] || { say wrong: common; return; }
-    [ "$(sum /data/zero)" = "$zero" ] || { say wrong: zero; return; }
+    [ "$(digest /data/own)" = "$own" ] || { say wrong: own; return; }
+    [ "$(digest /common/*)" = "$common" ] || { say wrong: common; return; }
+    [ "$(digest /data/zero)" = "$zero" ] || { say wrong: zero; return; }
     one= two=
     [ ! -e /data/small ] || read -r one two </data/small
     [ "$one" = "$two" ] || { say wrong: small; return; }
@@ -65,17 +67,18 @@ change() {
         dd if=/dev/urandom of="$file" bs=4k count=64 seek=32 conv=notrunc 2>/dev/null
     done
     dd if=/dev/urandom of=/data/zero bs=4k count=64 seek=64 conv=notrunc 2>/dev/null
-    own=$(sum /data/own) common=$(sum /common/*) zero=$(sum /data/zero)
+    own=$(digest /data/own) common=$(digest /common/*) zero=$(digest /data/zero)
     say changed
 }
 
 # Write random bytes to the disk and read them back, past every cache but the host's memory.
 disk() {
     dd if=/dev/urandom of=/data/block bs=1M count=4 2>/dev/null
-    block=$(md5sum </data/block)
+    block=$(digest /data/block)
     dd if=/data/block of=/dev/vda bs=64k oflag=direct 2>/dev/null || { say wrong: write; return; }
-    back=$(dd if=/dev/vda bs=64k count=64 iflag=direct 2>/dev/null | md5sum)
-    [ "$back" = "$block" ] && say right || say wrong: disk
+    mv /data/block /data/written
+    dd if=/dev/vda of=/data/block bs=64k count=64 iflag=direct 2>/dev/null
+    [ "$(digest /data/block)" = "$block" ] && say right || say wrong: disk
 }
 
 # Say something all the time, from here on.
@@ -96,28 +99,37 @@ done
 def build(path: Path, common_bytes: int, kernel: str) -> None:
     """Write an initramfs with ``common_bytes`` of the same random bytes for every guest.
 
-    ``kernel``: the release whose modules the guest gets. Raises ``Unsupported`` without busybox.
+    ``kernel``: the release whose modules the guest gets. Raises ``Unsupported`` without busybox or
+    a C compiler.
     """
     busybox = shutil.which("busybox")
     if not busybox:
         raise Unsupported("busybox is not installed (Debian: apt install busybox-static)")
-    with path.open("wb") as file:
+    if not shutil.which("cc"):
+        raise Unsupported("there is no C compiler (Debian: apt install gcc libc6-dev)")
+    with path.open("wb") as file, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        program, files = Path(folder) / "digest", list[str]()
+        subprocess.run(["cc", "-O2", "-static", "-o", str(program), str(DIGEST)], check=True)
         archive = _Archive(file)
         for name in ("bin", "dev", "proc", "data", "common", "modules"):
             archive.add(name, stat.S_IFDIR | 0o755)
         archive.add("bin/busybox", stat.S_IFREG | 0o755, Path(busybox).read_bytes())
+        archive.add("bin/digest", stat.S_IFREG | 0o755, program.read_bytes())
         archive.add("init", stat.S_IFREG | 0o755, INIT.encode())
         # The kernel opens it for init before anything is mounted.
         archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
         for number, module in enumerate(_modules(kernel)):
             archive.add(f"modules/{number}.ko", stat.S_IFREG | 0o644, module)
-        source, part, sums = random.Random(1), 4 << 20, ""
+        source, part = random.Random(1), 4 << 20
         for number, first in enumerate(range(0, common_bytes, part)):
             content = source.randbytes(min(part, common_bytes - first))
-            name, digest = f"common/{number:04}", hashlib.md5(content, usedforsecurity=False)
-            archive.add(name, stat.S_IFREG | 0o644, content)
-            sums += f"{digest.hexdigest()}  /{name}\n"
-        archive.add("common.md5", stat.S_IFREG | 0o644, sums.encode())
+            archive.add(f"common/{number:04}", stat.S_IFREG | 0o644, content)
+            (Path(folder) / f"{number:04}").write_bytes(content)
+            files.append(f"{number:04}")
+        command = [str(program), *files]
+        told = subprocess.run(command, cwd=folder, check=True, capture_output=True).stdout
+        digests = told.replace(b"  ", b"  /common/")
+        archive.add("common.digests", stat.S_IFREG | 0o644, digests)
         archive.add("TRAILER!!!", 0)
 
 
