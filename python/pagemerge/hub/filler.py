@@ -81,12 +81,20 @@ class Filler:
             self._builder = None
 
     async def _wait_for_others(self, digests: U64) -> None:
-        """Wait for other fillings with some of these contents, if they finish soon."""
-        for other in list(self._members.fillings):
-            if np.isin(digests, other.digests).any():
-                waiter = asyncio.ensure_future(other.done.wait())
-                await asyncio.wait({waiter}, timeout=self._members.patience.seconds)
-                waiter.cancel()
+        """Wait for other fillings with some of these contents, if they finish soon.
+
+        Whoever has waited for the same one may have begun another: then this waits for that, too.
+        """
+        waited: list[Filling] = []
+        while others := [
+            it
+            for it in self._members.fillings
+            if it not in waited and np.isin(digests, it.digests).any()
+        ]:
+            waited.append(others[0])
+            waiter = asyncio.ensure_future(others[0].done.wait())
+            await asyncio.wait({waiter}, timeout=self._members.patience.seconds)
+            waiter.cancel()
 
     async def _fill(
         self,

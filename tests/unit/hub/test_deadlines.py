@@ -156,3 +156,33 @@ def test_a_request_may_use_what_is_set_aside_and_stages_do_not_count_again(
         client.close()
 
     asyncio.run(run())
+
+
+def test_two_that_have_waited_for_the_same_pages_fill_the_rest_once() -> None:
+    """One fills the first page; two others wait for it, and then want the second one, too."""
+    raw = np.random.default_rng(1).integers(0, 256, 3 * PAGE_SIZE, np.uint8)
+    start = -(-raw.ctypes.data // PAGE_SIZE) * PAGE_SIZE
+
+    async def run() -> None:
+        members = Members(Domain(0))
+        filler = Filler(members, Quota({members.domain: members}, Settings()), Gentle(0))
+        client = client_of(os.getpid())
+        members.clients = [client]
+        digests = np.empty(2, np.uint64)
+        client.peer.digest_stretches(start, members.store.seed, digests)
+        addresses = np.array([start, start + PAGE_SIZE], np.uint64)
+
+        async def provide(pages: int) -> list[int]:
+            given = addresses[:pages], digests[:pages]
+            slots, _ = await filler.provide([client], np.zeros(pages, np.uint64), *given)
+            found: list[int] = slots.tolist()
+            return found
+
+        first, *others = await asyncio.gather(provide(1), provide(2), provide(2))
+        assert others == [[*first, 1]] * 2
+        assert members.store.bytes == 2 * PAGE_SIZE, "a page was copied twice"
+        filler.close()
+        members.store.drop(list(members.store.slabs))
+        client.close()
+
+    asyncio.run(run())
