@@ -29,7 +29,7 @@ from pagemerge.model import PAGE_SIZE
 CGROUPS = Path("/sys/fs/cgroup")
 KSM = Path("/sys/kernel/mm/ksm")
 
-_SUMS = (b"Rss", b"Pss", b"Pss_Anon", b"Anonymous")
+_SUMS = (b"Rss", b"Pss", b"Pss_Anon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class Resident:
     """The same, each page divided by the number of processes that map it."""
     anonymous_pss_bytes: int
     """The part of ``pss_bytes`` that is of no file: not libraries, and not slabs. Unlike PSS it
-    does not change when another process that maps the same files ends. Before Linux 5.4 each page
-    is counted in full."""
+    does not change when another process that maps the same files ends."""
 
 
 def resident(pid: int, *, proc: Path = PROC) -> Resident:
@@ -196,5 +195,4 @@ def memory_cgroups(
 
 
 def _resident(sums: Counter[bytes]) -> Resident:
-    anonymous = sums[b"Pss_Anon" if b"Pss_Anon" in sums else b"Anonymous"]
-    return Resident(sums[b"Rss"], sums[b"Pss"], anonymous)
+    return Resident(*(sums[name] for name in _SUMS))
