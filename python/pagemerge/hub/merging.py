@@ -109,9 +109,12 @@ class Merger:
         slab[slot == OWN_SLOT] = _core.WIRE_OWN
         runs = plan.runs(address, slot, slab)
         kept = await self.afford(client, runs, slab, least, awaited=awaited)
-        # Counting takes a while: meanwhile a slab that no client maps any more may be gone.
-        there = [0, _core.WIRE_OWN, *store.slabs]
-        kept = kept[np.isin(slab[runs.first[kept]], np.array(there, np.uint64))]
+        # Counting takes a while: meanwhile a slab that no client maps any more may be gone, and may
+        # have been handed back with other numbers.
+        head = runs.first[kept]
+        now, _ = store.locate(slot[head])
+        now[slot[head] == OWN_SLOT] = _core.WIRE_OWN
+        kept = kept[now == slab[head]]
         first, pages = runs.first[kept], runs.pages[kept]
         client.room -= int(np.count_nonzero(slab[first]))
         client.leave_alone("over_budget", int(runs.pages.sum() - pages.sum()))

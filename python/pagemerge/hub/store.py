@@ -78,31 +78,35 @@ class Store:
         digests: U64,
         donors: U64 | U32,
         *,
-        findable: bool = True,
         huge: int = 0,
     ) -> Slab:
         """Add a sealed slab; from now on the store owns its descriptor.
 
-        ``donors``: the process that each slot was filled from. ``find`` returns slots of the slab
-        only if it is ``findable``; ``publish`` makes it findable later. ``huge`` as in ``Slab``.
+        ``donors``: the process that each slot was filled from. ``huge`` as in ``Slab``. If this
+        raises an error, the descriptor still belongs to the caller.
         """
         heads = np.flatnonzero(np.diff(donors, prepend=donors[:1] + 1)).astype(np.uint32)
         whose, base = donors[heads].astype(np.uint32), self._room(len(digests))
         made = Slab(slab, descriptor, base, len(digests), heads, whose, huge)
+        held = made.filled()
+        self._publish(made, digests)  # first: without memory it fails, and changes nothing
         self.slabs[slab] = made
-        self.held += made.filled()
-        if findable:
-            self.publish(made, digests)
+        self.held += held
         return made
 
-    def publish(self, slab: Slab, digests: U64) -> None:
-        """Have ``find`` return the slots of a slab, which have these digests."""
+    def _publish(self, slab: Slab, digests: U64) -> None:
+        """Have ``find`` return the slots of a slab, which have these digests.
+
+        Of equal contents it returns what was published first; another one takes its place.
+        """
         useful = np.flatnonzero(digests > ZERO)
-        new, first = np.unique(digests[useful], return_index=True)
-        fresh = self.find(new) == NO_SLOT
-        new, slots = new[fresh], (useful[first[fresh]] + slab.base).astype(np.uint32)
-        # Insert in order: sorting them together with all the others takes six times as long.
-        at = np.searchsorted(self._digests, new)
+        useful = useful[np.argsort(digests[useful], kind="stable")]
+        self._insert(digests[useful], (useful + slab.base).astype(np.uint32))
+
+    def _insert(self, new: U64, slots: U32) -> None:
+        """Add slots to the index, behind those with the same digest; in order of digest."""
+        # Sorting them together with all the others takes six times as long.
+        at = np.searchsorted(self._digests, new, side="right")
         self._digests, self._slots = (
             np.insert(self._digests, at, new),
             np.insert(self._slots, at, slots),
@@ -182,7 +186,18 @@ class Store:
         """Have ``find`` return none of these slots any more; ``locate`` still finds them."""
         ids, _ = self.locate(slots)
         self._retired.update(np.unique(ids).tolist())
-        self._leave_out(np.isin(self._slots, slots))
+        gone = np.zeros(self.next_slot, np.bool_)
+        gone[slots] = True
+        self._leave_out(gone)
+
+    def put_last(self, slots: U32) -> None:
+        """Have ``find`` return other slots with the contents of these, as long as there are any."""
+        chosen = np.zeros(self.next_slot, np.bool_)
+        chosen[slots] = True
+        last = chosen[self._slots]
+        digests, numbers = self._digests[last], self._slots[last]
+        self._leave_out(chosen)
+        self._insert(digests, numbers)
 
     def is_retired(self, slab: int) -> bool:
         """Return true if ``find`` does not return all contents of a slab."""
@@ -190,16 +205,14 @@ class Store:
 
     def reinstate(self, slab: Slab, digests: U64) -> None:
         """Have ``find`` return the slots of a retired slab again, which have these digests."""
-        self.publish(slab, digests)
+        self._leave_out(self._slots_of([slab]))
+        self._publish(slab, digests)
         self._retired.discard(slab.id)
 
     def drop(self, slabs: Iterable[int]) -> None:
         """Forget slabs that no client shares; the kernel frees them with their last mapping."""
         known = [it for it in slabs if it in self.slabs]
-        gone = np.zeros(len(self._slots), np.bool_)
-        for slab in (self.slabs[it] for it in known):
-            gone |= (self._slots >= slab.base) & (self._slots < slab.base + slab.pages)
-        self._leave_out(gone)
+        self._leave_out(self._slots_of(self.slabs[it] for it in known))
         self._retired.difference_update(known)
         for slab in map(self.slabs.pop, known):
             os.close(slab.descriptor)
@@ -221,9 +234,17 @@ class Store:
         runs = sum(slab.heads.nbytes + slab.donors.nbytes for slab in self.slabs.values())
         return self._digests.nbytes + self._slots.nbytes + runs
 
-    def _leave_out(self, gone: npt.NDArray[np.bool_]) -> None:
-        """Remove entries of the index."""
-        self._digests, self._slots = self._digests[~gone], self._slots[~gone]
+    def _slots_of(self, slabs: Iterable[Slab]) -> npt.NDArray[np.bool_]:
+        """Return which numbers are slots of these slabs: bool[next_slot]."""
+        found = np.zeros(self.next_slot, np.bool_)
+        for slab in slabs:
+            found[slab.base : slab.base + slab.pages] = True
+        return found
+
+    def _leave_out(self, slots: npt.NDArray[np.bool_]) -> None:
+        """Remove slots from the index: bool[next_slot]."""
+        kept = ~slots[self._slots]
+        self._digests, self._slots = self._digests[kept], self._slots[kept]
 
     def _in_order(self) -> list[Slab]:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)

@@ -14,6 +14,7 @@ from pagemerge.hub.decide import compact
 from pagemerge.hub.decide.counters import sharers
 from pagemerge.hub.domain import Members
 from pagemerge.hub.merging import Merger
+from pagemerge.hub.model import NO_SLOT
 from pagemerge.hub.origins import Origins
 from pagemerge.hub.turns import breathe
 from pagemerge.model import PAGE_SIZE
@@ -97,7 +98,7 @@ async def _compact(merger: Merger) -> None:
         return
     members.try_to_empty(it.slab for it in dying)
     old = compact.live_slots(dying, counts)
-    made = None
+    new = old
     if len(old):
         loop = asyncio.get_running_loop()
         try:
@@ -106,14 +107,21 @@ async def _compact(merger: Merger) -> None:
             # No memory, descriptor or thread is left: merged pages stay as they are.
             log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
             return
-        made = store.add(descriptor, slab, digests, store.donors(old), findable=False)
+        made = store.add(descriptor, slab, digests, store.donors(old))
         members.adopt(slab)
+        new = np.arange(made.base, made.base + len(old), dtype=np.uint32)
+        # Another client may have left an old slab before: what it maps since then is used again.
+        found = store.find(digests)
+        elsewhere = found != NO_SLOT
+        for it in dying:
+            elsewhere &= (found < it.base) | (found >= it.base + it.pages)
+        new[elsewhere] = found[elsewhere]
     wanted = moved = later = 0
     for client in clients:
         left, refused = 0, client.skipped["refused"]
         for region in list(client.regions.values()):
             await breathe()
-            index, slot = compact.moves(region.pages, dying, old, made.base if made else 0)
+            index, slot = compact.moves(region.pages, dying, old, new)
             if len(index):
                 wanted += len(index)
                 address = (index * PAGE_SIZE + region.start).astype(np.uint64)
@@ -125,15 +133,17 @@ async def _compact(merger: Merger) -> None:
     if moved + later > wanted / 2:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)
-    if moved and made:
+    counts = sharers((it.pages.slot.numbers() for it in members.regions), store.next_slot)
+    reached = old[counts[new] > 0]
+    if len(reached):
         # Meanwhile clients may have handed back a slab, or have merged pages with slots that were
-        # dead. What they map stays in the index, or the next one would get a copy of its own.
+        # dead; others could not leave. What they map stays in the index, or the next one would get
+        # a copy of its own.
         unknown = _given_to_silent(members) | members.born
         if any(client.births for client in members.clients):
             unknown |= store.slabs.keys()
-        counts = sharers((it.pages.slot.numbers() for it in members.regions), store.next_slot)
-        store.retire(compact.useless(dying, counts, old, unknown))
-        store.publish(made, digests)
-    # Otherwise no client could move pages (because it pins memory, for example): nothing changes,
-    # and the next cycle drops the copy, which no client knows.
+        store.retire(compact.dead_slots(dying, counts, unknown))
+        store.put_last(reached)
+    # A copy that no client maps (it pins memory, for example, or has no mappings left) goes again
+    # in a later cycle; the old slots are found as before.
     log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)

@@ -102,6 +102,13 @@ def test_live_slots_move_to_a_new_slab(pages: np.ndarray) -> None:
     store.reinstate(old, digests[2])
     assert store.find(digests[2]).tolist() == [new.base, old.base + 1, new.base + 1]
     assert not store.is_retired(old.id)
+    # If the copy goes, what is left of the old slab takes its place.
+    store.put_last(np.array([new.base, old.base + 1], np.uint32))
+    assert store.find(digests[2]).tolist() == [old.base, old.base + 1, new.base + 1]
+    store.put_last(np.array([old.base, old.base + 2], np.uint32))
+    assert store.find(digests[2]).tolist() == [new.base, old.base + 1, new.base + 1]
+    store.drop([new.id])
+    assert store.find(digests[2]).tolist() == [old.base, old.base + 1, old.base + 2]
     assert store.locate(np.array([1], np.uint32))[0].tolist() == [old.id]
     store.drop([old.id, new.id])
 
@@ -155,3 +162,22 @@ def test_nobody_can_write_a_slab_not_even_its_maker(pages: np.ndarray) -> None:
     assert mapped == ctypes.c_void_p(-1).value
     assert os.fstat(descriptor).st_mode & 0o777 == 0o400
     os.close(descriptor)
+
+
+def test_without_memory_nothing_is_added(
+    pages: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller closes the descriptor then, and another file may get its number."""
+    store = Store()
+    built = build(store, pages[:3])
+
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "insert", fails)
+        with pytest.raises(MemoryError):
+            add(store, built)
+    assert (store.slabs, store.held, store.bytes) == ({}, {}, 0)
+    assert store.find(built[2]).tolist() == [NO_SLOT] * 3
+    store.drop([add(store, built).id])

@@ -61,31 +61,24 @@ def live_slots(slabs: Sequence[Extent], sharers: Counts) -> npt.NDArray[np.uint3
     return np.sort(np.concatenate(parts or [np.empty(0, np.int64)])).astype(np.uint32)
 
 
-def useless(
-    slabs: Sequence[Extent],
-    sharers: Counts,
-    old: npt.NDArray[np.uint32],
-    unknown: Container[int],
+def dead_slots(
+    slabs: Sequence[Extent], sharers: Counts, unknown: Container[int]
 ) -> npt.NDArray[np.uint32]:
-    """Return the slots of these slabs that no page should map from now on, ascending: u32[n].
-
-    These are the ``old`` ones, which have been copied, and those without sharers. Only the old ones
-    count of slabs in ``unknown``, which clients may map though the hub does not know it yet.
-    """
-    parts = [old]
-    for slab in slabs:
-        if slab.slab not in unknown:
-            dead = np.flatnonzero(sharers[slab.base : slab.base + slab.pages] == 0) + slab.base
-            parts.append(dead.astype(np.uint32))
-    return np.unique(np.concatenate(parts))
+    """Return the slots of these slabs that no page maps: u32[n]. None of slabs in ``unknown``,
+    which clients may map though the hub does not know it yet."""
+    dead = [np.empty(0, np.int64)]
+    for it in slabs:
+        if it.slab not in unknown:
+            dead.append(np.flatnonzero(sharers[it.base : it.base + it.pages] == 0) + it.base)
+    return np.concatenate(dead).astype(np.uint32)
 
 
 def moves(
-    pages: Pages, slabs: Sequence[Extent], old: npt.NDArray[np.uint32], first_new: int
+    pages: Pages, slabs: Sequence[Extent], old: npt.NDArray[np.uint32], new: npt.NDArray[np.uint32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
     """Return which pages of a region must map other slots, so that the slabs can be dropped.
 
-    Slot ``old[i]`` (ascending) has been copied to slot ``first_new + i``. Returns the indices of
+    Slot ``new[i]`` has the same contents as slot ``old[i]`` (ascending). Returns the indices of
     pages i64[n], ascending, and the slots that they must map: u32[n], ``OWN_SLOT`` for pages that
     were written since.
     """
@@ -98,7 +91,8 @@ def moves(
     at = np.searchsorted(old, slot)
     at[at == len(old)] = 0
     known = (old[at] == slot) if len(old) else np.zeros(len(slot), np.bool_)
-    target = np.where(known, at + first_new, OWN_SLOT).astype(np.uint32)
+    target = np.full(len(slot), OWN_SLOT, np.uint32)
+    target[known] = new[at[known]]
     # No page maps a slot of another slab than the mapping under it has. A page that was merged a
     # moment ago is left for the next time.
     keep = known | (slot == NO_SLOT)
