@@ -17,8 +17,8 @@ class Accounts:
     """Memory as the kernel accounts it at one moment, in bytes."""
 
     pss_bytes: int
-    """PSS of the workers' anonymous memory: without slabs, and without files, because other
-    processes map the same libraries."""
+    """PSS of the workers' anonymous memory: with what is swapped out, without slabs, and
+    without files, because other processes map the same libraries."""
     store_bytes: int
     """Size of the slabs, each counted once."""
     available_bytes: int | None

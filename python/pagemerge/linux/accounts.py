@@ -29,7 +29,7 @@ from pagemerge.model import PAGE_SIZE
 CGROUPS = Path("/sys/fs/cgroup")
 KSM = Path("/sys/kernel/mm/ksm")
 
-_SUMS = (b"Rss", b"Pss", b"Pss_Anon")
+_SUMS = (b"Rss", b"Pss", b"Pss_Anon", b"SwapPss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Resident:
     anonymous_pss_bytes: int
     """The part of ``pss_bytes`` that is of no file: not libraries, and not slabs. Unlike PSS it
     does not change when another process that maps the same files ends."""
+    swapped_pss_bytes: int
+    """Anonymous memory that is swapped out, divided in the same way."""
 
 
 def resident(pid: int, *, proc: Path = PROC) -> Resident:

@@ -17,6 +17,7 @@ Pss:                  52 kB
 Pss_Dirty:            40 kB
 Pss_Anon:             40 kB
 Anonymous:            44 kB
+SwapPss:              12 kB
 """
 
 
@@ -29,7 +30,10 @@ def test_resident_memory(tmp_path: Path) -> None:
     write(tmp_path / "7" / "smaps_rollup", ROLLUP)
     found = accounts.resident(7, proc=tmp_path)
     assert found == accounts.Resident(
-        rss_bytes=100 * 1024, pss_bytes=52 * 1024, anonymous_pss_bytes=40 * 1024
+        rss_bytes=100 * 1024,
+        pss_bytes=52 * 1024,
+        anonymous_pss_bytes=40 * 1024,
+        swapped_pss_bytes=12 * 1024,
     )
 
 
