@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import require
 from tests.support.building import compile_victim
 from tests.support.hubs import Hub
+from tests.support.talker import Talker, talking
 
 DEADLINE = 90
 """Seconds; a program that takes longer hangs."""
@@ -51,6 +53,49 @@ def outcome(hub: Hub, barrier: str, *argv: str) -> str:
 @pytest.mark.parametrize("way", WAYS)
 def test_what_was_merged_is_reshaped(hub: Hub, program: Path, way: str, barrier: str) -> None:
     assert outcome(hub, barrier, str(program), way) == "ok"
+
+
+SPLITS = """
+import ctypes, random, sys
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.madvise.argtypes = libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+at = libc.mmap(None, 1024 << 12, 3, 0x22, -1, 0)
+wanted = random.Random(7).randbytes(1024 << 12)
+ctypes.memmove(at, wanted, len(wanted))
+assert libc.madvise(at, 1024 << 12, 12) == 0
+print("ready", flush=True)
+for line in sys.stdin:
+    assert libc.mprotect(at + (512 << 12), 4096, 3) == 0
+    print("right" if ctypes.string_at(at, 1024 << 12) == wanted else "wrong", flush=True)
+"""
+
+
+def test_what_was_merged_in_a_region_that_is_split_is_shared_as_before(hub: Hub) -> None:
+    """The program protects one page as it is protected: the agent then has two regions."""
+    run = [sys.executable, "-m", "pagemerge", "run", "--quiet", "--", sys.executable, "-c", SPLITS]
+
+    def start() -> Talker:
+        target = opened.enter_context(talking(*run, env=hub.env))
+        assert target.hear() == "ready"
+        return target
+
+    with ExitStack() as opened:
+        programs = [start(), start()]
+        hub.until(lambda: hub.status().pages_sharing >= 1024, "merge them")
+        before = hub.status()
+        assert [it.tell("split") for it in programs] == ["right", "right"]
+        scans = hub.status().full_scans
+        hub.until(lambda: hub.status().full_scans > scans + 4, "look at the new regions")
+        # The agent restores the page that is protected, and the hub may merge it again.
+        after = hub.status()
+        assert after.pages_sharing >= before.pages_sharing - 2
+        assert after.store_bytes >= before.store_bytes
+        programs.append(start())
+        hub.until(lambda: hub.status().pages_sharing >= 2 * 1023, "merge the third one")
+        assert hub.status().store_bytes <= before.store_bytes + 2 * 4096, "it got a copy of its own"
+        assert [it.tell("split") for it in programs] == ["right"] * 3
 
 
 @pytest.mark.parametrize("way", ["grow", "lock", "signal"])

@@ -94,7 +94,10 @@ class Client:
     """Merges at birth that have not been reported yet: addresses and slots, one a page; None while
     they are not planned."""
     adopting: bool = False
-    """True if it handed slabs back: the hub has to read from /proc/PID/maps what it maps."""
+    """True if it handed slabs back, or a region with merged pages has changed its size: the hub has
+    to read from /proc/PID/maps what it maps."""
+    interrupted: int = 0
+    """Attempts in a row to read that which could not be finished."""
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
@@ -251,6 +254,13 @@ class Client:
                 known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
             known.wish(bool(row["huge"]))
             regions[int(row["id"])] = known
+        kept = {id(it) for it in regions.values()}
+        for number, region in enumerate(self.regions.values(), 1):
+            if number % FEW == 0:
+                await breathe(awaited=awaited)
+            if id(region) not in kept and (region.pages.under.numbers() < OWN_SLOT).any():
+                # A part of it may still be there, in a region of another size.
+                self.adopting = True
         self.regions = regions
         return fresh
 

@@ -29,7 +29,7 @@ from pagemerge.hub.client import DEADLINE, Client
 from pagemerge.hub.closing import has_seals
 from pagemerge.hub.contact import Caller, domain_of, greet
 from pagemerge.hub.hub import Hub
-from pagemerge.hub.link import MOST_BODY, MOST_GREETING, Link
+from pagemerge.hub.link import LONGEST_TURN, MOST_BODY, MOST_GREETING, Link
 from pagemerge.hub.merging import Merger
 from pagemerge.hub.turns import work_in
 from pagemerge.linux import text
@@ -38,6 +38,9 @@ from pagemerge.model import PAGE_SIZE
 log = logging.getLogger("pagemerge.hub")
 
 _HOST_PAGES = os.sysconf("SC_PHYS_PAGES")
+
+HANDBACK = 50e-6
+"""Seconds that taking in a slab costs the loop, without its digests."""
 
 MOST_NOTE = 1000
 """The most characters of a client's note."""
@@ -225,7 +228,9 @@ class Session:
                 self.account.closer.let_go()
             else:
                 self.account.closer.close(descriptor)
-        self.link.resume()
+        # The link does not see what this task costs.
+        wait = min(self._turn(HANDBACK), LONGEST_TURN)
+        asyncio.get_running_loop().call_later(wait, self.link.resume)
 
     async def _admit_slab(self, client: Client, merger: Merger, descriptor: int) -> bool:
         """Add a slab to the store, if allowed; true if the store owns the descriptor now."""
