@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 import numpy as np
 
@@ -107,7 +108,11 @@ async def _compact(merger: Merger) -> None:
             # No memory, descriptor or thread is left: merged pages stay as they are.
             log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
             return
-        made = store.add(descriptor, slab, digests, store.donors(old))
+        try:
+            made = store.add(descriptor, slab, digests, store.donors(old))
+        except BaseException:
+            os.close(descriptor)  # no client knows of it
+            raise
         members.adopt(slab)
         new = np.arange(made.base, made.base + len(old), dtype=np.uint32)
         # Another client may have left an old slab before: what it maps since then is used again.
