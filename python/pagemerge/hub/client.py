@@ -254,15 +254,21 @@ class Client:
                 known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
             known.wish(bool(row["huge"]))
             regions[int(row["id"])] = known
+        if fresh and await self._loses_merged(regions, awaited):
+            self.adopting = True
+        self.regions = regions
+        return fresh
+
+    async def _loses_merged(self, regions: dict[int, Region], awaited: bool) -> bool:
+        """Return true if pages are merged in a region that is not in ``regions`` any more: a part
+        of it may be in a new one, of another size."""
         kept = {id(it) for it in regions.values()}
         for number, region in enumerate(self.regions.values(), 1):
             if number % FEW == 0:
                 await breathe(awaited=awaited)
             if id(region) not in kept and (region.pages.under.numbers() < OWN_SLOT).any():
-                # A part of it may still be there, in a region of another size.
-                self.adopting = True
-        self.regions = regions
-        return fresh
+                return True
+        return False
 
     def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """Return the regions that the hub keeps records of, within the limits of the user.

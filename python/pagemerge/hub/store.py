@@ -186,18 +186,11 @@ class Store:
         """Have ``find`` return none of these slots any more; ``locate`` still finds them."""
         ids, _ = self.locate(slots)
         self._retired.update(np.unique(ids).tolist())
-        gone = np.zeros(self.next_slot, np.bool_)
-        gone[slots] = True
-        self._leave_out(gone)
+        self._leave_out(slots)
 
     def put_last(self, slots: U32) -> None:
         """Have ``find`` return other slots with the contents of these, as long as there are any."""
-        chosen = np.zeros(self.next_slot, np.bool_)
-        chosen[slots] = True
-        last = chosen[self._slots]
-        digests, numbers = self._digests[last], self._slots[last]
-        self._leave_out(chosen)
-        self._insert(digests, numbers)
+        self._insert(*self._leave_out(slots))
 
     def is_retired(self, slab: int) -> bool:
         """Return true if ``find`` does not return all contents of a slab."""
@@ -205,14 +198,14 @@ class Store:
 
     def reinstate(self, slab: Slab, digests: U64) -> None:
         """Have ``find`` return the slots of a retired slab again, which have these digests."""
-        self._leave_out(self._slots_of([slab]))
+        self._leave_out(_slots_of([slab]))
         self._publish(slab, digests)
         self._retired.discard(slab.id)
 
     def drop(self, slabs: Iterable[int]) -> None:
         """Forget slabs that no client shares; the kernel frees them with their last mapping."""
         known = [it for it in slabs if it in self.slabs]
-        self._leave_out(self._slots_of(self.slabs[it] for it in known))
+        self._leave_out(_slots_of([self.slabs[it] for it in known]))
         self._retired.difference_update(known)
         for slab in map(self.slabs.pop, known):
             os.close(slab.descriptor)
@@ -234,17 +227,14 @@ class Store:
         runs = sum(slab.heads.nbytes + slab.donors.nbytes for slab in self.slabs.values())
         return self._digests.nbytes + self._slots.nbytes + runs
 
-    def _slots_of(self, slabs: Iterable[Slab]) -> npt.NDArray[np.bool_]:
-        """Return which numbers are slots of these slabs: bool[next_slot]."""
-        found = np.zeros(self.next_slot, np.bool_)
-        for slab in slabs:
-            found[slab.base : slab.base + slab.pages] = True
-        return found
-
-    def _leave_out(self, slots: npt.NDArray[np.bool_]) -> None:
-        """Remove slots from the index: bool[next_slot]."""
-        kept = ~slots[self._slots]
-        self._digests, self._slots = self._digests[kept], self._slots[kept]
+    def _leave_out(self, slots: U32) -> tuple[U64, U32]:
+        """Remove slots from the index; returns the digests and slots, in order of digest."""
+        chosen = np.zeros(self.next_slot, np.bool_)
+        chosen[slots] = True
+        gone = chosen[self._slots]
+        removed = self._digests[gone], self._slots[gone]
+        self._digests, self._slots = self._digests[~gone], self._slots[~gone]
+        return removed
 
     def _in_order(self) -> list[Slab]:
         return sorted(self.slabs.values(), key=lambda slab: slab.base)
@@ -257,3 +247,9 @@ class Store:
                 break
             base = slab.base + slab.pages
         return base
+
+
+def _slots_of(slabs: Sequence[Slab]) -> U32:
+    """Return the numbers of all slots of these slabs."""
+    parts = [np.arange(slab.base, slab.base + slab.pages, dtype=np.uint32) for slab in slabs]
+    return np.concatenate(parts or [np.empty(0, np.uint32)])

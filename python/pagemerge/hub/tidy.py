@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.hub import wire
 from pagemerge.hub.decide import compact
+from pagemerge.hub.decide.compact import Extent, Slots
 from pagemerge.hub.decide.counters import sharers
 from pagemerge.hub.domain import Members
 from pagemerge.hub.merging import Merger
@@ -85,7 +87,7 @@ async def _compact(merger: Merger) -> None:
     ]
     held, unknown = sharers(fixed, store.next_slot), _given_to_silent(members)
     movable = [
-        compact.Extent(slab.id, slab.base, slab.pages)
+        Extent(slab.id, slab.base, slab.pages)
         for slab in store.slabs.values()
         if slab.id not in unknown
         and members.may_empty(slab.id)
@@ -99,28 +101,12 @@ async def _compact(merger: Merger) -> None:
         return
     members.try_to_empty(it.slab for it in dying)
     old = compact.live_slots(dying, counts)
-    new = old
-    if len(old):
-        loop = asyncio.get_running_loop()
-        try:
-            descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
-        except (PagemergeError, OSError, RuntimeError, MemoryError) as error:
-            # No memory, descriptor or thread is left: merged pages stay as they are.
-            log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
-            return
-        try:
-            made = store.add(descriptor, slab, digests, store.donors(old))
-        except BaseException:
-            os.close(descriptor)  # no client knows of it
-            raise
-        members.adopt(slab)
-        new = np.arange(made.base, made.base + len(old), dtype=np.uint32)
-        # Another client may have left an old slab before: what it maps since then is used again.
-        found = store.find(digests)
-        elsewhere = found != NO_SLOT
-        for it in dying:
-            elsewhere &= (found < it.base) | (found >= it.base + it.pages)
-        new[elsewhere] = found[elsewhere]
+    try:
+        new = await _copied(members, dying, old) if len(old) else old
+    except (PagemergeError, OSError, RuntimeError, MemoryError) as error:
+        # No memory, descriptor or thread is left: merged pages stay as they are.
+        log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
+        return
     wanted = moved = later = 0
     for client in clients:
         left, refused = 0, client.skipped["refused"]
@@ -152,3 +138,21 @@ async def _compact(merger: Merger) -> None:
     # A copy that no client maps (it pins memory, for example, or has no mappings left) goes again
     # in a later cycle; the old slots are found as before.
     log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)
+
+
+async def _copied(members: Members, dying: Sequence[Extent], old: Slots) -> Slots:
+    """Copy the live slots of slabs, and return the slots that pages are to map in place of them."""
+    store, loop = members.store, asyncio.get_running_loop()
+    descriptor, slab, digests = await loop.run_in_executor(None, store.copy, old)
+    try:
+        made = store.add(descriptor, slab, digests, store.donors(old))
+    except BaseException:
+        os.close(descriptor)  # no client knows of it
+        raise
+    members.adopt(slab)
+    new = np.arange(made.base, made.base + len(old), dtype=np.uint32)
+    # Another client may have left an old slab before: what it maps since then is used again.
+    found = store.find(digests)
+    elsewhere = (found != NO_SLOT) & ~compact.are_inside(found, dying)
+    new[elsewhere] = found[elsewhere]
+    return new

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from pagemerge.model import PAGE_SIZE
 
 CGROUPS = Path("/sys/fs/cgroup")
 KSM = Path("/sys/kernel/mm/ksm")
-
-_SUMS = (b"Rss", b"Pss", b"Pss_Anon", b"SwapPss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,13 @@ def resident(pid: int, *, proc: Path = PROC) -> Resident:
 
     Raises ``NoSuchProcess`` or ``AccessDenied``.
     """
-    return _resident(sums(pid, _SUMS, proc))
+    found = sums(pid, (b"Rss", b"Pss", b"Pss_Anon", b"SwapPss"), proc)
+    return Resident(
+        rss_bytes=found[b"Rss"],
+        pss_bytes=found[b"Pss"],
+        anonymous_pss_bytes=found[b"Pss_Anon"],
+        swapped_pss_bytes=found[b"SwapPss"],
+    )
 
 
 def cpu_seconds(pid: int, *, proc: Path = PROC) -> float:
@@ -194,7 +197,3 @@ def memory_cgroups(
             yield os.fsencode(cgroups / "memory"), entry.path.strip(b"/"), 1
         elif not entry.controllers:
             yield os.fsencode(cgroups), entry.path.strip(b"/"), 2
-
-
-def _resident(sums: Counter[bytes]) -> Resident:
-    return Resident(*(sums[name] for name in _SUMS))

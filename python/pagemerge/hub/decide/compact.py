@@ -17,6 +17,8 @@ from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.pages import Pages
 
 Counts = npt.NDArray[np.uint32]
+Slots = npt.NDArray[np.uint32]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +57,33 @@ def worth_emptying(
     return found
 
 
-def live_slots(slabs: Sequence[Extent], sharers: Counts) -> npt.NDArray[np.uint32]:
+def live_slots(slabs: Sequence[Extent], sharers: Counts) -> Slots:
     """Return the slots of these slabs that some page maps, ascending: u32[n]."""
-    parts = [np.flatnonzero(sharers[it.base : it.base + it.pages]) + it.base for it in slabs]
+    return _slots(slabs, sharers > 0)
+
+
+def dead_slots(slabs: Sequence[Extent], sharers: Counts, unknown: Container[int]) -> Slots:
+    """Return the slots of these slabs that no page maps, ascending: u32[n]. None of slabs in
+    ``unknown``, which clients may map though the hub does not know it yet."""
+    return _slots([it for it in slabs if it.slab not in unknown], sharers == 0)
+
+
+def _slots(slabs: Sequence[Extent], chosen: Bools) -> Slots:
+    parts = [np.flatnonzero(chosen[it.base : it.base + it.pages]) + it.base for it in slabs]
     return np.sort(np.concatenate(parts or [np.empty(0, np.int64)])).astype(np.uint32)
 
 
-def dead_slots(
-    slabs: Sequence[Extent], sharers: Counts, unknown: Container[int]
-) -> npt.NDArray[np.uint32]:
-    """Return the slots of these slabs that no page maps: u32[n]. None of slabs in ``unknown``,
-    which clients may map though the hub does not know it yet."""
-    dead = [np.empty(0, np.int64)]
+def are_inside(slots: Slots, slabs: Sequence[Extent]) -> Bools:
+    """Return which of these numbers are slots of one of the slabs: bool[n]."""
+    inside = np.zeros(len(slots), np.bool_)
     for it in slabs:
-        if it.slab not in unknown:
-            dead.append(np.flatnonzero(sharers[it.base : it.base + it.pages] == 0) + it.base)
-    return np.concatenate(dead).astype(np.uint32)
+        inside |= (slots >= it.base) & (slots < it.base + it.pages)
+    return inside
 
 
 def moves(
-    pages: Pages, slabs: Sequence[Extent], old: npt.NDArray[np.uint32], new: npt.NDArray[np.uint32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    pages: Pages, slabs: Sequence[Extent], old: Slots, new: Slots
+) -> tuple[npt.NDArray[np.int64], Slots]:
     """Return which pages of a region must map other slots, so that the slabs can be dropped.
 
     Slot ``new[i]`` has the same contents as slot ``old[i]`` (ascending). Returns the indices of
@@ -83,10 +91,7 @@ def moves(
     were written since.
     """
     under = pages.under[:]
-    concerned = np.zeros(len(under), np.bool_)
-    for slab in slabs:
-        concerned |= (under >= slab.base) & (under < slab.base + slab.pages)
-    index = np.flatnonzero(concerned)
+    index = np.flatnonzero(are_inside(under, slabs))
     slot = pages.slot[index]
     at = np.searchsorted(old, slot)
     at[at == len(old)] = 0
