@@ -14,8 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lab import hub
+from lab.building import compiled, lacks_compiler
 from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
@@ -59,8 +58,8 @@ class Series:
 
 def lacks() -> str | None:
     """Why no machine can be made here, or nothing."""
-    if not shutil.which("cc"):
-        return "there is no C compiler (cc)"
+    if reason := lacks_compiler():
+        return reason
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm is missing, or may not be opened"
     return None
@@ -116,8 +115,7 @@ def finish(own: hub.Hub, machines: list[Child], series: Series) -> None:
 
 def measure(args: argparse.Namespace, folder: Path) -> list[Series]:
     """Both pairs at the same time."""
-    program = folder / "kvm"
-    subprocess.run(["cc", "-O2", "-pthread", "-o", str(program), str(VICTIM)], check=True)
+    program = compiled(VICTIM, folder / "kvm", "-pthread")
     with contextlib.ExitStack() as stack:
         pairs = [
             stack.enter_context(pair(program, folder, device, args))

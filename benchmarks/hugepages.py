@@ -31,7 +31,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -43,13 +42,14 @@ from pathlib import Path
 from typing import Any
 
 from lab import hub, svg
+from lab.building import compiled
 from lab.demo_picture import STYLE
 from lab.svg import text
 from tests.support import ksm
 from tests.support.ending import terminable
 
 from pagemerge.demo.dialog import Child, ask_all
-from pagemerge.errors import PagemergeError, Unsupported
+from pagemerge.errors import PagemergeError
 from pagemerge.hub.settings import Settings
 from pagemerge.linux.smaps import sums
 from pagemerge.model import PAGE_SIZE
@@ -284,17 +284,13 @@ def drawn(run: dict[str, Any]) -> str:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all rounds. Raises ``Unsupported`` where that cannot be done."""
-    if not shutil.which("cc"):
-        raise Unsupported("there is no C compiler (cc)")
     rounds: list[list[Result]] = []
     chosen = list(args.states)
     if (lack := ksm.lacks()) and set(chosen) & set(BY_KSMD):
         print(f"what ksmd merges is left out: {lack}", file=sys.stderr)
         chosen = [it for it in chosen if it not in BY_KSMD]
     with terminable(), tempfile.TemporaryDirectory(prefix="pagemerge-reads-") as folder:
-        library = Path(folder) / "reads.so"
-        flags = ["-O2", "-shared", "-fPIC"]
-        subprocess.run(["cc", *flags, "-o", str(library), str(LAB / "reads.c")], check=True)
+        library = compiled(LAB / "reads.c", Path(folder) / "reads.so", "-shared", "-fPIC")
         for number in range(args.rounds):
             states = ["huge", *(it for it in STATES[1:] if it in chosen)]
             order = states[number % len(states) :] + states[: number % len(states)]

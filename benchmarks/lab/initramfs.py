@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 from pagemerge.errors import Unsupported
 
+from .building import compiled
+
 MODULES = (
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
@@ -105,11 +107,8 @@ def build(path: Path, common_bytes: int, kernel: str) -> None:
     busybox = shutil.which("busybox")
     if not busybox:
         raise Unsupported("busybox is not installed (Debian: apt install busybox-static)")
-    if not shutil.which("cc"):
-        raise Unsupported("there is no C compiler (Debian: apt install gcc libc6-dev)")
     with path.open("wb") as file, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        program, files = Path(folder) / "digest", list[str]()
-        subprocess.run(["cc", "-O2", "-static", "-o", str(program), str(DIGEST)], check=True)
+        program, files = compiled(DIGEST, Path(folder) / "digest", "-static"), list[str]()
         archive = _Archive(file)
         for name in ("bin", "dev", "proc", "data", "common", "modules"):
             archive.add(name, stat.S_IFDIR | 0o755)
