@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
@@ -20,6 +18,7 @@ from tests.conftest import lacks_uffd, require
 from tests.support.building import compile_victim
 from tests.support.hubs import PATIENCE, Hub
 from tests.support.programs import I386, MUSL, elf, made
+from tests.support.talker import Talker, talking
 
 PAGES, KINDS = 4096, 50
 RUN = [sys.executable, "-m", "pagemerge", "run"]
@@ -32,44 +31,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_victim("marker.c", tmp_path_factory.mktemp("marker") / "marker")
 
 
-class Marker:
+class Marker(Talker):
     """The victim under ``pagemerge run``; ``do`` has it do something and fails if it went wrong."""
 
-    def __init__(self, program: Path, hub: Hub, barrier: str) -> None:
-        self.process = subprocess.Popen(
-            [*RUN, "--barrier", barrier, "--", str(program)],
-            env={**os.environ, **hub.env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
-        assert self._line() == "ready"
-
     def do(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        assert self._line() == "ok"
+        assert self.tell(command) == "ok"
 
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            assert selector.select(PATIENCE), "the victim does not answer"
-        return self.process.stdout.readline().strip()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()
-        self.process.communicate()
+@contextlib.contextmanager
+def marking(program: Path, hub: Hub, barrier: str) -> Iterator[Marker]:
+    """Run the victim; it is killed at the end."""
+    with talking(*RUN, "--barrier", barrier, "--", str(program), env=hub.env) as talker:
+        marker = Marker(talker.process)
+        assert marker.hear() == "ready"
+        yield marker
 
 
 def until_merged(hub: Hub, zero: int) -> None:
@@ -116,7 +91,7 @@ def test_a_program_may_do_what_it_wants(
 ) -> None:
     """Each call on merged memory ends as it does on memory of its own."""
     zero = len(range(0, PAGES, KINDS))
-    with Marker(program, hub, barrier) as marker:
+    with marking(program, hub, barrier) as marker:
         until_merged(hub, zero)
         maps = Path(f"/proc/{marker.process.pid}/maps")
         assert "pagemerge-slab" in maps.read_text()
@@ -126,7 +101,7 @@ def test_a_program_may_do_what_it_wants(
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str) -> None:
-    with Marker(program, hub, barrier) as marker:
+    with marking(program, hub, barrier) as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         for command in ["fork", "discard", "protect", "fill"]:
             marker.do(command)
@@ -137,7 +112,7 @@ def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str
 @pytest.mark.parametrize("barrier", barriers())
 def test_what_is_protected_stays_so_beside_a_merge(hub: Hub, program: Path, barrier: str) -> None:
     """A merge under way puts no writable mapping over what has just become read-only."""
-    with Marker(program, hub, barrier) as marker:
+    with marking(program, hub, barrier) as marker:
         marker.do("guard")
 
 
@@ -147,7 +122,7 @@ def test_what_was_one_mapping_moves_as_one(
     hub: Hub, program: Path, barrier: str, before: str
 ) -> None:
     """mremap refuses several mappings (EFAULT), and merging must not be what made them."""
-    with Marker(program, hub, barrier) as marker:
+    with marking(program, hub, barrier) as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         marker.do(before)
         marker.do("move")
@@ -156,7 +131,7 @@ def test_what_was_one_mapping_moves_as_one(
 @pytest.mark.parametrize("barrier", barriers())
 def test_it_moves_as_one_in_a_forked_child(hub: Hub, program: Path, barrier: str) -> None:
     """There nobody remembers what was merged."""
-    with Marker(program, hub, barrier) as marker:
+    with marking(program, hub, barrier) as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         marker.do("discard")
         marker.do("fill")
@@ -279,7 +254,7 @@ def test_nobody_stays_stopped_when_the_holder_does(
                     blows += 1
             stop.wait(0.002)
 
-    with Marker(program, hub, "park") as marker:
+    with marking(program, hub, "park") as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         striker = threading.Thread(target=strike)
         striker.start()
@@ -302,7 +277,7 @@ def test_nobody_stays_stopped_when_the_holder_does(
 
 def test_memory_shared_without_threads_is_not_parked(hub: Hub, program: Path) -> None:
     """A process of clone(CLONE_VM) writes there, and is not stopped; nor is a vfork's child."""
-    with Marker(program, hub, "park") as marker:
+    with marking(program, hub, "park") as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         marker.do("vfork")
         marker.do("share")
@@ -316,7 +291,7 @@ def test_memory_shared_without_threads_is_not_parked(hub: Hub, program: Path) ->
 @pytest.mark.requires("uffd")
 def test_a_program_with_a_userfaultfd_is_not_parked(hub: Hub, program: Path) -> None:
     """A stopped thread brings no pages: whoever waits for one would wait for ever."""
-    with Marker(program, hub, "park") as marker:
+    with marking(program, hub, "park") as marker:
         until_merged(hub, len(range(0, PAGES, KINDS)))
         marker.do("watch")
         marker.do("fill")
