@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pagemerge.errors import PagemergeError, Unsupported
 from pagemerge.linux import ksm as kernel
-from pagemerge.linux.knobs import RUN, Value
+from pagemerge.linux.knobs import RUN, Knobs, Value
 from pagemerge.linux.knobs import STOP as STOP  # users of this module need it, too
 from pagemerge.linux.knobs import UNMERGE as FORGET
 from pagemerge.linux.ksm import ROOT, KsmCounters
@@ -112,10 +112,28 @@ def borrowed(root: Path = ROOT) -> Iterator[Ksm]:
             ksm.write("run", STOP)
             yield ksm
         finally:
+            _give_back(ksm, saved)
+
+
+def _give_back(ksm: Ksm, saved: Knobs) -> None:
+    """Forget our pages, and restore the knobs.
+
+    Again for a while if the kernel refuses: a process that is ending, such as the child of one that
+    was killed, maps its pages a moment longer, and until then the kernel does not take another
+    max_page_sharing (mm/ksm.c, ``max_page_sharing_store``).
+    """
+    deadline = time.monotonic() + FORGETTING
+    while True:
+        try:
             try:
                 ksm.forget()
             finally:
                 ksm.kernel.put_back(saved)
+            return
+        except PagemergeError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def lacks(root: Path = ROOT) -> str | None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,9 @@ def prometheus(folder: Path, targets: Sequence[str], rules: Path) -> Iterator[Pr
     with log.open("wb") as out:
         running = subprocess.Popen(argv, stdout=out, stderr=out, cwd=folder)
     try:
-        yield Prometheus(listening(running, log))
+        address = listening(running, log)
+        _await_ready(address)
+        yield Prometheus(address)
     finally:
         running.terminate()
         end(running)
@@ -114,6 +117,21 @@ def node_exporter(folder: Path) -> Iterator[str]:
     finally:
         running.terminate()
         end(running)
+
+
+def _await_ready(address: str) -> None:
+    """Wait until it answers queries: until then, also while it loads its data, the answer is 503.
+
+    https://prometheus.io/docs/prometheus/latest/management_api/#readiness-check
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/-/ready", timeout=20):
+                return
+        except urllib.error.URLError as error:  # also no answer at all
+            assert time.monotonic() < deadline, error
+            time.sleep(0.05)
 
 
 def listening(running: subprocess.Popen[bytes], log: Path) -> str:

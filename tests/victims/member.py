@@ -88,7 +88,7 @@ class Member:
             if (self.memory[page] != self.wanted[page]).any():
                 os.write(2, b"a write was lost\n")
                 os._exit(9)
-            self.wanted[page] = page * 2**32 + int(random.integers(4))
+            self.wanted[page] = page * 2**32 + int(random.integers(1, 5))  # never a page of zeros
             self.memory[page] = self.wanted[page]
             self.turns += 1
 
