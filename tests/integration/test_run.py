@@ -110,6 +110,26 @@ def test_it_is_merged_again_after_all_that(hub: Hub, program: Path, barrier: str
 
 
 @pytest.mark.parametrize("barrier", barriers())
+@pytest.mark.parametrize("command", ["discard", "free"])
+def test_what_is_given_up_counts_as_merged_no_longer(
+    hub: Hub, program: Path, barrier: str, command: str
+) -> None:
+    """Nobody touches it again; a look at its pages tells nothing."""
+    zero = len(range(0, PAGES, KINDS))
+    gone = sum(page % KINDS > 0 for page in range(PAGES // 4, PAGES // 2))
+    with marking(program, hub, barrier) as marker:
+        until_merged(hub, zero)
+        marker.do(command)
+
+        def counted() -> bool:
+            row = hub.client(marker.process.pid)
+            return row is not None and row.merged_pages == PAGES - zero - gone
+
+        hub.until(counted, "see that it is merged no longer")
+        marker.do("check")
+
+
+@pytest.mark.parametrize("barrier", barriers())
 def test_what_is_protected_stays_so_beside_a_merge(hub: Hub, program: Path, barrier: str) -> None:
     """A merge under way puts no writable mapping over what has just become read-only."""
     with marking(program, hub, barrier) as marker:

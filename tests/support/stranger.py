@@ -69,7 +69,7 @@ class Stranger:
     def regions(self, *regions: tuple[int, int, int], huge: int = 0) -> None:
         """Answer the next question for regions: (id, start, pages) each; ``huge`` of all."""
         sequence, _ = self.until(wire.Kind.LIST)
-        body = b"".join(struct.pack("=QQQQ", *region, huge) for region in regions)
+        body = b"".join(struct.pack("=5Q", *region, huge, 0) for region in regions)
         self.send(wire.Kind.REGIONS, sequence, body)
 
     def pass_over(self) -> None:

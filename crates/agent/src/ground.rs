@@ -43,7 +43,7 @@ impl Found {
             for part in parts {
                 for region in table.touching(part.start, part.end) {
                     let pages = region.pages_in(part.start, part.end);
-                    region.set_backing(pages, backing);
+                    region.correct(pages, backing);
                 }
             }
         }

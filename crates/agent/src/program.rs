@@ -302,7 +302,7 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     let reader = state.summary.hub.unwrap_or(0);
     let restored = errand::restore(runs, state.agent, reader).unwrap_or_default();
     for range in &restored {
-        set_backing(state, range, Backing::Anonymous);
+        leave_slabs(state, range);
     }
     if state.orphan {
         return slabbed(state, from, end).is_some_and(|left| left.is_empty());
@@ -319,10 +319,11 @@ fn dismiss(state: &mut Locked, from: usize, end: usize) {
     state.table.forget(from, end);
 }
 
-fn set_backing(state: &mut Locked, run: &Range<usize>, backing: Backing) {
+/// Record that memory is anonymous again.
+fn leave_slabs(state: &mut Locked, run: &Range<usize>) {
     for region in state.table.touching(run.start, run.end) {
         let pages = region.pages_in(run.start, run.end);
-        region.set_backing(pages, backing);
+        region.correct(pages, Backing::Anonymous);
     }
 }
 
@@ -362,7 +363,7 @@ fn believe_kernel(state: &mut Locked, from: usize, end: usize) {
         if part.fit {
             for region in state.table.within(part.range.start, part.range.end) {
                 region.keep = part.keep;
-                region.set_backing(0..region.pages, part.backing);
+                region.correct(0..region.pages, part.backing);
             }
             if part.backing == Backing::Slab {
                 // This leaves out the agent's own views of slabs.

@@ -43,6 +43,8 @@ pub struct Region {
     /// Whether it would have huge pages without us. Then blocks in which little is merged get them
     /// back, when the hub says so.
     pub huge: bool,
+    /// How many times `correct` has found pages that are not a slab's any more.
+    pub left: u64,
     /// The pages whose mapping is a slab's, including those that were written since.
     slabbed: Bits,
     /// The pages that the program does not want merged.
@@ -59,9 +61,17 @@ impl Region {
         }
     }
 
-    /// Record what some pages stand on now.
+    /// Record what some pages stand on now. The hub learns of it by our report of its plan.
     pub fn set_backing(&mut self, pages: Range<usize>, backing: Backing) {
         self.slabbed.set(pages, backing == Backing::Slab);
+    }
+
+    /// Record what some pages stand on now, whatever the hub has planned: it learns by `left` that
+    /// its records are wrong.
+    pub fn correct(&mut self, pages: Range<usize>, backing: Backing) {
+        let leave = backing == Backing::Anonymous && pages.clone().any(|it| self.slabbed.has(it));
+        self.left += u64::from(leave);
+        self.set_backing(pages, backing);
     }
 
     /// Returns whether page `page` may be merged in the background.
@@ -122,7 +132,8 @@ impl Table {
     pub fn insert(&mut self, start: usize, pages: usize, keep: Keep, huge: bool) {
         let (slabbed, excluded) = (Bits::new(pages), Bits::new(pages));
         let id = self.new_id();
-        self.regions.insert(start, Region { id, start, pages, keep, huge, slabbed, excluded });
+        let region = Region { id, start, pages, keep, huge, left: 0, slabbed, excluded };
+        self.regions.insert(start, region);
     }
 
     fn new_id(&mut self) -> u64 {
@@ -185,7 +196,8 @@ impl Table {
         let (rest, keep, huge) = (region.pages - pages, region.keep, region.huge);
         region.pages = pages;
         let (id, start, pages) = (self.new_id(), at, rest);
-        self.regions.insert(start, Region { id, start, pages, keep, huge, slabbed, excluded });
+        let region = Region { id, start, pages, keep, huge, left: 0, slabbed, excluded };
+        self.regions.insert(start, region);
     }
 
     /// Split regions at both ends of `[start, end)`, and return those in between.

@@ -228,6 +228,7 @@ impl Agent<'_> {
                 start: region.start as u64,
                 pages: region.pages as u64,
                 huge: u64::from(region.huge),
+                left: region.left,
             })
             .collect();
         self.told = self.told.max(regions.iter().map(|region| region.pages as usize).sum());

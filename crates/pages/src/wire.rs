@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 
 /// The version of the protocol, raised whenever a frame changes its meaning; both sides refuse
 /// another version.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The longest body, in bytes: a plan of 16 million runs is split long before that.
 pub const MOST_BODY: usize = 64 << 20;
@@ -124,6 +124,9 @@ plain! {
         pages: u64,
         /// 1 if it would have huge pages without us, as far as it has room for them; else 0.
         huge: u64,
+        /// How many times pages of it have left slabs without a plan: the program gave them up, or
+        /// had to have its own memory there.
+        left: u64,
     }
 }
 

@@ -19,12 +19,13 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import wire
+from pagemerge.hub.adoption import Doubt
 from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.patience import Claims, Patience, Unlimited
-from pagemerge.hub.regions import Region, checked
+from pagemerge.hub.regions import Region, admitted, checked
 from pagemerge.hub.store import Slab
-from pagemerge.hub.turns import breathe, work_in
+from pagemerge.hub.turns import FEW, breathe, work_in
 from pagemerge.model import PAGE_SIZE
 
 U32 = npt.NDArray[np.uint32]
@@ -53,9 +54,6 @@ MOST_REGIONS = 1 << 16
 _MOST_PAGES = os.sysconf("SC_PHYS_PAGES")
 """The most pages of one client: address space costs nothing, the hub's records of it do."""
 
-FEW = 64
-"""Regions that the hub handles before it lets others have a turn: most clients have no more."""
-
 
 @dataclass(slots=True, eq=False)
 class Client:
@@ -73,6 +71,8 @@ class Client:
     """Regions by the agent's id, in order of address."""
     given: set[int] = field(default_factory=set)
     """Slabs whose descriptor the agent has."""
+    plans: int = 0
+    """How many times the client was told what to merge since it joined."""
     merges: int = 0
     separations: int = 0
     """Pages merged, and found separated, since the client joined."""
@@ -93,11 +93,7 @@ class Client:
     births: dict[int, tuple[U64, U32] | None] = field(default_factory=dict)
     """Merges at birth that have not been reported yet: addresses and slots, one a page; None while
     they are not planned."""
-    adopting: bool = False
-    """True if it handed slabs back, or a region with merged pages has changed its size: the hub has
-    to read from /proc/PID/maps what it maps."""
-    interrupted: int = 0
-    """Attempts in a row to read that which could not be finished."""
+    doubt: Doubt = field(default_factory=Doubt)
     reader: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="reader")
     )
@@ -151,7 +147,7 @@ class Client:
     @property
     def is_known(self) -> bool:
         """True if the hub knows what it maps; else it may map any slot of slabs it was given."""
-        return self.is_ready and not self.births and not self.adopting
+        return self.is_ready and not self.births and not self.doubt.more
 
     def begin_birth(self, sequence: int) -> None:
         """Note a request for a merge at birth. Raises ``ProtocolError`` if there are too many."""
@@ -162,6 +158,7 @@ class Client:
     def plan_birth(self, sequence: int, address: U64, slot: U32) -> None:
         """A merge at birth is planned: the client is told of these pages and slots."""
         self.births[sequence] = address, slot
+        self.plans += 1
 
     def report_birth(self, sequence: int) -> tuple[U64, U32] | None:
         """A merge at birth is reported; returns its pages and slots.
@@ -253,9 +250,11 @@ class Client:
             if known is None or not same:
                 known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
             known.wish(bool(row["huge"]))
+            self.doubt.fewer |= same and known.left != int(row["left"])
+            known.left = int(row["left"])
             regions[int(row["id"])] = known
         if fresh and await self._loses_merged(regions, awaited):
-            self.adopting = True
+            self.doubt.more = True
         self.regions = regions
         return fresh
 
@@ -276,17 +275,13 @@ class Client:
         The records take the hub's memory: for one process, no more than for as many pages as the
         host has.
         """
-        regions, pages = (
-            self.most_regions - self.claims.regions + self.claimed[0],
-            self.most_pages - self.claims.pages + self.claimed[1],
-        )
-        kept = np.cumsum(rows["pages"]) <= min(_MOST_PAGES, max(pages, 0))
-        kept[max(min(MOST_REGIONS, regions), 0) :] = False
-        if not kept.all():
-            rows = rows[kept]
+        regions = self.most_regions - self.claims.regions + self.claimed[0]
+        pages = self.most_pages - self.claims.pages + self.claimed[1]
+        kept = admitted(rows, min(regions, MOST_REGIONS), min(pages, _MOST_PAGES))
+        if len(kept) < len(rows):
             self.note = "it, or its user, has too many or too large regions: the hub ignores some"
-        self._claim(len(rows), int(rows["pages"].sum()))
-        return rows
+        self._claim(len(kept), int(kept["pages"].sum()))
+        return kept
 
     def _claim(self, regions: int, pages: int) -> None:
         self.claims.regions += regions - self.claimed[0]

@@ -262,7 +262,7 @@ class Hub:
             return False
         try:
             fresh = await client.refresh()
-            if client.adopting:
+            if client.doubt.is_due:
                 await adopt_mappings(client, members.store)
             if not client.has_barrier:
                 await check_separated(client)

@@ -18,7 +18,7 @@ MOST_DESCRIPTORS = 16
 MOST_WAITING = 16 << 20
 """The most bytes that a client may leave unread before the hub disconnects it."""
 MOST_BODY = 4 << 20
-"""The most bytes of a frame's body from an agent: enough for 170,000 regions."""
+"""The most bytes of a frame's body from an agent: enough for 100,000 regions."""
 MOST_GREETING = 4096
 """The most bytes of a frame before the greeting is accepted, the greeting itself included."""
 MOST_AT_ONCE = 1 << 16

@@ -85,6 +85,7 @@ class Merger:
         ``Client.ask``."""
         late = partial(self._note_late, client, address, slot)
         again, began = _again(client, address, slot), time.monotonic()
+        client.plans += 1
         try:
             body = await client.ask(
                 wire.Kind.MERGE, runs.tobytes(), self.members.patience.seconds, late

@@ -29,6 +29,8 @@ class Region:
     """Records of pages that have changed since."""
     huge: bool = False
     """True if the program would have huge pages there without us."""
+    left: int = 0
+    """How many times pages of it have left slabs without a plan, as the agent counts."""
     looked: bool = False
     """True if the hub has looked at it before."""
     stale: bool = True
@@ -109,3 +111,10 @@ def checked(rows: npt.NDArray[np.void]) -> int:
     if len(np.unique(rows["id"])) < len(rows):
         raise ProtocolError("it claims two regions with the same id")
     return int(sum(pages.tolist()))
+
+
+def admitted(rows: npt.NDArray[np.void], regions: int, pages: int) -> npt.NDArray[np.void]:
+    """Return the first of these regions: at most so many, and with at most so many pages."""
+    kept: npt.NDArray[np.bool_] = np.cumsum(rows["pages"]) <= max(pages, 0)
+    kept[max(regions, 0) :] = False
+    return rows[kept]

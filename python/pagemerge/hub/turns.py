@@ -21,6 +21,9 @@ SHARE = 0.1
 """Part of the loop's time, 0 to 1, for frames and questions of peers beyond what agents need; all
 users together."""
 
+FEW = 64
+"""Regions that the hub handles before it lets others have a turn: most clients have no more."""
+
 SLICE = 0.001
 """Seconds of long work after which others have their turn."""
 

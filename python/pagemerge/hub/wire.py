@@ -50,7 +50,7 @@ MERGED = struct.Struct("=QQQQQQ")
 LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused", "unwanted")
 """The reasons, in the order of ``MERGED``."""
 
-REGION = np.dtype([("id", "u8"), ("start", "u8"), ("pages", "u8"), ("huge", "u8")])
+REGION = np.dtype([(name, "u8") for name in ("id", "start", "pages", "huge", "left")])
 RUN = np.dtype([("address", "u8"), ("slab", "u8"), ("slot", "u4"), ("pages", "u4")])
 
 

@@ -21,7 +21,7 @@ def test_both_sides_mean_the_same() -> None:
     assert {kind.name: kind.value for kind in wire.Kind} == _core.WIRE_KINDS
     assert set(wire.BARRIERS.values()) == {"intern", "move", "write-protect", "park"}
     assert (wire.HEADER.size, wire.HELLO.size, wire.INTERN.size) == (16, 8, 32)
-    assert (wire.REGION.itemsize, wire.RUN.itemsize) == (32, 24)
+    assert (wire.REGION.itemsize, wire.RUN.itemsize) == (40, 24)
 
 
 def test_bodies_that_do_not_fit_are_refused() -> None:
