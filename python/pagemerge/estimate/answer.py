@@ -19,7 +19,7 @@ from pagemerge.linux.process import stat
 from pagemerge.model import PAGE_SIZE
 
 BYTES_A_PAGE = 24
-"""Bytes that a look and its counting take for each page at most (benchmarks/scale.py)."""
+"""Bytes that a look and its counting take for each page at most (benchmarks/counting.py)."""
 
 
 @dataclass(frozen=True, slots=True)
