@@ -32,7 +32,8 @@ class Worker:
     """Each public method answers one question."""
 
     def open(self, engine: str, scene: str, index: int, pages: int) -> Answer:
-        """Allocate ``pages`` pages for a scene; this is the ``index``-th of its processes."""
+        """Allocate ``pages`` pages for a scene; this is the ``index``-th of its processes. The
+        answer has their address."""
         self.engine, self.numbers = engine, SCENES[scene](pages, index)
         if engine == "user":
             memory = memoryview(pagemerge.buffer(pages * PAGE_SIZE))
@@ -41,7 +42,7 @@ class Worker:
             self.mapping = mmap.mmap(-1, pages * PAGE_SIZE, flags=private)
             memory = memoryview(self.mapping)
         self.memory = np.frombuffer(memory, np.uint64).reshape(-1, WORDS)
-        return {"pages": pages}
+        return {"pages": pages, "base": self.memory.ctypes.data}
 
     def fill(self) -> Answer:
         """Fill the pages as the scene says."""
@@ -129,15 +130,50 @@ def gaps(pages: int, index: int) -> U64:
 
 def unique70(pages: int, index: int) -> U64:
     """Of each 2 MiB, 30% are the same in every process, and the rest is unique."""
+    return _partly(pages, index, "unique70")
+
+
+def unique40(pages: int, index: int) -> U64:
+    """Of each 2 MiB, 60% are the same in every process, and the rest is unique."""
+    return _partly(pages, index, "unique40")
+
+
+def _partly(pages: int, index: int, scene: str) -> U64:
     numbers = np.arange(pages, dtype=np.uint64)
-    own = numbers % BLOCK >= shared_pages(BLOCK)
+    own = numbers % BLOCK >= shared_pages(BLOCK, scene)
     numbers[own] += np.uint64(index + 1) << np.uint64(32)
+    return numbers
+
+
+def standing(pages: int, index: int) -> U64:
+    """Of each 8 MiB, half is the same in every process of both kinds, a quarter in every one of
+    this kind, and a quarter is unique."""
+    return _quarters(pages, index, 1)
+
+
+def shortlived(pages: int, index: int) -> U64:
+    """As ``standing``, of the other kind."""
+    return _quarters(pages, index, 2)
+
+
+def _quarters(pages: int, index: int, kind: int) -> U64:
+    numbers = np.arange(pages, dtype=np.uint64)
+    quarter = numbers // BLOCK % 4
+    numbers[quarter == 2] += np.uint64(kind) << np.uint64(48)
+    numbers[quarter == 3] += np.uint64(index + 1) << np.uint64(32)
     return numbers
 
 
 def shared_pages(pages: int, scene: str = "unique70") -> int:
     """How many of ``pages``, whole blocks, everybody has."""
-    return {"unique70": pages // BLOCK * (BLOCK * 3 // 10), "gaps": pages // 2}.get(scene, pages)
+    quarters = pages // 4 * 3
+    return {
+        "unique70": pages // BLOCK * (BLOCK * 3 // 10),
+        "unique40": pages // BLOCK * (BLOCK * 6 // 10),
+        "gaps": pages // 2,
+        "standing": quarters,
+        "shortlived": quarters,
+    }.get(scene, pages)
 
 
 SCENES: dict[str, Callable[[int, int], U64]] = {
@@ -145,6 +181,9 @@ SCENES: dict[str, Callable[[int, int], U64]] = {
     "scattered": scattered,
     "gaps": gaps,
     "unique70": unique70,
+    "unique40": unique40,
+    "standing": standing,
+    "shortlived": shortlived,
 }
 
 

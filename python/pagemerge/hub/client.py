@@ -76,6 +76,8 @@ class Client:
     merges: int = 0
     separations: int = 0
     """Pages merged, and found separated, since the client joined."""
+    scanned: int = 0
+    """Pages that looks have read since the client joined."""
     came: int = 0
     """Pages that the hub has found present where none was before, since the client joined."""
     skipped: Counter[str] = field(default_factory=Counter)

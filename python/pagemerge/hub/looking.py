@@ -61,7 +61,10 @@ async def look(client: Client, parts: list[Part], seed: int) -> Seen:
     starts = [part.region.start + part.first * PAGE_SIZE for part in parts]
     pages = np.array([part.pages for part in parts], np.uint64)
     seen = Seen(parts, np.empty(int(pages.sum()), np.uint64), client.merges)
-    await client.read(client.peer.look, np.array(starts, np.uint64), pages, seed, seen.digests)
+    found = await client.read(
+        client.peer.look, np.array(starts, np.uint64), pages, seed, seen.digests
+    )
+    client.scanned += found[0] // PAGE_SIZE
     return seen
 
 

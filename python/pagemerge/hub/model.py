@@ -127,6 +127,8 @@ class ClientStatus:
     """Merged pages that were seen to be written since the client came."""
     volatile_pages: int = 0
     """Pages that changed between the last two looks."""
+    pages_scanned: int = 0
+    """Pages that looks have read since the client came; a page counts each time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,4 +113,5 @@ def _row(client: Client, domain: Domain, regions: int, tally: counters.Counts) -
         merges=client.merges,
         separations=client.separations,
         volatile_pages=tally.volatile,
+        pages_scanned=client.scanned,
     )
