@@ -145,8 +145,11 @@ class Peer:
     def maps(self) -> bytes:
         """Read the text of /proc/PID/maps."""
 
-    def pages(self) -> int:
-        """Read the size of its address space, in pages."""
+    def pages(self) -> tuple[int, int]:
+        """Read the size of its address space, and how much anonymous memory is present, in pages.
+
+        The second is counted by the kernel with an error of some dozen pages for each processor.
+        """
 
 # merge, hub side: crates/python/src/{store,wire}.rs
 

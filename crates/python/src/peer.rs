@@ -119,7 +119,7 @@ impl Peer {
         }))
     }
 
-    fn pages(&self, py: Python<'_>) -> PyResult<u64> {
+    fn pages(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         {
             let inner = self.inner(py)?;
             detached(py, || inner.pages())

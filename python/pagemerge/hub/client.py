@@ -20,6 +20,7 @@ from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import wire
 from pagemerge.hub.adoption import Doubt
+from pagemerge.hub.attention import Attention
 from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.patience import Claims, Patience, Unlimited
@@ -116,8 +117,9 @@ class Client:
     """Its part of its user's claims: regions and pages."""
     _located: tuple[dict[int, Region], list[Region], U64] | None = None
     """For ``locate``: the regions, in a list, and their starts."""
-    turn: asyncio.Task[bool] | None = None
-    """The current look at it, or a finished look whose result the hub has not taken yet."""
+    attention: Attention = field(default_factory=Attention)
+    turn: asyncio.Task[None] | None = None
+    """The current look at it, or a finished look whose end the hub has not noted yet."""
     waits_since: float = inf
     """When the hub began to wait for it (time.monotonic)."""
     missed: int = 0
@@ -237,7 +239,8 @@ class Client:
         claimed = checked(rows)
         # The read also checks that the process still exists. A request reads memory in any case.
         if claimed > self._size or not awaited:
-            self._size = await self.read(self.peer.pages)
+            self._size, anonymous = await self.read(self.peer.pages)
+            self.attention.note_present(anonymous + self.merges)
         if claimed > self._size:
             raise ProtocolError("it claims more memory than it has")
         self.check_open()  # if it hung up meanwhile, its claims would never be released

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,10 @@ class Members:
     clients: list[Client] = field(default_factory=list)
     patience: Patience = field(default_factory=Patience)
     cycles: int = 0
+    scans: int = 0
+    """Times that every client was looked at, those that did not answer apart."""
+    scan_began: float = 0.0
+    """When the last of them was complete (time.monotonic)."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends the pause between two cycles: a client has joined, or has answered late."""
     fillings: list[Filling] = field(default_factory=list)
@@ -175,14 +180,29 @@ class Members:
         """Pages that were merged, of the clients that are here; a page counts each time."""
         return sum(it.merges for it in self.clients)
 
-    def end_cycle(self) -> None:
+    def end_cycle(self, now: float) -> None:
         """Count a cycle that is over."""
         self.cycles += 1
         self.patience.recover()
+        if all(it.attention.looked >= self.scan_began for it in self.clients if it.is_ready):
+            self.scans += 1
+            self.scan_began = now
+
+    def due(self, longest: float) -> float:
+        """Return when a client is to be looked at next (time.monotonic); infinite if none can be
+        looked at. ``longest``: the longest pause."""
+        waiting = (it for it in self.clients if it.turn is None and it.is_ready)
+        return min((it.attention.due(longest) for it in waiting), default=inf)
 
     def rouse(self, _: object = None) -> None:
         """End the pause between two cycles. Can be used as a callback."""
         self.wake.set()
+
+    def hurry(self) -> None:
+        """Look at all clients at once."""
+        for client in self.clients:
+            client.attention.hurry()
+        self.rouse()
 
     async def rest(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Rest for ``seconds``. The rest ends soon after the last client has gone, so that the hub

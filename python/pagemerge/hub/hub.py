@@ -19,7 +19,7 @@ from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import pace
 from pagemerge.hub.domain import Members
-from pagemerge.hub.looking import candidates, check_separated, due, look, note
+from pagemerge.hub.looking import candidates, check_separated, due, look, note, recall
 from pagemerge.hub.merging import Merger
 from pagemerge.hub.model import Planned, Status
 from pagemerge.hub.origins import Origins
@@ -31,7 +31,6 @@ from pagemerge.hub.settings import Settings
 from pagemerge.hub.shortage import Shortage
 from pagemerge.hub.stages import Stages
 from pagemerge.hub.tidy import tidy
-from pagemerge.hub.turns import breathe
 from pagemerge.hub.whole import make_whole
 from pagemerge.linux.domain import Domain
 from pagemerge.linux.fault import told
@@ -99,7 +98,7 @@ class Hub:
     def enter(self, domain: Domain) -> Merger:
         """Return the merger of a domain; the hub serves the domain from now on until it is over."""
         if domain not in self.domains:
-            members = Members(domain, cycles=self._full_scans)
+            members = Members(domain, scans=self._full_scans)
             merger = Merger(members, self._quota, self.settings, self._most_mappings)
             self.domains[domain], self._mergers[domain] = members, merger
             task = asyncio.create_task(self._serve(merger))
@@ -114,93 +113,106 @@ class Hub:
     def _hurry(self) -> None:
         self.budget.hurries = self.shortage.everywhere
         for members in self.domains.values():
-            members.rouse()
+            members.hurry()
 
     def _hurries(self, members: Members) -> bool:
         return self.shortage.concerns(members)
+
+    def _longest(self, members: Members) -> float:
+        """Return the longest pause between two looks at a client of a domain."""
+        longest = self.settings.longest_pause
+        return min(longest, HURRY) if self._hurries(members) else longest
 
     def _looks(self, members: Members) -> int:
         return 1 if self._hurries(members) else self.settings.looks
 
     async def _serve(self, merger: Merger) -> None:
-        """Cycle until the domain is over; pauses grow while little changes."""
-        members, pause = merger.members, 0.0
-        while not members.is_over or pause == 0.0:
+        """Cycle until the domain is over; the pauses of clients grow while they change little."""
+        members, woken = merger.members, True
+        while woken or not members.is_over:
             members.wake = asyncio.Event()
             before, came, merges = time.process_time(), members.came, members.merges
+            failed = False
             try:
-                found = await self.cycle(merger)
+                await self.cycle(merger)
             except Exception as error:
                 # An error of one client would have ended there: this is a fault of the hub's own.
                 log.error("a cycle of %s failed: %s", members.domain, told(error))
-                found = 0
+                failed = True
             worked, came = time.process_time() - before, max(members.came - came, 0)
             merged = max(members.merges - merges, 0)
-            members.end_cycle()
-            self._full_scans = max(self._full_scans, members.cycles)
-            hurries, longest = self._hurries(members), self.settings.longest_pause
-            longest = min(longest, HURRY) if hurries else longest
-            # A cycle after the longest pause runs in any case; all other work must be worth it.
-            waits = found == 0 and pause >= longest
+            hurries, longest = self._hurries(members), self._longest(members)
+            ended = time.monotonic()
+            members.end_cycle(ended)
+            self._full_scans = max(self._full_scans, members.scans)
+            found, waits = self._decide_pauses(members, hurries, longest)
             is_spare = found <= max(pace.FEW, members.least) and not waits
             rest = self.budget.rest(is_spare)
             await members.rest(rest, lambda: self.budget.hurries)
-            weight = inf if found and hurries else self._weight(members, found)
-            pause = pace.pause(pause, weight, longest)
+            pause = longest if failed else pace.SHORTEST
             if not hurries:
-                pause = min(max(pause, pace.patience(worked, found, came, merged)), longest)
+                pause = max(pause, pace.patience(worked, found, came, merged))
+            soonest = ended + min(pause, longest)
+            until = max(members.due(longest), soonest) if members.clients else soonest
             # Not wait_for: until Python 3.12 it may swallow the cancellation that ends the hub.
             waiter = asyncio.ensure_future(members.wake.wait())
-            woken, _ = await asyncio.wait({waiter}, timeout=max(pause - rest, 0.0))
+            timeout = min(until - time.monotonic(), longest)
+            woken = bool((await asyncio.wait({waiter}, timeout=max(timeout, 0.0)))[0])
             waiter.cancel()
-            if woken:
-                pause = 0.0
         merger.filler.close()
         self.domains.pop(members.domain, None)
         self._mergers.pop(members.domain, None)
+
+    def _decide_pauses(self, members: Members, hurries: bool, longest: float) -> tuple[float, bool]:
+        """Decide the pauses of all clients that were looked at, or of which something was found.
+
+        Returns the pages that were found, and whether these looks were due in any case: they found
+        nothing, after the longest pause. All other work must be worth it.
+        """
+        attended = [it.attention for it in members.clients]
+        attended = [it for it in attended if it.is_over or it.found]
+        found = sum(it.found for it in attended)
+        waits = found == 0 < len(attended) and all(it.pause >= longest for it in attended)
+        for it in attended:
+            it.decide(inf if it.found and hurries else self._weight(members, it.found), longest)
+        return found, waits
 
     def _weight(self, members: Members, found: float) -> float:
         """Return the pages found, or infinity if they are worth spare time, and there is some."""
         return inf if found > members.least and self.budget.has_spare else found
 
-    async def cycle(self, merger: Merger) -> float:
-        """Merge what the looks so far have found, and look at every client once. Returns the number
-        of pages that were merged, have become worth it, or became parts of huge pages; infinite if
-        there are new regions.
+    async def cycle(self, merger: Merger) -> None:
+        """Merge what the looks so far have found, and look at the clients that are due.
 
         In this order the compare of a merge is the last look that a page needs: an unchanged page
         is read once, not twice. With ``looks = 1``, merging at first sight, the hub looks first.
         """
         members = merger.members
-        hurries, looks = self._hurries(members), self._looks(members)
+        looks = self._looks(members)
         at_first_sight = looks == 1
         merged = 0 if at_first_sight else await self._decide(merger, looks)
-        before = members.pending
-        fresh = await self._visit_all(merger)
-        found = inf if fresh else members.pending - before
-        if (hurries and found) or self._weight(members, found) > max(pace.FEW, members.least):
-            for region in members.regions:
-                await breathe()
-                pace.recall(region.pages)
+        await self._visit_due(merger)
         if at_first_sight:
             merged = await self._decide(merger, looks)
         await tidy(merger, self.origins)
         await self._records.settle(members)
-        whole = 0 if self.runs_dry else await make_whole(merger)
+        if not self.runs_dry:
+            await make_whole(merger)
         await merger.savings.tell(members, merged)
-        return max(found, merged, whole)
 
-    async def _visit_all(self, merger: Merger) -> bool:
-        """Look at all clients; true if one of them has new regions, a reason to look again soon.
+    async def _visit_due(self, merger: Merger) -> None:
+        """Look at the clients that are due.
 
         The hub also looks at a client that keeps it waiting, but the others do not wait for that
         client: its turn continues during the next cycles, and its end ends the pause between two of
         them. A client that owes an answer gets no turn: the turn would end at once, and cycle would
         follow cycle as long as the client is silent.
         """
-        members = merger.members
+        members, now = merger.members, time.monotonic()
+        longest = self._longest(members)
         for client in members.clients:
-            if client.turn is None and client.is_ready:
+            is_due = client.attention.due(longest) <= now
+            if is_due and client.turn is None and client.is_ready:
                 client.turn = asyncio.create_task(self._visit(merger, client))
         while True:
             turns = {
@@ -211,17 +223,16 @@ class Hub:
             if not turns:
                 break
             await asyncio.wait(turns, timeout=GLANCE)
-        fresh = False
         for client in members.clients:
             if client.turn is None:
                 continue
             if client.turn.done():
-                fresh |= client.turn.result()
+                client.turn.result()
                 client.turn = None
+                client.attention.end_look(time.monotonic())
             else:
                 client.turn.remove_done_callback(members.rouse)
                 client.turn.add_done_callback(members.rouse)
-        return fresh
 
     async def _decide(self, merger: Merger, looks: int) -> int:
         """Merge the pages that are known to be worth it, if enough of them are new; returns the
@@ -255,25 +266,26 @@ class Hub:
         with plan:
             return await Stages(merger, plan).run()
 
-    async def _visit(self, merger: Merger, client: Client) -> bool:
-        """Look at one client. True if it has new regions."""
+    async def _visit(self, merger: Merger, client: Client) -> None:
+        """Look at one client."""
         members, looks = merger.members, self._looks(merger.members)
         if not client.is_ready:
-            return False
+            return
         try:
-            fresh = await client.refresh()
+            if await client.refresh():
+                client.attention.found = inf
             if client.doubt.is_due:
                 await adopt_mappings(client, members.store)
             if not client.has_barrier:
                 await check_separated(client)
-                return False
+                return
+            await recall(client)
             async for asked in due(client, merger.gentle.most_blocks):
                 async with merger.gentle.slice(), self.readers.of(members.domain.uid):
                     seen = await look(client, asked, members.store.seed)
                 first, again = await note(client, seen, looks, self.clock, merger.most_vain)
+                client.attention.found += first
                 members.await_plan(first)
                 members.await_another(again)
-            return fresh
         except Exception as error:
             pass_over(client, error)
-        return False

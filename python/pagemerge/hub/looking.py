@@ -56,6 +56,26 @@ async def due(client: Client, most: int = pace.MOST_AT_ONCE) -> AsyncIterator[li
         yield lot
 
 
+async def recall(client: Client) -> None:
+    """Have all empty blocks of a client looked at, if it has filled memory since the last time.
+
+    Memory that is overwritten in place does not count: it waits until its blocks are due.
+    """
+    attention = client.attention
+    attention.note_came(client.came)
+    if attention.grown < pace.FEW:
+        return
+    regions, empty = list(client.regions.values()), 0
+    for region in regions:
+        await breathe()
+        empty += int(np.count_nonzero(region.pages.empty))
+    if not attention.begin_recall(empty, client.came):
+        return
+    for region in regions:
+        await breathe()
+        pace.recall(region.pages)
+
+
 async def look(client: Client, parts: list[Part], seed: int) -> Seen:
     """Read and digest the pages of some parts. Raises the errors of ``Client.read``."""
     starts = [part.region.start + part.first * PAGE_SIZE for part in parts]

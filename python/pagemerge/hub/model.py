@@ -148,7 +148,7 @@ class Status:
     pages_volatile: int
     """Pages that changed between the last two looks."""
     full_scans: int
-    """Cycles that looked at every region of every client."""
+    """How often every client was looked at."""
     store_bytes: int
     """Memory that the slabs of all domains hold."""
     metadata_bytes: int

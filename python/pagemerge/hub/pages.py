@@ -28,8 +28,8 @@ class Pages:
     quiet: npt.NDArray[np.uint8]
     """u8[blocks]: looks in a row without a yield."""
     wait: npt.NDArray[np.uint8]
-    """u8[blocks]: cycles for which the block is still passed over."""
-    untouched: npt.NDArray[np.bool_]
-    """bool[blocks]: no look has found anything there yet."""
+    """u8[blocks]: looks at the client in which the block is still passed over."""
+    empty: npt.NDArray[np.bool_]
+    """bool[blocks]: the last look found nothing there: untouched, given back, or merged."""
     looked: npt.NDArray[np.uint16]
     """u16[blocks]: time of the last look, in seconds on the hub's clock, of which 16 bits count."""

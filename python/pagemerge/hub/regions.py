@@ -56,7 +56,7 @@ class Region:
                 under=Slots(count, room),
                 quiet=np.zeros(blocks, np.uint8),
                 wait=np.zeros(blocks, np.uint8),
-                untouched=np.ones(blocks, np.bool_),
+                empty=np.ones(blocks, np.bool_),
                 looked=np.zeros(blocks, np.uint16),
             ),
             room,

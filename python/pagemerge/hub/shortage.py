@@ -116,7 +116,7 @@ class Shortage:
                 short |= waiting is not None and waiting >= self._percent
             spent += time.thread_time() - began
         if short and not members.is_short:
-            members.rouse()
+            members.hurry()
         members.is_short = short
         return spent
 

@@ -104,4 +104,6 @@ class Stages:
         slot[new] = self._made[slot[new] - np.uint32(layout.first_new)]
         there = slot != NO_SLOT
         address = self._plan.found.address[pages[there]]
-        return await self._merger.carry_out(share.client, address, slot[there])
+        merged = await self._merger.carry_out(share.client, address, slot[there])
+        share.client.attention.found += merged
+        return merged

@@ -33,11 +33,11 @@ AGAIN = 64
 """Cycles after which the hub tries again to make blocks huge that could not be."""
 
 
-async def make_whole(merger: Merger) -> int:
-    """Have all clients of a domain make blocks huge pages; returns the pages of these blocks."""
-    price, made = merger.settings.huge_price, 0
+async def make_whole(merger: Merger) -> None:
+    """Have all clients of a domain make blocks huge pages."""
+    price = merger.settings.huge_price
     if not price:
-        return 0
+        return
     for client in list(merger.members.clients):
         if not client.is_ready or not client.has_barrier:
             continue
@@ -45,10 +45,10 @@ async def make_whole(merger: Merger) -> int:
             for region in list(client.regions.values()):
                 if region.huge and (region.stale or merger.members.cycles % AGAIN == 0):
                     await breathe()
-                    made += await _make(merger, client, region, price)
+                    made = await _make(merger, client, region, price)
+                    client.attention.found += made * BLOCK
         except Exception as error:
             pass_over(client, error)
-    return made * BLOCK
 
 
 async def _make(merger: Merger, client: Client, region: Region, price: int) -> int:

@@ -74,7 +74,7 @@ def test_what_is_remembered_of_a_page_and_of_a_block() -> None:
     for count in (1, BLOCK, 3 * BLOCK):
         region = Region.of(0, count)
         pages = region.pages
-        by_block = sum(it.nbytes for it in (pages.quiet, pages.wait, pages.untouched, pages.looked))
+        by_block = sum(it.nbytes for it in (pages.quiet, pages.wait, pages.empty, pages.looked))
         assert region.bytes == count * PAGE_BYTES
         assert by_block == len(pages.quiet) * BLOCK_BYTES
 

@@ -291,16 +291,16 @@ class TestPace:
         assert (np.diff(gaps) >= 0).all()
         assert gaps.max() == pace.MOST_SKIPPED + 1
 
-    def test_empty_blocks_are_looked_at_every_eight_cycles(self) -> None:
+    def test_empty_blocks_are_looked_at_in_every_32nd_look(self) -> None:
         pages = pages_of(2 * BLOCK)
         nothing = np.zeros(2 * BLOCK, np.uint64)
         looked = []
-        for cycle in range(100):
+        for cycle in range(200):
             if pace.due(pages):
                 seen = stability.observe(pages, 0, nothing, 2, NOW)
                 pace.settle(pages, 0, seen.awake, seen.empty)
                 looked.append(cycle)
-        assert looked[:5] == [0, 1 + 1, 2 + 4, 6 + 8, 14 + 8]
+        assert looked[:7] == [0, 2, 2 + 4, 6 + 8, 14 + 16, 30 + 32, 62 + 32]
 
     def test_new_pages_wake_a_block(self) -> None:
         pages = pages_of(2 * BLOCK)
@@ -309,16 +309,35 @@ class TestPace:
         pace.settle(pages, 0, seen.awake, seen.empty)
         assert pages.wait.tolist() == [0, 0]
 
-    def test_memory_that_is_filled_somewhere_may_be_filled_everywhere(self) -> None:
+    def test_empty_blocks_of_a_client_that_fills_memory_are_looked_at(self) -> None:
         pages = pages_of(3 * BLOCK)
         seen = np.zeros(3 * BLOCK, np.uint64)
         seen[BLOCK : 2 * BLOCK] = 9
         for _ in range(4):
             observed = stability.observe(pages, 0, seen, 2, NOW)
             pace.settle(pages, 0, observed.awake, observed.empty)
-        assert pages.wait.tolist() == [7, 7, 7]
+        assert pages.wait.tolist() == [15, 7, 15]
         pace.recall(pages)
         assert pages.wait.tolist() == [0, 7, 0]
+
+    def test_growth_that_is_found_nowhere_counts_less_and_less(self) -> None:
+        assert pace.is_filling(50, 100, 1)
+        assert not pace.is_filling(49, 100, 1)
+        assert not pace.is_filling(pace.FEW - 1, 1, 1)
+        vain = 1
+        for times in (2, 4, 8):
+            vain = pace.in_vain(vain, 1000, 249)
+            assert vain == times
+        assert not pace.is_filling(399, 100, vain)
+        assert pace.in_vain(pace.MOST_VAIN, 1000, 0) == pace.MOST_VAIN
+        assert pace.in_vain(vain, 1000, 250) == 1
+
+    def test_a_block_of_which_all_is_merged_is_empty(self) -> None:
+        pages = pages_of(BLOCK)
+        for digest in (9, ABSENT, 9):
+            seen = stability.observe(pages, 0, np.full(BLOCK, digest, np.uint64), 2, NOW)
+            pace.settle(pages, 0, seen.awake, seen.empty)
+            assert pages.empty.tolist() == [digest == ABSENT]
 
     def test_turns_that_have_drifted_apart_come_together(self) -> None:
         """A look for each group, not one for each block; and no block more than twice as often."""
@@ -368,6 +387,27 @@ class TestPace:
         assert pace.rest(1.0, 1.0, 0.25) == pytest.approx(3.0)
         assert pace.rest(1.0, 5.0, 0.25) == 0, "it waited for clients long enough"
         assert pace.rest(1.0, 0.5, 1.0) == pytest.approx(0.5), "two threads at work"
+
+    def test_a_client_is_looked_at_after_its_pause_at_the_latest(self) -> None:
+        for looked in (0.3, 1.9, 77.77):
+            for pause in (0.05, 0.1, 0.7, 1.0, 1.6, 2.0):
+                assert looked < pace.appointment(looked, pause, 2) <= looked + pause
+        assert pace.appointment(77.7, 0.0, 2) == 77.7, "at once"
+        assert pace.appointment(77.7, 0.02, 0.02) == pytest.approx(77.72)
+
+    def test_clients_whose_pauses_are_about_as_long_are_looked_at_in_one_cycle(self) -> None:
+        random = np.random.default_rng(1)
+        looked = 100 + random.random(50) * 2
+        assert {pace.appointment(it, 2.0, 2.0) for it in looked} == {102.0}
+        pauses = 1 + random.random(50) * 0.9
+        dues = {pace.appointment(*it, 2.0) for it in zip(looked, pauses, strict=True)}
+        assert all(it == int(it) for it in dues), "multiples of half of the longest pause"
+
+    def test_who_rests_for_the_longest_pause_keeps_it(self) -> None:
+        now = 100.3
+        for _ in range(9):
+            before, now = now, pace.appointment(now, 2.0, 2.0) + 0.01
+        assert now - before == pytest.approx(2.0)
 
 
 class TestPlan:

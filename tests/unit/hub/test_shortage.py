@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from pagemerge.demo.dialog import Child
+from pagemerge.hub.attention import Attention
 from pagemerge.hub.budget import Budget
 from pagemerge.hub.client import Client
 from pagemerge.hub.domain import Members
@@ -65,9 +66,11 @@ def test_a_clients_cgroup_concerns_its_domain_only() -> None:
     shortage = Shortage(Settings(available_percent=20, pressure_percent=100))
     with limited(LIMIT) as cgroup:
         with Child([*cgroup.prefix(), sys.executable, "-c", HOLD]) as child:
-            members.clients.append(cast(Client, SimpleNamespace(pid=child.pid)))
+            client = SimpleNamespace(pid=child.pid, attention=Attention(pause=2.0))
+            members.clients.append(cast(Client, client))
             watched(shortage, members)
             assert members.is_short
+            assert client.attention.pause == 0, "it is looked at at once"
             assert not shortage.everywhere
             assert shortage.concerns(members)
             assert not shortage.concerns(other)

@@ -215,14 +215,20 @@ impl Peer {
         Ok(text)
     }
 
-    /// Returns the number of pages of its address space (`/proc/PID/statm`).
+    /// Returns the number of pages of its address space, and of its anonymous pages that are present
+    /// (`/proc/PID/statm`: size, and resident less shared).
+    ///
+    /// The kernel may count the second with an error of some dozen pages for each processor.
     ///
     /// # Errors
     /// Those of [`Peer::check`].
-    pub fn pages(&self) -> Result<u64> {
+    pub fn pages(&self) -> Result<(u64, u64)> {
         let text = text(self.pid, &self.folder, "statm", PAGE as u64)?;
-        let first = text.split(|byte| *byte == b' ').next().unwrap_or_default();
-        number(first, 10).ok_or_else(|| self.refused("has ended"))
+        let mut fields = text.split(|byte| *byte == b' ').map_while(|field| number(field, 10));
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(all), Some(resident), Some(shared)) => Ok((all, resident.saturating_sub(shared))),
+            _ => Err(self.refused("has ended")),
+        }
     }
 
     fn refused(&self, why: &str) -> Error {
@@ -282,6 +288,17 @@ mod tests {
         other.fill(9);
         peer.visit(|target| remote::look_at(target, start, 3, &mut other, 1)).unwrap();
         assert_eq!(one, other);
+    }
+
+    #[test]
+    fn memory_that_is_filled_is_counted() {
+        let peer = own();
+        let (all, before) = peer.pages().unwrap();
+        let mut memory = memory::Anonymous::new(8192).unwrap();
+        memory.bytes().fill(1);
+        let (more, after) = peer.pages().unwrap();
+        assert!(more > before && all >= before);
+        assert!(after > before + 4096, "{after} after {before}: other tests come and go, too");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 """Decides how often the hub looks at memory: pure functions.
 
-The hub looks less and less often at a block of 2 MiB that never yields, and it sleeps longer and
-longer while its clients do not change.
+The hub looks less and less often at a block of 2 MiB that never yields, and less and less often at
+a client that does not change.
 """
 
 from __future__ import annotations
 
-from math import inf
+from math import ceil, inf, log2
 
 import numpy as np
 import numpy.typing as npt
@@ -39,16 +39,27 @@ SHORTEST = 0.05
 """The fewest seconds between two cycles."""
 
 MOST_SKIPPED = 63
-"""The most cycles that a block is passed over."""
+"""The most looks at its client in which a block is passed over."""
 
-MOST_EMPTY = 3
-"""The highest ``quiet`` of an empty block: memory that appears there is new, and worth finding
-within eight cycles. Asking in each cycle would be most of the work of an idle hub."""
+MOST_EMPTY = 5
+"""The highest ``quiet`` of an empty block: it is asked about in every 32nd look. Memory that comes
+there is mostly noticed before (``is_filling``). Asking in each look would be most of the work of an
+idle hub."""
+
+WORTH_ASKING = 0.5
+"""Pages by which a client must have grown, for each of its empty blocks, to make asking about all
+of them worth it. To ask about one takes about 17 us, a third of what a found page is worth."""
+
+FULFILLED = 0.25
+"""Share of the growth that must be found in empty blocks, or else asking was in vain."""
+
+MOST_VAIN = 64
+"""How many times ``WORTH_ASKING`` is worth asking after it was in vain again and again."""
 
 
 def due(pages: Pages, most: int = MOST_AT_ONCE) -> list[tuple[int, int]]:
-    """Return the runs of blocks to look at in this cycle, as (first page, pages), and count down
-    the wait of the others.
+    """Return the runs of blocks to look at now, as (first page, pages), and count down the wait of
+    the others.
 
     Runs are cut at ``most`` blocks, so that each look is short. If one block is due, the
     look includes its neighbours that have waited half of their time. Otherwise blocks that were due
@@ -83,7 +94,7 @@ def _turns(pages: Pages) -> npt.NDArray[np.bool_]:
 
 
 def _skipped(quiet: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return the cycles that blocks are passed over, by the looks in a row without a yield."""
+    """Return the looks in which blocks are passed over, by those in a row without a yield."""
     skipped: npt.NDArray[np.int64] = np.minimum((1 << quiet.astype(np.int64)) - 1, MOST_SKIPPED)
     return skipped
 
@@ -98,7 +109,7 @@ def settle(
     does the same for blocks that have yielded.
     """
     blocks = slice(first // BLOCK, first // BLOCK + len(awake))
-    pages.untouched[blocks] &= empty
+    pages.empty[blocks] = empty
     quiet = pages.quiet[blocks]
     quiet[quiet < 16] += 1
     quiet[awake] = 0
@@ -106,13 +117,25 @@ def settle(
     pages.wait[blocks] = _skipped(quiet).astype(np.uint8)
 
 
-def recall(pages: Pages) -> None:
-    """Look at untouched blocks in the next cycle, because some client is filling memory.
-
-    Programs that do the same work fill their memory at the same time. Pages that the hub finds in
-    the same cycle are merged by all clients at once.
+def is_filling(grown: int, empty: int, vain: int) -> bool:
+    """Return true if a client has grown by so many pages that all its empty blocks are worth asking
+    about. ``empty``: how many these are; ``vain``: as ``in_vain`` returns it, 1 in the beginning.
     """
-    pages.wait[pages.untouched] = 0
+    return grown >= max(empty * WORTH_ASKING * vain, FEW)
+
+
+def in_vain(vain: int, grown: int, came: int) -> int:
+    """Return how many times more a client has to grow the next time, after its empty blocks were
+    asked about because it had grown by ``grown`` pages, and ``came`` pages were found.
+
+    Its memory that cannot be merged may grow and shrink all the time.
+    """
+    return 1 if came >= FULFILLED * grown else min(2 * vain, MOST_VAIN)
+
+
+def recall(pages: Pages) -> None:
+    """Look at empty blocks in the next look, because the client is filling memory."""
+    pages.wait[pages.empty] = 0
 
 
 def reward(pages: Pages, indices: npt.NDArray[np.int64]) -> None:
@@ -152,3 +175,17 @@ def pause(last: float, found: float, longest: float) -> float:
     """
     most = 2 * last if found <= FEW / 2 else last * FEW / found
     return min(max(most, SHORTEST), longest)
+
+
+def appointment(looked: float, pause: float, longest: float) -> float:
+    """Return when to look at a client again that was looked at at ``looked``: at most ``pause``
+    seconds later, at a moment that it shares with other clients.
+
+    These moments are the multiples of the longest pause, and of its half, its quarter and so on, as
+    far as ``pause`` is longer. One cycle then serves many clients, though their pauses began at
+    different times: a cycle also goes through the records of those that it does not look at.
+    """
+    if pause <= SHORTEST:
+        return looked + pause
+    step = longest * 0.5 ** ceil(log2(longest / pause))
+    return (looked + pause) // step * step
