@@ -89,6 +89,20 @@ class _Mapped:
         return len(merged)
 
 
+async def loses_merged(
+    before: dict[int, Region], now: dict[int, Region], *, awaited: bool = False
+) -> bool:
+    """Return true if pages are merged in a region that is not there any more: a part of it may be
+    in a new one, of another size. ``awaited``: see ``breathe``."""
+    kept = {id(it) for it in now.values()}
+    for number, region in enumerate(before.values(), 1):
+        if number % FEW == 0:
+            await breathe(awaited=awaited)
+        if id(region) not in kept and (region.pages.under.numbers() < OWN_SLOT).any():
+            return True
+    return False
+
+
 async def adopt_mappings(client: Client, store: Store) -> None:
     """Learn from /proc/PID/maps which page maps which slot; see ``Doubt``.
 

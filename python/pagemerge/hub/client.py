@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import wire
-from pagemerge.hub.adoption import Doubt
+from pagemerge.hub.adoption import Doubt, loses_merged
 from pagemerge.hub.attention import Attention
 from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
@@ -258,21 +258,10 @@ class Client:
             self.doubt.fewer |= same and known.left != int(row["left"])
             known.left = int(row["left"])
             regions[int(row["id"])] = known
-        if fresh and await self._loses_merged(regions, awaited):
+        if fresh and await loses_merged(self.regions, regions, awaited=awaited):
             self.doubt.more = True
         self.regions = regions
         return fresh
-
-    async def _loses_merged(self, regions: dict[int, Region], awaited: bool) -> bool:
-        """Return true if pages are merged in a region that is not in ``regions`` any more: a part
-        of it may be in a new one, of another size."""
-        kept = {id(it) for it in regions.values()}
-        for number, region in enumerate(self.regions.values(), 1):
-            if number % FEW == 0:
-                await breathe(awaited=awaited)
-            if id(region) not in kept and (region.pages.under.numbers() < OWN_SLOT).any():
-                return True
-        return False
 
     def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """Return the regions that the hub keeps records of, within the limits of the user.
