@@ -251,6 +251,7 @@ def main() -> int:
         )
     print(json.dumps(result))
     if args.into:
+        args.into.mkdir(parents=True, exist_ok=True)
         (args.into / "scale.json").write_text(json.dumps(result, indent=1) + "\n")
         (args.into / "scale.svg").write_text(drawn(result["rows"], CLIENTS, GBYTES))
     return 1 if any(it.wrong_pages for it in rows) else 0

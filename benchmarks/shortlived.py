@@ -271,6 +271,7 @@ def main() -> int:
         print(f"{wrong} WRONG PAGES")
     print(json.dumps(told))
     if args.into:
+        args.into.mkdir(parents=True, exist_ok=True)
         (args.into / "shortlived.json").write_text(json.dumps(told, indent=1) + "\n")
         (args.into / "shortlived.svg").write_text(drawn(told))
     return 1 if wrong else 0
