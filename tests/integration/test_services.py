@@ -21,7 +21,7 @@ from tests.support.commands import PAGEMERGE
 from tests.support.hubs import PATIENCE, TICK, Hub
 
 ALL = [*PAGEMERGE, "run", "--all", "--"]
-NAMES = ["model", "gunicorn", "prefork", "loader", "redis", "python", "postgres"]
+NAMES = ["model", "gunicorn", "prefork", "loader", "torch", "redis", "python", "postgres"]
 """What starts slowly is left to ``test_recipes_page.py``; what is a variant of another one, too."""
 LITTLE = {"postgres"}
 """With so few data, each of their processes has less memory than is worth an agent."""

@@ -6,8 +6,8 @@ has them work for a while (``load``), and asks whether their answers are right (
 
 from .base import Recipe
 from .http import HTTP
-from .loader import Loader
+from .loader import LOADERS
 from .postgres import Postgres
 from .redis import Redis
 
-RECIPES: dict[str, Recipe] = {it.name: it for it in (*HTTP, Redis(), Loader(), Postgres())}
+RECIPES: dict[str, Recipe] = {it.name: it for it in (*HTTP, Redis(), *LOADERS, Postgres())}

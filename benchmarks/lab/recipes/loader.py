@@ -49,20 +49,21 @@ class Trainer:
 
 
 class Loader:
-    """The recipe."""
+    """A recipe: a program of our own, or one with a DataLoader of PyTorch."""
 
-    name = "loader"
+    def __init__(self, name: str, script: str, *modules: str) -> None:
+        self.name, self._script, self._modules = name, script, modules
 
     def prepare(self, site: Site) -> None:
         """Write the data."""
-        site.needs("numpy")
+        site.needs(*self._modules)
         self._site, self._right = site, dict[int, int]()
         site.run("loader/make.py", "data.npy", "16" if site.small else "200")
 
     @contextlib.contextmanager
     def start(self, under: Under) -> Iterator[Trainer]:
         """Start the program; its workers have loaded the data."""
-        script = str(EXAMPLES / "loader" / "train.py")
+        script = str(EXAMPLES / "loader" / self._script)
         argv = [*under.prefix, self._site.python, script, str(self._site.folder / "data.npy")]
         with started(argv, env=under.env) as process:
             said(process, b"ready")
@@ -74,3 +75,9 @@ class Loader:
                 process.stdin.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(20.0)
+
+
+LOADERS = (
+    Loader("loader", "train.py", "numpy"),
+    Loader("torch", "torch_train.py", "numpy", "torch"),
+)
