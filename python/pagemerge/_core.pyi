@@ -159,6 +159,9 @@ WIRE_VERSION: int
 WIRE_MOST_BODY: int
 WIRE_OWN: int
 WIRE_WHOLE: int
+WIRE_HUGE: int
+WIRE_CLOSED: int
+WIRE_SLABBED: int
 WIRE_KINDS: dict[str, int]
 BARRIERS: dict[int, str]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -67,35 +68,72 @@ ctypes.memmove(at, wanted, len(wanted))
 assert libc.madvise(at, 1024 << 12, 12) == 0
 print("ready", flush=True)
 for line in sys.stdin:
-    assert libc.mprotect(at + (512 << 12), 4096, 3) == 0
+    first, pages, protection = {"split": (512, 1, 3), "close": (0, 700, 1), "open": (0, 700, 3)}[
+        line.strip()
+    ]
+    assert libc.mprotect(at + (first << 12), pages << 12, protection) == 0
     print("right" if ctypes.string_at(at, 1024 << 12) == wanted else "wrong", flush=True)
 """
 
 
-def test_what_was_merged_in_a_region_that_is_split_is_shared_as_before(hub: Hub) -> None:
-    """The program protects one page as it is protected: the agent then has two regions."""
+@pytest.fixture
+def start(hub: Hub) -> Iterator[Callable[[], Talker]]:
+    """Starts programs that hold the same 1024 pages."""
     run = [sys.executable, "-m", "pagemerge", "run", "--quiet", "--", sys.executable, "-c", SPLITS]
-
-    def start() -> Talker:
-        target = opened.enter_context(talking(*run, env=hub.env))
-        assert target.hear() == "ready"
-        return target
-
     with ExitStack() as opened:
-        programs = [start(), start()]
-        hub.until(lambda: hub.status().pages_sharing >= 1024, "merge them")
-        before = hub.status()
-        assert [it.tell("split") for it in programs] == ["right", "right"]
-        scans = hub.status().full_scans
-        hub.until(lambda: hub.status().full_scans > scans + 4, "look at the new regions")
-        # The agent restores the page that is protected, and the hub may merge it again.
-        after = hub.status()
-        assert after.pages_sharing >= before.pages_sharing - 2
-        assert after.store_bytes >= before.store_bytes
+
+        def begin() -> Talker:
+            target = opened.enter_context(talking(*run, env=hub.env))
+            assert target.hear() == "ready"
+            return target
+
+        yield begin
+
+
+def look(hub: Hub) -> None:
+    """Wait until the hub has looked at all regions again."""
+    scans = hub.status().full_scans
+    hub.until(lambda: hub.status().full_scans > scans + 4, "look at the new regions")
+
+
+def test_what_was_merged_in_a_region_that_is_split_is_shared_as_before(
+    hub: Hub, start: Callable[[], Talker]
+) -> None:
+    """The program protects one page as it is protected: the agent then has two regions."""
+    programs = [start(), start()]
+    hub.until(lambda: hub.status().pages_sharing >= 1024, "merge them")
+    before = hub.status()
+    assert [it.tell("split") for it in programs] == ["right", "right"]
+    look(hub)
+    # The agent restores the page that is protected, and the hub may merge it again.
+    after = hub.status()
+    assert after.pages_sharing >= before.pages_sharing - 2
+    assert after.store_bytes >= before.store_bytes
+    programs.append(start())
+    hub.until(lambda: hub.status().pages_sharing >= 2 * 1023, "merge the third one")
+    assert hub.status().store_bytes <= before.store_bytes + 2 * 4096, "it got a copy of its own"
+    assert [it.tell("split") for it in programs] == ["right"] * 3
+
+
+def test_merged_memory_that_is_read_only_for_a_while_is_shared_as_before(
+    hub: Hub, start: Callable[[], Talker]
+) -> None:
+    """Nothing is merged there meanwhile, but what is merged stays so, and counts."""
+    programs = [start(), start()]
+    hub.until(lambda: hub.status().pages_sharing >= 1024, "merge them")
+    before = hub.status()
+    for way in ("close", "open"):
+        assert [it.tell(way) for it in programs] == ["right", "right"]
+        look(hub)
+        hub.until(lambda: hub.status().pages_sharing == before.pages_sharing, f"count it ({way})")
+        assert hub.status().store_bytes == before.store_bytes
         programs.append(start())
-        hub.until(lambda: hub.status().pages_sharing >= 2 * 1023, "merge the third one")
-        assert hub.status().store_bytes <= before.store_bytes + 2 * 4096, "it got a copy of its own"
-        assert [it.tell("split") for it in programs] == ["right"] * 3
+        hub.until(lambda: hub.status().pages_sharing >= before.pages_sharing + 1024, "merge it")
+        assert hub.status().store_bytes == before.store_bytes, "it got a copy of its own"
+        last = programs.pop().process
+        last.kill()
+        last.wait()
+        hub.until(lambda: len(hub.status().clients) == 2, "see it go")
 
 
 @pytest.mark.parametrize("way", ["grow", "lock", "signal"])

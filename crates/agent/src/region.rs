@@ -2,6 +2,7 @@
 
 use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::huge::Given;
+use pagemerge_pages::wire::mark;
 use pagemerge_pages::PAGE;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -92,6 +93,16 @@ impl Region {
     /// The number of pages whose mapping is a slab's.
     pub fn slabbed_pages(&self) -> usize {
         self.slabbed.count()
+    }
+
+    /// Returns what the hub is told of it; None if that is nothing, because no page is merged or may
+    /// be. If only some are merged, the hub keeps its records of them until more may be.
+    pub fn marks(&self) -> Option<u64> {
+        let slabbed = self.slabbed.any();
+        let open = self.is_wanted();
+        let marks = [(self.huge, mark::HUGE), (!open, mark::CLOSED), (slabbed, mark::SLABBED)];
+        let held = marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| mark).sum();
+        (open || slabbed).then_some(held)
     }
 
     /// The runs of pages in `[start, end)` whose mapping is a slab's, as addresses.
@@ -286,6 +297,10 @@ impl Bits {
         self.set(pages..self.pages, false);
         self.pages = pages;
         rest
+    }
+
+    fn any(&self) -> bool {
+        self.words.iter().any(|word| *word != 0)
     }
 
     fn count(&self) -> usize {

@@ -222,13 +222,14 @@ impl Agent<'_> {
         let regions: Vec<wire::Region> = lock()
             .table
             .iter()
-            .filter(|region| region.is_wanted())
-            .map(|region| wire::Region {
-                id: region.id,
-                start: region.start as u64,
-                pages: region.pages as u64,
-                huge: u64::from(region.huge),
-                left: region.left,
+            .filter_map(|region| {
+                Some(wire::Region {
+                    id: region.id,
+                    start: region.start as u64,
+                    pages: region.pages as u64,
+                    marks: region.marks()?,
+                    left: region.left,
+                })
             })
             .collect();
         self.told = self.told.max(regions.iter().map(|region| region.pages as usize).sum());

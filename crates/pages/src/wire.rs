@@ -70,6 +70,16 @@ pub const OWN: u64 = u64::MAX;
 /// become huge pages. A plan that names such blocks names nothing else.
 pub const WHOLE: u64 = u64::MAX - 1;
 
+/// What a client says of a region.
+pub mod mark {
+    /// It would have huge pages without us, as far as it has room for them.
+    pub const HUGE: u64 = 1;
+    /// Nothing may be merged there now.
+    pub const CLOSED: u64 = 2;
+    /// Some of its pages are mapped from slabs.
+    pub const SLABBED: u64 = 4;
+}
+
 /// Barriers by number, as `Hello` carries them.
 pub mod barrier {
     /// No background merging: only what is merged at birth, or interned.
@@ -122,8 +132,8 @@ plain! {
         start: u64,
         /// The number of its pages.
         pages: u64,
-        /// 1 if it would have huge pages without us, as far as it has room for them; else 0.
-        huge: u64,
+        /// Of `mark`, those that hold.
+        marks: u64,
         /// How many times pages of it have left slabs without a plan: the program gave them up, or
         /// had to have its own memory there.
         left: u64,

@@ -1,6 +1,6 @@
 //! The numbers of the wire protocol, so that Python gets them from where they are defined.
 
-use pagemerge_pages::wire::{barrier, kind, MOST_BODY, OWN, VERSION, WHOLE};
+use pagemerge_pages::wire::{barrier, kind, mark, MOST_BODY, OWN, VERSION, WHOLE};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -10,6 +10,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("WIRE_MOST_BODY", MOST_BODY)?;
     module.add("WIRE_OWN", OWN)?;
     module.add("WIRE_WHOLE", WHOLE)?;
+    module.add("WIRE_HUGE", mark::HUGE)?;
+    module.add("WIRE_CLOSED", mark::CLOSED)?;
+    module.add("WIRE_SLABBED", mark::SLABBED)?;
     let kinds = [
         ("HELLO", kind::HELLO),
         ("REGIONS", kind::REGIONS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from pagemerge.hub.client import Client
 
 MOST_INTERRUPTED = 2
-"""Attempts in a row that may find that the client has merged pages meanwhile."""
+"""Attempts in a row that give up because what they have read is old."""
+
+SOON, SOONEST = 20, 10.0
+"""The mappings of a client are read again after ``SOON`` times the time that this took, but no more
+than ``SOONEST`` seconds."""
 
 PAUSE, PAUSES, LONGEST = 1.0, 1000, 60.0
-"""A client that gives up merged pages all the time is read again after ``PAUSE`` seconds, or after
-``PAUSES`` times the time that reading took if that is longer, but no more than ``LONGEST``."""
+"""If only some records say too much, they are read again after ``PAUSE`` seconds, or after
+``PAUSES`` times the time that it took if that is longer, but no more than ``LONGEST``."""
 
 
 @dataclass(slots=True)
@@ -34,25 +39,41 @@ class Doubt:
     """Why the records of what a client maps may be wrong, until the hub has read /proc/PID/maps."""
 
     more: bool = False
-    """True if it may map slots without a record: it handed slabs back, or a region with merged
-    pages has changed its size."""
+    """True if it may map slots without a record: it handed slabs back, or pages are merged in a
+    region that is new, which may have been a part of another one."""
     fewer: bool = False
     """True if pages that have a record have left their slabs: the program gave them up. What the
     records still say costs memory and is no danger."""
+    reading: bool = False
+    """True while the hub reads them."""
     interrupted: int = 0
-    """Attempts in a row to read the mappings that could not be finished."""
+    """Attempts in a row that have given up."""
+    _soon: float = 0.0
     _later: float = 0.0
 
     @property
     def is_due(self) -> bool:
         """True if the hub should read the mappings now."""
-        return self.more or (self.fewer and time.monotonic() >= self._later)
+        now = time.monotonic()
+        return (self.more and now >= self._soon) or (self.fewer and now >= self._later)
 
-    def end(self, took: float, fewer: bool) -> None:
-        """Each mapping has its record now; ``fewer`` as the field. It took so many seconds."""
-        self.more, self.fewer = False, fewer
-        self.interrupted = 0
-        self._later = time.monotonic() + min(max(PAUSE, took * PAUSES), LONGEST)
+    def note(self, *, more: bool = False, fewer: bool = False) -> None:
+        """Note a reason; the fields tell which. It counts also if the hub reads just now."""
+        self.more |= more
+        self.fewer |= fewer
+
+    def begin(self) -> tuple[bool, bool]:
+        """The hub begins to read, and notes what else comes; returns the reasons so far."""
+        reasons, self.more, self.fewer = (self.more, self.fewer), False, False
+        self.reading = True
+        return reasons
+
+    def end(self, took: float) -> None:
+        """The hub has read them, or has given up; this took so many seconds."""
+        self.reading = False
+        now = time.monotonic()
+        self._soon = now + min(took * SOON, SOONEST)
+        self._later = now + min(max(PAUSE, took * PAUSES), LONGEST)
 
 
 class _Mapped:
@@ -63,16 +84,20 @@ class _Mapped:
         self.start, self.end = region.start, region.start + len(region) * PAGE_SIZE
         self._runs: list[tuple[int, int]] = []
 
-    def adopt(self, start: int, end: int, first: int) -> None:
+    def adopt(self, start: int, end: int, first: int, *, is_old: bool) -> None:
         """Note that the region's pages in [start, end) map consecutive slots, the one at ``start``
-        slot ``first``. What is known of a page that stands on this slot already stays: it may have
-        been written since."""
+        slot ``first``; ``is_old``: they did, and those with a record may map others by now.
+
+        What is known of a page that stands on this slot already stays: it may have been written
+        since.
+        """
         low, high = max(start, self.start), min(end, self.end)
         at, count = (low - self.start) // PAGE_SIZE, (high - low) // PAGE_SIZE
         slots = np.arange(count, dtype=np.uint32) + np.uint32(first + (low - start) // PAGE_SIZE)
         self._runs.append((at, at + count))
         pages = self.region.pages
-        new = np.flatnonzero(pages.under[at : at + count] != slots)
+        under = pages.under[at : at + count]
+        new = np.flatnonzero(under == NO_SLOT if is_old else under != slots)
         pages.slot[at + new] = pages.under[at + new] = slots[new]
         self.region.changed += len(new)
 
@@ -89,67 +114,80 @@ class _Mapped:
         return len(merged)
 
 
-async def loses_merged(
-    before: dict[int, Region], now: dict[int, Region], *, awaited: bool = False
-) -> bool:
-    """Return true if pages are merged in a region that is not there any more: a part of it may be
-    in a new one, of another size. ``awaited``: see ``breathe``."""
-    kept = {id(it) for it in now.values()}
-    for number, region in enumerate(before.values(), 1):
-        if number % FEW == 0:
-            await breathe(awaited=awaited)
-        if id(region) not in kept and (region.pages.under.numbers() < OWN_SLOT).any():
-            return True
-    return False
-
-
 async def adopt_mappings(client: Client, store: Store) -> None:
     """Learn from /proc/PID/maps which page maps which slot; see ``Doubt``.
 
-    If the client merges pages meanwhile, what was read is old, and the next look reads it again;
-    from the third time on the hub does not let others have a turn in between, and forgets nothing
-    if it is old. Raises the errors of ``Client.read``; the caller tries again then.
+    If the client merges pages meanwhile, what was read is old, and a later look reads it again. The
+    third attempt in a row makes do with it: it forgets nothing from then on, and believes what was
+    read only of pages without a record. Raises the errors of ``Client.read``; the caller tries
+    again then.
     """
     doubt, began = client.doubt, time.monotonic()
-    # An agent that carries out a plan maps something else for a moment.
-    busy, before = bool(client.births), (client.plans, len(client.given), client.regions)
+    more, fewer = doubt.begin()
+    try:
+        complete = await _adopt(client, store)
+    except BaseException:
+        doubt.note(more=more, fewer=fewer)
+        raise
+    else:
+        if complete is None:
+            doubt.interrupted += 1
+            doubt.note(more=more, fewer=fewer)
+        else:
+            doubt.interrupted = 0
+            doubt.note(fewer=not complete)
+    finally:
+        doubt.end(time.monotonic() - began)
+
+
+async def _adopt(client: Client, store: Store) -> bool | None:
+    """Return whether all records are right now; None if this has given up."""
+    # An agent that carries out a plan may map something else for a moment.
+    busy = bool(client.births) or client.link.owes
+    plans, regions, doubt = client.plans, client.regions, client.doubt
 
     def is_old() -> bool:
-        plans, given, regions = before
-        same = plans == client.plans and given == len(client.given)
-        return busy or not same or client.regions is not regions
+        return busy or doubt.more or client.plans != plans or client.regions is not regions
 
     data = await client.read(client.peer.maps)
-    doubt.interrupted += 1
-    patient = doubt.interrupted <= MOST_INTERRUPTED
-    name = _core.SLAB_NAME.encode()
-    found = sorted(map(_Mapped, client.regions.values()), key=lambda it: it.start)
-    ends = [it.end for it in found]
-    for number, line in enumerate(text.lines(data)):
-        if number % FEW == 0 and patient:
+    if client.regions is not regions:
+        return None
+    patient = doubt.interrupted >= MOST_INTERRUPTED
+    found, handled = [], 0
+    for region in regions.values():  # in order of address
+        if (handled := handled + 1) % FEW == 0:
             await breathe()
-            if is_old():
-                return
+        found.append(_Mapped(region))
+    ends = [it.end for it in found]
+    for start, end, first in _mappings(data, store):
+        number = bisect_right(ends, start)
+        while True:
+            if (handled := handled + 1) % FEW == 0:
+                await breathe()
+                if is_old() and not patient:
+                    return None
+            if number == len(found) or found[number].start >= end:
+                break
+            found[number].adopt(start, end, first, is_old=is_old())
+            number += 1
+    for number, mapped in enumerate(found):
+        if number % FEW == 0:
+            await breathe()
+        if is_old():
+            return False if patient and client.regions is regions else None
+        client.separations += mapped.forget_others()
+    return True
+
+
+def _mappings(data: bytes, store: Store) -> Iterator[tuple[int, int, int]]:
+    """Yield start, end and the first slot of each line that is a mapping of a slab."""
+    name = _core.SLAB_NAME.encode()
+    for line in text.lines(data):
         fields = line.split(maxsplit=5)
-        if len(fields) < 6 or name not in fields[5]:
+        if len(fields) < 6 or name not in fields[5] or int(fields[4]) not in store.slabs:
             continue
-        slab = store.slabs.get(int(fields[4]))
-        if slab is None:
-            continue
+        slab = store.slabs[int(fields[4])]
         start, end = (int(part, 16) for part in fields[0].split(b"-"))
         place = int(fields[2], 16) // PAGE_SIZE
         # A mapping may be longer than its file; behind the end of the file there is no memory.
-        end = min(end, start + (slab.pages - place) * PAGE_SIZE)
-        first = bisect_right(ends, start)
-        while first < len(found) and found[first].start < end:
-            found[first].adopt(start, end, slab.base + place)
-            first += 1
-    for number, region in enumerate(found):
-        if number % FEW == 0 and patient:
-            await breathe()
-        if is_old():
-            if patient:
-                return
-            break
-        client.separations += region.forget_others()
-    doubt.end(time.monotonic() - began, fewer=is_old())
+        yield start, min(end, start + (slab.pages - place) * PAGE_SIZE), slab.base + place

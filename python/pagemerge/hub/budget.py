@@ -15,6 +15,9 @@ MOST_SPARE = 1.0
 so that a hub with little work does it at once."""
 
 
+MOST_SPARE_OWED = 0.5
+"""The most of it that one piece of work may overdraw."""
+
 MOST_OWED = 3.0
 """Seconds that an allowance may be overdrawn by one plan that took long."""
 
@@ -66,10 +69,10 @@ class Budget:
         """True if the hub may do work that yields little."""
         return self._spare > 0
 
-    def rest(self, is_spare: bool) -> float:
+    def rest(self, spare: float) -> float:
         """Return the seconds to rest for all work since the last call, clients' requests included.
 
-        ``is_spare``: the work yielded too little to be worth it.
+        ``spare``: seconds of processor time for work that yielded too little to be worth it.
         """
         worked, now = time.process_time(), time.monotonic()
         spent, passed = worked - self._worked, now - self._seen
@@ -78,8 +81,7 @@ class Budget:
         if self.hurries:
             self._owed = 0.0
             return max(spent - passed, 0.0)
-        if is_spare:
-            self._spare -= spent
+        self._spare = max(self._spare - spare, -MOST_SPARE_OWED)
         # Time without work earns no credit for later.
         self._owed = pace.rest(self._owed + spent, passed, self._share) * self._share
         return self._owed / self._share

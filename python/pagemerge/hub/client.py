@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import wire
-from pagemerge.hub.adoption import Doubt, loses_merged
+from pagemerge.hub.adoption import Doubt
 from pagemerge.hub.attention import Attention
 from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
@@ -151,7 +151,7 @@ class Client:
     @property
     def is_known(self) -> bool:
         """True if the hub knows what it maps; else it may map any slot of slabs it was given."""
-        return self.is_ready and not self.births and not self.doubt.more
+        return self.is_ready and not self.births and not self.doubt.more and not self.doubt.reading
 
     def begin_birth(self, sequence: int) -> None:
         """Note a request for a merge at birth. Raises ``ProtocolError`` if there are too many."""
@@ -246,7 +246,7 @@ class Client:
         self.check_open()  # if it hung up meanwhile, its claims would never be released
         rows = self._admitted(rows)
         regions: dict[int, Region] = {}
-        fresh = False
+        fresh = more = fewer = False
         for number, row in enumerate(rows, 1):
             if number % FEW == 0:
                 await breathe(awaited=awaited)
@@ -254,13 +254,14 @@ class Client:
             same = known is not None and known.start == row["start"] and len(known) == row["pages"]
             if known is None or not same:
                 known, fresh = Region.of(int(row["start"]), int(row["pages"])), True
-            known.wish(bool(row["huge"]))
-            self.doubt.fewer |= same and known.left != int(row["left"])
-            known.left = int(row["left"])
+            has_left = known.note(int(row["marks"]), int(row["left"]))
+            if same:
+                fewer |= has_left
+            else:  # it may be a part of one that was there before
+                more |= bool(row["marks"] & _core.WIRE_SLABBED)
             regions[int(row["id"])] = known
-        if fresh and await loses_merged(self.regions, regions, awaited=awaited):
-            self.doubt.more = True
         self.regions = regions
+        self.doubt.note(more=more, fewer=fewer)
         return fresh
 
     def _admitted(self, rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

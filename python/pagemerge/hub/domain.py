@@ -184,7 +184,8 @@ class Members:
         """Count a cycle that is over."""
         self.cycles += 1
         self.patience.recover()
-        if all(it.attention.looked >= self.scan_began for it in self.clients if it.is_ready):
+        looked = [it.attention.looked for it in self.clients if it.is_ready]
+        if looked and min(looked) >= self.scan_began:
             self.scans += 1
             self.scan_began = now
 

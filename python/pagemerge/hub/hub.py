@@ -147,7 +147,7 @@ class Hub:
             self._full_scans = max(self._full_scans, members.scans)
             found, waits = self._decide_pauses(members, hurries, longest)
             is_spare = found <= max(pace.FEW, members.least) and not waits
-            rest = self.budget.rest(is_spare)
+            rest = self.budget.rest(worked if is_spare else 0.0)
             await members.rest(rest, lambda: self.budget.hurries)
             pause = longest if failed else pace.SHORTEST
             if not hurries:
@@ -172,7 +172,7 @@ class Hub:
         attended = [it.attention for it in members.clients]
         attended = [it for it in attended if it.is_over or it.found]
         found = sum(it.found for it in attended)
-        waits = found == 0 < len(attended) and all(it.pause >= longest for it in attended)
+        waits = found == 0 and all(it.pause >= longest for it in attended)
         for it in attended:
             it.decide(inf if it.found and hurries else self._weight(members, it.found), longest)
         return found, waits

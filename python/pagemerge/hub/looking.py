@@ -45,6 +45,8 @@ async def due(client: Client, most: int = pace.MOST_AT_ONCE) -> AsyncIterator[li
     # New regions first, because there is most to find in them.
     for region in sorted(client.regions.values(), key=lambda it: it.looked):
         await breathe()
+        if region.closed:
+            continue
         region.looked = True
         for first, count in pace.due(region.pages, most):
             if lot and pages + count > most * BLOCK:
@@ -65,7 +67,7 @@ async def recall(client: Client) -> None:
     attention.note_came(client.came)
     if attention.grown < pace.FEW:
         return
-    regions, empty = list(client.regions.values()), 0
+    regions, empty = [it for it in client.regions.values() if not it.closed], 0
     for region in regions:
         await breathe()
         empty += int(np.count_nonzero(region.pages.empty))
@@ -120,6 +122,8 @@ async def candidates(clients: list[Client], looks: int, *, again: bool = True) -
     for number, client in enumerate(clients):
         for region in list(client.regions.values()):
             await breathe()
+            if region.closed:
+                continue
             index = stability.candidates(region.pages, looks, again=again)
             if len(index):
                 # Copy the digests now, because they may change while others have their turn.

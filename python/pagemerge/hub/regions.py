@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pagemerge import _core
 from pagemerge.errors import ProtocolError
+from pagemerge.hub import wire
 from pagemerge.hub.decide.blocks import UNKNOWN, extent
 from pagemerge.hub.model import BLOCK, PAGE_BYTES
 from pagemerge.hub.pages import Pages
@@ -29,6 +31,8 @@ class Region:
     """Records of pages that have changed since."""
     huge: bool = False
     """True if the program would have huge pages there without us."""
+    closed: bool = False
+    """True if nothing may be merged there now: the hub keeps its records of what is."""
     left: int = 0
     """How many times pages of it have left slabs without a plan, as the agent counts."""
     looked: bool = False
@@ -73,6 +77,13 @@ class Region:
             block = np.unique((index[index >= first] - first) // BLOCK)
             self.states[block[block < blocks]] = UNKNOWN
 
+    def note(self, marks: int, left: int) -> bool:
+        """Note what the agent says of it; returns whether pages have left slabs without a plan."""
+        known, self.left = self.left, left
+        self.closed = bool(marks & _core.WIRE_CLOSED)
+        self.wish(bool(marks & _core.WIRE_HUGE))
+        return left != known
+
     def wish(self, huge: bool) -> None:
         """Note whether the program would have huge pages there."""
         if huge != self.huge:
@@ -106,7 +117,7 @@ def checked(rows: npt.NDArray[np.void]) -> int:
         raise ProtocolError("it claims regions where no memory can be")
     if not np.all(pages) or np.any(start[1:] < (start + pages * np.uint64(PAGE_SIZE))[:-1]):
         raise ProtocolError("it claims regions that overlap, or are empty")
-    if np.any(rows["huge"] > 1):
+    if np.any(rows["marks"] & ~np.uint64(wire.MARKS)):
         raise ProtocolError("it claims regions with a mark that nobody knows")
     if len(np.unique(rows["id"])) < len(rows):
         raise ProtocolError("it claims two regions with the same id")

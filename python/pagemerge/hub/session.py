@@ -261,7 +261,7 @@ class Session:
                 store.reinstate(known, digests)
         members.adopt(slab)
         client.given.add(slab)
-        client.doubt.more = True
+        client.doubt.note(more=True)
         return taken
 
     def _may_receive(self, count: int) -> bool:

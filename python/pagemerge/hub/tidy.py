@@ -74,7 +74,8 @@ def _given_to_silent(members: Members) -> set[int]:
 async def _compact(merger: Merger) -> None:
     """Copy the live slots of slabs that are mostly dead, and have all clients map the copies.
 
-    Pages can move behind a barrier only, so slabs that a client without a barrier maps stay.
+    Pages can move behind a barrier only, so slabs stay that a client without a barrier maps, or one
+    that has taken the memory out of merging.
     """
     members = merger.members
     store, clients = members.store, [it for it in members.clients if it.has_barrier]
@@ -82,8 +83,8 @@ async def _compact(merger: Merger) -> None:
     fixed = [
         region.pages.under.numbers()
         for it in members.clients
-        if not it.has_barrier
         for region in it.regions.values()
+        if region.closed or not it.has_barrier
     ]
     held, unknown = sharers(fixed, store.next_slot), _given_to_silent(members)
     movable = [

@@ -43,7 +43,8 @@ async def make_whole(merger: Merger) -> None:
             continue
         try:
             for region in list(client.regions.values()):
-                if region.huge and (region.stale or merger.members.cycles % AGAIN == 0):
+                is_due = region.stale or merger.members.cycles % AGAIN == 0
+                if region.huge and not region.closed and is_due:
                     await breathe()
                     made = await _make(merger, client, region, price)
                     client.attention.found += made * BLOCK

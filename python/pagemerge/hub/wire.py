@@ -50,7 +50,8 @@ MERGED = struct.Struct("=QQQQQQ")
 LEFT_ALONE = ("differed", "busy", "vanished", "unmapped", "refused", "unwanted")
 """The reasons, in the order of ``MERGED``."""
 
-REGION = np.dtype([(name, "u8") for name in ("id", "start", "pages", "huge", "left")])
+REGION = np.dtype([(name, "u8") for name in ("id", "start", "pages", "marks", "left")])
+MARKS = _core.WIRE_HUGE | _core.WIRE_CLOSED | _core.WIRE_SLABBED
 RUN = np.dtype([("address", "u8"), ("slab", "u8"), ("slot", "u4"), ("pages", "u4")])
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pagemerge import _core
+from pagemerge.errors import HubError
+from pagemerge.hub import wire
 from pagemerge.hub.adoption import MOST_INTERRUPTED, adopt_mappings
+from pagemerge.hub.client import Client
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT, ZERO_SLOT
 from pagemerge.hub.regions import Region
 from pagemerge.hub.store import Store
@@ -51,8 +57,10 @@ def memory(store: Store, places: list[int | None]) -> Iterator[int]:
                 both = mmap.PROT_READ | mmap.PROT_WRITE
                 file = slab.descriptor, place * PAGE_SIZE
                 assert LIBC.mmap(at, PAGE_SIZE, both, flags, *file) == at
-        yield base
-        del view
+        try:
+            yield base
+        finally:
+            del view  # or it could not be closed
     store.drop([slab.id])
 
 
@@ -85,9 +93,8 @@ def test_the_records_say_what_is_mapped(
                 believing(base + cut * PAGE_SIZE, records[cut:]),
             ]
             client.regions = dict(enumerate(parts))
-            client.doubt.fewer = True
-            assert client.doubt.is_due
-            await adopt_mappings(client, store)
+            client.doubt.note(fewer=True)
+            await again(client, store)
         slot = [it for part in parts for it in part.pages.slot[:].tolist()]
         under = [it for part in parts for it in part.pages.under[:].tolist()]
         wanted = [expected(*it) for it in zip(places, records, strict=True)]
@@ -95,30 +102,87 @@ def test_the_records_say_what_is_mapped(
         pairs = zip(records, places, strict=True)
         lost = sum(believed < OWN_SLOT and place is None for (believed, _), place in pairs)
         assert client.separations == lost
-        assert not client.doubt.is_due
-        client.doubt.fewer = True
+        assert not client.doubt.fewer
+        client.doubt.note(fewer=True)
         assert not client.doubt.is_due, "not at once again, however often a client says so"
-        client.doubt.more = True
-        assert client.doubt.is_due
 
     run(test)
 
 
-def test_what_may_be_merged_meanwhile_is_not_forgotten() -> None:
+async def again(client: Client, store: Store) -> None:
+    """Adopt as soon as it is due."""
+    while not client.doubt.is_due:
+        await asyncio.sleep(0.005)
+    await adopt_mappings(client, store)
+
+
+FIVES = [(NO_SLOT, NO_SLOT), *[(5, 5)] * (PAGES - 1)]
+PLACES_OF_TWO: list[int | None] = [0, 1, *[None] * (PAGES - 2)]
+
+
+@pytest.mark.parametrize("what", ["birth", "plan"])
+def test_what_may_be_merged_meanwhile_is_not_forgotten(what: str) -> None:
+    """Nor overwritten by what was mapped before: it may be what was read that is old."""
+
     async def test(ends: Ends) -> None:
         client, store = ends.client, Store()
-        with memory(store, [0, 1, *[None] * (PAGES - 2)]) as base:
-            client.regions = {1: believing(base, [(5, 5)] * PAGES)}
-            client.births = {1: None}  # it may map pages at any moment
-            client.doubt.more = True
-            for attempt in range(MOST_INTERRUPTED + 1):
-                assert client.doubt.is_due, attempt
-                await adopt_mappings(client, store)
-            assert not client.doubt.is_due
-            assert client.regions[1].pages.slot[:].tolist() == [0, 1, *[5] * (PAGES - 2)]
-            client.births.clear()
-            client.doubt.more = True
-            await adopt_mappings(client, store)
-            assert client.regions[1].pages.slot[:].tolist() == [0, 1, *[NO_SLOT] * (PAGES - 2)]
+        with memory(store, PLACES_OF_TWO) as base:
+            client.regions = {1: believing(base, FIVES)}
+            client.doubt.note(more=True)
+            if what == "birth":
+                client.births = {1: None}
+            else:  # a plan that was sent before, and is carried out now
+                client.link.ask(wire.Kind.MERGE)
+            for _ in range(MOST_INTERRUPTED):
+                await again(client, store)
+                assert client.doubt.more and not client.is_known
+            await again(client, store)
+            assert client.doubt.fewer and not client.doubt.more, "it makes do with what it knows"
+            assert client.regions[1].pages.slot[:].tolist() == [0, *[5] * (PAGES - 1)]
+            if what == "birth":
+                client.births.clear()
+                await again(client, store)
+                assert client.is_known and not client.doubt.fewer
+                assert client.regions[1].pages.slot[:].tolist() == [
+                    NO_SLOT if it is None else it for it in PLACES_OF_TWO
+                ]
+
+    run(test)
+
+
+@pytest.mark.parametrize("reason", ["more", "fewer"])
+def test_what_comes_while_the_hub_reads_is_not_lost(
+    reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Client.read
+
+    async def slow(client: Client, *arguments: Any) -> Any:
+        found = await read(client, *arguments)
+        assert not client.is_known
+        client.doubt.note(**{reason: True})
+        return found
+
+    async def test(ends: Ends) -> None:
+        client, store = ends.client, Store()
+        with memory(store, PLACES_OF_TWO) as base:
+            client.regions = {1: believing(base, FIVES)}
+            client.doubt.note(fewer=True)
+            monkeypatch.setattr(Client, "read", slow)
+            await again(client, store)
+            assert getattr(client.doubt, reason)
+
+    run(test)
+
+
+def test_an_error_leaves_the_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(*_: Any) -> Any:
+        raise HubError("it has gone")
+
+    async def test(ends: Ends) -> None:
+        ends.client.doubt.note(more=True)
+        monkeypatch.setattr(Client, "read", gone)
+        with pytest.raises(HubError):
+            await adopt_mappings(ends.client, Store())
+        assert ends.client.doubt.more and not ends.client.is_known
 
     run(test)

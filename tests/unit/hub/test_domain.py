@@ -27,16 +27,32 @@ def test_what_yields_little_has_a_share_of_its_own(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(budgets, "MOST_SPARE", 0.02)
     budget = Budget(share=1.0, idle_share=0.5)
     work(0.05)
-    budget.rest(is_spare=False)
+    budget.rest(spare=0.0)
     assert budget.has_spare, "what yields much costs no spare time"
     work(0.05)
-    budget.rest(is_spare=True)
+    budget.rest(spare=0.05)
     assert not budget.has_spare
     began = time.monotonic()
     while not budget.has_spare:
         assert time.monotonic() < began + 10, "no time is saved up"
-        budget.rest(is_spare=False)
+        budget.rest(spare=0.0)
     assert time.monotonic() - began > 0.001
+
+
+def test_spare_time_is_not_owed_without_end() -> None:
+    budget = Budget(share=1.0, idle_share=1.0)
+    budget.rest(spare=1000.0)
+    assert not budget.has_spare
+    time.sleep(budgets.MOST_SPARE_OWED)
+    budget.rest(spare=0.0)
+    assert budget.has_spare
+
+
+def test_a_scan_is_a_look_at_somebody() -> None:
+    domain = Members(Domain(0))
+    for now in (1.0, 2.0):
+        domain.end_cycle(now)
+    assert (domain.cycles, domain.scans) == (2, 0)
 
 
 def test_how_many_pages_are_worth_a_plan_depends_on_how_many_there_are() -> None:

@@ -83,6 +83,6 @@ def test_a_hub_that_hurries_owes_nothing_later() -> None:
     budget.hurries = True
     for _ in range(200_000):
         pass
-    assert budget.rest(is_spare=False) < 0.1
+    assert budget.rest(spare=0.0) < 0.1
     budget.hurries = False
-    assert budget.rest(is_spare=False) < 1
+    assert budget.rest(spare=0.0) < 1

@@ -185,7 +185,7 @@ def appointment(looked: float, pause: float, longest: float) -> float:
     far as ``pause`` is longer. One cycle then serves many clients, though their pauses began at
     different times: a cycle also goes through the records of those that it does not look at.
     """
-    if pause <= SHORTEST:
+    if pause <= SHORTEST or looked == -inf:
         return looked + pause
     step = longest * 0.5 ** ceil(log2(longest / pause))
     return (looked + pause) // step * step
