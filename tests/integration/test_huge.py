@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -48,9 +49,15 @@ def program(hub: Hub) -> Child:
     return Child(argv, env={**os.environ, **hub.env})
 
 
-def fill(programs: list[Child], advice: str) -> None:
-    for one in programs:
-        one.ask("fill", common=COMMON, zeros=ZEROS, advice=advice)
+def fill(hub: Hub, programs: list[Child], advice: str) -> None:
+    """Have the programs fill their blocks; the hub sees none of them half full: it would merge that
+    half into a slab of its own."""
+    os.kill(hub.process.pid, signal.SIGSTOP)
+    try:
+        for one in programs:
+            one.ask("fill", common=COMMON, zeros=ZEROS, advice=advice)
+    finally:
+        os.kill(hub.process.pid, signal.SIGCONT)
 
 
 def huge(one: Child) -> tuple[int, int]:
@@ -69,7 +76,7 @@ def assert_right(programs: list[Child]) -> None:
 
 
 def test_blocks_are_huge_where_little_is_merged(hub: Hub, programs: list[Child]) -> None:
-    fill(programs, "huge")
+    fill(hub, programs, "huge")
     wanted = (2 * BLOCK + PRICE, BLOCK - 9)
     hub.until(lambda: all(merged(hub, it) == wanted for it in programs), "merge what pays")
     hub.until(lambda: all(huge(it) == (KEPT, WHOLE) for it in programs), "make blocks huge")
@@ -107,7 +114,7 @@ def test_memory_that_would_have_no_huge_pages_gets_none(
 ) -> None:
     if advice == "none" and "[always]" in ENABLED.read_text():
         pytest.skip("this host gives huge pages to all memory")
-    fill(programs, advice)
+    fill(hub, programs, advice)
     wanted = (sum(COMMON), BLOCK - 9)
     hub.until(lambda: all(merged(hub, it) == wanted for it in programs), "merge everything")
     assert all(huge(it) == (0, 0) for it in programs)
@@ -118,7 +125,7 @@ def test_without_a_price_all_duplicates_are_merged(hub_socket: Path) -> None:
     wanted = (sum(COMMON), BLOCK - 9)
     with Hub(hub_socket, FAST + "huge_price = 0\n") as hub, ExitStack() as running:
         programs = [running.enter_context(program(hub)) for _ in "ab"]
-        fill(programs, "huge")
+        fill(hub, programs, "huge")
         hub.until(lambda: all(merged(hub, it) == wanted for it in programs), "merge everything")
         assert all(huge(it) == (0, 0) for it in programs)
         assert_right(programs)
