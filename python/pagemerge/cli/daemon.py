@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 
 from pagemerge.cli import as_path, logs, streams
@@ -119,6 +120,7 @@ class Daemon:
         logging.getLogger("pagemerge.service").setLevel(logging.INFO)
         if args.put_back:
             return _put_back(args.host_root)
+        _leave_agent()
         # Forks of a process with several threads are fragile, and nothing here multiplies matrices.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from pagemerge import config
@@ -171,6 +173,18 @@ class Daemon:
         logging.shutdown()
         # A reader thread may be waiting for a client, and a normal exit would wait for the thread.
         os._exit(streams.settle("pagemerge daemon", status))
+
+
+def _leave_agent() -> None:
+    """Start this program anew without the agent, if it has one inside.
+
+    A program under ``pagemerge run --all`` may have started it: it would be a client of its own,
+    and ``--until-idle`` would never come to its end.
+    """
+    from pagemerge.hub import preload
+
+    if preload.leave_out():
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _put_back(host_root: Path | None) -> int:

@@ -204,10 +204,7 @@ def with_kernel_engine(args: argparse.Namespace, program: str, domain: str) -> N
         raise UsageError("only the user engine has --barrier and --socket: leave them out")
     set_merge_any(True)
     os.environ[STARTED[0]] = STARTED[1]
-    if others := preload.of_others():
-        os.environ["LD_PRELOAD"] = ":".join(others)
-    else:
-        os.environ.pop("LD_PRELOAD", None)
+    preload.leave_out()
     ksm = Ksm()
     stands = stands_still(ksm)
     if not stands or is_another_there():

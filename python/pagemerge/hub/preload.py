@@ -19,9 +19,22 @@ LIBRARY_FOR_ALL = LIBRARY.with_name(engine.LIBRARY_FOR_ALL)
 
 def of_others() -> list[str]:
     """Return what LD_PRELOAD names beside our own libraries, from any installation (ld.so(8))."""
-    words = re.split(r"[: ]+", os.environ.get("LD_PRELOAD", ""))
     ours = (LIBRARY.name, LIBRARY_FOR_ALL.name)
-    return [word for word in words if word and Path(word).name not in ours]
+    return [word for word in _named() if Path(word).name not in ours]
+
+
+def _named() -> list[str]:
+    return [word for word in re.split(r"[: ]+", os.environ.get("LD_PRELOAD", "")) if word]
+
+
+def leave_out() -> bool:
+    """Take our libraries out of LD_PRELOAD, for what is executed from now on; returns whether one
+    was there."""
+    others, named = of_others(), _named()
+    os.environ.pop("LD_PRELOAD", None)
+    if others:
+        os.environ["LD_PRELOAD"] = ":".join(others)
+    return others != named
 
 
 def obstacle(program: Path) -> str:
