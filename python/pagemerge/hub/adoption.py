@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pagemerge import _core
+from pagemerge.hub.client import Client
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.regions import Region
 from pagemerge.hub.store import Store
@@ -19,61 +18,8 @@ from pagemerge.hub.turns import FEW, breathe
 from pagemerge.linux import text
 from pagemerge.model import PAGE_SIZE
 
-if TYPE_CHECKING:
-    from pagemerge.hub.client import Client
-
 MOST_INTERRUPTED = 2
 """Attempts in a row that give up because what they have read is old."""
-
-SOON, SOONEST = 20, 10.0
-"""The mappings of a client are read again after ``SOON`` times the time that this took, but no more
-than ``SOONEST`` seconds."""
-
-PAUSE, PAUSES, LONGEST = 1.0, 1000, 60.0
-"""If only some records say too much, they are read again after ``PAUSE`` seconds, or after
-``PAUSES`` times the time that it took if that is longer, but no more than ``LONGEST``."""
-
-
-@dataclass(slots=True)
-class Doubt:
-    """Why the records of what a client maps may be wrong, until the hub has read /proc/PID/maps."""
-
-    more: bool = False
-    """True if it may map slots without a record: it handed slabs back, or pages are merged in a
-    region that is new, which may have been a part of another one."""
-    fewer: bool = False
-    """True if pages that have a record have left their slabs: the program gave them up. What the
-    records still say costs memory and is no danger."""
-    reading: bool = False
-    """True while the hub reads them."""
-    interrupted: int = 0
-    """Attempts in a row that have given up."""
-    _soon: float = 0.0
-    _later: float = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """True if the hub should read the mappings now."""
-        now = time.monotonic()
-        return (self.more and now >= self._soon) or (self.fewer and now >= self._later)
-
-    def note(self, *, more: bool = False, fewer: bool = False) -> None:
-        """Note a reason; the fields tell which. It counts also if the hub reads just now."""
-        self.more |= more
-        self.fewer |= fewer
-
-    def begin(self) -> tuple[bool, bool]:
-        """The hub begins to read, and notes what else comes; returns the reasons so far."""
-        reasons, self.more, self.fewer = (self.more, self.fewer), False, False
-        self.reading = True
-        return reasons
-
-    def end(self, took: float) -> None:
-        """The hub has read them, or has given up; this took so many seconds."""
-        self.reading = False
-        now = time.monotonic()
-        self._soon = now + min(took * SOON, SOONEST)
-        self._later = now + min(max(PAUSE, took * PAUSES), LONGEST)
 
 
 class _Mapped:
@@ -152,7 +98,7 @@ async def _adopt(client: Client, store: Store) -> bool | None:
     data = await client.read(client.peer.maps)
     if client.regions is not regions:
         return None
-    patient = doubt.interrupted >= MOST_INTERRUPTED
+    makes_do = doubt.interrupted >= MOST_INTERRUPTED
     found, handled = [], 0
     for region in regions.values():  # in order of address
         if (handled := handled + 1) % FEW == 0:
@@ -164,7 +110,7 @@ async def _adopt(client: Client, store: Store) -> bool | None:
         while True:
             if (handled := handled + 1) % FEW == 0:
                 await breathe()
-                if is_old() and not patient:
+                if is_old() and not makes_do:
                     return None
             if number == len(found) or found[number].start >= end:
                 break
@@ -174,7 +120,7 @@ async def _adopt(client: Client, store: Store) -> bool | None:
         if number % FEW == 0:
             await breathe()
         if is_old():
-            return False if patient and client.regions is regions else None
+            return False if makes_do and client.regions is regions else None
         client.separations += mapped.forget_others()
     return True
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pagemerge import _core
 from pagemerge.errors import AccessDenied, HubError, ProtocolError
 from pagemerge.hub import wire
-from pagemerge.hub.adoption import Doubt
 from pagemerge.hub.attention import Attention
+from pagemerge.hub.doubt import Doubt
 from pagemerge.hub.link import Link
 from pagemerge.hub.model import NO_SLOT, OWN_SLOT
 from pagemerge.hub.patience import Claims, Patience, Unlimited
