@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from pagemerge.errors import HubError
-from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
 from tests.conftest import require
 from tests.support.building import compile_victim
-from tests.support.hubs import PATIENCE, TICK, Hub
-
-T = TypeVar("T")
+from tests.support.hubs import PATIENCE, Hub, asked, ends_at_last, until
 
 RUN = [sys.executable, "-m", "pagemerge", "run", "--all", "--quiet", "--"]
 
@@ -98,33 +90,19 @@ def test_a_hub_that_such_a_program_starts_merges_none_of_its_own(tmp_path: Path)
     socket = tmp_path / "hub"
     env = {**os.environ, "PAGEMERGE_AUTOSTART": "1", "PAGEMERGE_SOCKET": str(socket)}
     argv = [*RUN, sys.executable, "-c", WAITS]
-    with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+    with (
+        ends_at_last(socket),
+        subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program,
+    ):
         assert program.stdin and program.stdout
         try:
             assert program.stdout.readline() == b"ready\n"
-            status = until(partial(of, socket), "start a hub that has a client")
-            assert status
+            until(lambda: (found := asked(socket)) and found.clients, "start, and have a client")
+            status = fetch_status(socket)
             libraries = Path(f"/proc/{status.hub_pid}/maps").read_text()
             assert [it.pid for it in status.clients] == [program.pid]
             assert "libpagemerge_all" not in libraries
         finally:
             program.stdin.close()
-    hub = Path(f"/proc/{status.hub_pid}")
-    until(lambda: not hub.exists(), "end after its last client")
-
-
-def of(socket: Path) -> Status | None:
-    """What the hub says as soon as it has a client."""
-    with contextlib.suppress(HubError):
-        found = fetch_status(socket)
-        return found if found.clients else None
-    return None
-
-
-def until(probe: Callable[[], T], what: str) -> T:
-    """Wait for something true."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"it did not {what}"
-        time.sleep(TICK)
-    return found
+        hub = Path(f"/proc/{status.hub_pid}")
+        until(lambda: not hub.exists(), "end after its last client")

@@ -6,56 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from pagemerge.errors import HubError
-from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
 from tests.conftest import Spawn
 from tests.support.commands import PAGEMERGE
-from tests.support.hubs import PATIENCE, Hub
+from tests.support.hubs import PATIENCE, Hub, asked, ended, ends_at_last, until
 from tests.support.stranger import Stranger
 from tests.support.terminals import terminal
 
 PAGES = 2048
 DEATHS = 6
-
-
-@contextmanager
-def ends_at_last(socket: Path) -> Iterator[None]:
-    """Hubs that agents start are nobody's children: none is left behind by a test that fails."""
-    try:
-        yield
-    finally:
-        status = asked(socket)
-        if status is not None:
-            handle = os.pidfd_open(status.hub_pid)
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            until(lambda: ended(handle), "end when it is told to")
-            os.close(handle)
-
-
-def asked(socket: Path) -> Status | None:
-    try:
-        return fetch_status(socket)
-    except HubError:
-        return None
-
-
-def until(done: Callable[[], object], what: str) -> None:
-    """Ask until something holds; each question waits for a hub or the kernel to answer."""
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, f"the hub did not {what} within {PATIENCE:g} s"
-        os.sched_yield()
 
 
 def merged(member: Child, pages: int = PAGES) -> bool:
@@ -64,13 +30,6 @@ def merged(member: Child, pages: int = PAGES) -> bool:
 
 def has_written(writer: Child, turns: int) -> bool:
     return bool(writer.ask("written")["turns"] > turns)
-
-
-def ended(handle: int) -> bool:
-    """Has the process behind a pidfd ended?"""
-    import select
-
-    return bool(select.select([handle], [], [], 0.02)[0])
 
 
 def test_killed_again_and_again_under_load(victim: Spawn, hub_socket: Path) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from pagemerge.demo.dialog import end
 from pagemerge.errors import HubError
 from pagemerge.hub.model import ClientStatus, Status
 from pagemerge.hub.reach import fetch_status
+
+T = TypeVar("T")
 
 FAST = """[hub]
 looks = 1
@@ -69,6 +74,43 @@ def launch(
 def log_of(socket: Path) -> Path:
     """The log of the hubs at a socket."""
     return Path(f"{socket}.log")
+
+
+def until(done: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+    """Ask until something holds, and return it; the hub is none of a ``Hub`` of ours."""
+    deadline = time.monotonic() + patience
+    while not (found := done()):
+        assert time.monotonic() < deadline, f"the hub did not {what} within {patience:g} s"
+        time.sleep(TICK)
+    return found
+
+
+def asked(socket: Path) -> Status | None:
+    """The counters of the hub at a socket, if one answers there."""
+    try:
+        return fetch_status(socket)
+    except HubError:
+        return None
+
+
+@contextmanager
+def ends_at_last(socket: Path) -> Iterator[None]:
+    """Hubs that agents start are nobody's children: none is left behind by a test that fails."""
+    try:
+        yield
+    finally:
+        status = asked(socket)
+        if status is not None:
+            handle = os.pidfd_open(status.hub_pid)
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            until(lambda: ended(handle), "end when it is told to")
+            os.close(handle)
+
+
+def ended(handle: int) -> bool:
+    """Has the process behind a pidfd ended?"""
+
+    return bool(select.select([handle], [], [], 0.02)[0])
 
 
 class Hub:

@@ -41,10 +41,7 @@ impl Found {
         let known = [(&self.anonymous, Backing::Anonymous), (&self.slabs, Backing::Slab)];
         for (parts, backing) in known {
             for part in parts {
-                for region in table.touching(part.start, part.end) {
-                    let pages = region.pages_in(part.start, part.end);
-                    region.correct(pages, backing);
-                }
+                table.correct(part.start, part.end, backing);
             }
         }
     }

@@ -302,7 +302,7 @@ fn restore(state: &mut Locked, from: usize, end: usize) -> bool {
     let reader = state.summary.hub.unwrap_or(0);
     let restored = errand::restore(runs, state.agent, reader).unwrap_or_default();
     for range in &restored {
-        leave_slabs(state, range);
+        state.table.correct(range.start, range.end, Backing::Anonymous);
     }
     if state.orphan {
         return slabbed(state, from, end).is_some_and(|left| left.is_empty());
@@ -317,14 +317,6 @@ fn dismiss(state: &mut Locked, from: usize, end: usize) {
         state.table.within(from, end).map(|region| region.start..region.end()).collect();
     scattered.iter().for_each(|it| state.scattered.insert(it.start, it.end));
     state.table.forget(from, end);
-}
-
-/// Record that memory is anonymous again.
-fn leave_slabs(state: &mut Locked, run: &Range<usize>) {
-    for region in state.table.touching(run.start, run.end) {
-        let pages = region.pages_in(run.start, run.end);
-        region.correct(pages, Backing::Anonymous);
-    }
 }
 
 /// The runs of a range that are mapped from slabs, in order of address; None if they cannot be

@@ -218,6 +218,14 @@ impl Table {
         self.touching(start, end)
     }
 
+    /// Do as `Region::correct` does, for all regions in `[start, end)`.
+    pub fn correct(&mut self, start: usize, end: usize, backing: Backing) {
+        for region in self.touching(start, end) {
+            let pages = region.pages_in(start, end);
+            region.correct(pages, backing);
+        }
+    }
+
     /// Record that what was at `[start, end)` is at `to` now.
     pub fn relocate(&mut self, start: usize, end: usize, to: usize) {
         self.split(start);

@@ -130,9 +130,10 @@ def _mappings(data: bytes, store: Store) -> Iterator[tuple[int, int, int]]:
     name = _core.SLAB_NAME.encode()
     for line in text.lines(data):
         fields = line.split(maxsplit=5)
-        if len(fields) < 6 or name not in fields[5] or int(fields[4]) not in store.slabs:
+        if len(fields) < 6 or name not in fields[5]:
             continue
-        slab = store.slabs[int(fields[4])]
+        if (slab := store.slabs.get(int(fields[4]))) is None:
+            continue
         start, end = (int(part, 16) for part in fields[0].split(b"-"))
         place = int(fields[2], 16) // PAGE_SIZE
         # A mapping may be longer than its file; behind the end of the file there is no memory.

@@ -14,9 +14,8 @@ MOST_SPARE = 1.0
 """Processor seconds that the hub may save up for work that yields little. It has them at the start,
 so that a hub with little work does it at once."""
 
-
 MOST_SPARE_OWED = 0.5
-"""The most of it that one piece of work may overdraw."""
+"""The most of it that may be owed."""
 
 MOST_OWED = 3.0
 """Seconds that an allowance may be overdrawn by one plan that took long."""

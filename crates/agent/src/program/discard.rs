@@ -4,9 +4,9 @@
 //! mapping by one call, and only if the kernel would have agreed. The real call on a slab's mapping
 //! would bring the slots' bytes back.
 
-use super::{leave_slabs, slabbed, Answer};
+use super::{slabbed, Answer};
 use crate::gate::{lock, Locked};
-use pagemerge_pages::barrier::window::Keep;
+use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::soft::Soft;
 use pagemerge_pages::PAGE;
 use rustix::mm::Advice;
@@ -58,7 +58,7 @@ fn renew(state: &mut Locked, run: &Range<usize>, keep: Keep) -> Result<(), i32> 
         rustix::mm::madvise(at, len, Advice::LinuxCold).map_err(|errno| errno.raw_os_error())?;
         match keep.renew(at, len) {
             Ok(()) => {
-                leave_slabs(state, run);
+                state.table.correct(run.start, run.end, Backing::Anonymous);
                 Ok(())
             }
             // There is no room for a mapping: write zeros.
