@@ -6,6 +6,7 @@ use crate::{all, program};
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
 use pagemerge_pages::mappings::{Kind, Mappings};
 use rustix::io::Errno;
+use rustix::time::{clock_gettime_dynamic, ClockId, DynamicClockId};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -26,16 +27,26 @@ impl Looks {
         if state.fresh < all::worth() {
             return None;
         }
-        let began = Instant::now();
-        let next = *self.next.get_or_insert(began + all::pause(Duration::ZERO));
+        let (began, before) = (Instant::now(), processor_time());
+        let next = *self.next.get_or_insert(began + all::pause(Duration::ZERO, Duration::ZERO));
         if next > began {
             return Some(next - began);
         }
         state.fresh = 0;
         adopt(&mut state);
-        self.next = Some(Instant::now() + all::pause(began.elapsed()));
+        let lasted = began.elapsed();
+        let worked =
+            processor_time().zip(before).map_or(lasted, |(now, then)| now.saturating_sub(then));
+        self.next = Some(Instant::now() + all::pause(worked, lasted));
         None
     }
+}
+
+/// The processor time that this thread has taken so far; `None` where the program has forbidden such
+/// calls (seccomp(2)).
+fn processor_time() -> Option<Duration> {
+    let clock = DynamicClockId::Known(ClockId::ThreadCPUTime);
+    clock_gettime_dynamic(clock).ok()?.try_into().ok()
 }
 
 /// Make regions of all candidates that merging can cope with.

@@ -48,8 +48,11 @@ static EAGER: AtomicBool = AtomicBool::new(false);
 const WORTH: usize = 1 << 20;
 /// The shortest time between two looks at what is mapped.
 const PAUSE: Duration = Duration::from_secs(1);
-/// It is also this many times the time that the last look took: a look delays the program's calls.
+/// It is also this many times the processor time that the last look took.
 const PATIENCE: u32 = 1000;
+/// And this many times the time that it lasted: the program's calls about memory wait meanwhile. It
+/// lasts long while threads of the program touch new memory, which is when there is more to find.
+const FORBEARANCE: u32 = 20;
 /// The time between two looks in tests.
 const EAGER_PAUSE: Duration = Duration::from_millis(2);
 
@@ -76,12 +79,13 @@ pub(crate) fn worth() -> usize {
     }
 }
 
-/// The time between two looks at what is mapped, of which the last took `took`.
-pub(crate) fn pause(took: Duration) -> Duration {
+/// The time between two looks at what is mapped, of which the last took so much processor time, and
+/// lasted so long.
+pub(crate) fn pause(worked: Duration, lasted: Duration) -> Duration {
     if EAGER.load(Ordering::Relaxed) {
         EAGER_PAUSE
     } else {
-        PAUSE.max(took * PATIENCE)
+        PAUSE.max(worked * PATIENCE).max(lasted * FORBEARANCE)
     }
 }
 
@@ -301,6 +305,14 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_that_had_to_wait_puts_off_the_next_one_for_less_than_one_that_worked() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause(ms(0), ms(30)), PAUSE);
+        assert_eq!(pause(ms(5), ms(30)), ms(5_000));
+        assert_eq!(pause(ms(1), ms(200)), ms(4_000));
+    }
 
     #[test]
     fn small_mappings_call_nobody() {
