@@ -12,6 +12,7 @@ import numpy as np
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.hub import wire
+from pagemerge.hub.client import Client
 from pagemerge.hub.decide import compact
 from pagemerge.hub.decide.compact import Extent, Slots
 from pagemerge.hub.decide.counters import sharers
@@ -108,20 +109,9 @@ async def _compact(merger: Merger) -> None:
         # No memory, descriptor or thread is left: merged pages stay as they are.
         log.warning("cannot empty %d slabs that are mostly dead: %s", len(dying), error)
         return
-    wanted = moved = later = 0
-    for client in clients:
-        left, refused = 0, client.skipped["refused"]
-        for region in list(client.regions.values()):
-            await breathe()
-            index, slot = compact.moves(region.pages, dying, old, new)
-            if len(index):
-                wanted += len(index)
-                address = (index * PAGE_SIZE + region.start).astype(np.uint64)
-                left += await merger.carry_out(client, address, slot)
-        refused = client.skipped["refused"] - refused
-        if refused > left:
-            client.leaving = SOON + 1
-        moved, later = moved + left, later + refused
+    # All at once: an agent rests between forks, and the others need not wait for that.
+    parts = await asyncio.gather(*(_leave(merger, it, dying, old, new) for it in clients))
+    wanted, moved, later = (sum(it) for it in zip(*parts, strict=True))
     if moved + later > wanted / 2:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)
@@ -139,6 +129,26 @@ async def _compact(merger: Merger) -> None:
     # A copy that no client maps (it pins memory, for example, or has no mappings left) goes again
     # in a later cycle; the old slots are found as before.
     log.info("%d slabs were mostly dead: %d pages have left them", len(dying), moved)
+
+
+async def _leave(
+    merger: Merger, client: Client, dying: Sequence[Extent], old: Slots, new: Slots
+) -> tuple[int, int, int]:
+    """Have a client leave slabs; returns the pages that must leave them, those that have left, and
+    those that the agent wants to be asked about later."""
+    wanted = left = 0
+    refused = client.skipped["refused"]
+    for region in list(client.regions.values()):
+        await breathe()
+        index, slot = compact.moves(region.pages, dying, old, new)
+        if len(index):
+            wanted += len(index)
+            address = (index * PAGE_SIZE + region.start).astype(np.uint64)
+            left += await merger.carry_out(client, address, slot)
+    refused = client.skipped["refused"] - refused
+    if refused > left:
+        client.leaving = SOON + 1
+    return wanted, left, refused
 
 
 async def _copied(members: Members, dying: Sequence[Extent], old: Slots) -> Slots:

@@ -1,0 +1,72 @@
+"""Clients leave slabs that are mostly dead."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pagemerge.hub import tidy
+from pagemerge.hub.client import Client
+from pagemerge.hub.domain import Members
+from pagemerge.hub.merging import Merger
+from pagemerge.hub.model import OWN_SLOT
+from pagemerge.hub.origins import Origins
+from pagemerge.hub.quota import Quota
+from pagemerge.hub.regions import Region
+from pagemerge.hub.settings import Settings
+from pagemerge.linux.domain import Domain
+
+SLAB, PAGES = 7, 8
+
+
+def written() -> Client:
+    """A client of which all pages were merged, and written since: they still stand on a slab."""
+    region = Region.of(1 << 30, PAGES)
+    region.pages.under[:] = np.arange(PAGES)
+    client = SimpleNamespace(
+        has_barrier=True,
+        is_known=True,
+        given={SLAB},
+        regions={1: region},
+        births={},
+        leaving=0,
+        skipped=Counter[str](),
+    )
+    return cast(Client, client)
+
+
+def test_clients_leave_a_slab_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent may rest for a quarter of a second before it answers: the others do not wait."""
+    members = Members(Domain(0))
+    domains = {members.domain: members}
+    merger = Merger(members, Quota(domains, Settings()), Settings(), 65530)
+    slab = os.memfd_create("a slab")
+    digests, donors = np.arange(100, 100 + PAGES, dtype=np.uint64), np.full(PAGES, 1, np.uint32)
+    members.store.add(slab, SLAB, digests, donors)
+    members.clients.extend(written() for _ in range(3))
+    asked: list[Client] = []
+
+    async def main() -> None:
+        all_asked = asyncio.Event()
+
+        async def carry_out(client: Client, _: object, slot: npt.NDArray[np.uint32]) -> int:
+            assert (slot == OWN_SLOT).all()
+            asked.append(client)
+            if len(asked) == len(members.clients):
+                all_asked.set()
+            await asyncio.wait_for(all_asked.wait(), 10)
+            return len(slot)
+
+        monkeypatch.setattr(merger, "carry_out", carry_out)
+        await tidy.tidy(merger, Origins(domains))
+
+    asyncio.run(main())
+    os.close(slab)
+    assert asked == members.clients
