@@ -184,13 +184,6 @@ answer = dict(wrong=wrong, turns=turns)
     assert all(it.merges > 0 for it in hub.status().clients)
 
 
-LOCK = """
-import ctypes, mmap
-member.kept = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)
-address = ctypes.addressof(ctypes.c_char.from_buffer(member.kept))
-if ctypes.CDLL(None).mlock(ctypes.c_void_p(address), 4096):
-    raise OSError("mlock(2) is not to be had")
-"""
 WATCH = """
 import ctypes
 member.kept = ctypes.CDLL(None, use_errno=True).syscall(323, 0)
@@ -198,7 +191,6 @@ if member.kept < 0:
     raise OSError("userfaultfd(2) is not to be had")
 """
 REFUSALS = {
-    "locked memory": (LOCK, "auto", "del member.kept"),
     "a userfaultfd under park": (WATCH, "park", "os.close(member.kept)"),
 }
 """What holds merging back: how it begins, under which barrier, and how it ends."""
@@ -231,6 +223,50 @@ def test_refused_by_name_until_it_is_gone(hub: Hub, victim: Spawn, what: str) ->
     run(member, undo)
     hub.until(lambda: merged(member), "merge again")
     assert member.ask("check") == {"wrong": 0}
+
+
+LOCK = """
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+def lock(address, pages, call=libc.mlock):
+    if call(ctypes.c_void_p(address), pages * 4096):
+        raise OSError("mlock(2) is not to be had")
+def locked():
+    [line] = [it for it in open("/proc/self/status") if it.startswith("VmLck")]
+    return int(line.split()[1]) // 4
+"""
+
+
+def test_locked_memory_stays_and_other_memory_is_merged(hub: Hub, victim: Spawn) -> None:
+    """The agent sees no call of this program: the kernel tells what is locked."""
+    member = member_of(hub, victim)
+    member.ask("fill", pages=PAGES, seed=3)
+    elsewhere = """
+member.kept = mmap.mmap(-1, 4 * 4096, flags=mmap.MAP_PRIVATE)
+lock(ctypes.addressof(ctypes.c_char.from_buffer(member.kept)), 4)
+answer = dict(locked=locked())
+"""
+    try:
+        assert run(member, LOCK + elsewhere) == {"locked": 4}
+    except PagemergeError as error:
+        pytest.skip(f"cannot be had here: {error}")
+    inside = "member.memory.ctypes.data + 100 * 4096, 50"
+    run(member, f"{LOCK}lock({inside})")
+    other = member_of(hub, victim, "auto", pages=1)
+    other.ask("copy", pages=PAGES, seed=3)
+
+    def is_noted() -> bool:
+        row = hub.client(member.pid)
+        return row is not None and "is locked (mlock(2))" in row.note
+
+    hub.until(is_noted, "name what holds merging back")
+    assert run(member, LOCK + "answer = dict(locked=locked())") == {"locked": 54}
+    assert member.ask("slabbed")["slabbed"] <= PAGES - 50
+    run(member, f"{LOCK}lock({inside}, libc.munlock)")
+    hub.until(lambda: merged(member), "merge all of it")
+    assert run(member, LOCK + "answer = dict(locked=locked())") == {"locked": 4}
+    for it in (member, other):
+        assert it.ask("check") == {"wrong": 0}
 
 
 def test_memory_with_a_policy_of_its_own(hub: Hub, victim: Spawn) -> None:

@@ -16,7 +16,7 @@ use pagemerge_pages::barrier::protect::TOGETHER;
 use pagemerge_pages::barrier::window::{self, Backing, Barrier, Content, Outcome, Piece};
 use pagemerge_pages::slab::View;
 use pagemerge_pages::wire::{Run, OWN, WHOLE};
-use pagemerge_pages::PAGE;
+use pagemerge_pages::{Error, PAGE};
 use rustix::fd::AsFd;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -207,6 +207,11 @@ impl<'a> Work<'a> {
         let (pages, keep) = ((end - start) / PAGE, region.keep);
         let found = self.ground.look(start, end);
         if !found.fit {
+            if found.locked {
+                self.barriers.note(&Error::Unsupported(
+                    "some of its memory is locked (mlock(2)), and stays as it is".into(),
+                ));
+            }
             found.correct(table);
             return None;
         }

@@ -1,11 +1,13 @@
 //! The barrier that this process uses, and why it is not a better one.
 
+use crate::ground;
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
 use pagemerge_pages::barrier::window::{Backing, Barrier};
 use pagemerge_pages::wire::barrier;
-use pagemerge_pages::{Error, Result};
+use pagemerge_pages::{room, Error, Result, PAGE};
+use rustix::mm::{MapFlags, ProtFlags};
 use std::time::Duration;
 
 /// After a fork that looked for pinned pages and took a time T, the next such fork comes no sooner
@@ -161,7 +163,7 @@ impl Barriers {
         self.note.clear();
         self.slabs = slabs;
         refuse_kernel_ksm()?;
-        refuse_locked()?;
+        refuse_locks_to_come()?;
         if birth {
             return Ok(());
         }
@@ -263,18 +265,20 @@ fn refuse_kernel_ksm() -> Result<()> {
     ))
 }
 
-/// Locked memory must stay where it is, page by page; the kernel gives only the total cheaply.
-fn refuse_locked() -> Result<()> {
-    // The process's name in this file can hold any bytes.
-    let status = std::fs::read("/proc/self/status")
-        .map_err(|error| Error::os("read of status", error.raw_os_error().unwrap_or(0)))?;
-    let mut lines = status.split(|&byte| byte == b'\n');
-    let locked = lines.find_map(|line| line.strip_prefix(b"VmLck:"));
-    let locked = locked.map(|amount| String::from_utf8_lossy(amount.trim_ascii()));
-    match locked.as_deref() {
-        None | Some("0 kB") => Ok(()),
-        Some(amount) => Err(Error::Unsupported(format!(
-            "this process has locked memory ({amount}, mlock(2)), which must not be remapped"
-        ))),
+/// Where the kernel locks what is mapped from now on (mlockall(2)), it would lock, and fill, what
+/// takes the place of merged memory.
+fn refuse_locks_to_come() -> Result<()> {
+    let none = ProtFlags::empty();
+    let page = room::map(PAGE, none, MapFlags::PRIVATE)
+        .map_err(|errno| Error::os("mmap of a page", errno.raw_os_error()))?;
+    let start = page as usize;
+    let is_locked = ground::is_locked(&(start..start + PAGE));
+    // SAFETY: nobody else knows of the page.
+    unsafe { room::unmap(page, PAGE) };
+    if is_locked {
+        return Err(Error::Unsupported(
+            "the kernel locks all memory that this process maps (mlockall(2))".into(),
+        ));
     }
+    Ok(())
 }

@@ -3,13 +3,15 @@
 //! The table records the effect of the program's calls, as far as we saw them. A call that we did
 //! not see (a system call made without libc) may have put something else there, and the agent must
 //! not map over that. Memory with a NUMA policy of its own (mbind(2)) is left alone, too: on a
-//! slab's mapping the policy would apply to every process that shares the slab.
+//! slab's mapping the policy would apply to every process that shares the slab. So is locked memory
+//! (mlock(2)), which must stay where it is.
 
 use crate::region::Table;
 use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::mappings::{Kind, Mapping, Mappings};
 use pagemerge_pages::PAGE;
 use rustix::io::Errno;
+use rustix::mm::{msync, MsyncFlags};
 use std::ops::Range;
 
 /// Looks up mappings, one by one.
@@ -21,8 +23,11 @@ pub struct Ground {
 /// The mappings found in a range.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Whether all of it is private memory, readable and writable, without a policy of its own.
+    /// Whether all of it is private memory, readable and writable, not locked, and without a policy
+    /// of its own.
     pub fit: bool,
+    /// Whether some of it is locked.
+    pub locked: bool,
     /// The parts that are private and anonymous, in order of address.
     pub anonymous: Vec<Range<usize>>,
     /// The parts that map a slab.
@@ -63,6 +68,7 @@ impl Ground {
             Kind::Other => other.push(part),
         });
         found.fit = fit;
+        found.locked = !fit && is_locked(&(start..end));
         found
     }
 
@@ -79,7 +85,7 @@ impl Ground {
             let here = self.mapping(at);
             let part = at..here.as_ref().map_or(at + PAGE, |here| here.range.end).min(end);
             at = part.end;
-            fit &= !has_policy(part.start);
+            fit &= !has_policy(part.start) && !is_locked(&part);
             let kind = match here {
                 Err(Errno::NOENT) => Kind::Other,
                 Err(_) => continue, // the kernel cannot tell; the look for a policy goes on
@@ -97,6 +103,14 @@ impl Ground {
     fn mapping(&self, at: usize) -> rustix::io::Result<Mapping> {
         self.maps.as_ref().ok_or(Errno::NOTTY)?.at(at)
     }
+}
+
+/// Returns whether some memory of a range is locked. EBUSY is what msync(2) answers then, and
+/// `MS_INVALIDATE` alone changes nothing (mm/msync.c).
+pub fn is_locked(range: &Range<usize>) -> bool {
+    // SAFETY: it reads flags of mappings.
+    let asked = unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) };
+    asked == Err(Errno::BUSY)
 }
 
 /// Returns whether the mapping that holds this address has a policy; it covers a whole mapping.
