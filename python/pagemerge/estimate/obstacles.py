@@ -169,9 +169,12 @@ def _of_ksmd(facts: Facts, ksmd: Ksmd) -> Iterator[Reason]:
     text = "in transparent huge pages: ksmd splits one when it finds a duplicate in it"
     cure = "none needed: let ksmd run; MADV_NOHUGEPAGE spares it the splitting"
     yield Reason(HUGE, saves.huge_bytes, text, cure)
+    yield _locked(saves.locked_bytes)
+
+
+def _locked(size: int) -> Reason:
     text = "locked by mlock(2): the user engine leaves it alone, ksmd merges it"
-    cure = "the kernel engine; the memory stays locked"
-    yield Reason(LOCKED, saves.locked_bytes, text, cure)
+    return Reason(LOCKED, size, text, "the kernel engine; the memory stays locked")
 
 
 def _unmarked(facts: Facts, ksmd: Ksmd) -> Reason:
@@ -241,14 +244,12 @@ def _of_user_engine(facts: Facts) -> Iterator[Reason]:
     text = "the user engine merges what programs map and mark, not heap, stack or files"
     cure = "`pagemerge run --engine kernel` in its place, for all memory of the program"
     yield Reason(UNMARKED, saves.heap_bytes, text, cure)
-    if facts.locked_bytes:
-        text = "the program has locked memory (mlock), and the user engine moves none of such"
-        cure = "`pagemerge run --engine kernel` in its place: ksmd merges locked memory, too"
-        yield Reason(LOCKED, saves.total_bytes - saves.heap_bytes, text, cure)
-        return
+    size = saves.total_bytes - saves.heap_bytes
+    locked = min(saves.locked_bytes, size)
+    yield _locked(locked)
     text = f"its hub has not merged it (yet): {facts.user_engine}"
     cure = "wait; `pagemerge status` shows what the hub has merged, and what it leaves alone"
-    yield Reason(ENGINE, saves.total_bytes - saves.heap_bytes, text, cure)
+    yield Reason(ENGINE, size - locked, text, cure)
 
 
 def _time(seconds: float) -> str:

@@ -194,8 +194,12 @@ def test_the_user_engine() -> None:
         ("user engine", 5 * MIB),
         ("not marked", 3 * MIB),
     ]
-    locked = reasons(replace(facts, locked_bytes=4096), STOPPED)
-    assert [(it.kind, it.bytes) for it in locked] == [("locked", 5 * MIB), ("not marked", 3 * MIB)]
+    facts = replace(facts, saves=replace(facts.saves, locked_bytes=MIB), locked_bytes=MIB)
+    assert [(it.kind, it.bytes) for it in reasons(facts, STOPPED)] == [
+        ("user engine", 4 * MIB),
+        ("not marked", 3 * MIB),
+        ("locked", MIB),
+    ]
 
 
 def test_all_kinds_are_ranked() -> None:
