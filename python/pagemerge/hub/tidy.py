@@ -111,7 +111,7 @@ async def _compact(merger: Merger) -> None:
         return
     # All at once: an agent rests between forks, and the others need not wait for that.
     parts = await asyncio.gather(*(_leave(merger, it, dying, old, new) for it in clients))
-    wanted, moved, later = (sum(it) for it in zip(*parts, strict=True))
+    wanted, moved, later = (sum(it) for it in zip((0, 0, 0), *parts, strict=True))
     if moved + later > wanted / 2:
         # Looking for pinned pages takes a fork, and an agent does not fork all the time.
         members.try_to_empty((it.slab for it in dying), again=1 if moved > ENOUGH else SOON)

@@ -42,16 +42,29 @@ def written() -> Client:
     return cast(Client, client)
 
 
+def slabbed(clients: list[Client]) -> tuple[Merger, Origins]:
+    """A domain with one slab, on which nothing lives."""
+    members = Members(Domain(0), clients=clients)
+    domains = {members.domain: members}
+    digests, donors = np.arange(100, 100 + PAGES, dtype=np.uint64), np.full(PAGES, 1, np.uint32)
+    members.store.add(os.memfd_create("a slab"), SLAB, digests, donors)
+    return Merger(members, Quota(domains, Settings()), Settings(), 65530), Origins(domains)
+
+
+def test_a_new_slab_whose_clients_have_gone_is_dropped_a_cycle_later() -> None:
+    merger, origins = slabbed([])
+    store = merger.members.store
+    merger.members.adopt(SLAB)
+    asyncio.run(tidy.tidy(merger, origins))
+    assert SLAB in store.slabs
+    asyncio.run(tidy.tidy(merger, origins))
+    assert not store.slabs
+
+
 def test_clients_leave_a_slab_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent may rest for a quarter of a second before it answers: the others do not wait."""
-    members = Members(Domain(0))
-    domains = {members.domain: members}
-    merger = Merger(members, Quota(domains, Settings()), Settings(), 65530)
-    slab = os.memfd_create("a slab")
-    digests, donors = np.arange(100, 100 + PAGES, dtype=np.uint64), np.full(PAGES, 1, np.uint32)
-    members.store.add(slab, SLAB, digests, donors)
-    members.clients.extend(written() for _ in range(3))
-    asked: list[Client] = []
+    merger, origins = slabbed([written() for _ in range(3)])
+    clients, asked = merger.members.clients, list[Client]()
 
     async def main() -> None:
         all_asked = asyncio.Event()
@@ -59,14 +72,14 @@ def test_clients_leave_a_slab_at_the_same_time(monkeypatch: pytest.MonkeyPatch) 
         async def carry_out(client: Client, _: object, slot: npt.NDArray[np.uint32]) -> int:
             assert (slot == OWN_SLOT).all()
             asked.append(client)
-            if len(asked) == len(members.clients):
+            if len(asked) == len(clients):
                 all_asked.set()
             await asyncio.wait_for(all_asked.wait(), 10)
             return len(slot)
 
         monkeypatch.setattr(merger, "carry_out", carry_out)
-        await tidy.tidy(merger, Origins(domains))
+        await tidy.tidy(merger, origins)
 
     asyncio.run(main())
-    os.close(slab)
-    assert asked == members.clients
+    assert asked == clients
+    os.close(merger.members.store.slabs[SLAB].descriptor)
