@@ -27,12 +27,13 @@ impl Looks {
         if state.fresh < all::worth() {
             return None;
         }
-        let (began, before) = (Instant::now(), processor_time());
+        let began = Instant::now();
         let next = *self.next.get_or_insert(began + all::pause(Duration::ZERO, Duration::ZERO));
         if next > began {
             return Some(next - began);
         }
         state.fresh = 0;
+        let before = processor_time();
         adopt(&mut state);
         let lasted = began.elapsed();
         let worked =

@@ -268,8 +268,7 @@ fn refuse_kernel_ksm() -> Result<()> {
 /// Where the kernel locks what is mapped from now on (mlockall(2)), it would lock, and fill, what
 /// takes the place of merged memory.
 fn refuse_locks_to_come() -> Result<()> {
-    let none = ProtFlags::empty();
-    let page = room::map(PAGE, none, MapFlags::PRIVATE)
+    let page = room::map(PAGE, ProtFlags::empty(), MapFlags::empty())
         .map_err(|errno| Error::os("mmap of a page", errno.raw_os_error()))?;
     let start = page as usize;
     let is_locked = ground::is_locked(&(start..start + PAGE));

@@ -67,25 +67,25 @@ impl Ground {
             Kind::Slab => slabs.push(part),
             Kind::Other => other.push(part),
         });
-        found.fit = fit;
-        found.locked = !fit && is_locked(&(start..end));
+        found.locked = is_locked(&(start..end));
+        found.fit = fit && !found.locked;
         found
     }
 
     /// Returns whether all of `[start, end)` is fit, as in `Found`. Allocates nothing: threads may
     /// be held.
     pub fn is_fit(&self, start: usize, end: usize) -> bool {
-        self.walk(start, end, |_, _| {})
+        !is_locked(&(start..end)) && self.walk(start, end, |_, _| {})
     }
 
-    /// Look at a range, mapping by mapping; returns whether all of it is fit.
+    /// Look at a range, mapping by mapping; returns whether all of it is fit, if none is locked.
     fn walk(&self, start: usize, end: usize, mut see: impl FnMut(Range<usize>, Kind)) -> bool {
         let (mut fit, mut at) = (true, start);
         while at < end {
             let here = self.mapping(at);
             let part = at..here.as_ref().map_or(at + PAGE, |here| here.range.end).min(end);
             at = part.end;
-            fit &= !has_policy(part.start) && !is_locked(&part);
+            fit &= !has_policy(part.start);
             let kind = match here {
                 Err(Errno::NOENT) => Kind::Other,
                 Err(_) => continue, // the kernel cannot tell; the look for a policy goes on
@@ -105,8 +105,8 @@ impl Ground {
     }
 }
 
-/// Returns whether some memory of a range is locked. EBUSY is what msync(2) answers then, and
-/// `MS_INVALIDATE` alone changes nothing (mm/msync.c).
+/// Returns whether some memory of a range is locked. EBUSY is what msync(2) answers then, also
+/// behind a hole, and `MS_INVALIDATE` alone changes nothing (mm/msync.c).
 pub fn is_locked(range: &Range<usize>) -> bool {
     // SAFETY: it reads flags of mappings.
     let asked = unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) };
