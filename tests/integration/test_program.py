@@ -190,7 +190,17 @@ member.kept = ctypes.CDLL(None, use_errno=True).syscall(323, 0)
 if member.kept < 0:
     raise OSError("userfaultfd(2) is not to be had")
 """
+FUTURE = """
+import ctypes
+if ctypes.CDLL(None).mlockall(2):
+    raise OSError("mlockall(2) is not to be had")
+"""
 REFUSALS = {
+    "the kernel locks what comes": (
+        FUTURE,
+        "auto",
+        "import ctypes; ctypes.CDLL(None).munlockall()",
+    ),
     "a userfaultfd under park": (WATCH, "park", "os.close(member.kept)"),
 }
 """What holds merging back: how it begins, under which barrier, and how it ends."""

@@ -109,7 +109,6 @@ def ends_at_last(socket: Path) -> Iterator[None]:
 
 def ended(handle: int) -> bool:
     """Has the process behind a pidfd ended?"""
-
     return bool(select.select([handle], [], [], 0.02)[0])
 
 
