@@ -150,10 +150,9 @@ pagemerge.copy(Frame())
 
 def test_all_of_a_matrix_is_interned_and_unmerged(hub: Hub, victim: Spawn) -> None:
     code = """
-from pagemerge.demo.worker import mapped_from_slab
 def slabbed():
-    matrix.sum()  # what is merged is there once it has been read
-    return int(mapped_from_slab(array.reshape(-1).view(np.uint8)).sum())
+    member.memory = array.reshape(-1).view(np.uint8)
+    return member.slabbed()["slabbed"]
 array = pagemerge.empty((8, 512)); array[:] = np.arange(512)
 matrix = array.view(np.matrix)
 answer = dict(kind=type(pagemerge.intern(matrix)).__name__, merged=slabbed())

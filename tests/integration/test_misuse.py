@@ -11,18 +11,21 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from pagemerge.demo.dialog import Child
 from pagemerge.errors import AccessDenied, HubError, NoSuchProcess, PagemergeError
 from pagemerge.hub import wire
 from pagemerge.hub.client import MOST_REQUESTS
 from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
-from tests.conftest import Spawn
+from tests.conftest import Spawn, require
 from tests.support.bystanders import PAGES, Bystanders, merged
 from tests.support.commands import NOBODY
 from tests.support.hubs import Hub
@@ -262,8 +265,30 @@ def test_a_hub_that_hangs_up_is_not_taken_for_none(hub_socket: Path) -> None:
             asked.result(10)
 
 
-def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> None:
-    """Merging without a barrier is for the pages that the caller named: no hub can widen that."""
+class Request(NamedTuple):
+    """An agent's request to its hub, which the test answers."""
+
+    agent: Stranger
+    member: Child
+    sequence: int
+    target: int
+    slab: int
+
+    def plan(self, sequence: int, *parts: tuple[int, int]) -> tuple[int, bytes]:
+        """Have pages (first, count) merged with the slots of the same numbers; returns how many
+        were refused, and a bit for each page that was merged."""
+        runs = [
+            (self.target + first * PAGE_SIZE, self.slab, first, count) for first, count in parts
+        ]
+        plan = b"".join(struct.pack("=QQII", *run) for run in runs)
+        self.agent.send(wire.Kind.MERGE, sequence, plan)
+        _, report = self.agent.until(wire.Kind.MERGED)
+        return wire.MERGED.unpack_from(report)[4], report[wire.MERGED.size :]
+
+
+@pytest.fixture
+def request_of_8(hub_socket: Path, victim: Spawn) -> Iterator[Request]:
+    """A member asks to merge the first 8 of its 64 pages; a slab holds what all of them hold."""
     content = b"".join(struct.pack("=Q", page * 2**32 + 5) * 512 for page in range(64))
     slab = os.memfd_create("pagemerge-slab", os.MFD_ALLOW_SEALING)
     with closing(os.fdopen(slab, "wb")) as file, socket.socket(socket.AF_UNIX) as server:
@@ -281,15 +306,26 @@ def test_a_hub_that_lies_about_a_request(hub_socket: Path, victim: Spawn) -> Non
             source, target, pages, _ = wire.INTERN.unpack(body)
             assert (source, pages) == (target, 8)
             agent.send(wire.Kind.SLAB, 0, descriptors=[slab])
-            number = os.fstat(slab).st_ino
-            runs = [(target + 32 * PAGE_SIZE, number, 32, 8), (target, number, 0, 8)]
-            plan = b"".join(struct.pack("=QQII", *run) for run in runs)
-            agent.send(wire.Kind.MERGE, sequence, plan)
-            _, report = agent.until(wire.Kind.MERGED)
-            assert wire.MERGED.unpack_from(report)[4] == 8, "pages that nobody named were merged"
-            assert report[wire.MERGED.size :] == b"\x00\xff"
+            yield Request(agent, member, sequence, target, os.fstat(slab).st_ino)
             member.answer()
             assert member.ask("check") == {"wrong": 0}
+
+
+def test_a_hub_that_lies_about_a_request(request_of_8: Request) -> None:
+    """Merging without a barrier is for the pages that the caller named: no hub can widen that."""
+    refused, merged = request_of_8.plan(request_of_8.sequence, (32, 8), (0, 8))
+    assert (refused, merged) == (8, b"\x00\xff"), "pages that nobody named were merged"
+
+
+def test_no_other_plan_is_carried_out_where_the_hub_reads_for_a_request(
+    request_of_8: Request,
+) -> None:
+    """The hub would find no pages where a barrier holds them, and would merge nothing."""
+    require("uffd")
+    assert request_of_8.plan(2, (4, 8)) == (8, b"\x00")
+    assert request_of_8.plan(4, (8, 8)) == (0, b"\xff")
+    assert request_of_8.plan(request_of_8.sequence, (0, 8)) == (0, b"\xff")
+    assert request_of_8.plan(6, (0, 8)) == (0, b"\xff")
 
 
 def test_no_such_process_and_someone_elses() -> None:

@@ -22,11 +22,13 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 /// Carry out `runs`: behind the process's barrier, or at birth for a job whose caller waits.
+/// `awaited`: the job whose plan the hub is making now.
 pub fn apply(
     barriers: &mut Barriers,
     slabs: &HashMap<u64, Slab>,
     runs: &[Run],
     birth: Option<&Job>,
+    awaited: Option<&Job>,
 ) -> Applied {
     let total: usize = runs.iter().map(|run| run.pages as usize).sum();
     let mut applied = Applied { bits: vec![0; total.div_ceil(8)], ..Applied::default() };
@@ -51,8 +53,8 @@ pub fn apply(
             return applied;
         }
     };
-    let mut work =
-        Work { barriers, slabs, views: &views, ground: Ground::open(), birth, applied, tried: 0 };
+    let (views, ground) = (&views, Ground::open());
+    let mut work = Work { barriers, slabs, views, ground, birth, awaited, applied, tried: 0 };
     // First the pages that stand on slabs, because a page that is merged now stands on a slab
     // afterwards. Each backing has its own barrier, and its own size of window.
     if on_slabs && birth.is_none() && work.barriers.protector().is_some() {
@@ -78,6 +80,7 @@ struct Work<'a> {
     views: &'a HashMap<u64, View>,
     ground: Ground,
     birth: Option<&'a Job>,
+    awaited: Option<&'a Job>,
     applied: Applied,
     /// Pages that were tried, or left alone for a reason that was counted.
     tried: u64,
@@ -193,7 +196,9 @@ impl<'a> Work<'a> {
         // that no thread writes holds only for the pages that it named, whatever pages the hub
         // names now.
         let wrong = self.birth.is_some_and(|job| job.is_cancelled() || !job.holds(start, end))
-            || LOCKS_FUTURE.load(Ordering::Relaxed); // a slab's mapping would be filled at once
+            || LOCKS_FUTURE.load(Ordering::Relaxed) // a slab's mapping would be filled at once
+            // The hub reads these pages now: behind a barrier it might find none there.
+            || self.awaited.is_some_and(|job| job.concerns(start, end));
         let region = table.holding(start, end).filter(|_| !wrong)?;
         if backing == Backing::Anonymous {
             self.tried += already_own(region, parts, &mut self.applied);

@@ -129,6 +129,12 @@ impl Job {
         start >= self.target && end <= self.target + self.pages * PAGE
     }
 
+    /// Returns whether the job reads or merges some of these pages.
+    fn concerns(&self, start: usize, end: usize) -> bool {
+        let mut ranges = [self.source, self.target].into_iter();
+        ranges.any(|at| start < at.saturating_add(self.pages * PAGE) && at < end)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }

@@ -268,7 +268,8 @@ impl Agent<'_> {
             let report = [wire::Merged { unwanted: pages as u64, ..wire::Merged::default() }];
             return self.send(kind::MERGED, frame.sequence, &[bytes_of(&report), &bits]);
         }
-        let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref());
+        let awaited = self.current.as_ref().filter(|_| birth.is_none()).map(|it| &*it.job);
+        let applied = apply(&mut self.barriers, &self.slabs, &runs, birth.as_deref(), awaited);
         if self.barriers.current_note() != self.last_note {
             self.last_note = self.barriers.current_note().to_owned();
             let note = self.last_note.clone();

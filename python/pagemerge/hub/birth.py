@@ -24,6 +24,10 @@ MOST_PAGES = 4096
 SMALL = 512
 """The most pages of a request (2 MiB) that does not wait for larger ones of the same user."""
 
+ATTEMPTS = 3
+"""Times that the hub reads pages that are not the same when they are copied. Nobody writes them,
+but a page is not there for a moment while the kernel moves it (memory compaction)."""
+
 
 async def merge(
     merger: Merger, readers: Readers, client: Client, sequence: int, asked: tuple[int, ...]
@@ -36,26 +40,13 @@ async def merge(
     try:
         if region not in client.regions:
             await client.refresh(awaited=True)
-        seen = np.empty(pages, np.uint64)
-        # The hub reads for one request of a client at a time; large ones of one user take turns.
-        async with client.asking, readers.of(members.domain.uid, pages > SMALL):
-            await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
-        offset = np.arange(pages, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-        wanted, donors = np.unique(seen, return_index=True)
-        donors = np.sort(donors[wanted > ZERO])
-        there = members.store.next_slot
-        merger.quota.forget(client)
-        await merger.filler.provide(
-            [client],
-            np.zeros(len(donors), np.uint64),
-            offset[donors] + np.uint64(source),
-            seen[donors],
-            awaited=True,
-        )
-        members.grow(max(members.store.next_slot - there, 0))
+        seen = await _provide(merger, readers, client, source, pages)
         slot = np.where(seen == ZERO, np.uint32(ZERO_SLOT), members.store.find(seen))
         mine = np.flatnonzero(slot != NO_SLOT)
-        address = offset[mine] + np.uint64(target)
+        address = mine.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(target)
+        # Given before its mappings are counted, which may take longer than a new slab is kept that
+        # no client maps: tidying keeps what this client was given while it waits.
+        merger.give(client, np.unique(members.store.locate(slot[mine])[0]))
         address, slot, runs = await merger.prepare(
             client, address, slot[mine], least=1, awaited=True
         )
@@ -67,6 +58,32 @@ async def merge(
         refuse(client, sequence, str(error))
         if not isinstance(error, (PagemergeError, OSError)):
             pass_over(client, error)
+
+
+async def _provide(
+    merger: Merger, readers: Readers, client: Client, source: int, pages: int
+) -> U64:
+    """Read pages, and fill the slots that the store lacks; returns their digests: u64[pages]."""
+    members, seen = merger.members, np.empty(pages, np.uint64)
+    there = members.store.next_slot
+    merger.quota.forget(client)
+    for _ in range(ATTEMPTS):
+        # The hub reads for one request of a client at a time; large ones of one user take turns.
+        async with client.asking, readers.of(members.domain.uid, pages > SMALL):
+            await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
+        wanted, donors = np.unique(seen, return_index=True)
+        donors = np.sort(donors[wanted > ZERO])
+        _, changed = await merger.filler.provide(
+            [client],
+            np.zeros(len(donors), np.uint64),
+            donors.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(source),
+            seen[donors],
+            awaited=True,
+        )
+        if not changed.any():
+            break
+    members.grow(max(members.store.next_slot - there, 0))
+    return seen
 
 
 def refuse(client: Client, sequence: int, why: str) -> None:

@@ -119,11 +119,15 @@ class Merger:
         first, pages = runs.first[kept], runs.pages[kept]
         client.room -= int(np.count_nonzero(slab[first]))
         client.leave_alone("over_budget", int(runs.pages.sum() - pages.sum()))
-        used = np.unique(slab[first])
-        client.give(store.slabs[int(it)] for it in used if int(it) in store.slabs)
+        self.give(client, np.unique(slab[first]))
         rows = wire.runs(address[first], slab[first], place[first], pages)
         chosen = plan.pages_of(runs, kept)
         return address[chosen], slot[chosen], rows
+
+    def give(self, client: Client, slabs: U64) -> None:
+        """Send a client the slabs with these numbers that it does not have yet."""
+        known = self.members.store.slabs
+        client.give(known[it] for it in slabs.tolist() if it in known)
 
     async def afford(
         self, client: Client, runs: Runs, slab: U64, least: int, *, awaited: bool = False
