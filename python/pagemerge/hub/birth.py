@@ -13,7 +13,7 @@ from pagemerge.hub.merging import Merger
 from pagemerge.hub.model import NO_SLOT, ZERO_SLOT
 from pagemerge.hub.readers import Readers
 from pagemerge.linux.text import plain
-from pagemerge.model import PAGE_SIZE, ZERO
+from pagemerge.model import ABSENT, PAGE_SIZE, ZERO
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -25,8 +25,8 @@ SMALL = 512
 """The most pages of a request (2 MiB) that does not wait for larger ones of the same user."""
 
 ATTEMPTS = 3
-"""Times that the hub reads pages that are not the same when they are copied. Nobody writes them,
-but a page is not there for a moment while the kernel moves it (memory compaction)."""
+"""Times that the hub reads pages that are not there, or not the same when they are copied. Nobody
+writes them, but a page is not there for a moment while the kernel moves it (memory compaction)."""
 
 
 async def merge(
@@ -65,14 +65,14 @@ async def _provide(
 ) -> U64:
     """Read pages, and fill the slots that the store lacks; returns their digests: u64[pages]."""
     members, seen = merger.members, np.empty(pages, np.uint64)
-    there = members.store.next_slot
-    merger.quota.forget(client)
     for _ in range(ATTEMPTS):
         # The hub reads for one request of a client at a time; large ones of one user take turns.
         async with client.asking, readers.of(members.domain.uid, pages > SMALL):
             await client.read(client.peer.digest_stretches, source, members.store.seed, seen)
         wanted, donors = np.unique(seen, return_index=True)
         donors = np.sort(donors[wanted > ZERO])
+        there = members.store.next_slot
+        merger.quota.forget(client)
         _, changed = await merger.filler.provide(
             [client],
             np.zeros(len(donors), np.uint64),
@@ -80,9 +80,9 @@ async def _provide(
             seen[donors],
             awaited=True,
         )
-        if not changed.any():
+        members.grow(max(members.store.next_slot - there, 0))
+        if not changed.any() and not (seen == ABSENT).any():
             break
-    members.grow(max(members.store.next_slot - there, 0))
     return seen
 
 
