@@ -19,7 +19,7 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.descriptors import forged
 from tests.fuzz.talk import NUMBERS
 from tests.support.hubs import PATIENCE
-from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger
+from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger, plan
 
 MESSAGES = 6_000
 PAGES = 256
@@ -75,8 +75,7 @@ class Liar:
             most = 4 if chance.random() < 0.7 else len(self.descriptors)
             descriptors = [self.descriptors[chance.randrange(most)]]
         elif kind == wire.Kind.MERGE:
-            runs = [self._run(base) for _ in range(chance.randint(1, 20))]
-            body = b"".join(struct.pack("=QQII", *run) for run in runs)
+            body = plan([self._run(base) for _ in range(chance.randint(1, 20))])
         elif kind == wire.Kind.WELCOME:
             body = wire.HELLO.pack(wire.VERSION, 0)
         sequence = chance.choice([0, 2, chance.randrange(2**64)])
@@ -139,7 +138,7 @@ def test_a_plan_beyond_all_pages_costs_an_agent_nothing(hub_socket: Path, victim
         agent.send(wire.Kind.WELCOME, 0, wire.HELLO.pack(wire.VERSION, 0))
         agent.send(wire.Kind.LIST, 2)
         agent.until(wire.Kind.REGIONS)
-        agent.send(wire.Kind.MERGE, 4, struct.pack("=QQII", base, 0, 0, 2**32 - 1) * 16)
+        agent.send(wire.Kind.MERGE, 4, plan([(base, 0, 0, 2**32 - 1)] * 16))
         assert agent.is_dismissed()
         peak = Path(f"/proc/{member.pid}/status").read_text().split("VmHWM:")[1].split()[0]
         assert int(peak) < 200 << 10
@@ -163,8 +162,7 @@ def test_a_plan_that_names_pages_twice_loses_no_write(hub_socket: Path, victim: 
                 runs = [
                     (base + first * PAGE_SIZE, known, first, 8) for first in firsts for _ in "ab"
                 ]
-                plan = b"".join(struct.pack("=QQII", *run) for run in runs)
-                agent.send(wire.Kind.MERGE, 2, plan)
+                agent.send(wire.Kind.MERGE, 2, plan(runs))
                 agent.until(wire.Kind.MERGED)
                 merged = max(merged, member.ask("summary")["slabbed_pages"])
         os.close(slab)

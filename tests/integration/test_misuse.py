@@ -29,7 +29,7 @@ from tests.conftest import Spawn, require
 from tests.support.bystanders import PAGES, Bystanders, merged
 from tests.support.commands import NOBODY
 from tests.support.hubs import Hub
-from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger
+from tests.support.stranger import F_ADD_SEALS, SEALED, Stranger, plan
 
 
 @pytest.fixture
@@ -280,8 +280,7 @@ class Request(NamedTuple):
         runs = [
             (self.target + first * PAGE_SIZE, self.slab, first, count) for first, count in parts
         ]
-        plan = b"".join(struct.pack("=QQII", *run) for run in runs)
-        self.agent.send(wire.Kind.MERGE, sequence, plan)
+        self.agent.send(wire.Kind.MERGE, sequence, plan(runs))
         _, report = self.agent.until(wire.Kind.MERGED)
         return wire.MERGED.unpack_from(report)[4], report[wire.MERGED.size :]
 

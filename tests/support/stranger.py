@@ -6,10 +6,12 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import numpy as np
 
 from pagemerge.hub import wire
 
@@ -17,6 +19,11 @@ PATIENCE = 12.0
 SEALED = 0x1 | 0x2 | 0x4 | 0x8
 """F_SEAL_SEAL, SHRINK, GROW and WRITE: what makes a memory file a slab."""
 F_ADD_SEALS = 1033
+
+
+def plan(runs: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """The body of a ``MERGE`` frame; a run is (address, slab, slot, pages)."""
+    return np.array(runs, wire.RUN).tobytes()
 
 
 class Stranger:
