@@ -3,7 +3,7 @@
 ``racer.c`` remembers outside of the memory what each page must hold, verifies a page before each
 change and all of them at the end. Two processes share contents, so merges cross processes. Under
 ``move`` another process, read(2) and devices (O_DIRECT) write as well; the other barriers do not
-stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long (default 30), and
+stop those (docs/hazards.md). ``PAGEMERGE_RACE_SECONDS`` sets how long at least (default 30), and
 ``PAGEMERGE_RACE_BARRIERS`` which barriers have the host to themselves (default: all at once).
 """
 
@@ -27,6 +27,8 @@ SECONDS = float(os.environ.get("PAGEMERGE_RACE_SECONDS", "30"))
 BARRIERS = os.environ.get("PAGEMERGE_RACE_BARRIERS", "move write-protect park").split()
 PAGES = 6144
 FILLS = 8
+MERGES, SEPARATIONS = PAGES * SECONDS / 60, PAGES * SECONDS / 120
+"""How many there are at least under each barrier."""
 PRESENT, OF_FILE = 1 << 63, 1 << 61
 FRAME = (1 << 55) - 1
 
@@ -96,6 +98,11 @@ class Race:
         rows = [it for it in self.hub.status().clients if it.barrier == self.barrier]
         return sum(it.merges for it in rows), sum(it.separations for it in rows)
 
+    def is_enough(self) -> bool:
+        """Have both clients merged and separated as often as they must?"""
+        merges, separations = self.counted()
+        return merges > MERGES and separations > SEPARATIONS
+
     def stop(self) -> list[dict[str, Any]]:
         """End the writing; what each process has to say about its pages."""
         return ask_all([*self.members, *self.remotes], "stop")
@@ -110,7 +117,7 @@ class Race:
         return found
 
 
-@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.timeout(4 * SECONDS + 240)
 def test_no_write_is_lost_under_any_barrier(
     victim: Spawn, hub_socket: Path, library: Path, fills: Path
 ) -> None:
@@ -123,6 +130,9 @@ def test_no_write_is_lost_under_any_barrier(
             races.append(Race(barrier, hub, victim, library, fills))
         end = time.monotonic() + SECONDS
         races[0].hub.until(lambda: time.monotonic() > end, "live that long", SECONDS + 60)
+        # Where others use this host as well, the same number of merges takes longer.
+        while time.monotonic() < end + 3 * SECONDS and not all(race.is_enough() for race in races):
+            time.sleep(0.5)
         for race in races:
             merges, separations = race.counted()
             answers = race.stop()
@@ -135,8 +145,8 @@ def test_no_write_is_lost_under_any_barrier(
             assert not any(it["failed"] for it in answers), told
             # Really at once: each page was merged and separated over and over.
             assert writes > PAGES * SECONDS, told
-            assert merges > PAGES * SECONDS / 60, told
-            assert separations > PAGES * SECONDS / 120, told
+            assert merges > MERGES, told
+            assert separations > SEPARATIONS, told
         for race in races:
             # At rest now: one page frame for each fill, whoever maps it, by the kernel's account.
             race.hub.until(race.is_at_rest, "merge what stays as it is")

@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from pagemerge.demo.dialog import Child, ask_all
-from pagemerge.errors import HubError
-from pagemerge.hub.model import Status
 from pagemerge.hub.reach import fetch_status
 from pagemerge.model import PAGE_SIZE
 from tests.support.building import compile_victim
 from tests.support.cgroup import Cgroup, limited
-from tests.support.hubs import PATIENCE, Hub
+from tests.support.hubs import PATIENCE, Hub, asked, until
 
 pytestmark = [
     pytest.mark.requires("root", "cgroup", "uffd", "cc"),
@@ -64,12 +62,6 @@ def fill(programs: list[Child], meanwhile: Callable[[], object] = lambda: None) 
     assert ask_all(programs, "check") == [{"wrong": 0}] * len(programs)
 
 
-def asked(socket: Path) -> Status | None:
-    with suppress(HubError):
-        return fetch_status(socket)
-    return None
-
-
 def starts_of(socket: Path) -> set[int]:
     """Processes that are, or want to be, the hub at a socket."""
     found = set()
@@ -101,7 +93,7 @@ def test_a_hub_that_is_killed_comes_back_and_takes_over(hub_socket: Path, filler
         limited(384 << 20) as cgroup,
         programs(cgroup, filler, hub_socket, 60_000_000) as running,
     ):
-        first = fetch_status(hub_socket).hub_pid
+        first = until(lambda: asked(hub_socket), "start").hub_pid
         seen, took = set[int](), 0.0
 
         def kill() -> None:

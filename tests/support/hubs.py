@@ -76,7 +76,7 @@ def log_of(socket: Path) -> Path:
     return Path(f"{socket}.log")
 
 
-def until(done: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+def until(done: Callable[[], T | None], what: str, patience: float = PATIENCE) -> T:
     """Ask until something holds, and return it; the hub is none of a ``Hub`` of ours."""
     deadline = time.monotonic() + patience
     while not (found := done()):

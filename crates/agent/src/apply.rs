@@ -128,10 +128,15 @@ impl<'a> Work<'a> {
 
     /// Merge the pages of one window that stand on `backing`.
     fn window(&mut self, parts: &[Part], backing: Backing) {
-        self.barriers.rest(backing, self.birth.is_some());
+        if self.birth.is_none() {
+            self.barriers.rest(backing);
+        }
         let mut state = lock();
         if let Some(ready) = self.ready(&mut state.table, parts, backing) {
-            self.carry_out(&mut state.table, &ready);
+            // One that must wait counts as refused, like those of `windows_together`.
+            if self.birth.is_some() || !self.barriers.must_wait(&ready.window()) {
+                self.carry_out(&mut state.table, &ready);
+            }
         }
     }
 
@@ -139,7 +144,7 @@ impl<'a> Work<'a> {
     /// which of their pages are pinned takes a fork, whatever their number. While they are held,
     /// nothing here allocates.
     fn windows_together(&mut self, windows: &[Vec<Part>]) {
-        self.barriers.rest(Backing::Slab, false);
+        self.barriers.rest(Backing::Slab);
         let mut state = lock();
         let mut ready: Vec<_> = windows
             .iter()

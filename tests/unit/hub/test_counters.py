@@ -62,12 +62,20 @@ def test_lots_count_as_pages_one_by_one(
     assert found == plainly(rows)
 
 
-def test_many_small_regions_take_hardly_longer_than_one_large_one() -> None:
+def test_many_small_regions_are_not_counted_one_by_one() -> None:
     small = [Region.of(0, 1).pages for _ in range(20_000)]
-    began = time.process_time()
-    found = sum((counters.tally(it, LOOKS) for it in counters.lots(small)), counters.Counts())
-    assert found.pages == 20_000
-    assert time.process_time() - began < 0.2, "0.4 s if each is counted by itself"
+
+    def took(together: int) -> float:
+        """Processor time to count all, so many regions at a time."""
+        began, found = time.process_time(), counters.Counts()
+        for first in range(0, len(small), together):
+            for lot in counters.lots(small[first : first + together]):
+                found += counters.tally(lot, LOOKS)
+        assert found.pages == len(small)
+        return time.process_time() - began
+
+    # The best of some runs: what else the host does slows down only some of them.
+    assert 4 * min(took(len(small)) for _ in range(5)) < min(took(1) for _ in range(5))
 
 
 def test_what_is_remembered_of_a_page_and_of_a_block() -> None:
@@ -80,11 +88,12 @@ def test_what_is_remembered_of_a_page_and_of_a_block() -> None:
 
 
 def test_what_many_ask_is_worked_out_once_and_charged() -> None:
-    begun = []
+    begun, slept = [], []
 
     def count() -> Generator[None, None, Any]:
-        begun.append(True)
+        begun.append(time.monotonic())
         time.sleep(0.02)
+        slept.append(time.monotonic() - begun[-1])
         yield
         return {"turn": len(begun)}
 
@@ -94,10 +103,12 @@ def test_what_many_ask_is_worked_out_once_and_charged() -> None:
         first = [asyncio.create_task(these.answer(count, 2)) for _ in range(100)]
         assert set(await asyncio.gather(*first)) == {b'{"turn":1}'}
         assert other.is_set(), "others have their turn in between"
-        assert 0.3 < these.turns.wait < 1.5, "0.02 s of a twentieth of the loop's time"
-        began = time.monotonic()
+        before, wait, after = time.monotonic(), these.turns.wait, time.monotonic()
+        # One of two users may take a twentieth of the loop's time.
+        assert 20 * slept[0] <= after + wait - begun[0]
+        assert wait < 20 * slept[0] + 1.1
         assert await these.answer(count, 2) == b'{"turn":2}', "not what was so before"
-        assert time.monotonic() - began > 0.3
+        assert begun[1] >= before + wait
 
     asyncio.run(ask())
     assert len(begun) == 2
