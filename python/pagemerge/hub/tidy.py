@@ -12,6 +12,7 @@ import numpy as np
 from pagemerge import _core
 from pagemerge.errors import PagemergeError
 from pagemerge.hub import wire
+from pagemerge.hub.boundary import pass_over
 from pagemerge.hub.client import Client
 from pagemerge.hub.decide import compact
 from pagemerge.hub.decide.compact import Extent, Slots
@@ -135,16 +136,20 @@ async def _leave(
     merger: Merger, client: Client, dying: Sequence[Extent], old: Slots, new: Slots
 ) -> tuple[int, int, int]:
     """Have a client leave slabs; returns the pages that must leave them, those that have left, and
-    those that the agent wants to be asked about later."""
+    those that the agent wants to be asked about later. An error ends this client's turn only: the
+    others are leaving at the same time."""
     wanted = left = 0
     refused = client.skipped["refused"]
-    for region in list(client.regions.values()):
-        await breathe()
-        index, slot = compact.moves(region.pages, dying, old, new)
-        if len(index):
-            wanted += len(index)
-            address = (index * PAGE_SIZE + region.start).astype(np.uint64)
-            left += await merger.carry_out(client, address, slot)
+    try:
+        for region in list(client.regions.values()):
+            await breathe()
+            index, slot = compact.moves(region.pages, dying, old, new)
+            if len(index):
+                wanted += len(index)
+                address = (index * PAGE_SIZE + region.start).astype(np.uint64)
+                left += await merger.carry_out(client, address, slot)
+    except Exception as error:
+        pass_over(client, error)
     refused = client.skipped["refused"] - refused
     if refused > left:
         client.leaving = SOON + 1

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ import pytest
 
 from pagemerge.hub import tidy
 from pagemerge.hub.client import Client
+from pagemerge.hub.decide import compact
 from pagemerge.hub.domain import Members
 from pagemerge.hub.merging import Merger
 from pagemerge.hub.model import OWN_SLOT
 from pagemerge.hub.origins import Origins
+from pagemerge.hub.pages import Pages
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.regions import Region
 from pagemerge.hub.settings import Settings
@@ -38,7 +40,10 @@ def written() -> Client:
         births={},
         leaving=0,
         skipped=Counter[str](),
+        pid=1,
+        link=(link := SimpleNamespace(open=True)),
     )
+    link.close = lambda _: setattr(link, "open", False)
     return cast(Client, client)
 
 
@@ -82,4 +87,30 @@ def test_clients_leave_a_slab_at_the_same_time(monkeypatch: pytest.MonkeyPatch) 
 
     asyncio.run(main())
     assert asked == clients
+    os.close(merger.members.store.slabs[SLAB].descriptor)
+
+
+def test_an_error_with_one_client_ends_the_turn_of_that_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    merger, origins = slabbed([written() for _ in range(3)])
+    first, *others = merger.members.clients
+    left = list[Client]()
+
+    def moves(pages: Pages, *rest: Any) -> tuple[Any, Any]:
+        if pages is first.regions[1].pages:
+            raise MemoryError
+        return found(pages, *rest)
+
+    async def carry_out(client: Client, _: object, slot: npt.NDArray[np.uint32]) -> int:
+        await asyncio.sleep(0.01)
+        left.append(client)
+        return len(slot)
+
+    found = compact.moves
+    monkeypatch.setattr(compact, "moves", moves)
+    monkeypatch.setattr(merger, "carry_out", carry_out)
+    asyncio.run(tidy.tidy(merger, origins))
+    assert left == others
+    assert not first.link.open and all(it.link.open for it in others)
     os.close(merger.members.store.slabs[SLAB].descriptor)
