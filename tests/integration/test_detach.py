@@ -125,6 +125,9 @@ def test_ended_in_the_middle_it_leaves_the_process_as_it_was(
     ) as command:
         assert command.stderr is not None
         assert command.stderr.readline().startswith("separating: ")
+        # Where the host is slow, the first stops are about small mappings before the large one.
+        while command.poll() is None and ksm_bytes(large.pid) == LARGE:
+            time.sleep(0.001)
         command.send_signal(how)
         command.communicate(timeout=60)
         assert command.returncode in (-how, 128 + how)
@@ -142,7 +145,7 @@ def test_ended_in_the_middle_it_leaves_the_process_as_it_was(
 
 
 def test_who_is_told_may_end_it(large: subprocess.Popen[str]) -> None:
-    ranges = eligible(large.pid)
+    ranges = [(start, end) for start, end in eligible(large.pid) if end - start >= LARGE]
     starts, ends = (array("Q", it) for it in zip(*ranges, strict=True))
     heard = []
 
