@@ -126,7 +126,9 @@ def test_ended_in_the_middle_it_leaves_the_process_as_it_was(
         assert command.stderr is not None
         assert command.stderr.readline().startswith("separating: ")
         # Where the host is slow, the first stops are about small mappings before the large one.
-        while command.poll() is None and ksm_bytes(large.pid) == LARGE:
+        deadline = time.monotonic() + 30
+        while ksm_bytes(large.pid) == LARGE:
+            assert time.monotonic() < deadline, "none of it is separated"
             time.sleep(0.001)
         command.send_signal(how)
         command.communicate(timeout=60)

@@ -97,7 +97,8 @@ static void on_signal(int number) {
 // next one comes some time after the handler: where it takes longer than that, on a busy host, the
 // program would never get on otherwise.
 static int interrupted(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, ignored = {.sa_handler = SIG_IGN};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction ignored = {.sa_handler = SIG_IGN};
     unsigned char *blocks[2000] = {0};
     unsigned random = 1, wrong = 0;
     sigaction(SIGALRM, &action, 0);

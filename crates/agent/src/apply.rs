@@ -133,10 +133,7 @@ impl<'a> Work<'a> {
         }
         let mut state = lock();
         if let Some(ready) = self.ready(&mut state.table, parts, backing) {
-            // One that must wait counts as refused, like those of `windows_together`.
-            if self.birth.is_some() || !self.barriers.must_wait(&ready.window()) {
-                self.carry_out(&mut state.table, &ready);
-            }
+            self.carry_out(&mut state.table, &ready);
         }
     }
 
@@ -151,12 +148,11 @@ impl<'a> Work<'a> {
             .filter_map(|parts| self.ready(&mut state.table, parts, Backing::Slab))
             .collect();
         let Some(protector) = self.barriers.protector() else { return };
-        // What is left out here counts as refused, which the hub takes as no fault of the pages:
-        // what would have to wait, and, whatever the hub plans, a window that does not lie behind
-        // the one before it. One that is let go would let go the other's pages with its own.
+        // Whatever the hub plans, a window that does not lie behind the one before it is left out:
+        // one that is let go would let go the other's pages with its own.
         let mut behind = 0;
         ready.retain(|it| {
-            let taken = it.start >= behind && !protector.must_wait(&it.window());
+            let taken = it.start >= behind;
             behind = if taken { it.end() } else { behind };
             taken
         });
@@ -187,7 +183,9 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Returns what there is to merge in a window, if its memory is what it is said to be.
+    /// Returns what there is to merge in a window, if its memory is what it is said to be, and if it
+    /// need not wait. What is left out counts as refused, which the hub takes as no fault of the
+    /// pages.
     fn ready<'p>(
         &mut self,
         table: &mut Table,
@@ -225,7 +223,9 @@ impl<'a> Work<'a> {
             found.correct(table);
             return None;
         }
-        Some(Ready { start, pages, backing, keep, pieces, parts })
+        let ready = Ready { start, pages, backing, keep, pieces, parts };
+        let waits = self.birth.is_none() && self.barriers.must_wait(&ready.window());
+        (!waits).then_some(ready)
     }
 
     /// Merge a window.

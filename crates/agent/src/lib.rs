@@ -9,6 +9,7 @@ mod adopt;
 pub mod all;
 mod apply;
 mod barriers;
+mod bits;
 mod ending;
 mod errand;
 mod extents;

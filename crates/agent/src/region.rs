@@ -1,5 +1,6 @@
 //! The mergeable regions of this process.
 
+use crate::bits::Bits;
 use pagemerge_pages::barrier::window::{Backing, Keep};
 use pagemerge_pages::huge::Given;
 use pagemerge_pages::wire::mark;
@@ -260,59 +261,6 @@ impl Table {
     pub fn hull(&self) -> Range<usize> {
         let first = self.regions.values().next().map_or(0, |region| region.start);
         first..self.regions.values().next_back().map_or(0, Region::end)
-    }
-}
-
-/// One bit for each page; empty until a bit is set, because most regions never need one.
-#[derive(Debug)]
-struct Bits {
-    words: Vec<u64>,
-    pages: usize,
-}
-
-impl Bits {
-    const fn new(pages: usize) -> Self {
-        Self { words: Vec::new(), pages }
-    }
-
-    fn has(&self, page: usize) -> bool {
-        self.words.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, pages: Range<usize>, on: bool) {
-        if self.words.is_empty() {
-            if !on {
-                return;
-            }
-            self.words.resize(self.pages.div_ceil(64), 0);
-        }
-        for page in pages {
-            let bit = 1 << (page % 64);
-            if on {
-                self.words[page / 64] |= bit;
-            } else {
-                self.words[page / 64] &= !bit;
-            }
-        }
-    }
-
-    /// Keep the first `pages` bits, and return the others.
-    fn split_off(&mut self, pages: usize) -> Self {
-        let mut rest = Self::new(self.pages - pages);
-        for page in (pages..self.pages).filter(|&page| self.has(page)) {
-            rest.set(page - pages..page - pages + 1, true);
-        }
-        self.set(pages..self.pages, false);
-        self.pages = pages;
-        rest
-    }
-
-    fn any(&self) -> bool {
-        self.words.iter().any(|word| *word != 0)
-    }
-
-    fn count(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 }
 
