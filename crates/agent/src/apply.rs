@@ -128,9 +128,7 @@ impl<'a> Work<'a> {
 
     /// Merge the pages of one window that stand on `backing`.
     fn window(&mut self, parts: &[Part], backing: Backing) {
-        if self.birth.is_none() {
-            self.barriers.rest(backing);
-        }
+        self.barriers.rest(backing, self.birth.is_some());
         let mut state = lock();
         if let Some(ready) = self.ready(&mut state.table, parts, backing) {
             self.carry_out(&mut state.table, &ready);
@@ -141,18 +139,19 @@ impl<'a> Work<'a> {
     /// which of their pages are pinned takes a fork, whatever their number. While they are held,
     /// nothing here allocates.
     fn windows_together(&mut self, windows: &[Vec<Part>]) {
-        self.barriers.rest(Backing::Slab);
+        self.barriers.rest(Backing::Slab, false);
         let mut state = lock();
         let mut ready: Vec<_> = windows
             .iter()
             .filter_map(|parts| self.ready(&mut state.table, parts, Backing::Slab))
             .collect();
         let Some(protector) = self.barriers.protector() else { return };
-        // Whatever the hub plans, a window that does not lie behind the one before it is left out:
-        // one that is let go would let go the other's pages with its own.
+        // What is left out here counts as refused, which the hub takes as no fault of the pages:
+        // what would have to wait, and, whatever the hub plans, a window that does not lie behind
+        // the one before it. One that is let go would let go the other's pages with its own.
         let mut behind = 0;
         ready.retain(|it| {
-            let taken = it.start >= behind;
+            let taken = it.start >= behind && !protector.must_wait(&it.window());
             behind = if taken { it.end() } else { behind };
             taken
         });
@@ -183,9 +182,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Returns what there is to merge in a window, if its memory is what it is said to be, and if it
-    /// need not wait. What is left out counts as refused, which the hub takes as no fault of the
-    /// pages.
+    /// Returns what there is to merge in a window, if its memory is what it is said to be.
     fn ready<'p>(
         &mut self,
         table: &mut Table,
@@ -223,9 +220,7 @@ impl<'a> Work<'a> {
             found.correct(table);
             return None;
         }
-        let ready = Ready { start, pages, backing, keep, pieces, parts };
-        let waits = self.birth.is_none() && self.barriers.must_wait(&ready.window());
-        (!waits).then_some(ready)
+        Some(Ready { start, pages, backing, keep, pieces, parts })
     }
 
     /// Merge a window.

@@ -4,7 +4,7 @@ use crate::ground;
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
-use pagemerge_pages::barrier::window::{Backing, Barrier, Window};
+use pagemerge_pages::barrier::window::{Backing, Barrier};
 use pagemerge_pages::wire::barrier;
 use pagemerge_pages::{room, Error, Result, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -185,25 +185,14 @@ impl Barriers {
 
     /// Wait until the agent may look for pinned pages, if a window needs that and the wait is
     /// short.
-    pub fn rest(&self, backing: Backing) {
-        if let Some(protector) = self.looking(backing) {
+    pub fn rest(&self, backing: Backing, birth: bool) {
+        let looks = backing == Backing::Slab || self.kind == barrier::WRITE_PROTECT;
+        if let (true, false, Some(protector)) = (looks, birth, &self.protector) {
             let wait = protector.rest();
             if !wait.is_zero() && wait <= PATIENCE {
                 std::thread::sleep(wait);
             }
         }
-    }
-
-    /// Returns whether it is too early to look for pinned pages in a window, though that needs to
-    /// be done. It then stays as it is, without a barrier that programs would feel.
-    pub fn must_wait(&self, window: &Window<'_>) -> bool {
-        self.looking(window.backing).is_some_and(|protector| protector.must_wait(window))
-    }
-
-    /// The protector, if that is what looks for pinned pages on this backing.
-    fn looking(&self, backing: Backing) -> Option<&Protector> {
-        let looks = backing == Backing::Slab || self.kind == barrier::WRITE_PROTECT;
-        self.protector.as_ref().filter(|_| looks)
     }
 
     /// What write-protects pages that stand on slabs, if that is how they are held.
@@ -291,39 +280,4 @@ fn refuse_locks_to_come() -> Result<()> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pagemerge_pages::barrier::keep::Keep;
-    use pagemerge_pages::barrier::window::{Content, Piece};
-    use rustix::mm::mmap_anonymous;
-
-    #[test]
-    fn a_window_waits_for_the_next_fork_where_one_is_needed() {
-        let Ok(protector) = Protector::new(1_000_000) else { return }; // no userfaultfd
-        let (open, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: new memory, that nobody else knows.
-        let memory = unsafe { mmap_anonymous(std::ptr::null_mut(), PAGE, open, flags) }.unwrap();
-        // SAFETY: as above; one page of it.
-        unsafe { memory.cast::<u8>().write(1) };
-        let pieces = [Piece { first: 0, pages: 1, content: Content::Own }];
-        let (start, keep) = (memory as usize, Keep::default());
-        let on = |backing| Window { start, pages: 1, backing, keep, pieces: &pieces };
-        let mut barriers = Barriers::choose(Choice::Intern);
-        barriers.protector = Some(protector);
-        barriers.kind = barrier::WRITE_PROTECT;
-        assert!(!barriers.must_wait(&on(Backing::Anonymous)), "the first may be at once");
-        let protector = barriers.protector().unwrap();
-        protector.hold(&[on(Backing::Anonymous)]);
-        protector.release().unwrap();
-        for (kind, anonymous) in [(barrier::WRITE_PROTECT, true), (barrier::MOVE, false)] {
-            barriers.kind = kind;
-            assert_eq!(barriers.must_wait(&on(Backing::Anonymous)), anonymous);
-            assert!(barriers.must_wait(&on(Backing::Slab)));
-        }
-        // SAFETY: the test's own memory.
-        unsafe { rustix::mm::munmap(memory, PAGE) }.unwrap();
-    }
 }
