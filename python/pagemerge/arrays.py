@@ -14,13 +14,15 @@ import time
 from collections.abc import Iterator, Sequence
 from math import prod
 from operator import index
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from pagemerge import _core
 from pagemerge._core import Memory
 from pagemerge.errors import HubError, UsageError
 
+TYPE_CHECKING = False  # not from typing, for `pagemerge --help`: see pagemerge.cli
 if TYPE_CHECKING:
+    from typing import Any, SupportsIndex, TypeVar, overload
+
     import numpy as np
     import numpy.typing as npt
 
@@ -52,12 +54,14 @@ def buffer(nbytes: int) -> Memory:
     return Memory(size)
 
 
-@overload
-def empty(shape: AnyShape) -> npt.NDArray[np.float64]: ...
-@overload
-def empty(shape: AnyShape, dtype: type[Scalar] | np.dtype[Scalar]) -> npt.NDArray[Scalar]: ...
-@overload
-def empty(shape: AnyShape, dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
+if TYPE_CHECKING:
+
+    @overload
+    def empty(shape: AnyShape) -> npt.NDArray[np.float64]: ...
+    @overload
+    def empty(shape: AnyShape, dtype: type[Scalar] | np.dtype[Scalar]) -> npt.NDArray[Scalar]: ...
+    @overload
+    def empty(shape: AnyShape, dtype: npt.DTypeLike) -> npt.NDArray[Any]: ...
 
 
 def empty(shape: AnyShape, dtype: npt.DTypeLike = float) -> npt.NDArray[Any]:
@@ -81,12 +85,14 @@ def empty(shape: AnyShape, dtype: npt.DTypeLike = float) -> npt.NDArray[Any]:
     return _on(buffer(nbytes), pattern.dtype, sides)
 
 
-@overload
-def copy(array: np.ndarray[Shape, DType]) -> np.ndarray[Shape, DType]: ...
-@overload
-def copy(array: bytes | bytearray | Memory) -> npt.NDArray[np.uint8]: ...
-@overload
-def copy(array: npt.ArrayLike) -> npt.NDArray[Any]: ...
+if TYPE_CHECKING:
+
+    @overload
+    def copy(array: np.ndarray[Shape, DType]) -> np.ndarray[Shape, DType]: ...
+    @overload
+    def copy(array: bytes | bytearray | Memory) -> npt.NDArray[np.uint8]: ...
+    @overload
+    def copy(array: npt.ArrayLike) -> npt.NDArray[Any]: ...
 
 
 def copy(array: npt.ArrayLike | Memory) -> npt.NDArray[Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # not from typing, for `pagemerge --help`: see pagemerge.cli
 if TYPE_CHECKING:
     from pathlib import Path
 

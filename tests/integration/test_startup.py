@@ -49,3 +49,16 @@ def best_cpu_seconds(argv: list[str], enough: float) -> float:
 )
 def test_start_is_quick(argv: list[str], limit: float) -> None:
     assert best_cpu_seconds(argv, limit) < limit
+
+
+def test_help_leaves_alone_what_takes_long_to_import() -> None:
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "from pagemerge.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('loaded:', *sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert {"loaded:", "argparse", "pagemerge.arrays"} <= set(loaded)
+    assert not {"typing", "shutil", "pathlib", "numpy", "inspect"} & set(loaded)

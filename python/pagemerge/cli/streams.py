@@ -12,9 +12,11 @@ import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, TextIO
 
+TYPE_CHECKING = False  # not from typing, for `pagemerge --help`: see pagemerge.cli
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from _typeshed import ReadableBuffer
 
 

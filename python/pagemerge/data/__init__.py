@@ -6,9 +6,12 @@ numpy, pandas, torch, pyarrow and others are imported only where an object or a 
 from __future__ import annotations
 
 import os
-from typing import Any, TypeVar
 
-T = TypeVar("T")
+TYPE_CHECKING = False  # not from typing, for `pagemerge --help`: see pagemerge.cli
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 def share(obj: T, *, strict: bool = True) -> T:

@@ -10,7 +10,10 @@ logged goes through ``plain``.
 from __future__ import annotations
 
 import os
-from typing import Any
+
+TYPE_CHECKING = False  # not from typing, for `pagemerge --help`: see pagemerge.cli
+if TYPE_CHECKING:
+    from typing import Any
 
 ROOM = 1 << 16
 """Bytes that one read(2) asks for."""
