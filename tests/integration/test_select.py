@@ -17,8 +17,7 @@ from pagemerge.errors import PagemergeError
 from pagemerge.find import evidence, process
 from pagemerge.find.evidence import Evidence
 from pagemerge.find.process import Process
-from pagemerge.ksmd.decide.ranges import HUGE_PRICE
-from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.model import HUGE_PRICE, Selection
 from pagemerge.ksmd.selecting import select
 from pagemerge.linux.maps import mappings
 from pagemerge.model import PAGE_SIZE

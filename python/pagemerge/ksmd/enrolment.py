@@ -17,9 +17,8 @@ from pagemerge.find import eligible
 from pagemerge.find.engine import merged_by_us
 from pagemerge.find.process import Process
 from pagemerge.ksmd.attach import attach, detach, listed, users_merged
-from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import Rule
-from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.model import HUGE_PRICE, Selection
 from pagemerge.ksmd.ruling import Key, Opting
 from pagemerge.ksmd.selecting import select
 from pagemerge.linux.accounts import anonymous_bytes

@@ -24,12 +24,11 @@ from pagemerge.find.survey import survey
 from pagemerge.ksmd.borrowing import Loan
 from pagemerge.ksmd.decide.course import Course
 from pagemerge.ksmd.decide.govern import govern
-from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import Rule
 from pagemerge.ksmd.enrolment import Enrolment, Kernel
 from pagemerge.ksmd.mergeable import Mergeable, asked
 from pagemerge.ksmd.merged import sharing_pages
-from pagemerge.ksmd.model import Decision, Goals, Listener, Snapshot
+from pagemerge.ksmd.model import HUGE_PRICE, Decision, Goals, Listener, Snapshot
 from pagemerge.ksmd.ruling import Opting
 from pagemerge.ksmd.sample import Sample
 from pagemerge.linux import accounts

@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # numpy takes longer to import than the whole command line
 from pagemerge.linux.knobs import Knobs
 from pagemerge.linux.ksm import KsmCounters
 
+HUGE_PRICE = 32
+"""Fewest duplicates of a huge page of 2 MiB that are worth the huge page: ksmd splits it as soon as
+it merges a page of it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:

@@ -9,7 +9,7 @@ from pagemerge.find import evidence
 from pagemerge.find.look import Progress
 from pagemerge.find.process import Process
 from pagemerge.ksmd.decide import ranges as decide
-from pagemerge.ksmd.model import Selection
+from pagemerge.ksmd.model import HUGE_PRICE, Selection
 from pagemerge.linux.process import most_mappings
 
 
@@ -20,7 +20,7 @@ def select(
     share: float = decide.SHARE,
     zero_pages: bool = True,
     whole: bool = False,
-    huge_price: int = decide.HUGE_PRICE,
+    huge_price: int = HUGE_PRICE,
     threads: int = 0,
     progress: Progress = lambda _done, _total: None,
 ) -> list[Selection]:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-from pagemerge.ksmd.decide.ranges import HUGE_PRICE
 from pagemerge.ksmd.decide.rules import MATCHERS, Opt, Rule
-from pagemerge.ksmd.model import Goals
+from pagemerge.ksmd.model import HUGE_PRICE, Goals
 
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100, extra={"unit": "percent of one core"})]
 """A share of one core."""

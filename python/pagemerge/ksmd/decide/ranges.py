@@ -46,9 +46,6 @@ BRIDGE = 16
 """Pages of the widest gap that is marked too, present or not: any page may appear in a hole."""
 LEAST_SHARE = 0.05
 """The lowest share that is tried if there are too few mappings."""
-HUGE_PRICE = 32
-"""Fewest duplicates of a huge page of 2 MiB that are worth the huge page: ksmd splits it as soon as
-it merges a page of it."""
 RESERVE = 8
 """One in so many mappings of a process's limit is kept free for the process itself."""
 
