@@ -7,7 +7,7 @@ use crate::barriers::Barriers;
 use crate::ground::Ground;
 use crate::region::{Region, Table};
 use crate::slabs::{views, Slab};
-use crate::windows::{account, already_own, Applied, Part, Ready};
+use crate::windows::{account, already_own, end_of, unlocked, Applied, Part, Ready};
 use crate::{lock, whole, Job};
 use pagemerge_pages::barrier::birth::Birth;
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
@@ -18,7 +18,7 @@ use pagemerge_pages::slab::View;
 use pagemerge_pages::wire::{Run, OWN, WHOLE};
 use pagemerge_pages::{Error, PAGE};
 use rustix::fd::AsFd;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 /// Carry out `runs`: behind the process's barrier, or at birth for a job whose caller waits.
@@ -43,12 +43,13 @@ pub fn apply(
         return applied;
     }
     let on_slabs = stand_on_slabs(runs);
-    let ready = views(slabs, runs)
-        .and_then(|views| barriers.prepare(birth.is_some(), on_slabs).map(|()| views));
+    // Views come after the question whether the kernel locks what is mapped from now on.
+    let ready = barriers.prepare(birth.is_some(), on_slabs).and_then(|()| views(slabs, runs));
     let views = match ready {
         Ok(views) => views,
         Err(error) => {
             barriers.note(&error);
+            barriers.finish();
             applied.report.refused += total as u64;
             return applied;
         }
@@ -59,7 +60,7 @@ pub fn apply(
     // afterwards. Each backing has its own barrier, and its own size of window.
     if on_slabs && birth.is_none() && work.barriers.protector().is_some() {
         let (limit, mut windows) = (work.limit(Backing::Slab), Vec::new());
-        work.windows(runs, limit, |_, parts| windows.push(parts.to_vec()));
+        work.windows(runs, limit, |_, parts| windows.extend(unlocked(parts)));
         windows.chunks(TOGETHER).for_each(|some| work.windows_together(some));
     } else if on_slabs {
         let limit = work.limit(Backing::Slab);
@@ -128,10 +129,40 @@ impl<'a> Work<'a> {
 
     /// Merge the pages of one window that stand on `backing`.
     fn window(&mut self, parts: &[Part], backing: Backing) {
-        self.barriers.rest(backing, self.birth.is_some());
-        let mut state = lock();
-        if let Some(ready) = self.ready(&mut state.table, parts, backing) {
-            self.carry_out(&mut state.table, &ready);
+        let windows = unlocked(parts);
+        if backing == Backing::Anonymous {
+            self.leave_locked(parts, &windows);
+        }
+        for window in &windows {
+            self.barriers.rest(backing, self.birth.is_some());
+            let mut state = lock();
+            if let Some(ready) = self.ready(&mut state.table, window, backing) {
+                self.carry_out(&mut state.table, &ready);
+            }
+        }
+    }
+
+    /// Count the pages of a window that are in none of `windows` as busy: they are locked, or
+    /// between locked ones. The hub leaves busy pages alone for longer and longer.
+    fn leave_locked(&mut self, parts: &[Part], windows: &[Vec<Part>]) {
+        let pages =
+            |parts: &[Part]| parts.iter().map(|part| u64::from(part.run.pages)).sum::<u64>();
+        if windows.iter().map(|window| pages(window)).sum::<u64>() == pages(parts) {
+            return;
+        }
+        let (start, end) = (parts[0].run.address, end_of(&parts[parts.len() - 1].run));
+        if let Some(region) = lock().table.holding(start as usize, end as usize) {
+            self.tried += already_own(region, parts, &mut self.applied);
+        }
+        let open: HashSet<usize> = windows.iter().flatten().flat_map(Part::indices).collect();
+        let left = parts.iter().flat_map(Part::indices);
+        let left = left.filter(|it| !open.contains(it) && !self.applied.has(*it)).count() as u64;
+        self.applied.report.busy += left;
+        self.tried += left;
+        if left > 0 {
+            self.barriers.note(&Error::Unsupported(
+                "some of its memory is locked (mlock(2)), and stays as it is".into(),
+            ));
         }
     }
 
@@ -212,11 +243,6 @@ impl<'a> Work<'a> {
         let (pages, keep) = ((end - start) / PAGE, region.keep);
         let found = self.ground.look(start, end);
         if !found.fit {
-            if found.locked {
-                self.barriers.note(&Error::Unsupported(
-                    "some of its memory is locked (mlock(2)), and stays as it is".into(),
-                ));
-            }
             found.correct(table);
             return None;
         }
@@ -287,11 +313,6 @@ impl<'a> Work<'a> {
         }
         (pieces, unwanted)
     }
-}
-
-/// The address behind the last page of a run.
-fn end_of(run: &Run) -> u64 {
-    run.address + u64::from(run.pages) * PAGE as u64
 }
 
 /// The latest address where a window that starts at `address` may end. It ends with its region,

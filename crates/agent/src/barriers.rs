@@ -1,6 +1,6 @@
 //! The barrier that this process uses, and why it is not a better one.
 
-use crate::ground;
+use pagemerge_pages::barrier::keep;
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
@@ -271,12 +271,14 @@ fn refuse_locks_to_come() -> Result<()> {
     let page = room::map(PAGE, ProtFlags::empty(), MapFlags::empty())
         .map_err(|errno| Error::os("mmap of a page", errno.raw_os_error()))?;
     let start = page as usize;
-    let is_locked = ground::is_locked(&(start..start + PAGE));
+    let is_locked = keep::is_locked(&(start..start + PAGE));
     // SAFETY: nobody else knows of the page.
     unsafe { room::unmap(page, PAGE) };
     if is_locked {
         return Err(Error::Unsupported(
-            "the kernel locks all memory that this process maps (mlockall(2))".into(),
+            "the kernel locks all memory that this process maps (mlockall(2)), or a filter of system \
+             calls (seccomp(2)) keeps the agent from asking (msync(2))"
+                .into(),
         ));
     }
     Ok(())

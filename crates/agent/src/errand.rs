@@ -10,6 +10,7 @@
 //! memory that is being held, so everything that both threads use lies in a mapping of ours.
 
 use pagemerge_pages::barrier::alone::Alone;
+use pagemerge_pages::barrier::keep::is_locked;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
 use pagemerge_pages::barrier::window::{
@@ -17,11 +18,18 @@ use pagemerge_pages::barrier::window::{
 };
 use pagemerge_pages::{raw, room, Error, Result, PAGE};
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::time::Timespec;
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const STACK: usize = 256 * 1024;
+
+/// How often pages are tried that cannot be restored. The pauses between take 14 ms together.
+const ATTEMPTS: u32 = 4;
+
+/// Half of the first pause, in nanoseconds; each pause is twice as long as the one before.
+const PAUSE: i64 = 1_000_000;
 
 /// A run of pages that map a slab, and what the memory in its place must keep.
 pub type Run = (Range<usize>, Keep);
@@ -107,7 +115,8 @@ extern "C" fn work(order: *mut libc::c_void) -> libc::c_int {
     0
 }
 
-/// Restore run by run, with the best barrier there is.
+/// Restore all runs, with the best barrier there is. A page that somebody reads from outside
+/// (`process_vm_readv`) is pinned for a moment, so pages that are left are tried again.
 fn restore_all(order: &mut Order) {
     let mut barrier: Box<dyn Barrier> = if let Ok(protector) = Protector::new(0) {
         Box::new(protector)
@@ -118,29 +127,57 @@ fn restore_all(order: &mut Order) {
     } else {
         return;
     };
-    for (run, keep) in &order.runs {
-        let mut at = run.start;
-        while at < run.end {
-            let pages = ((run.end - at) / PAGE).min(barrier.most_pages());
-            let pieces = [Piece { first: 0, pages, content: Content::Own }];
-            let window =
-                Window { start: at, pages, backing: Backing::Slab, keep: *keep, pieces: &pieces };
-            let mut outcome = Outcome::default();
-            // SAFETY: the caller holds the agent's lock, and the run is a slab's mapping.
-            let merged = unsafe { window::merge(barrier.as_mut(), &window, &mut outcome) };
-            for (first, pages) in outcome.merged.runs() {
-                let start = at + first * PAGE;
-                order.restored.push(start..start + pages * PAGE);
-            }
-            if merged.is_err() {
-                return; // dropping the barrier lets every thread go
-            }
-            at += pages * PAGE;
+    let mut runs = std::mem::take(&mut order.runs);
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            // Not libc's, which would act for the caller if that is being cancelled.
+            let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE << attempt };
+            let _ = rustix::thread::nanosleep(&pause);
+        }
+        let Ok(left) = restore_once(barrier.as_mut(), &runs, &mut order.restored) else {
+            return; // dropping the barrier lets every thread go
+        };
+        runs = left;
+        if runs.is_empty() {
+            break;
         }
     }
     drop(barrier);
     // SAFETY: prctl with integers. EINVAL: there is no Yama.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, order.reader, 0, 0, 0) };
+}
+
+/// Restore run by run; returns the runs that are left.
+///
+/// # Errors
+/// Those of the barrier, which must be dropped then.
+fn restore_once(
+    barrier: &mut dyn Barrier,
+    runs: &[Run],
+    restored: &mut Vec<Range<usize>>,
+) -> Result<Vec<Run>> {
+    let mut left = Vec::new();
+    for (run, keep) in runs {
+        let mut at = run.start;
+        while at < run.end {
+            let pages = ((run.end - at) / PAGE).min(barrier.most_pages());
+            let pieces = [Piece { first: 0, pages, content: Content::Own }];
+            // Locked by a call that the agent did not see: so is what takes its place.
+            let locked = keep.locked || is_locked(&(at..at + pages * PAGE));
+            let keep = Keep { locked, ..*keep };
+            let window = Window { start: at, pages, backing: Backing::Slab, keep, pieces: &pieces };
+            let mut outcome = Outcome::default();
+            // SAFETY: the caller holds the agent's lock, and the run is a slab's mapping.
+            let merged = unsafe { window::merge(barrier, &window, &mut outcome) };
+            let range = |(first, pages)| at + first * PAGE..at + (first + pages) * PAGE;
+            restored.extend(outcome.merged.runs().map(range));
+            merged?;
+            let rest = window.planned().minus(&outcome.merged);
+            left.extend(rest.runs().map(range).map(|range| (range, keep)));
+            at += pages * PAGE;
+        }
+    }
+    Ok(left)
 }
 
 fn with_own([caller, agent]: [i32; 2]) -> [i32; 3] {

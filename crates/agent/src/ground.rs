@@ -3,15 +3,13 @@
 //! The table records the effect of the program's calls, as far as we saw them. A call that we did
 //! not see (a system call made without libc) may have put something else there, and the agent must
 //! not map over that. Memory with a NUMA policy of its own (mbind(2)) is left alone, too: on a
-//! slab's mapping the policy would apply to every process that shares the slab. So is locked memory
-//! (mlock(2)), which must stay where it is.
+//! slab's mapping the policy would apply to every process that shares the slab.
 
 use crate::region::Table;
 use pagemerge_pages::barrier::window::Backing;
 use pagemerge_pages::mappings::{Kind, Mapping, Mappings};
 use pagemerge_pages::PAGE;
 use rustix::io::Errno;
-use rustix::mm::{msync, MsyncFlags};
 use std::ops::Range;
 
 /// Looks up mappings, one by one.
@@ -23,11 +21,8 @@ pub struct Ground {
 /// The mappings found in a range.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Whether all of it is private memory, readable and writable, not locked, and without a policy
-    /// of its own.
+    /// Whether all of it is private memory, readable and writable, and without a policy of its own.
     pub fit: bool,
-    /// Whether some of it is locked.
-    pub locked: bool,
     /// The parts that are private and anonymous, in order of address.
     pub anonymous: Vec<Range<usize>>,
     /// The parts that map a slab.
@@ -67,18 +62,17 @@ impl Ground {
             Kind::Slab => slabs.push(part),
             Kind::Other => other.push(part),
         });
-        found.locked = is_locked(&(start..end));
-        found.fit = fit && !found.locked;
+        found.fit = fit;
         found
     }
 
     /// Returns whether all of `[start, end)` is fit, as in `Found`. Allocates nothing: threads may
     /// be held.
     pub fn is_fit(&self, start: usize, end: usize) -> bool {
-        !is_locked(&(start..end)) && self.walk(start, end, |_, _| {})
+        self.walk(start, end, |_, _| {})
     }
 
-    /// Look at a range, mapping by mapping; returns whether all of it is fit, if none is locked.
+    /// Look at a range, mapping by mapping; returns whether all of it is fit.
     fn walk(&self, start: usize, end: usize, mut see: impl FnMut(Range<usize>, Kind)) -> bool {
         let (mut fit, mut at) = (true, start);
         while at < end {
@@ -103,14 +97,6 @@ impl Ground {
     fn mapping(&self, at: usize) -> rustix::io::Result<Mapping> {
         self.maps.as_ref().ok_or(Errno::NOTTY)?.at(at)
     }
-}
-
-/// Returns whether some memory of a range is locked. EBUSY is what msync(2) answers then, also
-/// behind a hole, and `MS_INVALIDATE` alone changes nothing (mm/msync.c).
-pub fn is_locked(range: &Range<usize>) -> bool {
-    // SAFETY: it reads flags of mappings.
-    let asked = unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) };
-    asked == Err(Errno::BUSY)
 }
 
 /// Returns whether the mapping that holds this address has a policy; it covers a whole mapping.

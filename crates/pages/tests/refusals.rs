@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+use pagemerge_pages::barrier::keep::is_locked;
 use pagemerge_pages::barrier::mask::Mask;
 use pagemerge_pages::barrier::moving::Mover;
 use pagemerge_pages::barrier::park::Parker;
@@ -139,6 +140,60 @@ fn a_mapping_that_cannot_be_made_leaves_the_page() {
         // SAFETY: the test's own memory.
         unsafe { (base as *mut u8).write_volatile(99) };
     });
+}
+
+#[test]
+fn a_locked_page_stays() {
+    with_each(|name, barrier| {
+        let base = memory();
+        // SAFETY: the test's own memory.
+        unsafe {
+            std::ptr::write_bytes(base as *mut u8, 0, PAGES * PAGE);
+            rustix::mm::mlock((base + 5 * PAGE) as *mut _, PAGE).unwrap();
+        }
+        let (before, zeros) =
+            (5 * PAGE, [Piece { first: 0, pages: PAGES, content: Content::Zero }]);
+        assert!(is_locked(&(base..base + PAGES * PAGE)) && !is_locked(&(base..base + before)));
+        let outcome = merged(barrier, &window(base, &zeros));
+        assert_eq!(outcome.busy as usize + outcome.merged.len(), PAGES, "{name}");
+        assert!(!outcome.merged.has(5), "{name}");
+        assert!(is_locked(&(base + before..base + before + PAGE)), "{name}");
+        // SAFETY: the test's own memory.
+        unsafe { rustix::mm::munlock((base + before) as *mut _, PAGE).unwrap() };
+        assert!(merged(barrier, &window(base, &zeros)).merged.has(5), "{name}");
+    });
+}
+
+#[test]
+fn what_a_filter_answers_in_the_place_of_the_kernel_says_nothing_of_locks() {
+    let base = memory();
+    let filtered = std::thread::spawn(move || {
+        let op = |code: u32, k: u32, miss: u8| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf: miss,
+            k,
+        };
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let mut program = [
+            op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0), // the number of the call
+            op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_msync as u32, 1),
+            op(libc::BPF_RET | libc::BPF_K, refused, 0),
+            op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        assert!(!is_locked(&(base..base + PAGE)));
+        // SAFETY: a filter for this thread alone; the program outlives the call.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(
+                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &filter),
+                0
+            );
+        }
+        is_locked(&(base..base + PAGE))
+    });
+    assert!(filtered.join().unwrap());
 }
 
 #[test]

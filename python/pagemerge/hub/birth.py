@@ -25,8 +25,9 @@ SMALL = 512
 """The most pages of a request (2 MiB) that does not wait for larger ones of the same user."""
 
 ATTEMPTS = 3
-"""Times that the hub reads pages that are not there, or not the same when they are copied. Nobody
-writes them, but a page is not there for a moment while the kernel moves it (memory compaction)."""
+"""Times that the hub reads pages that are not there, or not the same when they are copied, or not
+copied in time. Nobody writes them, but a page is not there for a moment while the kernel moves it
+(memory compaction), and a busy host may not let the hub run for a second."""
 
 
 async def merge(

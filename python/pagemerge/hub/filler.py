@@ -54,7 +54,8 @@ class Filler:
         of the pages, all different; at most as many as a slab has pages; ``whole``: blocks at the
         start that should be huge pages. Returns the slot of each
         page, or ``NO_SLOT``, and which pages changed before they were copied. ``awaited``: as for
-        ``Patience.limit``, the time to wait for a slab.
+        ``Patience.limit``, the time to wait for a slab. Pages that were not copied in that time
+        count as changed then, so that the caller tries again.
         """
         store, fillings = self._members.store, self._members.fillings
         await self._wait_for_others(digests)
@@ -125,6 +126,7 @@ class Filler:
             members.await_plan(len(pids))
             seconds = members.patience.limit(awaited=awaited)
             await _find_stuck(clients, whose, addresses, members.store.seed, seconds)
+            changed[fit] = awaited
             return changed
         try:
             descriptor, slab, sealed, huge = future.result()

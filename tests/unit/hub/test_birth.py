@@ -6,6 +6,7 @@ import asyncio
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from pagemerge.hub.client import Client
 from pagemerge.hub.domain import Members
 from pagemerge.hub.merging import Merger
 from pagemerge.hub.origins import Origins
+from pagemerge.hub.patience import Patience
 from pagemerge.hub.quota import Quota
 from pagemerge.hub.readers import Readers
 from pagemerge.hub.regions import Region
@@ -132,3 +134,21 @@ def test_pages_that_stay_away_do_not_keep_the_others_from_being_merged(asking: A
     os.ftruncate(asking.file, (PAGES - 1) * PAGE_SIZE)
     asyncio.run(asking.ask())
     assert asking.planned() == PAGES - 1
+
+
+def test_pages_that_are_not_copied_in_time_are_copied_again(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that a busy host does not let run copies no slab in time, and no client is at fault."""
+    store, builds = type(asking.members.store), list[float]()
+    build = store.build
+
+    def slow_at_first(*arguments: Any) -> Any:
+        builds.append(time.monotonic())
+        if len(builds) == 1:
+            time.sleep(Patience.LONGEST + 0.2)
+        return build(*arguments)
+
+    monkeypatch.setattr(store, "build", slow_at_first)
+    asyncio.run(asking.ask())
+    assert (asking.planned(), len(builds)) == (PAGES, 2)

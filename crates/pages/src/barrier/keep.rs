@@ -1,12 +1,28 @@
 //! What a mapping that replaces another must have in common with it.
 
 use crate::room;
-use rustix::mm::{Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, ProtFlags};
+use rustix::io::Errno;
+use rustix::mm::{
+    msync, Advice, MapFlags, MlockFlags, MprotectFlags, MremapFlags, MsyncFlags, ProtFlags,
+};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether the kernel locks everything that is mapped from now on (mlockall(MCL_FUTURE)). Then
 /// fresh memory is unlocked if the memory that it replaces was not locked.
 pub static LOCKS_FUTURE: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether some memory of a range is locked, or the kernel does not tell.
+///
+/// EBUSY is what msync(2) answers where memory is locked, also behind a hole (ENOMEM), and
+/// `MS_INVALIDATE` alone changes nothing (mm/msync.c). A filter (seccomp(2)) may answer in the
+/// kernel's place: what it answers says nothing of locks.
+#[must_use]
+pub fn is_locked(range: &Range<usize>) -> bool {
+    // SAFETY: it reads flags of mappings.
+    let asked = unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) };
+    !matches!(asked, Ok(()) | Err(Errno::NOMEM))
+}
 
 /// The state of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

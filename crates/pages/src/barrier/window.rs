@@ -5,12 +5,14 @@
 //! 1. the barrier is raised: from here on no thread can write the pages that it reports as held;
 //! 2. pages that a device or the kernel may be about to write are sorted out (`pinned`);
 //! 3. each held page is compared with its slot, byte for byte; a digest has only nominated it;
-//! 4. equal pages are replaced by a private mapping of the slab, which no process can change;
+//! 4. equal pages that are not locked (mlock(2)) are replaced by a private mapping of the slab, which
+//!    no process can change;
 //! 5. the barrier is lowered, and threads that waited go on with the page that is there now.
 //!
 //! A page that is not held, not equal, or cannot be mapped stays exactly as it was. Nothing here
 //! allocates: other threads of the process may be held while this runs.
 
+use crate::barrier::keep::is_locked;
 pub use crate::barrier::keep::Keep;
 use crate::barrier::mask::Mask;
 use crate::error::Result;
@@ -20,6 +22,7 @@ use crate::PAGE;
 use rustix::fd::BorrowedFd;
 use rustix::io::pread;
 use rustix::mm::{Advice, MapFlags};
+use std::ops::Range;
 
 /// The number of pages at once where threads stand still, or none can write.
 pub const FEW: usize = 512;
@@ -98,6 +101,12 @@ pub struct Window<'a> {
 }
 
 impl Window<'_> {
+    /// The addresses of some of its pages.
+    const fn range(&self, first: usize, pages: usize) -> Range<usize> {
+        let start = self.start + first * PAGE;
+        start..start + pages * PAGE
+    }
+
     /// The pages of all pieces.
     #[must_use]
     pub fn planned(&self) -> Mask {
@@ -136,7 +145,7 @@ pub struct Outcome {
     pub slabbed: Mask,
     /// Pages that were not equal to their slot.
     pub differed: u32,
-    /// Pages that are pinned, or shared with a fork child.
+    /// Pages that are pinned, locked, or shared with a fork child.
     pub busy: u32,
     /// Pages that went away since they were planned.
     pub vanished: u32,
@@ -228,11 +237,17 @@ pub unsafe fn merge(
     let pinned = barrier.pinned(window, &held.pages);
     let safe = held.pages.minus(&pinned);
     let equal = compare(barrier, window, &safe);
-    let mut swapped = Swapped::default();
+    let (mut swapped, mut locked) = (Swapped::default(), 0);
     for piece in window.pieces {
         let mut own = Mask::NONE;
         own.insert(piece.first, piece.pages);
         for (first, pages) in own.and(&equal).runs() {
+            // As late as can be: a lock by a call that the agent does not see is lost if it comes
+            // between this question and the mapping.
+            if !window.keep.locked && is_locked(&window.range(first, pages)) {
+                locked += pages;
+                continue;
+            }
             // SAFETY: the pages are in the window, held, and equal to what replaces them.
             unsafe { swap(barrier, window, piece, first, pages, &mut swapped) };
             if matches!(piece.content, Content::Slots { .. }) {
@@ -245,8 +260,9 @@ pub unsafe fn merge(
     let lowered = barrier.lower(window, &held.pages, &swapped);
     outcome.merged = swapped.remapped.or(&swapped.emptied);
     outcome.differed = safe.minus(&equal).len() as u32;
-    outcome.unmapped = equal.minus(&outcome.merged).len() as u32;
-    (outcome.busy, outcome.vanished) = (held.busy + pinned.len() as u32, held.vanished);
+    outcome.unmapped = (equal.minus(&outcome.merged).len() - locked) as u32;
+    outcome.busy = held.busy + (pinned.len() + locked) as u32;
+    outcome.vanished = held.vanished;
     lowered
 }
 
