@@ -117,8 +117,10 @@ class Run:
         from pagemerge.hub.note import take_away
 
         domain = domain_of(args)
-        if args.least is not None and not (args.all and args.least):
-            raise UsageError("--from SIZE, which is at least 1, goes with --all")
+        if args.least is not None and not args.all:
+            raise UsageError("--from SIZE goes with --all")
+        if args.least == 0:
+            raise UsageError("--from 0: the size is at least 1 (a byte)")
         program = find(args.command[0])
         # Each function raises its errors before it changes anything.
         {"user": with_user_engine, "kernel": with_kernel_engine, "auto": with_either}[args.engine](

@@ -181,7 +181,7 @@ def _unmarked(facts: Facts, ksmd: Ksmd) -> Reason:
     """Say why ksmd may not merge it, and how it may."""
     size, machine = facts.saves.unmarked_bytes, facts.machine
     attach = f"`pagemerge attach {facts.pid}`"
-    run = "start it with `pagemerge run`"
+    run = "start it with `pagemerge run --all`"
     text = "the program has not asked for it to be merged (MADV_MERGEABLE)"
     cure = f"{attach}, or {run}"
     if machine is not None and machine.mem_merge:
@@ -198,7 +198,7 @@ def _unmarked(facts: Facts, ksmd: Ksmd) -> Reason:
     if facts.refusal:
         marked = "not marked as mergeable"
         why, colon, told = facts.refusal.rpartition(": ")
-        way = told if colon else f"{run.removesuffix('`')} --engine kernel`"
+        way = told if colon else "start it with `pagemerge run --engine kernel`"
         if machine is not None and not machine.mem_merge:
             way = "mem-merge=on (libvirt: no <nosharepages/>): then QEMU marks it itself"
             marked += " (`mem-merge=off`: no rule of the governor opts it in)"
@@ -214,7 +214,7 @@ def _ksmd(facts: Facts, ksmd: Ksmd) -> Reason:
     """Say why ksmd has not merged it yet: also memory that is not marked will have to wait."""
     size, govern = facts.saves.total_bytes, "`pagemerge daemon --engine kernel`"
     if not ksmd.exists:
-        cure = "a kernel with CONFIG_KSM, or the user engine (`pagemerge run`)"
+        cure = "a kernel with CONFIG_KSM, or the user engine (`pagemerge run --all`)"
         return Reason(NO_KSM, size, "this Linux has no ksmd", cure)
     stands = ksmd.stands
     if stands and ksmd.driver is not None:

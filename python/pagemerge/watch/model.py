@@ -104,7 +104,8 @@ class Row(msgspec.Struct, frozen=True):
     merged_bytes: int
     """Memory that maps stable pages, each counted in full, and zeros that were given back."""
     saved_bytes: int
-    """Its part of what merging saves: all mappings of stable pages get equal parts."""
+    """Its part of what the engine saves: each mapping of a stable page gets the same, whatever page
+    it maps."""
     merges: int | None
     """Pages merged since it came; kernel engine: unknown."""
     separations: int | None

@@ -103,7 +103,12 @@ def test_other_programs_get_cures_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("known", "kind", "text", "cure"),
     [
-        ({}, "not marked", "the program", "`pagemerge attach 7`, or start it with `pagemerge run`"),
+        (
+            {},
+            "not marked",
+            "the program",
+            "`pagemerge attach 7`, or start it with `pagemerge run --all`",
+        ),
         ({"machine": guest()}, "not marked", "QEMU itself", "`pagemerge attach 7`"),
         (
             {"machine": guest("-machine", "mem-merge=off")},

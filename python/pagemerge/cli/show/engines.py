@@ -91,7 +91,10 @@ def _cores(share: float | None) -> str:
 def _separations(rate: float | None) -> str:
     if rate is None:
         return "how much unshares is not known"
-    return f"{rate:,.0f} pages unshare per second"
+    count = f"{rate:,.0f}"
+    return (
+        f"{count} page unshares per second" if count == "1" else f"{count} pages unshare per second"
+    )
 
 
 def _cells(row: Row, unsharing: Unsharing) -> list[str]:

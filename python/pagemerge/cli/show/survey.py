@@ -144,8 +144,8 @@ def _engines(totals: Totals) -> list[tuple[str, str]]:
         ),
         (
             pages(totals.markable_pages),
-            "at most the user engine, if programs marked all anonymous mappings (`pagemerge run` "
-            "merges what they mark; QEMU marks its guests), and arrays of the Python API",
+            "at most the user engine: all anonymous mappings of programs that are started with "
+            "`pagemerge run --all`, or that mark them (QEMU does), and arrays of the Python API",
         ),
     ]
 
