@@ -21,7 +21,7 @@ DEADLINE = 90
 
 WAYS = [
     *["grow", "watch", "lock", "atfork", "key", "exit", "signal", "limit", "room", "files"],
-    *["cancel", "last", "errno", "take"],
+    *["cancel", "last", "errno", "take", "unseen"],
 ]
 
 pytestmark = pytest.mark.requires("uffd")

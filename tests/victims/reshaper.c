@@ -4,6 +4,7 @@
  *   reshaper grow      a thread counts in every page while the mapping grows in place
  *   reshaper watch     the same while a userfaultfd of the program's own watches it
  *   reshaper lock      the same while all memory is locked and unlocked
+ *   reshaper unseen    some pages are locked by a call that nobody sees, and then given back
  *   reshaper atfork    a handler of fork maps memory, in parent and child
  *   reshaper key       a thread forks from the destructor of its own data
  *   reshaper exit      a handler of the program's end forks
@@ -324,6 +325,29 @@ static void quiet(void) {
         fail("errno");
 }
 
+static long lock_unseen(void *at, size_t len) {
+    long answer = SYS_mlock;
+#if defined(__x86_64__)
+    __asm__ volatile("syscall" : "+a"(answer) : "D"(at), "S"(len) : "rcx", "r11", "memory");
+#else
+    answer = mlock(at, len);
+#endif
+    return answer;
+}
+
+static void unseen(void) {
+    enum { FIRST = 10, LAST = 13, ALL = 64 };
+    if (lock_unseen(base + FIRST * PAGE, (LAST + 1 - FIRST) * PAGE) || madvise(base, ALL * PAGE, MADV_UNMERGEABLE))
+        fail("lock and madvise");
+    for (size_t page = 0; page < ALL; page++) {
+        int locked = msync(base + page * PAGE, PAGE, MS_INVALIDATE) && errno == EBUSY;
+        if (locked != (page >= FIRST && page <= LAST) || base[page * PAGE + 77] != 1 + page % KINDS) {
+            printf("page %zu is locked: %d, its byte: %d\n", page, locked, base[page * PAGE + 77]);
+            _exit(1);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     setvbuf(stdout, NULL, _IONBF, 0);
@@ -358,6 +382,7 @@ int main(int argc, char **argv) {
          : IS("last")   ? last
          : IS("errno")  ? quiet
          : IS("take")   ? take
+         : IS("unseen") ? unseen
                         : room)();
     }
     if (!lost)

@@ -10,7 +10,7 @@
 //! memory that is being held, so everything that both threads use lies in a mapping of ours.
 
 use pagemerge_pages::barrier::alone::Alone;
-use pagemerge_pages::barrier::keep::is_locked;
+use pagemerge_pages::barrier::keep::has_lock;
 use pagemerge_pages::barrier::park::Parker;
 use pagemerge_pages::barrier::protect::Protector;
 use pagemerge_pages::barrier::window::{
@@ -160,11 +160,10 @@ fn restore_once(
     for (run, keep) in runs {
         let mut at = run.start;
         while at < run.end {
-            let pages = ((run.end - at) / PAGE).min(barrier.most_pages());
+            let most = ((run.end - at) / PAGE).min(barrier.most_pages());
+            let (pages, locked) = alike(at, most);
             let pieces = [Piece { first: 0, pages, content: Content::Own }];
-            // Locked by a call that the agent did not see: so is what takes its place.
-            let locked = keep.locked || is_locked(&(at..at + pages * PAGE));
-            let keep = Keep { locked, ..*keep };
+            let keep = Keep { locked: keep.locked || locked, ..*keep };
             let window = Window { start: at, pages, backing: Backing::Slab, keep, pieces: &pieces };
             let mut outcome = Outcome::default();
             // SAFETY: the caller holds the agent's lock, and the run is a slab's mapping.
@@ -178,6 +177,20 @@ fn restore_once(
         }
     }
     Ok(left)
+}
+
+/// How many of the `most` pages at an address are locked as the first one is, and whether it is
+/// locked: by a call that the agent did not see, perhaps. What takes the place of locked memory is
+/// locked, too.
+fn alike(at: usize, most: usize) -> (usize, bool) {
+    let has_lock = |first: usize, pages: usize| {
+        has_lock(&(at + first * PAGE..at + (first + pages) * PAGE)) == Some(true)
+    };
+    if !has_lock(0, most) {
+        return (most, false);
+    }
+    let locked = has_lock(0, 1);
+    ((0..most).take_while(|&page| has_lock(page, 1) == locked).count(), locked)
 }
 
 fn with_own([caller, agent]: [i32; 2]) -> [i32; 3] {

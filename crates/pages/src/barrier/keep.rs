@@ -13,15 +13,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub static LOCKS_FUTURE: AtomicBool = AtomicBool::new(false);
 
 /// Returns whether some memory of a range is locked, or the kernel does not tell.
+#[must_use]
+pub fn is_locked(range: &Range<usize>) -> bool {
+    has_lock(range) != Some(false)
+}
+
+/// Returns whether some memory of a range is locked; None if the kernel does not tell.
 ///
 /// EBUSY is what msync(2) answers where memory is locked, also behind a hole (ENOMEM), and
 /// `MS_INVALIDATE` alone changes nothing (mm/msync.c). A filter (seccomp(2)) may answer in the
 /// kernel's place: what it answers says nothing of locks.
 #[must_use]
-pub fn is_locked(range: &Range<usize>) -> bool {
+pub fn has_lock(range: &Range<usize>) -> Option<bool> {
     // SAFETY: it reads flags of mappings.
-    let asked = unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) };
-    !matches!(asked, Ok(()) | Err(Errno::NOMEM))
+    match unsafe { msync(range.start as *mut _, range.len(), MsyncFlags::INVALIDATE) } {
+        Ok(()) | Err(Errno::NOMEM) => Some(false),
+        Err(Errno::BUSY) => Some(true),
+        Err(_) => None,
+    }
 }
 
 /// The state of a mapping.
