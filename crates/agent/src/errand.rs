@@ -190,7 +190,8 @@ fn alike(at: usize, most: usize) -> (usize, bool) {
         return (most, false);
     }
     let locked = has_lock(0, 1);
-    ((0..most).take_while(|&page| has_lock(page, 1) == locked).count(), locked)
+    let others = (1..most).take_while(|&page| has_lock(page, 1) == locked).count();
+    (1 + others, locked)
 }
 
 fn with_own([caller, agent]: [i32; 2]) -> [i32; 3] {
