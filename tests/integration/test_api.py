@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +249,18 @@ def test_no_more_than_two_scans_run(folder: Path) -> None:
 def _scanners(api: Api) -> list[int]:
     """The processes that scan for a service."""
     pid = api.process.pid
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(word) for task in tasks for word in task.read_text().split()]
-    return [it for it in found if b"cli.scanner" in Path(f"/proc/{it}/cmdline").read_bytes()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread, or a child, has ended
+            children = [int(word) for word in task.read_text().split()]
+            found += [it for it in children if b"cli.scanner" in _cmdline(it)]
+    return found
+
+
+def _cmdline(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_a_service_of_another_user_in_our_place_is_not_asked(
