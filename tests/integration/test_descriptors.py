@@ -109,21 +109,18 @@ def test_a_program_that_is_short_of_descriptors(
         copies(member, 40, first=2)
         assert wrong(member, 2) == 0
 
-        def is_noted() -> bool:
+        def lacks(first: int) -> bool:
             # The note tells of the last plan, and the hub puts small slabs together meanwhile.
-            member.ask("call", code=ONE_MORE.format(first=2))
+            member.ask("call", code=ONE_MORE.format(first=first))
             row = hub.client(member.pid)
-            return row is not None and "raise RLIMIT_NOFILE" in row.note
+            assert row is not None
+            return "raise RLIMIT_NOFILE" in row.note
 
-        hub.until(is_noted, "note what the program lacks")
+        hub.until(lambda: lacks(first=2), "note what the program lacks")
         assert wrong(member, 2) == 0
         member.ask("call", code=limits.format(most=1024))
         copies(member, 4, first=3)
         assert wrong(member, 3) == 0
-
-        def is_right_again() -> bool:
-            row = hub.client(member.pid)
-            return row is not None and "RLIMIT_NOFILE" not in row.note
-
-        hub.until(is_right_again, "forget what the program lacked")
+        hub.until(lambda: not lacks(first=3), "forget what the program lacked")
+        assert wrong(member, 3) == 0
         hub.assert_alive()
