@@ -7,7 +7,7 @@ use crate::barriers::Barriers;
 use crate::ground::Ground;
 use crate::region::{Region, Table};
 use crate::slabs::{views, Slab};
-use crate::windows::{account, already_own, end_of, unlocked, Applied, Part, Ready};
+use crate::windows::{account, already_own, behind, end_of, unlocked, Applied, Part, Ready};
 use crate::{lock, whole, Job};
 use pagemerge_pages::barrier::birth::Birth;
 use pagemerge_pages::barrier::keep::LOCKS_FUTURE;
@@ -101,8 +101,8 @@ impl<'a> Work<'a> {
         for &run in runs {
             let mut rest = run;
             while rest.pages > 0 {
-                let behind = parts.last().map_or(0, |part| end_of(&part.run));
-                if !parts.is_empty() && !(behind..end).contains(&rest.address) {
+                let last = parts.last().map_or(0, |part| end_of(&part.run));
+                if !parts.is_empty() && !(last..end).contains(&rest.address) {
                     merge(self, &parts);
                     parts.clear();
                 }
@@ -113,13 +113,7 @@ impl<'a> Work<'a> {
                 let pages = rest.pages.min(room as u32);
                 parts.push(Part { run: Run { pages, ..rest }, index });
                 index += pages as usize;
-                let moves = rest.slab != 0 && rest.slab != OWN;
-                rest = Run {
-                    address: rest.address + u64::from(pages) * PAGE as u64,
-                    slot: rest.slot.wrapping_add(if moves { pages } else { 0 }),
-                    pages: rest.pages - pages,
-                    ..rest
-                };
+                rest = behind(rest, pages);
             }
         }
         if !parts.is_empty() {

@@ -168,7 +168,7 @@ fn restore_once(
             let mut outcome = Outcome::default();
             // SAFETY: the caller holds the agent's lock, and the run is a slab's mapping.
             let merged = unsafe { window::merge(barrier, &window, &mut outcome) };
-            let range = |(first, pages)| at + first * PAGE..at + (first + pages) * PAGE;
+            let range = |(first, pages)| window.range(first, pages);
             restored.extend(outcome.merged.runs().map(range));
             merged?;
             let rest = window.planned().minus(&outcome.merged);

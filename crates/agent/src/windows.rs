@@ -47,22 +47,25 @@ impl Part {
         let (from, to) = (run.address.max(range.start), end_of(&run).min(range.end));
         let pages = (to.checked_sub(from)? / PAGE as u64) as u32;
         let skipped = ((from - run.address) / PAGE as u64) as u32;
-        let slot = if run.slab == 0 || run.slab == OWN {
-            run.slot
-        } else {
-            run.slot.wrapping_add(skipped)
-        };
-        let part = Self {
-            run: Run { address: from, pages, slot, ..run },
-            index: index + skipped as usize,
-        };
-        (pages > 0).then_some(part)
+        let run = Run { pages, ..behind(run, skipped) };
+        (pages > 0).then_some(Self { run, index: index + skipped as usize })
     }
 }
 
 /// The address behind the last page of a run.
 pub fn end_of(run: &Run) -> u64 {
     run.address + u64::from(run.pages) * PAGE as u64
+}
+
+/// What is left of a run behind its first pages.
+pub fn behind(run: Run, pages: u32) -> Run {
+    let moves = run.slab != 0 && run.slab != OWN;
+    Run {
+        address: run.address + u64::from(pages) * PAGE as u64,
+        slot: run.slot.wrapping_add(if moves { pages } else { 0 }),
+        pages: run.pages - pages,
+        ..run
+    }
 }
 
 /// The fewest pages between locked ones for which a barrier is worth its cost.

@@ -101,8 +101,9 @@ pub struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// The addresses of some of its pages.
-    const fn range(&self, first: usize, pages: usize) -> Range<usize> {
+    /// The addresses of some of its pages, which are counted from its start.
+    #[must_use]
+    pub const fn range(&self, first: usize, pages: usize) -> Range<usize> {
         let start = self.start + first * PAGE;
         start..start + pages * PAGE
     }
