@@ -19,13 +19,14 @@ import pytest
 import varlink
 
 from pagemerge.errors import NoSuchProcess, ServiceError, UsageError
+from pagemerge.linux import process as linux
 from pagemerge.service.api.calls import METHODS, OURS
 from pagemerge.service.api.interface import description
 from pagemerge.watch import ask
 from pagemerge.watch.ask import Service
 from pagemerge.watch.model import Decision
 from tests.conftest import Spawn
-from tests.support.api import Api, receive, recorded, send, until_last
+from tests.support.api import Api, children, receive, recorded, send, until_last
 from tests.support.commands import NOBODY, command
 
 
@@ -248,19 +249,12 @@ def test_no_more_than_two_scans_run(folder: Path) -> None:
 
 def _scanners(api: Api) -> list[int]:
     """The processes that scan for a service."""
-    pid = api.process.pid
     found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread, or a child, has ended
-            children = [int(word) for word in task.read_text().split()]
-            found += [it for it in children if b"cli.scanner" in _cmdline(it)]
+    for pid in children(api.process.pid):
+        with suppress(NoSuchProcess):
+            if any("cli.scanner" in word for word in linux.arguments(pid)):
+                found.append(pid)
     return found
-
-
-def _cmdline(pid: int) -> bytes:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def test_a_service_of_another_user_in_our_place_is_not_asked(

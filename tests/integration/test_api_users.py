@@ -9,16 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagemerge.errors import NoSuchProcess
 from pagemerge.linux import process as linux
 from tests.conftest import Spawn
-from tests.support.api import AS_USER, Api, recorded
+from tests.support.api import AS_USER, Api, children, recorded
 from tests.support.commands import NOBODY
 
 pytestmark = pytest.mark.requires("root")
@@ -179,16 +178,6 @@ def test_long_scans_of_users_keep_no_scan_of_root_waiting(api: Api) -> None:
         assert "2 scans go on already" in reply["parameters"]["message"]
         (reply,) = api.ask("Scan", processes=[str(os.getpid())])
         assert reply["parameters"]["result"]["totals"]["pages"] > 0
-
-
-def children(parent: int) -> list[int]:
-    """Its children, among processes that come and go."""
-    found = []
-    for pid in linux.pids():
-        with suppress(NoSuchProcess):
-            if linux.stat(pid).parent == parent:
-                found.append(pid)
-    return found
 
 
 def test_a_scan_of_a_user_ends_in_time(api: Api) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,8 @@ from typing import Any, Self
 import msgspec
 
 from pagemerge.demo.dialog import end
+from pagemerge.errors import NoSuchProcess
+from pagemerge.linux import process as linux
 from pagemerge.service.api import accounts, answers, connection
 from pagemerge.service.api.control import KernelControl
 from pagemerge.service.api.server import serve
@@ -219,3 +222,13 @@ if __name__ == "__main__":
 
     logging.basicConfig(level=logging.DEBUG)
     asyncio.run(main(Path(sys.argv[1]), json.load(sys.stdin)))
+
+
+def children(parent: int) -> list[int]:
+    """Its children, among processes that come and go."""
+    found = []
+    for pid in linux.pids():
+        with suppress(NoSuchProcess):
+            if linux.stat(pid).parent == parent:
+                found.append(pid)
+    return found
